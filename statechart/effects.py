@@ -1,0 +1,115 @@
+"""What a step asks the world to do. The statechart only says it; the orchestrator makes it true.
+
+Each effect carries the key of its obligation or, where nothing stays open, a key that a repeated step would give
+again: the same step asks for the same effects under the same keys, so doing them twice can be noticed.
+`Effect` is a closed union; users `match` on it and end in `assert_never`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+from statechart.env import Json
+
+Event: TypeAlias = dict[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTask:
+    """Create a task; it stays an obligation until its completion or failure event arrives, or `CancelTask`.
+
+    `input` is evaluated (texts `${secret.NAME}` stay as they are for the runner). `completion_event` and
+    `failure_event` are the types of the events that answer it. `run_at` None means at once. `retry` is the
+    policy as written, None for the default; `timeout_ms` covers one attempt. `options` holds the other options of
+    the task as evaluated JSON (policy, assignee, candidates, form, due, fourEyes, ...). `invoke` is the id of the
+    `invoke` that asked, None for an action `createTask`.
+    """
+
+    key: str
+    type: str
+    name: str
+    input: Json
+    completion_event: str
+    failure_event: str
+    run_at: datetime | None = None
+    idempotency_key: str | None = None
+    retry: dict[str, Json] | None = None
+    timeout_ms: int | None = None
+    priority: int | None = None
+    queue: str | None = None
+    options: dict[str, Json] = field(default_factory=dict)
+    invoke: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTask:
+    """The state of an `invoke` was left, or a `cancel` names the task: its result is not wanted any more."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArmTimer:
+    """Step the instance with `event` and obligation `key`, not before `due_at`."""
+
+    key: str
+    due_at: datetime
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTimer:
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendEvent:
+    """Send `event` to another instance: `{"instanceId"}`, `{"definitionKey", "businessKey"}` or `{"parent": True}`."""
+
+    to: dict[str, Json]
+    event: Event
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Publish `event` to triggers and streams."""
+
+    event: Event
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartWorkflow:
+    """Start a child instance; with `wait` it stays an obligation until the child ends."""
+
+    key: str
+    definition_key: str
+    version: int | None
+    input: Json
+    business_key: str | None
+    wait: bool
+    cancel_with_parent: bool
+    completion_event: str
+    failure_event: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelChild:
+    key: str
+
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    message: str
+    level: LogLevel
+
+
+Effect: TypeAlias = (
+    CreateTask | CancelTask | ArmTimer | CancelTimer | SendEvent | Emit | StartWorkflow | CancelChild | Log
+)

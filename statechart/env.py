@@ -1,0 +1,66 @@
+"""What a step may know about the world: the time, the configuration it names, a seed. Nothing else reaches it.
+
+Invariant: an `Env` is plain data that goes to JSON and back without loss, so that the history entry of a step
+holds everything needed to take that step again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias
+
+# A value that JSON can hold. It is `Any` on purpose: definitions, contexts and events are the JSON boundary,
+# and their shapes are checked at run time (document.py at the door, expressions at evaluation).
+Json: TypeAlias = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    """The closed environment of one step.
+
+    `now` is aware UTC (the database's clock in production, a virtual one in `simulate`). `config` holds the values
+    that the chart names (`Chart.config_names`). `seed` feeds `uuid()` and `random()`; the caller gives each
+    step of each instance another one. Raises `ValueError` for a `now` without time zone.
+    """
+
+    now: datetime
+    config: Mapping[str, Json] = field(default_factory=dict)
+    seed: str = ""
+
+    def __post_init__(self) -> None:
+        if self.now.tzinfo is None:
+            raise ValueError(
+                f"env.now: expected an aware datetime in UTC, found naive {self.now.isoformat()!r}"
+            )
+
+    def to_json(self) -> dict[str, Json]:
+        """The form that stands in a history entry: `{"now", "config", "seed"}`."""
+        return {"now": format_instant(self.now), "config": dict(self.config), "seed": self.seed}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Json]) -> Env:
+        """Read back what `to_json` wrote."""
+        return cls(
+            now=parse_instant(value["now"]), config=value.get("config") or {}, seed=value.get("seed") or ""
+        )
+
+
+def format_instant(instant: datetime) -> str:
+    """RFC 3339 in UTC with six digits of fraction and `Z`: texts of instants sort as the instants do."""
+    moved = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
+    return moved.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def parse_instant(text: str) -> datetime:
+    """An RFC 3339 instant as aware UTC; raises `ValueError` where there is no offset or it is no instant."""
+    instant = datetime.fromisoformat(text)
+    if instant.tzinfo is None:
+        raise ValueError(f"expected an instant with an offset such as 2026-03-01T09:12:00Z, found {text!r}")
+    return instant.astimezone(UTC)
+
+
+def after(now: datetime, milliseconds: int) -> datetime:
+    """`now` plus a number of milliseconds."""
+    return now + timedelta(milliseconds=milliseconds)
