@@ -1,0 +1,1 @@
+"""The evidence. Which suite needs what stands in CONTRIBUTING.md."""

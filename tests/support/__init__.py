@@ -1,0 +1,1 @@
+"""What several suites share: real servers, real processes, patience with a deadline."""

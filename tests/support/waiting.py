@@ -1,0 +1,35 @@
+"""Wait for a fact, never for time: a condition is asked again until it holds or a deadline passes.
+
+A test that sleeps is slow where it is right and wrong where it is slow. Every wait of the suite goes
+through `wait_until`, so that a failure names what was awaited and what was there instead.
+"""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+FIRST_PAUSE_SECONDS = 0.002
+LONGEST_PAUSE_SECONDS = 0.05
+
+
+def wait_until(condition: Callable[[], T], *, what: str, seconds: float = 10.0) -> T:
+    """Ask `condition` until it answers something true; return that answer.
+
+    `what` completes the sentence "waited 10 s for ...". The pause between two questions grows from
+    2 ms to 50 ms: quick facts are seen at once, slow ones do not eat the core they are waiting for.
+    Raises `AssertionError` with the last answer when `seconds` have passed without a true one.
+    An exception of `condition` is a failure of the test and is not caught.
+    """
+    deadline = time.monotonic() + seconds
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise AssertionError(f"waited {seconds:g} s for {what}; the last answer was {answer!r}")
+        time.sleep(min(pause, left))
+        pause = min(pause * 1.5, LONGEST_PAUSE_SECONDS)
