@@ -1,0 +1,1 @@
+"""What every process agrees on: configuration, errors, ids, the clock, lifecycles, tables, queries, commands, queues."""

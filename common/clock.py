@@ -1,0 +1,96 @@
+"""The one clock that decides: the database's.
+
+Leases, timers and due dates compare with `read_now(tx)`, the first statement of a transaction; process clocks
+only measure how long something took. A test sets the time in one place: `signalbox.now` on PostgreSQL
+(`ALTER DATABASE … SET signalbox.now = '…'`), `set_host_clock` for SQLite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, DateTime, select
+from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.expression import FunctionElement
+from sqlalchemy.types import TypeDecorator
+
+SQLITE_NOW = "signalbox_now"
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC instant in both databases; SQLite hands back naive text, which is read as UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"an instant must be aware, found naive {value!r}")
+        return value if dialect.name == "postgresql" else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+class database_now(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function that it is
+    """The database's clock as a SQL expression. Bind `read_now` instead where an index must be used."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(database_now, "postgresql")
+def _postgresql_now(_element: Any, _compiler: Any, **_kw: Any) -> str:
+    return "coalesce(nullif(current_setting('signalbox.now', true), '')::timestamptz, clock_timestamp())"
+
+
+@compiles(database_now, "sqlite")
+def _sqlite_now(_element: Any, _compiler: Any, **_kw: Any) -> str:
+    return f"{SQLITE_NOW}()"
+
+
+_READ_NOW = select(database_now())
+
+
+def read_now(tx: Connection) -> datetime:
+    """Return the database's time, aware UTC, with microseconds."""
+    return tx.execute(_READ_NOW).scalar_one()
+
+
+def utc_now() -> datetime:
+    """Return this host's time. For logs and durations, never for a decision about a row on PostgreSQL."""
+    return datetime.now(UTC)
+
+
+_host_clock: Callable[[], datetime] = utc_now
+
+
+def set_host_clock(clock: Callable[[], datetime] | None) -> None:
+    """Replace the clock that SQLite asks in this process; None restores the real one."""
+    global _host_clock  # noqa: PLW0603 - one clock a process, and SQLite calls back without arguments
+    _host_clock = clock or utc_now
+
+
+def sqlite_now_text() -> str:
+    """The host clock as SQLAlchemy stores instants on SQLite, so that text compares as time."""
+    return _host_clock().astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+
+
+def instant_text(instant: datetime) -> str:
+    """Return RFC 3339 UTC text with microseconds and `Z`: the form in every hash, history row and answer."""
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse_instant(text: str) -> datetime:
+    """Read RFC 3339 text with an offset. Raises `ValueError` for anything else, naive instants included."""
+    instant = datetime.fromisoformat(text)
+    if instant.tzinfo is None:
+        raise ValueError(f'an instant needs an offset such as "Z", found "{text}"')
+    return instant.astimezone(UTC)

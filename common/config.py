@@ -1,0 +1,94 @@
+"""Settings: read once at the start of a process from the environment (and `.env`), frozen, logged redacted.
+
+Functions take the value they need, never the settings object; only the outermost layer of a process sees it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from common.errors import Misconfigured
+
+
+class Limits(BaseSettings):
+    """Bounds on every input (design: security). Past one: 413 or 422 with the limit's name."""
+
+    model_config = SettingsConfigDict(env_prefix="SIGNALBOX_", frozen=True, extra="ignore")
+
+    max_body_bytes: int = Field(2_000_000, ge=1_000)
+    max_definition_bytes: int = Field(1_000_000, ge=1_000)
+    max_event_bytes: int = Field(1_000_000, ge=1_000)
+    max_context_bytes: int = Field(4_000_000, ge=1_000)
+    max_output_bytes: int = Field(1_000_000, ge=1_000)
+    max_json_depth: int = Field(64, ge=4, le=200)
+    max_batch: int = Field(1_000, ge=1, le=10_000)
+    max_page: int = Field(200, ge=1, le=1_000)
+
+
+class Settings(BaseSettings):
+    """One process's settings. Environment names are `SIGNALBOX_<NAME>` unless an alias says otherwise."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SIGNALBOX_", env_file=".env", frozen=True, extra="ignore", populate_by_name=True
+    )
+
+    database_url: str = Field("sqlite:///.signalbox/signalbox.db", validation_alias=AliasChoices("DATABASE_URL", "database_url"))
+    redis_url: str = Field("redis://127.0.0.1:6379", validation_alias=AliasChoices("REDIS_URL", "redis_url"))
+    smtp_url: SecretStr | None = Field(None, validation_alias=AliasChoices("SMTP_URL", "smtp_url"))
+    secret: SecretStr | None = None
+    data: Path = Path(".signalbox")
+    mail_from: str = "signalbox@localhost"
+    handlers: str = ""
+    log_format: str = Field("auto", pattern="^(auto|json|text)$")
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    look_seconds: float = Field(1.0, ge=0, le=60, description="how often a worker looks by itself; 0: only at due instants")
+    doorbells: bool = True
+    slots: int = Field(32, ge=1, le=1_000, description="handlers that a task-runner process calls at once")
+    lease_seconds: float = Field(8.0, ge=1, le=3_600)
+    beat_seconds: float = Field(2.0, gt=0, le=600)
+    drain_seconds: float = Field(8.0, ge=0, le=3_600)
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65_535)
+    faults: str = ""
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, url: str) -> str:
+        if url.startswith("postgres://"):  # what several hosting services hand out
+            url = "postgresql://" + url.removeprefix("postgres://")
+        if not url.startswith(("postgresql://", "postgresql+psycopg://", "sqlite:///")):
+            raise ValueError('expected "postgresql://…" or "sqlite:///path"')
+        return url
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Read the environment. Raises `Misconfigured` naming each bad setting."""
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            lines = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors(include_input=False)]
+            raise Misconfigured("settings: " + "; ".join(lines) + "; see .env.example") from error
+
+    def redacted(self) -> dict[str, Any]:
+        """The settings as a log line may show them: no password, no secret."""
+        shown = self.model_dump(mode="json", exclude={"secret", "smtp_url"})
+        return shown | {
+            "database_url": redact_url(self.database_url),
+            "redis_url": redact_url(self.redis_url),
+            "smtp": self.smtp_url is not None,
+            "secret": self.secret is not None,
+        }
+
+
+def redact_url(url: str) -> str:
+    """Replace a password in a URL by `***`."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))

@@ -1,0 +1,181 @@
+"""The database: one engine, transactions that ring after their commit, and the rules of each dialect.
+
+PostgreSQL: READ COMMITTED, a session that idles in a transaction for 5 s loses it (a frozen holder must not keep locks).
+SQLite: WAL, `synchronous=FULL`; a writer takes an exclusive flock on `<database>.lock`, then BEGIN IMMEDIATE. The flock
+queues writers in the kernel, where `busy_timeout` alone polled and starved them for seconds; the file names its
+holder's pid, so that a supervisor can end a process that froze while holding it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError
+
+from common.clock import SQLITE_NOW, sqlite_now_text
+from common.errors import Misconfigured
+
+T = TypeVar("T")
+
+ORCHESTRATOR_QUEUE = "workflow-orchestrator"
+TASK_RUNNER_QUEUE = "workflow-task-runner"
+
+_BELLS = "signalbox.bells"
+_DEADLOCK_OR_SERIALIZATION = {"40P01", "40001"}
+_RETRIES = 3
+
+Bells = dict[str, list[str]]
+"""Queue name → ids that hint at what is ready there; possibly none."""
+
+
+def note_bell(tx: Connection, queue: str, *ids: str) -> None:
+    """Remember that `queue` should be rung when `tx` has committed. Rolled back, it rings nobody."""
+    tx.info.setdefault(_BELLS, {}).setdefault(queue, []).extend(ids)
+
+
+@dataclass
+class Database:
+    """One database, opened once a process. `listeners` are called with the bells of each committed transaction."""
+
+    engine: Engine
+    listeners: list[Callable[[Bells], None]] = field(default_factory=list)
+    _write_lock: _WriteLock | None = None
+
+    @classmethod
+    def open(cls, url: str, *, pool_size: int = 8, name: str = "signalbox") -> Database:
+        """Open `postgresql://…` or `sqlite:///path`; connects lazily.
+
+        Raises `Misconfigured` for another scheme or an unusable folder.
+        """
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "postgresql":
+            return cls(_postgresql(url, pool_size=pool_size, name=name))
+        if parsed.get_backend_name() == "sqlite" and parsed.database and parsed.database != ":memory:":
+            path = Path(parsed.database).absolute()
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise Misconfigured(f'DATABASE_URL: cannot make the folder of "{path}": {error.strerror}') from error
+            return cls(_sqlite(url, pool_size=pool_size), _write_lock=_WriteLock(Path(f"{path}.lock")))
+        raise Misconfigured('DATABASE_URL: expected "postgresql://…" or "sqlite:///path"')
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Open a writing transaction; commit at the end, roll back on any exception, then ring what was noted."""
+        with self._writer(), self.engine.connect() as tx:
+            tx.info.pop(_BELLS, None)  # a connection is reused: bells of a rolled back transaction must not ring
+            with tx.begin():
+                yield tx
+            bells = tx.info.pop(_BELLS, None)
+        if bells:
+            for listener in self.listeners:
+                listener(bells)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Open a transaction for queries; nothing written in it is kept."""
+        with self.engine.connect().execution_options(signalbox_reading=True) as tx, tx.begin() as transaction:
+            yield tx
+            transaction.rollback()
+
+    def run(self, use_case: Callable[[Connection], T]) -> T:
+        """Run `use_case` in one transaction; deadlock victims and serialization failures are run again, 3 times."""
+        for left in range(_RETRIES - 1, -1, -1):
+            try:
+                with self.transaction() as tx:
+                    return use_case(tx)
+            except DBAPIError as error:
+                if left == 0 or sqlstate(error) not in _DEADLOCK_OR_SERIALIZATION:
+                    raise
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def dispose(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _writer(self) -> Iterator[None]:
+        if self._write_lock is None:
+            yield
+        else:
+            with self._write_lock.held():
+                yield
+
+
+def sqlstate(error: DBAPIError) -> str | None:
+    """PostgreSQL's five-character error code, or None on SQLite and for lost connections."""
+    return getattr(error.orig, "sqlstate", None)
+
+
+class _WriteLock:
+    """The turn to write to a SQLite file, among the threads of this process and among processes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread_turn = threading.Lock()
+        self._file: int | None = None
+        self._pid = -1
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        with self._thread_turn:
+            if self._file is None or self._pid != os.getpid():  # a flock would be shared with a forked parent
+                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                self._pid = os.getpid()
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            try:
+                os.pwrite(self._file, f"{self._pid:<12}".encode(), 0)
+                yield
+            finally:
+                os.pwrite(self._file, f"{0:<12}".encode(), 0)
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+
+
+def _postgresql(url: str, *, pool_size: int, name: str) -> Engine:
+    return create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_pre_ping=True,
+        connect_args={
+            "application_name": name,
+            "connect_timeout": 5,
+            "options": "-c idle_in_transaction_session_timeout=5000 -c timezone=UTC",
+            "prepare_threshold": 2,
+        },
+    )
+
+
+def _sqlite(url: str, *, pool_size: int) -> Engine:
+    engine = create_engine(
+        url, pool_size=pool_size, max_overflow=pool_size, connect_args={"timeout": 10, "check_same_thread": False}
+    )
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # BEGIN is ours, see below
+        connection.create_function(SQLITE_NOW, 0, sqlite_now_text)
+        for pragma in (
+            "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000", "cache_size=-16000",
+            "temp_store=MEMORY", "journal_size_limit=67108864",
+        ):  # fmt: skip
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(tx: Connection) -> None:
+        reading = tx.get_execution_options().get("signalbox_reading", False)
+        tx.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    return engine

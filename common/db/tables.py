@@ -1,0 +1,410 @@
+"""Every table, once. Migrations are compared with this file on both databases (tests/migrations).
+
+Rules that hold throughout: every row carries `tenant_id`; instants end in `_at`, UTC, from the database's clock; what
+the kernel reads back or the chain hashes is text, the very bytes that were hashed; only `labels` is searched JSON.
+CHECK, UNIQUE and foreign keys state what Python only believes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from common.clock import UtcDateTime
+from common.db.types import BigId, CanonicalText, Digest, Id, Labels, TransactionId
+from common.lifecycle import ENDED, FINAL, LIVE, InstanceStatus, TaskStatus
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _one_of(column: str, values: Iterable[str]) -> str:
+    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
+
+
+class DefinitionStatus(StrEnum):
+    DRAFT = "draft"
+    ACTIVE = "active"
+    INACTIVE = "inactive"
+    ARCHIVED = "archived"
+
+
+class InboxType(StrEnum):
+    """What an inbox row is; the event inside an `event` row names itself."""
+
+    START = "start"
+    EVENT = "event"  # from outside, or from another instance
+    TASK = "task"  # an ended task, with the obligation that it answers
+    TASK_LATE = "task.late"  # a result that came after its lease was lost: recorded, without effect
+    TIMER = "timer"
+    CHILD = "child"
+    UNDELIVERED = "undelivered"  # a `send` of this instance that found nobody
+    NOTE = "note"
+    CANCEL = "cancel"
+    PAUSE = "pause"
+    RESUME = "resume"
+    RETRY = "retry"
+
+
+class TimerStatus(StrEnum):
+    ARMED = "armed"
+    FIRED = "fired"
+    CANCELLED = "cancelled"
+
+
+class IncidentStatus(StrEnum):
+    OPEN = "open"
+    RESOLVED = "resolved"
+
+
+class AttemptOutcome(StrEnum):
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    RELEASED = "released"  # given back before it ended: a drain
+    LOST = "lost"  # its lease expired
+    CANCELLED = "cancelled"
+    LATE = "late"  # ended after its lease was lost: recorded, not counted
+
+
+class Role(StrEnum):
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    AUTHOR = "author"
+    WORKER = "worker"
+    ADMIN = "admin"
+
+
+# Busy rows are rewritten often: room on the page keeps the new version beside the old one (HOT).
+_BUSY = {"postgresql_with": {"fillfactor": "75"}}
+# A queue table is empty most of the time whatever passed through it: vacuum by count, not by share.
+_QUEUE = {"autovacuum_vacuum_threshold": "2000", "autovacuum_vacuum_scale_factor": "0"}
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+
+def _tenant() -> Column[str]:
+    return Column("tenant_id", Id, ForeignKey("tenants.id"), nullable=False)
+
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Id, primary_key=True),
+    _tenant(),
+    Column("name", Text, nullable=False),
+    Column("role", Text, CheckConstraint(_one_of("role", Role), name="role"), nullable=False),
+    Column("prefix", Text, nullable=False, unique=True),
+    Column("hash", Digest, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("revoked_at", UtcDateTime),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("tenant_id", Id, ForeignKey("tenants.id"), primary_key=True),
+    Column("principal", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("digest", Digest, nullable=False),  # of the method, path and body
+    Column("status", SmallInteger, nullable=False),
+    Column("answer", CanonicalText, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Index("ix_idempotency_expires_at", "expires_at"),
+)
+
+definitions = Table(
+    "definitions",
+    metadata,
+    Column("id", Id, primary_key=True),
+    _tenant(),
+    Column("key", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("status", Text, CheckConstraint(_one_of("status", DefinitionStatus), name="status"), nullable=False),
+    Column("document", CanonicalText, nullable=False),
+    Column("checksum", Text, nullable=False),  # SHA-256 of the document's text, hex
+    Column("dialect", Text, nullable=False, server_default="signalbox"),
+    Column("warnings", CanonicalText, nullable=False, server_default="[]"),
+    Column("labels", Labels, nullable=False, server_default="{}"),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("tenant_id", "key", "version"),
+    Index(
+        "uq_definitions_active",
+        "tenant_id",
+        "key",
+        unique=True,
+        postgresql_where=text("status = 'active'"),
+        sqlite_where=text("status = 'active'"),
+    ),
+)
+
+_LIVE = _one_of("status", LIVE)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("id", Id, primary_key=True),
+    _tenant(),
+    Column("definition_id", Id, ForeignKey("definitions.id"), nullable=False),
+    Column("definition_key", Text, nullable=False),
+    Column("definition_version", Integer, nullable=False),
+    Column("business_key", Text),
+    Column("status", Text, CheckConstraint(_one_of("status", InstanceStatus), name="status"), nullable=False),
+    Column("configuration", CanonicalText, nullable=False, server_default="[]"),
+    Column("snapshot", CanonicalText),  # null until the start is consumed
+    Column("input", CanonicalText, nullable=False, server_default="null"),
+    Column("output", CanonicalText),
+    Column("error", CanonicalText),
+    Column("sequence", Integer, nullable=False, server_default="0"),
+    Column("head_hash", Digest, nullable=False),
+    Column("last_step_at", UtcDateTime),
+    Column("strikes", SmallInteger, nullable=False, server_default="0"),
+    Column("open_tasks", Integer, nullable=False, server_default="0"),
+    Column("open_timers", Integer, nullable=False, server_default="0"),
+    Column("open_children", Integer, nullable=False, server_default="0"),
+    Column("accepts_events", Boolean, nullable=False, server_default=text("true")),
+    Column("priority", SmallInteger, nullable=False, server_default="0"),
+    Column("parent_id", Id, ForeignKey("instances.id")),
+    Column("deadline_at", UtcDateTime),
+    Column("labels", Labels, nullable=False, server_default="{}"),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("finished_at", UtcDateTime),
+    CheckConstraint(f"({_one_of('status', FINAL)}) = (finished_at IS NOT NULL)", name="finished"),
+    Index(
+        "uq_instances_business_key",
+        "tenant_id",
+        "definition_key",
+        "business_key",
+        unique=True,
+        postgresql_where=text(f"business_key IS NOT NULL AND {_LIVE}"),
+        sqlite_where=text(f"business_key IS NOT NULL AND {_LIVE}"),
+    ),
+    Index("ix_instances_list", "tenant_id", "id"),
+    Index("ix_instances_parent_id", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
+    **_BUSY,
+)
+
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("id", BigId, Identity(always=True), primary_key=True),
+    _tenant(),
+    Column("instance_id", Id, ForeignKey("instances.id"), nullable=False),
+    Column("lane", SmallInteger, CheckConstraint("lane IN (0, 1)", name="lane"), nullable=False),
+    Column("type", Text, CheckConstraint(_one_of("type", InboxType), name="type"), nullable=False),
+    Column("body", CanonicalText, nullable=False),
+    Column("source", Text, nullable=False),  # who is named as the actor in the history
+    Column("accepted_at", UtcDateTime, nullable=False),
+    Column("parked", Boolean, nullable=False, server_default=text("false")),
+    Index("ix_inbox_ready", "id", postgresql_where=text("NOT parked"), sqlite_where=text("NOT parked")),
+    Index("ix_inbox_instance", "instance_id", "lane", "id"),
+    postgresql_with=_QUEUE,
+    sqlite_autoincrement=True,  # ids must not be reused: consumed rows are deleted, and order is the id's
+)
+
+history = Table(
+    "history",
+    metadata,
+    Column("instance_id", Id, ForeignKey("instances.id"), primary_key=True),
+    Column("sequence", Integer, primary_key=True),
+    _tenant(),
+    Column("at", UtcDateTime, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("input", CanonicalText),  # null once erased, as are changes and salt
+    Column("changes", CanonicalText),
+    Column("salt", Digest),
+    Column("digest", Digest, nullable=False),
+    Column("previous_hash", Digest, nullable=False),
+    Column("hash", Digest, nullable=False),
+    Column("tx", TransactionId, nullable=False, server_default=text("0")),
+    CheckConstraint("sequence > 0", name="sequence"),
+    CheckConstraint("(input IS NULL) = (salt IS NULL) AND (changes IS NULL) = (salt IS NULL)", name="erased"),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", Id, primary_key=True),
+    _tenant(),
+    Column("instance_id", Id, ForeignKey("instances.id"), nullable=False),
+    Column("key", Text, nullable=False),  # the obligation in the snapshot that this row answers
+    Column("joined_keys", CanonicalText),  # further obligations that asked for the same idempotency key
+    Column("type", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("status", Text, CheckConstraint(_one_of("status", TaskStatus), name="status"), nullable=False),
+    Column("priority", SmallInteger, nullable=False, server_default="0"),
+    Column("run_at", UtcDateTime, nullable=False),
+    Column("held", Boolean, nullable=False, server_default=text("false")),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("max_attempts", Integer, nullable=False),
+    Column("lost", SmallInteger, nullable=False, server_default="0"),
+    Column("retry", CanonicalText),  # the policy as asked for; null: the defaults of common/retry.py
+    Column("timeout_ms", BigId),
+    Column("options", CanonicalText),
+    Column("completion_event", Text, nullable=False),
+    Column("failure_event", Text, nullable=False),
+    Column("idempotency_key", Text),
+    Column("lease_owner", Id),
+    Column("lease_token", Id),
+    Column("lease_expires_at", UtcDateTime),
+    Column("input", CanonicalText, nullable=False),
+    Column("output", CanonicalText),
+    Column("error", CanonicalText),
+    Column("progress", CanonicalText),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    UniqueConstraint("instance_id", "key"),
+    CheckConstraint(f"({_one_of('status', ENDED)}) = (finished_at IS NOT NULL)", name="finished"),
+    CheckConstraint("lease_token IS NULL OR status = 'running'", name="leased"),
+    CheckConstraint(
+        "(lease_token IS NULL) = (lease_expires_at IS NULL) AND (lease_token IS NULL) = (lease_owner IS NULL)", name="lease"
+    ),
+    Index(
+        "uq_tasks_idempotency_key",
+        "instance_id",
+        "idempotency_key",
+        unique=True,
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+        sqlite_where=text("idempotency_key IS NOT NULL"),
+    ),
+    Index(
+        "ix_tasks_due",
+        "type",
+        text("priority DESC"),
+        "run_at",
+        "id",
+        postgresql_where=text("status = 'pending' AND NOT held"),
+        sqlite_where=text("status = 'pending' AND NOT held"),
+    ),
+    Index(
+        "ix_tasks_lease",
+        "lease_expires_at",
+        postgresql_where=text("status = 'running' AND lease_token IS NOT NULL"),
+        sqlite_where=text("status = 'running' AND lease_token IS NOT NULL"),
+    ),
+    Index("ix_tasks_list", "tenant_id", "id"),
+    postgresql_with={**_BUSY["postgresql_with"], **_QUEUE},
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("task_id", Id, ForeignKey("tasks.id"), primary_key=True),
+    Column("token", Id, primary_key=True),
+    _tenant(),
+    Column("attempt", Integer, nullable=False),  # not unique: a lost or released attempt does not count
+    Column("worker_id", Id, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    Column("outcome", Text, CheckConstraint(_one_of("outcome", AttemptOutcome), name="outcome")),
+    Column("error", CanonicalText),
+    Column("progress", CanonicalText),
+    Column("result_digest", Digest),  # of what a late handler brought, so that a repeat is recognised
+    CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="ended"),
+    **_BUSY,
+)
+
+timers = Table(
+    "timers",
+    metadata,
+    Column("id", Id, primary_key=True),
+    _tenant(),
+    Column("instance_id", Id, ForeignKey("instances.id"), nullable=False),
+    Column("key", Text, nullable=False),
+    Column("due_at", UtcDateTime, nullable=False),
+    Column("status", Text, CheckConstraint(_one_of("status", TimerStatus), name="status"), nullable=False),
+    Column("inbox_type", Text, nullable=False, server_default=InboxType.TIMER.value),
+    Column("body", CanonicalText, nullable=False),  # of the inbox row that firing makes
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    UniqueConstraint("instance_id", "key"),
+    CheckConstraint("(status = 'armed') = (finished_at IS NULL)", name="finished"),
+    Index(
+        "ix_timers_due",
+        "due_at",
+        postgresql_where=text("status = 'armed'"),
+        sqlite_where=text("status = 'armed'"),
+    ),
+)
+
+incidents = Table(
+    "incidents",
+    metadata,
+    Column("id", Id, primary_key=True),
+    _tenant(),
+    Column("instance_id", Id, ForeignKey("instances.id"), nullable=False),
+    Column("task_id", Id, ForeignKey("tasks.id")),
+    Column("code", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("detail", CanonicalText, nullable=False, server_default="{}"),
+    Column("sequence", Integer, nullable=False),  # of the history row that tells of it
+    Column("status", Text, CheckConstraint(_one_of("status", IncidentStatus), name="status"), nullable=False),
+    Column("opened_at", UtcDateTime, nullable=False),
+    Column("resolved_at", UtcDateTime),
+    Column("resolved_by", Text),
+    CheckConstraint("(status = 'open') = (resolved_at IS NULL)", name="resolved"),
+    Index("ix_incidents_list", "tenant_id", "id"),
+    Index("ix_incidents_instance_id", "instance_id"),
+)
+
+handlers = Table(
+    "handlers",
+    metadata,
+    Column("type", Text, primary_key=True),
+    Column("name", Text, primary_key=True, server_default=""),  # the function, where the type is SYSTEM
+    Column("description", Text, nullable=False, server_default=""),
+    Column("light", Boolean, nullable=False, server_default=text("false")),
+    Column("isolated", Boolean, nullable=False, server_default=text("false")),
+    Column("input_schema", CanonicalText),
+    Column("output_schema", CanonicalText),
+    Column("published_at", UtcDateTime, nullable=False),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("duty", Text, nullable=False),  # orchestrator or task-runner
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("types", CanonicalText, nullable=False, server_default="[]"),
+    Column("slots", Integer, nullable=False, server_default="0"),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),  # it said good-bye, or was found dead
+    Column("died_at", UtcDateTime),  # it was found dead: instances it may have held are stepped with care
+    Index("ix_workers_seen_at", "seen_at"),
+)

@@ -1,0 +1,127 @@
+"""Column types and SQL constructs that mean the same on PostgreSQL and SQLite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import orjson
+from sqlalchemy import JSON, BigInteger, ColumnElement, Integer, LargeBinary, String, Text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.expression import FunctionElement, bindparam
+from sqlalchemy.types import Boolean, TypeDecorator, TypeEngine, UserDefinedType
+
+from common.clock import UtcDateTime
+
+__all__ = ["BigId", "CanonicalText", "Digest", "Id", "IdList", "Labels", "TextList", "TransactionId", "UtcDateTime", "among"]
+
+
+class Id(TypeDecorator[str]):
+    """A UUID as text in Python: `uuid` on PostgreSQL, 36 characters on SQLite."""
+
+    impl = String(36)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(UUID(as_uuid=False) if dialect.name == "postgresql" else String(36))
+
+
+class CanonicalText(TypeDecorator[str]):
+    """JSON kept as the very text that was hashed; never parsed by the database."""
+
+    impl = Text
+    cache_ok = True
+
+
+class Labels(TypeDecorator[dict[str, str]]):
+    """The one JSON column that is searched: `jsonb` on PostgreSQL."""
+
+    impl = JSON
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(JSONB() if dialect.name == "postgresql" else JSON())
+
+
+class Digest(TypeDecorator[bytes]):
+    """32 bytes of SHA-256 (or a salt)."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+
+BigId = BigInteger().with_variant(Integer(), "sqlite")
+"""An identity column's type: SQLite numbers rows only in a column declared INTEGER."""
+
+
+class _Xid8(UserDefinedType[str]):
+    cache_ok = True
+
+    def get_col_spec(self, **_kw: Any) -> str:
+        return "xid8"
+
+
+class TransactionId(TypeDecorator[Any]):
+    """The writing transaction, for readers across instances: `xid8` on PostgreSQL, an integer on SQLite."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(_Xid8() if dialect.name == "postgresql" else Integer())
+
+
+class _List(TypeDecorator[Sequence[str]]):
+    """A bound list of texts: an array on PostgreSQL, a JSON array on SQLite; one statement for every length."""
+
+    impl = Text
+    cache_ok = True
+    element: TypeEngine[Any] = Text()
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(ARRAY(self.element) if dialect.name == "postgresql" else Text())
+
+    def process_bind_param(self, value: Iterable[Any] | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        return list(value) if dialect.name == "postgresql" else orjson.dumps(list(value)).decode()
+
+
+class IdList(_List):
+    cache_ok = True
+    element = UUID(as_uuid=False)
+
+
+class TextList(_List):
+    cache_ok = True
+    element = Text()
+
+
+class BigIdList(_List):
+    cache_ok = True
+    element = BigInteger()
+
+
+class among(FunctionElement[bool]):  # noqa: N801 - reads as the SQL operator that it is
+    """`column = ANY(list)`: unlike IN, one compiled statement whatever the length, so it stays prepared."""
+
+    type = Boolean()
+    inherit_cache = True
+
+    def __init__(self, column: ColumnElement[Any], name: str, kind: Literal["id", "text", "big"] = "id") -> None:
+        listing: TypeDecorator[Any] = {"id": IdList, "text": TextList, "big": BigIdList}[kind]()
+        super().__init__(column, bindparam(name, type_=listing))
+
+
+@compiles(among, "postgresql")
+def _postgresql_among(element: Any, compiler: Any, **kw: Any) -> str:
+    column, listing = list(element.clauses)
+    return f"{compiler.process(column, **kw)} = ANY({compiler.process(listing, **kw)})"
+
+
+@compiles(among, "sqlite")
+def _sqlite_among(element: Any, compiler: Any, **kw: Any) -> str:
+    column, listing = list(element.clauses)
+    return f"{compiler.process(column, **kw)} IN (SELECT value FROM json_each({compiler.process(listing, **kw)}))"

@@ -1,0 +1,88 @@
+"""Named fault points: places where a test stops or kills this process; in production they do nothing.
+
+`SIGNALBOX_FAULTS="before_commit=kill@3,after_claim=raise"` arms them: at the third pass of `before_commit` the process
+sends itself SIGKILL, and the first pass of `after_claim` raises. A test in process calls `arm` instead.
+Points are listed in `POINTS`, so that a misspelt one is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+POINTS = frozenset(
+    {
+        "after_lock",  # orchestrator: instances locked, inbox not yet read
+        "in_step",  # orchestrator: while an instance is being stepped
+        "before_commit",  # orchestrator: a batch written, not committed
+        "after_commit_before_ring",  # any process: committed, nobody told
+        "after_claim",  # task-runner: tasks leased, handlers not called
+        "after_handler",  # task-runner: a handler returned, nothing stored
+        "before_outcome_commit",  # task-runner: outcomes written, not committed
+        "after_outcome_commit",  # task-runner: outcomes committed, nobody told
+        "after_accept_commit",  # api: a start or an event accepted, answer not sent
+    }
+)
+
+
+class FaultInjected(BaseException):
+    """Raised at an armed point; a BaseException, so that no `except Exception` hides it."""
+
+
+_armed: dict[str, Callable[[], None]] = {}
+
+
+def hit(point: str) -> None:
+    """Pass a fault point. Costs one dictionary look-up when nothing is armed."""
+    if _armed:
+        action = _armed.get(point)
+        if action is not None:
+            action()
+
+
+def arm(point: str, action: Callable[[], None]) -> None:
+    """Call `action` at each pass of `point`, until `disarm`. Raises `ValueError` for an unknown point."""
+    if point not in POINTS:
+        raise ValueError(f'unknown fault point "{point}"; known: {", ".join(sorted(POINTS))}')
+    _armed[point] = action
+
+
+def disarm() -> None:
+    """Disarm every point."""
+    _armed.clear()
+
+
+def arm_from_environment(text: str | None) -> None:
+    """Arm what `SIGNALBOX_FAULTS` says: comma-separated `point=kill|raise|stop[@pass]`."""
+    for part in filter(None, (text or "").split(",")):
+        point, _, what = part.strip().partition("=")
+        verb, _, count = what.partition("@")
+        arm(point, _at_pass(int(count or 1), _VERBS[verb]))
+
+
+def _at_pass(number: int, action: Callable[[], None]) -> Callable[[], None]:
+    passed = 0
+
+    def count() -> None:
+        nonlocal passed
+        passed += 1
+        if passed == number:
+            action()
+
+    return count
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _raise() -> None:
+    raise FaultInjected
+
+
+_VERBS: dict[str, Callable[[], None]] = {"kill": _kill, "raise": _raise, "stop": _stop}
