@@ -19,7 +19,6 @@ from typing import Self
 
 from tests.support.waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 LOG_TAIL_CHARACTERS = 6_000
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -111,8 +110,8 @@ class Child:
 
     def sweep(self) -> None:
         """End the child and everything that it started, whatever state they are in."""
-        # The group id is the pid (`start_new_session`), and it stays ours until the child has been
-        # waited for *and* its group is empty, so no stranger can be hit here.
+        # The group id is the child's pid (`start_new_session`). Linux gives a pid away again only
+        # after all others had their turn, so an empty group is "no such process", not a stranger.
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -144,7 +143,7 @@ def spawn(
     *,
     env: Mapping[str, str],
     log_path: Path,
-    cwd: Path = ROOT,
+    cwd: Path,
     account: Account | None = None,
 ) -> Child:
     """Start one child with exactly `env`, as `account` where one is given. Call from the main thread."""
@@ -177,11 +176,11 @@ class Processes:
     children: list[Child] = field(default_factory=list)
 
     def start(self, name: str, *argv: str, env: Mapping[str, str] | None = None) -> Child:
-        """Start `argv`; a bare command name is looked up beside this interpreter first."""
+        """Start `argv` in `folder`; a bare command name is looked up beside this interpreter first."""
         log_path = self.folder / f"{len(self.children):02d}-{name}.log"
-        child = spawn(
-            name, argv, env=plain_environment(self.folder, {**self.env, **(env or {})}), log_path=log_path
-        )
+        environment = plain_environment(self.folder, {**self.env, **(env or {})})
+        # Not in the repository: a `.env` or `.signalbox` of the developer must not reach the test.
+        child = spawn(name, argv, env=environment, log_path=log_path, cwd=self.folder)
         self.children.append(child)
         return child
 
@@ -211,7 +210,5 @@ class Processes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            error.add_note(self.logs())
         for child in reversed(self.children):
             child.sweep()

