@@ -1,0 +1,1 @@
+"""Alembic migrations; `signalbox db upgrade` runs them on PostgreSQL and SQLite."""

@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 
 from common.clock import UtcDateTime
-from common.db.types import BigId, CanonicalText, Digest, Id, Labels, TransactionId
+from common.db.types import BigId, CanonicalText, Digest, Id, Labels, TransactionId, current_transaction
 from common.lifecycle import ENDED, FINAL, LIVE, InstanceStatus, TaskStatus
 
 metadata = MetaData(
@@ -248,7 +248,7 @@ history = Table(
     Column("digest", Digest, nullable=False),
     Column("previous_hash", Digest, nullable=False),
     Column("hash", Digest, nullable=False),
-    Column("tx", TransactionId, nullable=False, server_default=text("0")),
+    Column("tx", TransactionId, nullable=False, server_default=current_transaction()),
     CheckConstraint("sequence > 0", name="sequence"),
     CheckConstraint("(input IS NULL) = (salt IS NULL) AND (changes IS NULL) = (salt IS NULL)", name="erased"),
 )

@@ -15,7 +15,20 @@ from sqlalchemy.types import Boolean, TypeDecorator, TypeEngine, UserDefinedType
 
 from common.clock import UtcDateTime
 
-__all__ = ["BigId", "CanonicalText", "Digest", "Id", "IdList", "Labels", "TextList", "TransactionId", "UtcDateTime", "among"]
+__all__ = [
+    "BigId",
+    "BigIdList",
+    "CanonicalText",
+    "Digest",
+    "Id",
+    "IdList",
+    "Labels",
+    "TextList",
+    "TransactionId",
+    "UtcDateTime",
+    "among",
+    "current_transaction",
+]
 
 
 class Id(TypeDecorator[str]):
@@ -71,6 +84,23 @@ class TransactionId(TypeDecorator[Any]):
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         return dialect.type_descriptor(_Xid8() if dialect.name == "postgresql" else Integer())
+
+
+class current_transaction(FunctionElement[Any]):  # noqa: N801 - reads as the SQL function that it is
+    """The writing transaction's id; 0 on SQLite, whose single writer needs no such order."""
+
+    type = TransactionId()
+    inherit_cache = True
+
+
+@compiles(current_transaction, "postgresql")
+def _postgresql_transaction(_element: Any, _compiler: Any, **_kw: Any) -> str:
+    return "pg_current_xact_id()"
+
+
+@compiles(current_transaction, "sqlite")
+def _sqlite_transaction(_element: Any, _compiler: Any, **_kw: Any) -> str:
+    return "0"
 
 
 class _List(TypeDecorator[Sequence[str]]):
