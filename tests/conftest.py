@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.db import Database
+from common.db.migrate import upgrade
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.processes import Processes
 from tests.support.valkey import DATABASES, ValkeyServer, emptied_database, valkey_server
@@ -19,8 +20,6 @@ POSTGRESQL = "postgresql"
 
 def migrate(url: str) -> None:
     """Bring the database at `url` to the newest schema and let go of it."""
-    from common.db.migrate import upgrade
-
     database = Database.open(url)
     try:
         upgrade(database)

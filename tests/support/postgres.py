@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 from psycopg import sql
@@ -64,15 +65,13 @@ class PostgresServer:
     def create_database(self, *, template: str | None = None) -> str:
         """Create an empty database, or a copy of `template`; its name."""
         name = f"{self._prefix}_{next(self._numbers)}"
-        statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
-        if template is not None:
-            statement += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
-        self._administer(statement)
+        # `template1` is what PostgreSQL copies when it is not told anything.
+        self._administer("CREATE DATABASE {} TEMPLATE {}", name, template or "template1")
         return name
 
     def drop_database(self, name: str) -> None:
         """Drop a database, ending the connections that a killed process left behind."""
-        self._administer(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        self._administer("DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
 
     def template(self, key: str, prepare: Callable[[str], None]) -> str:
         """The database that `prepare(url)` filled, made once a run and copied for each test after.
@@ -89,10 +88,10 @@ class PostgresServer:
         while self._templates:
             self.drop_database(self._templates.popitem()[1])
 
-    def _administer(self, statement: sql.Composable) -> None:
+    def _administer(self, statement: LiteralString, *names: str) -> None:
         url = make_url(self.admin_url).set(drivername="postgresql").render_as_string(hide_password=False)
         with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute(statement)
+            connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
 
 
 @contextmanager
@@ -134,7 +133,9 @@ def _start(folder: Path) -> tuple[str, Child]:
         url = f"postgresql://{SUPERUSER}@{LOOPBACK}:{port}/postgres"
         if _accepts(child, url):
             return url, child
-    raise RuntimeError(f"PostgreSQL did not start in {START_ATTEMPTS} attempts; its log ends:\n{child.log_tail()}")
+    raise RuntimeError(
+        f"PostgreSQL did not start in {START_ATTEMPTS} attempts; its log ends:\n{child.log_tail()}"
+    )
 
 
 def _stop(child: Child) -> None:
@@ -224,7 +225,10 @@ def _reachable_binaries(folder: Path, account: Account | None) -> Path:
         return package / "pginstall18" / "bin"
     copy = folder / package.name
     shutil.copytree(
-        package / "pginstall18", copy / "pginstall18", ignore=shutil.ignore_patterns("include", "*.a"), symlinks=True
+        package / "pginstall18",
+        copy / "pginstall18",
+        ignore=shutil.ignore_patterns("include", "*.a"),
+        symlinks=True,
     )
     libraries = package.with_name(f"{package.name}.libs")  # found by the binaries relative to themselves
     shutil.copytree(libraries, folder / libraries.name)

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -66,7 +67,9 @@ class Child:
         def is_logged() -> bool:
             if text in self.log():
                 return True
-            assert self.is_alive, f"{self.name} ended with {self.exit_code} before {text!r}:\n{self.log_tail()}"
+            assert self.is_alive, (
+                f"{self.name} ended with {self.exit_code} before {text!r}:\n{self.log_tail()}"
+            )
             return False
 
         wait_until(is_logged, what=f"{text!r} in the log of {self.name}", seconds=seconds)
@@ -112,10 +115,8 @@ class Child:
         """End the child and everything that it started, whatever state they are in."""
         # The group id is the child's pid (`start_new_session`). Linux gives a pid away again only
         # after all others had their turn, so an empty group is "no such process", not a stranger.
-        try:
+        with suppress(ProcessLookupError):  # the whole group has ended already
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # the whole group has ended already
         self.popen.wait(timeout=10)
 
 
@@ -156,7 +157,7 @@ def spawn(
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, and it takes no lock
             user=account.uid if account else None,
             group=account.gid if account else None,
             extra_groups=[] if account else None,
@@ -186,7 +187,7 @@ class Processes:
 
     def celery_worker(self, app: str, queue: str, *, env: Mapping[str, str] | None = None) -> Child:
         """A Celery worker as the Procfile starts it: `celery -A <app> worker -Q <queue>`."""
-        node = f"{app.split('.')[0]}-{len(self.children)}@%h"
+        node = f"{app.partition('.')[0]}-{len(self.children)}@%h"
         argv = ("celery", "-A", app, "worker", "-Q", queue, "-n", node, "--loglevel", "INFO")
         return self.start(queue, *argv, env=env)
 
