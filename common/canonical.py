@@ -41,21 +41,31 @@ def read(text: str | bytes) -> Any:
     return orjson.loads(text)
 
 
-def loads(raw: bytes | str, *, max_bytes: int, limit: str = "max_body_bytes", max_depth: int = MAX_DEPTH) -> Any:
+def loads(
+    raw: bytes | str, *, max_bytes: int, limit: str = "max_body_bytes", max_depth: int = MAX_DEPTH
+) -> Any:
     """Read JSON from outside, strictly, and return the cleaned value.
 
     Raises `LimitExceeded` for size, depth or count and `Invalid` (`json.invalid`) for anything that is not plain JSON:
     duplicate keys, NaN and Infinity, NUL, lone surrogates, integers beyond ±2^53, invalid UTF-8.
     """
     if len(raw) > max_bytes:
-        raise LimitExceeded(f"{len(raw)} bytes of JSON, at most {max_bytes} are allowed", limit=limit, allowed=max_bytes)
+        raise LimitExceeded(
+            f"{len(raw)} bytes of JSON, at most {max_bytes} are allowed", limit=limit, allowed=max_bytes
+        )
     try:
         text = raw.decode("utf-8") if isinstance(raw, bytes) else raw
         value = json.loads(
-            text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_int=_integer, parse_float=_float
+            text,
+            object_pairs_hook=_no_duplicates,
+            parse_constant=_no_constant,
+            parse_int=_integer,
+            parse_float=_float,
         )
     except RecursionError as error:
-        raise LimitExceeded(f"JSON nests deeper than {max_depth} levels", limit="max_json_depth", allowed=max_depth) from error
+        raise LimitExceeded(
+            f"JSON nests deeper than {max_depth} levels", limit="max_json_depth", allowed=max_depth
+        ) from error
     except UnicodeDecodeError as error:
         raise Invalid(f"body is not UTF-8: byte {error.start} cannot be read", code="json.invalid") from error
     except json.JSONDecodeError as error:
@@ -90,21 +100,30 @@ class _Cleaner:
             return _real(value, path)
         if isinstance(value, Mapping):
             self._enter(len(value), depth)
-            return {_key(key, path): self.clean(item, (*path, str(key)), depth + 1) for key, item in value.items()}
+            return {
+                _key(key, path): self.clean(item, (*path, str(key)), depth + 1) for key, item in value.items()
+            }
         if isinstance(value, list | tuple):
             self._enter(len(value), depth)
             return [self.clean(item, (*path, index), depth + 1) for index, item in enumerate(value)]
-        _refuse(f'a value of type "{type(value).__name__}" is not JSON; return objects, arrays, text, numbers, booleans or null', path)
+        _refuse(
+            f'a value of type "{type(value).__name__}" is not JSON; return objects, arrays, text, numbers, booleans or null',
+            path,
+        )
 
     def _enter(self, members: int, depth: int) -> None:
         self.members += members
         if depth >= self.max_depth:
             raise LimitExceeded(
-                f"JSON nests deeper than {self.max_depth} levels", limit="max_json_depth", allowed=self.max_depth
+                f"JSON nests deeper than {self.max_depth} levels",
+                limit="max_json_depth",
+                allowed=self.max_depth,
             )
         if self.members > self.max_members:
             raise LimitExceeded(
-                f"JSON has more than {self.max_members} members", limit="max_json_members", allowed=self.max_members
+                f"JSON has more than {self.max_members} members",
+                limit="max_json_members",
+                allowed=self.max_members,
             )
 
 

@@ -17,6 +17,21 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
+from statechart.env import format_instant as instant_text
+from statechart.env import parse_instant
+
+__all__ = [
+    "SQLITE_NOW",
+    "UtcDateTime",
+    "database_now",
+    "instant_text",
+    "parse_instant",
+    "read_now",
+    "set_host_clock",
+    "sqlite_now_text",
+    "utc_now",
+]
+
 SQLITE_NOW = "signalbox_now"
 
 
@@ -81,16 +96,3 @@ def set_host_clock(clock: Callable[[], datetime] | None) -> None:
 def sqlite_now_text() -> str:
     """The host clock as SQLAlchemy stores instants on SQLite, so that text compares as time."""
     return _host_clock().astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
-
-
-def instant_text(instant: datetime) -> str:
-    """Return RFC 3339 UTC text with microseconds and `Z`: the form in every hash, history row and answer."""
-    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def parse_instant(text: str) -> datetime:
-    """Read RFC 3339 text with an offset. Raises `ValueError` for anything else, naive instants included."""
-    instant = datetime.fromisoformat(text)
-    if instant.tzinfo is None:
-        raise ValueError(f'an instant needs an offset such as "Z", found "{text}"')
-    return instant.astimezone(UTC)

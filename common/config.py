@@ -37,7 +37,9 @@ class Settings(BaseSettings):
         env_prefix="SIGNALBOX_", env_file=".env", frozen=True, extra="ignore", populate_by_name=True
     )
 
-    database_url: str = Field("sqlite:///.signalbox/signalbox.db", validation_alias=AliasChoices("DATABASE_URL", "database_url"))
+    database_url: str = Field(
+        "sqlite:///.signalbox/signalbox.db", validation_alias=AliasChoices("DATABASE_URL", "database_url")
+    )
     redis_url: str = Field("redis://127.0.0.1:6379", validation_alias=AliasChoices("REDIS_URL", "redis_url"))
     smtp_url: SecretStr | None = Field(None, validation_alias=AliasChoices("SMTP_URL", "smtp_url"))
     secret: SecretStr | None = None
@@ -46,7 +48,9 @@ class Settings(BaseSettings):
     handlers: str = ""
     log_format: str = Field("auto", pattern="^(auto|json|text)$")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
-    look_seconds: float = Field(1.0, ge=0, le=60, description="how often a worker looks by itself; 0: only at due instants")
+    look_seconds: float = Field(
+        1.0, ge=0, le=60, description="how often a worker looks by itself; 0: only at due instants"
+    )
     doorbells: bool = True
     slots: int = Field(32, ge=1, le=1_000, description="handlers that a task-runner process calls at once")
     lease_seconds: float = Field(8.0, ge=1, le=3_600)
@@ -71,7 +75,9 @@ class Settings(BaseSettings):
         try:
             return cls(**overrides)
         except ValidationError as error:
-            lines = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors(include_input=False)]
+            lines = [
+                f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors(include_input=False)
+            ]
             raise Misconfigured("settings: " + "; ".join(lines) + "; see .env.example") from error
 
     def redacted(self) -> dict[str, Any]:

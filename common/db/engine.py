@@ -63,7 +63,9 @@ class Database:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise Misconfigured(f'DATABASE_URL: cannot make the folder of "{path}": {error.strerror}') from error
+                raise Misconfigured(
+                    f'DATABASE_URL: cannot make the folder of "{path}": {error.strerror}'
+                ) from error
             return cls(_sqlite(url, pool_size=pool_size), _write_lock=_WriteLock(Path(f"{path}.lock")))
         raise Misconfigured('DATABASE_URL: expected "postgresql://…" or "sqlite:///path"')
 
@@ -75,7 +77,9 @@ class Database:
     def transaction(self) -> Iterator[Connection]:
         """Open a writing transaction; commit at the end, roll back on any exception, then ring what was noted."""
         with self._writer(), self.engine.connect() as tx:
-            tx.info.pop(_BELLS, None)  # a connection is reused: bells of a rolled back transaction must not ring
+            tx.info.pop(
+                _BELLS, None
+            )  # a connection is reused: bells of a rolled back transaction must not ring
             with tx.begin():
                 yield tx
             bells = tx.info.pop(_BELLS, None)
@@ -160,7 +164,10 @@ def _postgresql(url: str, *, pool_size: int, name: str) -> Engine:
 
 def _sqlite(url: str, *, pool_size: int) -> Engine:
     engine = create_engine(
-        url, pool_size=pool_size, max_overflow=pool_size, connect_args={"timeout": 10, "check_same_thread": False}
+        url,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        connect_args={"timeout": 10, "check_same_thread": False},
     )
 
     @event.listens_for(engine, "connect")

@@ -39,9 +39,7 @@ def current_version(database: Database) -> str | None:
 
 def head_version() -> str:
     """The version that this code was written for."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    assert head is not None, "migrations/versions is part of the package"
-    return head
+    return ScriptDirectory.from_config(_config()).as_revision_number("head")  # type: ignore[return-value]
 
 
 def require_schema(database: Database) -> None:

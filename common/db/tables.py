@@ -98,7 +98,7 @@ class Role(StrEnum):
 
 
 # Busy rows are rewritten often: room on the page keeps the new version beside the old one (HOT).
-_BUSY = {"postgresql_with": {"fillfactor": "75"}}
+_BUSY = {"fillfactor": "75"}
 # A queue table is empty most of the time whatever passed through it: vacuum by count, not by share.
 _QUEUE = {"autovacuum_vacuum_threshold": "2000", "autovacuum_vacuum_scale_factor": "0"}
 
@@ -150,7 +150,9 @@ definitions = Table(
     _tenant(),
     Column("key", Text, nullable=False),
     Column("version", Integer, nullable=False),
-    Column("status", Text, CheckConstraint(_one_of("status", DefinitionStatus), name="status"), nullable=False),
+    Column(
+        "status", Text, CheckConstraint(_one_of("status", DefinitionStatus), name="status"), nullable=False
+    ),
     Column("document", CanonicalText, nullable=False),
     Column("checksum", Text, nullable=False),  # SHA-256 of the document's text, hex
     Column("dialect", Text, nullable=False, server_default="signalbox"),
@@ -213,7 +215,7 @@ instances = Table(
     ),
     Index("ix_instances_list", "tenant_id", "id"),
     Index("ix_instances_parent_id", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
-    **_BUSY,
+    postgresql_with=_BUSY,
 )
 
 inbox = Table(
@@ -289,7 +291,8 @@ tasks = Table(
     CheckConstraint(f"({_one_of('status', ENDED)}) = (finished_at IS NOT NULL)", name="finished"),
     CheckConstraint("lease_token IS NULL OR status = 'running'", name="leased"),
     CheckConstraint(
-        "(lease_token IS NULL) = (lease_expires_at IS NULL) AND (lease_token IS NULL) = (lease_owner IS NULL)", name="lease"
+        "(lease_token IS NULL) = (lease_expires_at IS NULL) AND (lease_token IS NULL) = (lease_owner IS NULL)",
+        name="lease",
     ),
     Index(
         "uq_tasks_idempotency_key",
@@ -315,7 +318,7 @@ tasks = Table(
         sqlite_where=text("status = 'running' AND lease_token IS NOT NULL"),
     ),
     Index("ix_tasks_list", "tenant_id", "id"),
-    postgresql_with={**_BUSY["postgresql_with"], **_QUEUE},
+    postgresql_with={**_BUSY, **_QUEUE},
 )
 
 attempts = Table(
@@ -333,7 +336,7 @@ attempts = Table(
     Column("progress", CanonicalText),
     Column("result_digest", Digest),  # of what a late handler brought, so that a repeat is recognised
     CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="ended"),
-    **_BUSY,
+    postgresql_with=_BUSY,
 )
 
 timers = Table(

@@ -140,7 +140,9 @@ class among(FunctionElement[bool]):  # noqa: N801 - reads as the SQL operator th
     type = Boolean()
     inherit_cache = True
 
-    def __init__(self, column: ColumnElement[Any], name: str, kind: Literal["id", "text", "big"] = "id") -> None:
+    def __init__(
+        self, column: ColumnElement[Any], name: str, kind: Literal["id", "text", "big"] = "id"
+    ) -> None:
         listing: TypeDecorator[Any] = {"id": IdList, "text": TextList, "big": BigIdList}[kind]()
         super().__init__(column, bindparam(name, type_=listing))
 

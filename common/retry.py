@@ -1,0 +1,101 @@
+"""When to try again: pure arithmetic over a retry policy. The next try is a `run_at`, never a sleep.
+
+A policy is written {maxAttempts, interval, backoffRate, maxInterval, jitter, retryOn, doNotRetryOn} on a task, on an
+invoke, in the definition's `defaults` or on a handler, in that order of precedence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from common.errors import Invalid
+from statechart.durations import parse_duration
+
+MAX_LOST = 3
+"""A task whose lease expired this often fails as `lost`: lost attempts have their own limit (design, section 3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often, how long apart, and for which errors. Defaults: 3 attempts, 1 s, doubling, ±20 % jitter, at most 1 h."""
+
+    max_attempts: int = 3
+    interval: timedelta = timedelta(seconds=1)
+    backoff_rate: float = 2.0
+    max_interval: timedelta = timedelta(hours=1)
+    jitter: float = 0.2
+    retry_on: tuple[str, ...] = ()
+    do_not_retry_on: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, written: Mapping[str, Any] | None) -> RetryPolicy:
+        """Read a written policy; absent members take the defaults. Raises `Invalid` (`retry.invalid`)."""
+        if not written:
+            return DEFAULT
+        return cls(
+            max_attempts=_number(written, "maxAttempts", DEFAULT.max_attempts, 1, 1_000_000, whole=True),
+            interval=_duration(written, "interval", DEFAULT.interval),
+            backoff_rate=_number(written, "backoffRate", DEFAULT.backoff_rate, 1, 100),
+            max_interval=_duration(written, "maxInterval", DEFAULT.max_interval),
+            jitter=_number(written, "jitter", DEFAULT.jitter, 0, 1),
+            retry_on=tuple(written.get("retryOn") or ()),
+            do_not_retry_on=tuple(written.get("doNotRetryOn") or ()),
+        )
+
+    def delay(self, attempt: int, *, chance: float) -> timedelta:
+        """How long to wait after failed attempt number `attempt` (from 1). `chance` in [0, 1) places it in the jitter."""
+        try:
+            seconds = self.interval.total_seconds() * self.backoff_rate ** (attempt - 1)
+        except OverflowError:
+            seconds = self.max_interval.total_seconds()
+        seconds = min(seconds, self.max_interval.total_seconds())
+        return timedelta(seconds=seconds * (1 + self.jitter * (2 * chance - 1)))
+
+    def retries(self, code: str, *, attempt: int, retryable: bool | None) -> bool:
+        """Tell whether failed attempt number `attempt` is followed by another.
+
+        `retryable` is what the handler said of its error; None leaves it to `retryOn` and `doNotRetryOn`, which
+        match the error's code exactly or by a prefix ending in `.*`.
+        """
+        if attempt >= self.max_attempts or retryable is False:
+            return False
+        if any(_matches(pattern, code) for pattern in self.do_not_retry_on):
+            return False
+        if retryable or not self.retry_on:
+            return True
+        return any(_matches(pattern, code) for pattern in self.retry_on)
+
+
+DEFAULT = RetryPolicy()
+
+
+def _matches(pattern: str, code: str) -> bool:
+    return pattern in ("*", code) or (pattern.endswith(".*") and code.startswith(pattern[:-1]))
+
+
+def _number(
+    written: Mapping[str, Any], key: str, default: Any, low: float, high: float, *, whole: bool = False
+) -> Any:
+    value = written.get(key, default)
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int if whole else int | float)
+        or not low <= value <= high
+    ):
+        kind = "a whole number" if whole else "a number"
+        raise Invalid(
+            f"retry.{key}: expected {kind} from {low} to {high}, found {value!r}", code="retry.invalid"
+        )
+    return value
+
+
+def _duration(written: Mapping[str, Any], key: str, default: timedelta) -> timedelta:
+    if key not in written:
+        return default
+    try:
+        return timedelta(milliseconds=parse_duration(written[key]))
+    except (ValueError, OverflowError) as error:
+        raise Invalid(f"retry.{key}: {error}", code="retry.invalid") from error

@@ -1,0 +1,121 @@
+"""The inbox: the one door through which anything happens to an instance. Rows are deleted when consumed.
+
+Order is `(lane, id)` among the rows that are visible when the instance is locked; lane 0 carries control commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, func, insert, lateral, literal_column, select, update
+
+from common.db.tables import InboxType, inbox
+from common.db.types import IdList, among
+from common.ids import InstanceId
+
+CONTROL, ORDINARY = 0, 1
+PAGE = 1_000
+PER_INSTANCE = 200
+
+_c = inbox.c
+
+
+@dataclass(frozen=True, slots=True)
+class InboxRow:
+    """An accepted, unconsumed row. `body` is its stored text."""
+
+    id: int
+    instance_id: InstanceId
+    lane: int
+    type: InboxType
+    body: str
+    source: str
+    accepted_at: datetime
+
+
+_INSERT = insert(inbox)
+
+
+def put(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Accept rows {tenant_id, instance_id, lane, type, body, source, accepted_at}. Takes no lock that anyone waits for."""
+    if rows:
+        tx.execute(_INSERT, [dict(row) for row in rows])
+
+
+_PAGE = (
+    select(_c.id, _c.instance_id).where(~_c.parked, _c.id > bindparam("after")).order_by(_c.id).limit(PAGE)
+)
+
+
+def page_ready(tx: Connection, after: int) -> list[tuple[int, str]]:
+    """The next page of (id, instance_id) of rows that may be stepped, oldest first."""
+    return [(row[0], row[1]) for row in tx.execute(_PAGE, {"after": after})]
+
+
+_ROW = (_c.id, _c.instance_id, _c.lane, _c.type, _c.body, _c.source, _c.accepted_at)
+_OF_ONE = (
+    select(*_ROW)
+    .where(_c.instance_id == bindparam("instance_id"), ~_c.parked)
+    .order_by(_c.lane, _c.id)
+    .limit(PER_INSTANCE)
+)
+_asked = select(func.unnest(bindparam("ids", type_=IdList())).label("id")).subquery("asked")
+_theirs = lateral(
+    select(*_ROW)
+    .where(_c.instance_id == _asked.c.id, ~_c.parked)
+    .order_by(_c.lane, _c.id)
+    .limit(PER_INSTANCE)
+).alias("theirs")
+_OF_MANY = select(_theirs).select_from(_asked.join(_theirs, literal_column("true")))
+
+
+def read_ready(tx: Connection, instance_ids: Sequence[str]) -> list[InboxRow]:
+    """The rows to step for instances that this transaction has locked, at most 200 each, in (instance, lane, id) order.
+
+    Must be a statement of its own, after the lock: in one statement with it, the snapshot would be older than the lock
+    that was waited for, and rows would be read that another process has already consumed.
+    """
+    if tx.dialect.name == "postgresql":
+        rows = tx.execute(_OF_MANY, {"ids": instance_ids}).all()
+    else:
+        rows = [row for one in instance_ids for row in tx.execute(_OF_ONE, {"instance_id": one})]
+    return [InboxRow(row[0], row[1], row[2], InboxType(row[3]), row[4], row[5], row[6]) for row in rows]
+
+
+_DELETE = delete(inbox).where(among(_c.id, "ids", "big"))
+
+
+def consume(tx: Connection, ids: Sequence[int]) -> int:
+    """Delete exactly the rows that were read and stepped; returns how many went. Never `id <= last`: a lower id can commit later."""
+    return tx.execute(_DELETE, {"ids": ids}).rowcount if ids else 0
+
+
+_PARK = update(inbox).where(among(_c.id, "ids", "big")).values(parked=True)
+_PARK_ALL = update(inbox).where(_c.instance_id == bindparam("instance_id"), ~_c.parked).values(parked=True)
+_UNPARK = update(inbox).where(among(_c.instance_id, "ids"), _c.parked).values(parked=False)
+
+
+def park(tx: Connection, ids: Sequence[int]) -> None:
+    """Set rows of a frozen instance aside until it is resumed or retried."""
+    if ids:
+        tx.execute(_PARK, {"ids": ids})
+
+
+def park_all(tx: Connection, instance_id: str) -> None:
+    """Set every waiting row of one instance aside."""
+    tx.execute(_PARK_ALL, {"instance_id": instance_id})
+
+
+def unpark(tx: Connection, instance_ids: Iterable[str]) -> None:
+    """Take the parked rows of instances up again."""
+    tx.execute(_UNPARK, {"ids": list(instance_ids)})
+
+
+def count_waiting(tx: Connection, instance_id: str) -> int:
+    """How many unconsumed, unparked rows an instance has."""
+    return tx.execute(
+        select(func.count()).select_from(inbox).where(_c.instance_id == instance_id, ~_c.parked)
+    ).scalar_one()

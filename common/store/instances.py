@@ -1,0 +1,222 @@
+"""Instances: making them, locking them for a step, saving what the step decided.
+
+Only the orchestrator writes a snapshot, and only under the lock of `lock_ready` with the sequence that it read:
+`save` says `WHERE sequence = :old`, so a second writer would change no row and be found out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from common.db.tables import definitions, instances
+from common.db.types import among
+from common.ids import DefinitionId, InstanceId, TenantId
+from common.lifecycle import LIVE, InstanceStatus
+
+GENESIS = bytes(32)
+"""The hash that an instance's first history row points back to."""
+
+
+@dataclass(frozen=True, slots=True)
+class LockedInstance:
+    """An instance row as the orchestrator holds it. `snapshot` is its stored text, None before the start."""
+
+    id: InstanceId
+    tenant_id: TenantId
+    definition_id: DefinitionId
+    definition_key: str
+    definition_version: int
+    business_key: str | None
+    status: InstanceStatus
+    snapshot: str | None
+    sequence: int
+    head_hash: bytes
+    last_step_at: datetime | None
+    strikes: int
+    priority: int
+    parent_id: InstanceId | None
+    created_at: datetime
+    started_at: datetime | None
+
+
+_c = instances.c
+_COLUMNS = (
+    _c.id, _c.tenant_id, _c.definition_id, _c.definition_key, _c.definition_version, _c.business_key, _c.status,
+    _c.snapshot, _c.sequence, _c.head_hash, _c.last_step_at, _c.strikes, _c.priority, _c.parent_id, _c.created_at,
+    _c.started_at,
+)  # fmt: skip
+
+# FOR NO KEY UPDATE: every insert of an inbox row takes KEY SHARE on its instance through the foreign key. A plain
+# FOR UPDATE conflicts with that: busy instances would be skipped for ever, and senders would deadlock with us.
+_LOCK = (
+    select(*_COLUMNS)
+    .where(among(_c.id, "ids"))
+    .order_by(_c.id)
+    .with_for_update(key_share=True, skip_locked=True)
+)
+
+
+def lock_ready(tx: Connection, ids: Sequence[str]) -> list[LockedInstance]:
+    """Lock those of `ids` that nobody else holds, in id order, until the transaction ends. Others are skipped."""
+    return [_locked(row) for row in tx.execute(_LOCK, {"ids": ids})]
+
+
+def _locked(row: Any) -> LockedInstance:
+    values = list(row)
+    values[6] = InstanceStatus(values[6])
+    return LockedInstance(*values)
+
+
+_SAVE = (
+    update(instances)
+    .where(_c.id == bindparam("b_id"), _c.sequence == bindparam("b_sequence"))
+    .values(
+        {
+            name: bindparam(name, type_=_c[name].type)
+            for name in (
+                "status",
+                "configuration",
+                "snapshot",
+                "output",
+                "error",
+                "sequence",
+                "head_hash",
+                "last_step_at",
+                "open_tasks",
+                "open_timers",
+                "open_children",
+                "accepts_events",
+                "started_at",
+                "finished_at",
+            )
+        }
+        | {"strikes": 0}
+    )
+)
+
+
+def save(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Write stepped instances: each row names `b_id`, the `b_sequence` it was read at, and every column of a step.
+
+    Returns how many rows changed; fewer than given means that somebody else wrote, and the caller must roll back.
+    """
+    return tx.execute(_SAVE, list(rows)).rowcount if rows else 0
+
+
+_STRIKE = update(instances).where(among(_c.id, "ids")).values(strikes=_c.strikes + 1)
+
+
+def strike(tx: Connection, ids: Sequence[str]) -> None:
+    """Count one more try that may end this process; `save` sets the count back."""
+    tx.execute(_STRIKE, {"ids": ids})
+
+
+def insert_pending(tx: Connection, row: Mapping[str, Any]) -> bool:
+    """Insert a new instance, `pending`. Returns False when a live instance holds its business key.
+
+    The insert runs in a savepoint, so that the caller's transaction survives the conflict.
+    """
+    values = {"status": InstanceStatus.PENDING.value, "head_hash": GENESIS, **row}
+    if values.get("business_key") is None:
+        tx.execute(insert(instances), values)
+        return True
+    try:
+        with tx.begin_nested():
+            tx.execute(insert(instances), values)
+    except IntegrityError as error:
+        if "business_key" not in str(error.orig):
+            raise
+        return False
+    return True
+
+
+def find_live(
+    tx: Connection, tenant_id: TenantId, definition_key: str, business_key: str
+) -> InstanceId | None:
+    """The live instance that holds a business key, if one does."""
+    return tx.execute(
+        select(_c.id).where(
+            _c.tenant_id == tenant_id,
+            _c.definition_key == definition_key,
+            _c.business_key == business_key,
+            _c.status.in_(LIVE),
+        )
+    ).scalar_one_or_none()
+
+
+def find_status(
+    tx: Connection, tenant_id: TenantId, instance_id: str
+) -> tuple[InstanceStatus, datetime | None] | None:
+    """Status and finish time of an instance, read without a lock; None when this tenant has no such instance."""
+    row = tx.execute(
+        select(_c.status, _c.finished_at).where(_c.tenant_id == tenant_id, _c.id == instance_id)
+    ).one_or_none()
+    return None if row is None else (InstanceStatus(row.status), row.finished_at)
+
+
+def existing(tx: Connection, tenant_id: TenantId, ids: Iterable[str]) -> set[str]:
+    """Those of `ids` that are instances of this tenant."""
+    return set(
+        tx.execute(
+            select(_c.id).where(_c.tenant_id == tenant_id, among(_c.id, "ids")), {"ids": list(ids)}
+        ).scalars()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DefinitionText:
+    """What a worker needs to compile a chart; rows are immutable by id, so this may be cached without end."""
+
+    id: DefinitionId
+    document: str
+    checksum: str
+
+
+_DEFINITIONS = select(definitions.c.id, definitions.c.document, definitions.c.checksum).where(
+    among(definitions.c.id, "ids")
+)
+
+
+def read_definitions(tx: Connection, ids: Iterable[str]) -> list[DefinitionText]:
+    """The documents of these definitions, for workers: across tenants, by ids taken from locked rows."""
+    return [DefinitionText(*row) for row in tx.execute(_DEFINITIONS, {"ids": list(ids)})]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInstance:
+    """An instance row as a verifier reads it, without a lock."""
+
+    id: InstanceId
+    tenant_id: TenantId
+    definition_id: DefinitionId
+    definition_key: str
+    definition_version: int
+    business_key: str | None
+    status: InstanceStatus
+    snapshot: str | None
+    sequence: int
+    head_hash: bytes
+    parent_id: InstanceId | None
+    created_at: datetime
+
+
+_STORED = select(
+    _c.id, _c.tenant_id, _c.definition_id, _c.definition_key, _c.definition_version, _c.business_key, _c.status,
+    _c.snapshot, _c.sequence, _c.head_hash, _c.parent_id, _c.created_at,
+)  # fmt: skip
+
+
+def read_stored(tx: Connection, tenant_id: TenantId, instance_id: str) -> StoredInstance | None:
+    """One instance for verification, or None when this tenant has no such instance."""
+    row = tx.execute(_STORED.where(_c.tenant_id == tenant_id, _c.id == instance_id)).one_or_none()
+    if row is None:
+        return None
+    values = list(row)
+    values[6] = InstanceStatus(values[6])
+    return StoredInstance(*values)

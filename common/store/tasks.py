@@ -1,0 +1,409 @@
+"""Tasks and their attempts: creating, claiming, beating, ending, expiring.
+
+Theory of operation. A task is a leased row. A claim writes an owner, a token and an expiry on the database's clock, and
+an attempt row. Whoever reports names the token: it wins if the row is still `running` under it, whatever the clock
+says (expiry alone voids nothing; only another claim, an expiry sweep or a cancel does). Waiting for task locks happens
+after instance locks and in id order, everywhere; sweeps skip locked rows instead of waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, func, insert, not_, or_, select, update
+
+from common.db.tables import AttemptOutcome, attempts, tasks
+from common.db.types import Id, UtcDateTime, among
+from common.ids import InstanceId, LeaseToken, TaskId, TenantId, WorkerId
+from common.lifecycle import OPEN, TaskStatus
+
+_t = tasks.c
+_a = attempts.c
+_INSERT = insert(tasks)
+
+
+def create(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert task rows, all with the same members. The caller holds the locks of their instances."""
+    if rows:
+        tx.execute(_INSERT, [dict(row) for row in rows])
+
+
+# -- asked again ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SameWork:
+    """A task that already answers an idempotency key of its instance."""
+
+    id: TaskId
+    status: TaskStatus
+    key: str
+    joined_keys: str | None
+    name: str
+    type: str
+    attempt: int
+    output: str | None
+    error: str | None
+
+
+_SAME = (
+    select(_t.id, _t.status, _t.key, _t.joined_keys, _t.name, _t.type, _t.attempt, _t.output, _t.error)
+    .where(_t.instance_id == bindparam("instance_id"), _t.idempotency_key == bindparam("idempotency_key"))
+    .with_for_update()
+)
+_JOIN = update(tasks).where(_t.id == bindparam("b_id")).values(joined_keys=bindparam("b_keys"))
+
+
+def lock_same_work(tx: Connection, instance_id: InstanceId, idempotency_key: str) -> SameWork | None:
+    """Lock the task that an instance already created under this idempotency key, if it did."""
+    row = tx.execute(_SAME, {"instance_id": instance_id, "idempotency_key": idempotency_key}).one_or_none()
+    return None if row is None else SameWork(row[0], TaskStatus(row[1]), *row[2:])
+
+
+def join(tx: Connection, task_id: TaskId, joined_keys: str) -> None:
+    """Let a locked, open task answer further obligations of its instance."""
+    tx.execute(_JOIN, {"b_id": task_id, "b_keys": joined_keys})
+
+
+# -- cancelling -------------------------------------------------------------------------------------------------
+
+_OPEN_OF = (
+    select(_t.id, _t.instance_id, _t.key, _t.joined_keys)
+    .where(among(_t.instance_id, "instance_ids"), _t.status.in_(OPEN))
+    .order_by(_t.id)
+    .with_for_update()
+)
+_CANCEL = (
+    update(tasks)
+    .where(among(_t.id, "ids"), _t.status.in_(OPEN))
+    .values(
+        status=TaskStatus.CANCELLED, finished_at=bindparam("now", type_=UtcDateTime()), lease_owner=None,
+        lease_token=None, lease_expires_at=None,
+    )
+)  # fmt: skip
+_END_ATTEMPTS = (
+    update(attempts)
+    .where(among(_a.task_id, "ids"), _a.ended_at.is_(None))
+    .values(ended_at=bindparam("now", type_=UtcDateTime()), outcome=AttemptOutcome.CANCELLED.value)
+)
+
+
+def lock_open(
+    tx: Connection, instance_ids: Sequence[str]
+) -> list[tuple[TaskId, InstanceId, str, str | None]]:
+    """Lock the open tasks of locked instances in id order: (id, instance, key, joined keys). May wait for a runner's commit."""
+    return [(row[0], row[1], row[2], row[3]) for row in tx.execute(_OPEN_OF, {"instance_ids": instance_ids})]
+
+
+def cancel(tx: Connection, ids: Sequence[TaskId], *, now: datetime) -> None:
+    """Cancel locked open tasks. A running handler learns it by its next beat; its result will be late."""
+    if ids:
+        tx.execute(_CANCEL, {"ids": ids, "now": now})
+        tx.execute(_END_ATTEMPTS, {"ids": ids, "now": now})
+
+
+# -- claiming ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TaskClaim:
+    """A task leased to this process. `input`, `retry` and `options` are stored JSON texts."""
+
+    id: TaskId
+    tenant_id: TenantId
+    instance_id: InstanceId
+    key: str
+    type: str
+    name: str
+    attempt: int
+    max_attempts: int
+    idempotency_key: str | None
+    input: str
+    retry: str | None
+    timeout_ms: int | None
+    options: str | None
+    progress: str | None
+    completion_event: str
+    failure_event: str
+    joined_keys: str | None
+    run_at: datetime
+    token: LeaseToken
+
+
+_due = (
+    select(_t.id)
+    .where(
+        _t.status == TaskStatus.PENDING,
+        not_(_t.held),
+        _t.run_at <= bindparam("now", type_=UtcDateTime()),
+        among(_t.type, "types", "text"),
+        or_(_t.type != "SYSTEM", among(_t.name, "functions", "text")),
+    )
+    .order_by(_t.priority.desc(), _t.run_at, _t.id)
+    .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True)
+)
+_CLAIM = (
+    update(tasks)
+    .where(_t.id.in_(_due.scalar_subquery()))
+    .values(
+        status=TaskStatus.RUNNING,
+        attempt=_t.attempt + 1,
+        lease_owner=bindparam("worker", type_=Id()),
+        lease_token=bindparam("token", type_=Id()),
+        lease_expires_at=bindparam("expires_at", type_=UtcDateTime()),
+    )
+    .returning(
+        _t.id, _t.tenant_id, _t.instance_id, _t.key, _t.type, _t.name, _t.attempt, _t.max_attempts, _t.idempotency_key,
+        _t.input, _t.retry, _t.timeout_ms, _t.options, _t.progress, _t.completion_event, _t.failure_event,
+        _t.joined_keys, _t.run_at,
+    )
+)  # fmt: skip
+_ATTEMPT = insert(attempts)
+
+
+def claim_due(
+    tx: Connection,
+    *,
+    worker: WorkerId,
+    token: LeaseToken,
+    types: Sequence[str],
+    functions: Sequence[str],
+    limit: int,
+    lease: timedelta,
+    now: datetime,
+) -> list[TaskClaim]:
+    """Claim up to `limit` due tasks of `types` (SYSTEM: of `functions`), highest priority first, then oldest `run_at`.
+
+    Rows locked by another claim are skipped, so concurrent callers get disjoint claims. One token serves the whole
+    claim: a task cannot be in it twice, and the token is never used again. An attempt row is written for each.
+    """
+    rows: Iterable[Any] = tx.execute(
+        _CLAIM,
+        {
+            "worker": worker,
+            "token": token,
+            "types": types,
+            "functions": functions,
+            "limit": limit,
+            "now": now,
+            "expires_at": now + lease,
+        },
+    )
+    claimed = [TaskClaim(*tuple(row), token) for row in rows]  # fmt: skip
+    if claimed:
+        tx.execute(
+            _ATTEMPT,
+            [
+                {"task_id": task.id, "token": token, "tenant_id": task.tenant_id, "attempt": task.attempt,
+                 "worker_id": worker, "started_at": now}
+                for task in claimed
+            ],
+        )  # fmt: skip
+    return claimed
+
+
+_NEXT = select(func.min(_t.run_at)).where(
+    _t.status == TaskStatus.PENDING,
+    not_(_t.held),
+    among(_t.type, "types", "text"),
+    _t.run_at > bindparam("now", type_=UtcDateTime()),
+)
+
+
+def next_due_at(tx: Connection, *, types: Sequence[str], now: datetime) -> datetime | None:
+    """When the next delayed task of `types` falls due, after `now`."""
+    return tx.execute(_NEXT, {"types": types, "now": now}).scalar_one_or_none()
+
+
+# -- beating ----------------------------------------------------------------------------------------------------
+
+_beaten = (
+    select(_t.id)
+    .where(among(_t.id, "ids"), among(_t.lease_token, "tokens"), _t.status == TaskStatus.RUNNING)
+    .with_for_update(skip_locked=True)
+)
+_BEAT = (
+    update(tasks)
+    .where(_t.id.in_(_beaten.scalar_subquery()))
+    .values(lease_expires_at=bindparam("expires_at", type_=UtcDateTime()))
+)
+_HELD = select(_t.id).where(
+    among(_t.id, "ids"), among(_t.lease_token, "tokens"), _t.status == TaskStatus.RUNNING
+)
+
+
+def extend_leases(
+    tx: Connection, ids: Sequence[TaskId], tokens: Sequence[LeaseToken], *, lease: timedelta, now: datetime
+) -> set[TaskId]:
+    """Extend the leases that `tokens` hold on `ids`; return the ids still held. A missing id: cancelled, or lease lost.
+
+    Rows in flight elsewhere are skipped rather than waited for, and still count as held.
+    """
+    names = {"ids": ids, "tokens": tokens}
+    tx.execute(_BEAT, {**names, "expires_at": now + lease})
+    return set(tx.execute(_HELD, names).scalars())
+
+
+_PROGRESS = (
+    update(tasks)
+    .where(_t.id == bindparam("b_id"), _t.lease_token == bindparam("b_token", type_=Id()))
+    .values(progress=bindparam("b_progress"))
+)
+
+
+def save_progress(tx: Connection, rows: Sequence[tuple[TaskId, LeaseToken, str]]) -> None:
+    """Keep what handlers reported of their progress, for people now and for the next attempt."""
+    if rows:
+        tx.execute(
+            _PROGRESS, [{"b_id": task, "b_token": token, "b_progress": text} for task, token, text in rows]
+        )
+
+
+# -- ending -----------------------------------------------------------------------------------------------------
+
+_WON = (
+    select(_t.id, _t.joined_keys, _t.lost)
+    .where(among(_t.id, "ids"), among(_t.lease_token, "tokens"), _t.status == TaskStatus.RUNNING)
+    .order_by(_t.id)
+    .with_for_update()
+)
+
+
+def lock_won(
+    tx: Connection, ids: Sequence[TaskId], tokens: Sequence[LeaseToken]
+) -> dict[TaskId, tuple[str | None, int]]:
+    """Lock the tasks that are still running under their token, in id order: id → (joined keys, lost count)."""
+    return {row[0]: (row[1], row[2]) for row in tx.execute(_WON, {"ids": ids, "tokens": tokens})}
+
+
+_FINISH = (
+    update(tasks)
+    .where(_t.id == bindparam("b_id"), _t.status == TaskStatus.RUNNING)
+    .values(
+        status=bindparam("status"), output=bindparam("output"), error=bindparam("error"),
+        finished_at=bindparam("finished_at"), lease_owner=None, lease_token=None, lease_expires_at=None,
+    )
+)  # fmt: skip
+_RELEASE = (
+    update(tasks)
+    .where(_t.id == bindparam("b_id"), _t.status == TaskStatus.RUNNING)
+    .values(
+        status=TaskStatus.PENDING, run_at=bindparam("run_at"), error=bindparam("error"),
+        attempt=_t.attempt - bindparam("uncounted"), lost=_t.lost + bindparam("lost"),
+        lease_owner=None, lease_token=None, lease_expires_at=None,
+    )
+)  # fmt: skip
+_END_ATTEMPT = (
+    update(attempts)
+    .where(
+        _a.task_id == bindparam("b_id"), _a.token == bindparam("b_token", type_=Id()), _a.ended_at.is_(None)
+    )
+    .values(ended_at=bindparam("ended_at"), outcome=bindparam("outcome"), error=bindparam("error"))
+)
+
+
+def finish(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
+    """End locked tasks: rows {b_id, status, output, error, finished_at}. Returns how many changed."""
+    return tx.execute(_FINISH, list(rows)).rowcount if rows else 0
+
+
+def release(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Make locked tasks pending again: rows {b_id, run_at, error, uncounted, lost}.
+
+    `uncounted` 1 takes the attempt back (a drain, a lost lease); `lost` 1 counts a lost lease.
+    """
+    if rows:
+        tx.execute(_RELEASE, list(rows))
+
+
+def end_attempts(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Close attempt rows: {b_id, b_token, ended_at, outcome, error}."""
+    if rows:
+        tx.execute(_END_ATTEMPT, list(rows))
+
+
+_LATE = (
+    update(attempts)
+    .where(
+        _a.task_id == bindparam("b_id"),
+        _a.token == bindparam("b_token", type_=Id()),
+        _a.result_digest.is_(None),
+    )
+    .where(
+        _a.outcome.in_(
+            (AttemptOutcome.LOST.value, AttemptOutcome.CANCELLED.value, AttemptOutcome.RELEASED.value)
+        )
+    )
+    .values(result_digest=bindparam("digest"), outcome=AttemptOutcome.LATE.value)
+)
+
+
+def record_late(tx: Connection, task_id: TaskId, token: LeaseToken, digest: bytes) -> bool:
+    """Record that a result came after its lease was lost. False when this attempt has already told (a repeat)."""
+    return tx.execute(_LATE, {"b_id": task_id, "b_token": token, "digest": digest}).rowcount == 1
+
+
+# -- expiring ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiredTask:
+    """A running task whose lease ran out."""
+
+    id: TaskId
+    tenant_id: TenantId
+    instance_id: InstanceId
+    key: str
+    joined_keys: str | None
+    type: str
+    name: str
+    attempt: int
+    lost: int
+    failure_event: str
+    options: str | None
+    token: LeaseToken
+
+
+_EXPIRED = (
+    select(
+        _t.id, _t.tenant_id, _t.instance_id, _t.key, _t.joined_keys, _t.type, _t.name, _t.attempt, _t.lost,
+        _t.failure_event, _t.options, _t.lease_token,
+    )
+    .where(_t.status == TaskStatus.RUNNING, _t.lease_token.is_not(None), _t.lease_expires_at < bindparam("now", type_=UtcDateTime()))
+    .order_by(_t.lease_expires_at)
+    .limit(500)
+    .with_for_update(skip_locked=True)
+)  # fmt: skip
+_NEXT_EXPIRY = select(func.min(_t.lease_expires_at)).where(
+    _t.status == TaskStatus.RUNNING, _t.lease_token.is_not(None)
+)
+
+
+def lock_expired(tx: Connection, *, now: datetime) -> list[ExpiredTask]:
+    """Lock up to 500 running tasks whose lease is over, longest over first; rows in flight are skipped."""
+    rows: Iterable[Any] = tx.execute(_EXPIRED, {"now": now})
+    return [ExpiredTask(*row) for row in rows]
+
+
+def next_expiry_at(tx: Connection) -> datetime | None:
+    """When the next lease runs out unless it is extended."""
+    return tx.execute(_NEXT_EXPIRY).scalar_one_or_none()
+
+
+_READ_ATTEMPTS = (
+    select(_a.task_id, _a.attempt, _a.outcome, _a.started_at, _a.ended_at)
+    .where(among(_a.task_id, "ids"))
+    .order_by(_a.task_id, _a.started_at, _a.token)
+)
+
+
+def read_attempts(tx: Connection, ids: Sequence[TaskId]) -> dict[str, list[tuple[Any, ...]]]:
+    """The attempts of tasks, oldest first: id → [(attempt, outcome, started_at, ended_at)]."""
+    found: dict[str, list[tuple[Any, ...]]] = {}
+    for row in tx.execute(_READ_ATTEMPTS, {"ids": ids}):
+        found.setdefault(row[0], []).append(tuple(row[1:]))
+    return found

@@ -1,0 +1,126 @@
+"""Workers and what they can do: who is here, who said good-bye, who was found dead; the handlers that runners publish."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+
+from common.db.tables import handlers, workers
+from common.db.types import Id, UtcDateTime, among
+from common.ids import WorkerId
+
+_w = workers.c
+SILENT_AFTER = timedelta(seconds=8)
+"""A worker that has not been seen for this long is taken for dead (it says so every 2 s)."""
+
+
+def register(
+    tx: Connection,
+    *,
+    worker: WorkerId,
+    duty: str,
+    host: str,
+    pid: int,
+    version: str,
+    types: str,
+    slots: int,
+    now: datetime,
+) -> None:
+    """Write a worker's row at its start."""
+    tx.execute(
+        insert(workers),
+        {"id": worker, "duty": duty, "host": host, "pid": pid, "version": version, "types": types, "slots": slots,
+         "started_at": now, "seen_at": now},
+    )  # fmt: skip
+
+
+_SEEN = (
+    update(workers)
+    .where(_w.id == bindparam("worker", type_=Id()))
+    .values(seen_at=bindparam("now", type_=UtcDateTime()), ended_at=None, died_at=None)
+)
+_SILENT = (
+    update(workers)
+    .where(_w.ended_at.is_(None), _w.seen_at < bindparam("silent_since", type_=UtcDateTime()))
+    .values(ended_at=bindparam("now", type_=UtcDateTime()), died_at=bindparam("now", type_=UtcDateTime()))
+)
+
+
+def seen(tx: Connection, worker: WorkerId, *, now: datetime) -> None:
+    """Say that a worker lives; mark those that have long said nothing as dead. One that was frozen comes back to life."""
+    tx.execute(_SEEN, {"worker": worker, "now": now})
+    tx.execute(_SILENT, {"silent_since": now - SILENT_AFTER, "now": now})
+
+
+def say_goodbye(tx: Connection, worker: WorkerId, *, now: datetime) -> None:
+    """A worker ended in order: nothing it held is suspect."""
+    tx.execute(update(workers).where(_w.id == worker).values(ended_at=now, seen_at=now))
+
+
+def unended_on(tx: Connection, host: str) -> list[tuple[WorkerId, int]]:
+    """(id, pid) of the workers of `host` that have not said good-bye, for a starting process to look after."""
+    return [
+        (row[0], row[1])
+        for row in tx.execute(select(_w.id, _w.pid).where(_w.host == host, _w.ended_at.is_(None)))
+    ]
+
+
+def mark_dead(tx: Connection, ids: Sequence[WorkerId], *, now: datetime) -> None:
+    """Record that these workers are gone without having said so."""
+    if ids:
+        tx.execute(
+            update(workers)
+            .where(among(_w.id, "ids"), _w.ended_at.is_(None))
+            .values(ended_at=now, died_at=now),
+            {"ids": ids},
+        )
+
+
+_LAST_DEATH = select(func.max(_w.died_at)).where(
+    _w.duty == bindparam("duty"), _w.died_at > bindparam("since", type_=UtcDateTime())
+)
+
+
+def last_death(tx: Connection, duty: str, *, since: datetime) -> datetime | None:
+    """When a worker of this duty was last found dead, after `since`; None when none was."""
+    return tx.execute(_LAST_DEATH, {"duty": duty, "since": since}).scalar_one_or_none()
+
+
+def forget_old(tx: Connection, *, before: datetime) -> None:
+    """Delete rows of workers that ended long ago."""
+    tx.execute(delete(workers).where(_w.ended_at < before))
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedHandler:
+    """What a runner can do: a task type, and for SYSTEM the function's name."""
+
+    type: str
+    name: str
+    description: str
+    light: bool
+    isolated: bool
+    input_schema: str | None
+    output_schema: str | None
+
+
+def publish(tx: Connection, published: Iterable[PublishedHandler], *, now: datetime) -> None:
+    """Upsert handlers. They stay when the runner ends: a definition may be applied while none runs."""
+    known = {(row[0], row[1]) for row in tx.execute(select(handlers.c.type, handlers.c.name))}
+    for one in published:
+        values: Mapping[str, Any] = {
+            "description": one.description, "light": one.light, "isolated": one.isolated,
+            "input_schema": one.input_schema, "output_schema": one.output_schema, "published_at": now,
+        }  # fmt: skip
+        if (one.type, one.name) in known:
+            tx.execute(
+                update(handlers)
+                .where(handlers.c.type == one.type, handlers.c.name == one.name)
+                .values(**values)
+            )
+        else:
+            tx.execute(insert(handlers).values(type=one.type, name=one.name, **values))
