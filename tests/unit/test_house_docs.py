@@ -47,7 +47,9 @@ def test_every_link_inside_the_repository_leads_somewhere(page):
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), f"{page.name} links to {link!r}"
         if fragment:
-            assert fragment in anchors(target), f"{page.name} links to {link!r}, and that page has no such heading"
+            assert fragment in anchors(target), (
+                f"{page.name} links to {link!r}, and that page has no such heading"
+            )
 
 
 def test_every_decision_is_listed_and_has_the_same_parts():
