@@ -1,0 +1,737 @@
+"""Nodes to closures: each node becomes one Python function of the scope, built once per expression.
+
+Costs are counted without a call per node: a node's share is known here, so an evaluation charges the nodes outside
+macros at its start, and a macro charges the nodes of its body for each element. Untaken branches are counted as
+well. What the data decides (elements, texts) is charged by the functions as they run; an expression that has nothing
+of the kind is `flat` and needs no meter at all, since a text has far fewer nodes than the limit.
+
+Invariant: the closures raise nothing but `ExpressionFailed`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Collection
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
+
+from statechart.cel import patterns
+from statechart.cel.arithmetic import OPERATIONS, negate
+from statechart.cel.errors import (
+    INDEX,
+    MISSING,
+    SYNTAX,
+    TOO_DEEP,
+    TOO_EXPENSIVE,
+    TYPE,
+    UNKNOWN_FUNCTION,
+    UNKNOWN_NAME,
+    ExpressionFailed,
+    ExpressionInvalid,
+    Place,
+)
+from statechart.cel.functions import GLOBALS, METHODS, Function
+from statechart.cel.scope import Scope, drawn_fraction, drawn_uuid
+from statechart.cel.syntax import (
+    Binary,
+    Call,
+    Choice,
+    Index,
+    ListOf,
+    Literal,
+    Logic,
+    MapOf,
+    Name,
+    Node,
+    Select,
+    Unary,
+)
+from statechart.cel.values import TYPES, check_ordered, equal, is_number, kind, need_string
+
+Run: TypeAlias = Callable[[Scope], Any]
+
+ROOTS = ("context", "event", "input", "instance", "config", "now")
+MACROS = ("has", "all", "exists", "exists_one", "map", "filter")
+_DRAWS: dict[str, Run] = {"uuid": drawn_uuid, "random": drawn_fraction}
+
+# How high the tree of nodes may be: one Python frame a level when it runs, two when it is compiled.
+MAX_HEIGHT = 100
+
+_ORDERS: dict[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+# Calls whose value depends on their arguments alone and is cheap: done at compile time where these are literals.
+_FOLDED = frozenset(("timestamp", "duration"))
+
+
+class Code(NamedTuple):
+    """A compiled node; where `is_constant`, `value` is what it always returns."""
+
+    run: Run
+    is_constant: bool = False
+    value: Any = None
+
+
+class Step(NamedTuple):
+    """One member of a path; with `optional` null where it is missing."""
+
+    key: str
+    at: int
+    optional: bool
+
+
+class Compiler:
+    """Compiles one text; afterwards holds what an `Expression` needs to know beside the closure."""
+
+    __slots__ = ("bound", "cost", "extra", "height", "is_flat", "paths", "slots", "text")
+
+    def __init__(self, text: str, extra_names: Collection[str]) -> None:
+        self.text = text
+        self.extra = frozenset(extra_names)
+        self.bound: list[str] = []  # variables of the macros around, by slot
+        self.slots = 0
+        self.cost = 0
+        self.height = 0
+        self.is_flat = True
+        self.paths: set[str] = set()
+
+    def place(self, at: int) -> Place:
+        return Place(self.text, at)
+
+    def compile(self, node: Node) -> Code:
+        self.cost += 1
+        self.height += 1
+        if self.height > MAX_HEIGHT:
+            raise self.place(node.at).invalid(
+                TOO_DEEP, f"more than {MAX_HEIGHT} operations inside one another; use brackets or a list"
+            )
+        match node:
+            case Literal(value=value):
+                code = constant(value)
+            case Select() | Name():
+                code = self.path(node)
+            case Binary():
+                code = self.binary(node)
+            case Logic():
+                code = self.logic(node)
+            case Call():
+                code = self.call(node)
+            case Unary():
+                code = self.unary(node)
+            case Index():
+                code = self.index(node)
+            case Choice():
+                code = self.choice(node)
+            case ListOf():
+                code = self.list_of(node)
+            case MapOf():
+                code = self.map_of(node)
+        self.height -= 1
+        return code
+
+    # Names and members.
+
+    def path(self, node: Node) -> Code:
+        """A chain of members is one closure, whatever its length."""
+        origin, steps = self.chain(node)
+        root = self.root(origin, steps)
+        if not steps:
+            return root
+        if any(step.optional for step in steps):
+            return Code(optional_reader(root.run, steps, self.text))
+        return Code(reader(root.run, steps, self.text))
+
+    def chain(self, node: Node) -> tuple[Node, tuple[Step, ...]]:
+        """The node that a chain of members starts from, and the members in reading order."""
+        steps: list[Step] = []
+        while True:
+            match node:
+                case Select(at=at, operand=operand, name=name, optional=optional):
+                    steps.append(Step(name, at, optional))
+                    node = operand
+                case Index(at=at, operand=operand, key=Literal(value=str() as key), optional=optional):
+                    steps.append(Step(key, at, optional))
+                    node = operand
+                case _:
+                    steps.reverse()
+                    self.cost += len(steps)
+                    return node, tuple(steps)
+
+    def root(self, origin: Node, steps: tuple[Step, ...]) -> Code:
+        if not isinstance(origin, Name):
+            return self.compile(origin)
+        name = origin.name
+        if name in self.bound and not origin.rooted:
+            slot = len(self.bound) - 1 - self.bound[::-1].index(name)
+            return Code(lambda scope: scope.variables[slot])
+        if name in self.extra:
+            self.note(name, steps)
+            return Code(extra_reader(name, self.place(origin.at)))
+        if name in ROOTS:
+            self.note(name, steps)
+            return Code(operator.attrgetter(name))
+        if name in TYPES:
+            return constant(TYPES[name])
+        known = (*self.bound, *self.extra, *ROOTS)
+        raise self.place(origin.at).invalid(
+            UNKNOWN_NAME, f'unknown name "{name}"; there are {", ".join(known)}', name, known
+        )
+
+    def note(self, name: str, steps: tuple[Step, ...]) -> None:
+        self.paths.add(".".join((name, *(_quoted(step.key) for step in steps))))
+
+    def index(self, node: Index) -> Code:
+        if isinstance(node.key, Literal) and type(node.key.value) is str:
+            return self.path(node)
+        operand, wanted = self.compile(node.operand).run, self.compile(node.key).run
+        place, optional = self.place(node.at), node.optional
+
+        def run(scope: Scope) -> Any:
+            return element(operand(scope), wanted(scope), optional, place)
+
+        return Code(run)
+
+    # Operators.
+
+    def binary(self, node: Binary) -> Code:
+        left, right = self.compile(node.left), self.compile(node.right)
+        place = self.place(node.at)
+        match node.operator:
+            case "==":
+                code = self.equality(left, right, place)
+            case "!=":
+                same = self.equality(left, right, place).run
+                code = Code(lambda scope: not same(scope))
+            case "in":
+                code = self.membership(node, left, right, place)
+            case symbol if symbol in _ORDERS:
+                code = self.order(_ORDERS[symbol], left, right, place)
+            case symbol:
+                code = self.arithmetic(symbol, left, right, place)
+        return folded(code, left, right)
+
+    def equality(self, left: Code, right: Code, place: Place) -> Code:
+        """Comparing with a literal needs no meter and mostly one test."""
+        if left.is_constant and not right.is_constant:
+            left, right = right, left
+        one, other = left.run, right.value
+        if right.is_constant:
+            match other:
+                case None | bool():
+                    return Code(lambda scope: one(scope) is other)
+                case str():
+                    return Code(lambda scope: bool(one(scope) == other))
+                case int() | float():
+                    return Code(lambda scope: (value := one(scope)) == other and type(value) is not bool)
+        self.is_flat = False
+        another = right.run
+        return Code(lambda scope: equal(one(scope), another(scope), scope.working, place))
+
+    def order(self, test: Callable[[Any, Any], bool], left: Code, right: Code, place: Place) -> Code:
+        one, another = left.run, right.run
+        if right.is_constant and is_number(right.value):
+            bound = right.value
+
+            def compare_with_number(scope: Scope) -> bool:
+                value = one(scope)
+                found = type(value)
+                if found is not int and found is not float:
+                    check_ordered(value, bound, scope.working, place)
+                return test(value, bound)
+
+            return Code(compare_with_number)
+        self.is_flat = False
+
+        def compare(scope: Scope) -> bool:
+            first, second = one(scope), another(scope)
+            check_ordered(first, second, scope.working, place)
+            return test(first, second)
+
+        return Code(compare)
+
+    def membership(self, node: Binary, left: Code, right: Code, place: Place) -> Code:
+        wanted, container = left.run, right.run
+        if isinstance(node.right, ListOf) and all(
+            isinstance(item, Literal) and type(item.value) is str for item in node.right.items
+        ):
+            texts = frozenset(item.value for item in node.right.items if isinstance(item, Literal))
+            return Code(lambda scope: type(value := wanted(scope)) is str and value in texts)
+        self.is_flat = False
+        return Code(lambda scope: contained(wanted(scope), container(scope), scope, place))
+
+    def arithmetic(self, symbol: str, left: Code, right: Code, place: Place) -> Code:
+        self.is_flat = False
+        operation, one, another = OPERATIONS[symbol], left.run, right.run
+        return Code(lambda scope: operation(one(scope), another(scope), scope.working, place))
+
+    def unary(self, node: Unary) -> Code:
+        operand = self.compile(node.operand)
+        one, place = operand.run, self.place(node.at)
+        if node.operator == "-":
+            return folded(Code(lambda scope: negate(one(scope), place)), operand)
+
+        def invert(scope: Scope) -> bool:
+            value = one(scope)
+            if value is True:
+                return False
+            if value is False:
+                return True
+            raise place.failed(TYPE, f"! needs a bool, found {kind(value)}")
+
+        return folded(Code(invert), operand)
+
+    def logic(self, node: Logic) -> Code:
+        codes = [self.compile(operand) for operand in node.operands]
+        places = [self.place(operand.at) for operand in node.operands]
+        decisive = node.operator == "||"
+        pairs = tuple(zip((code.run for code in codes), places, strict=True))
+        return folded(Code(combined(pairs, decisive, node.operator)), *codes)
+
+    def choice(self, node: Choice) -> Code:
+        codes = self.compile(node.condition), self.compile(node.then), self.compile(node.otherwise)
+        condition, then, otherwise = (code.run for code in codes)
+        place = self.place(node.condition.at)
+
+        def run(scope: Scope) -> Any:
+            chosen = condition(scope)
+            if chosen is True:
+                return then(scope)
+            if chosen is False:
+                return otherwise(scope)
+            raise place.failed(TYPE, f"the condition of ?: needs a bool, found {kind(chosen)}")
+
+        return folded(Code(run), *codes)
+
+    # Literals with parts.
+
+    def list_of(self, node: ListOf) -> Code:
+        items = tuple(self.compile(item).run for item in node.items)
+        return Code(lambda scope: [item(scope) for item in items])
+
+    def map_of(self, node: MapOf) -> Code:
+        entries = tuple(
+            (self.compile(key).run, self.compile(value).run, self.place(key.at))
+            for key, value in node.entries
+        )
+
+        def run(scope: Scope) -> dict[str, Any]:
+            built: dict[str, Any] = {}
+            for key, value, place in entries:
+                name = need_string(key(scope), place, "the key of a map")
+                if name in built:
+                    raise place.failed(TYPE, f'the map has two members "{name[:40]}"')
+                built[name] = value(scope)
+            return built
+
+        return Code(run)
+
+    # Calls.
+
+    def call(self, node: Call) -> Code:
+        place = self.place(node.at)
+        if node.target is None:
+            return self.global_call(node, place)
+        if self.is_namespace(node.target):
+            return self.function(f"{node.target.name}.{node.function}", node.arguments, place, GLOBALS)
+        if node.function in MACROS and node.function != "has":
+            return self.macro(node, node.target, place)
+        return self.function(node.function, (node.target, *node.arguments), place, METHODS)
+
+    def is_namespace(self, target: Node) -> TypeGuard[Name]:
+        return isinstance(target, Name) and target.name in {"math", "lists"} and target.name not in self.bound
+
+    def global_call(self, node: Call, place: Place) -> Code:
+        if node.function == "has":
+            return self.has(node, place)
+        if node.function in _DRAWS:
+            if node.arguments:
+                raise place.invalid(
+                    SYNTAX, f"{node.function}() takes no arguments, found {len(node.arguments)}"
+                )
+            return Code(_DRAWS[node.function])
+        return self.function(node.function, node.arguments, place, GLOBALS)
+
+    def function(
+        self, name: str, arguments: tuple[Node, ...], place: Place, table: dict[str, Function]
+    ) -> Code:
+        found = table.get(name)
+        if found is None:
+            raise unknown_function(name, place, table)
+        if not found.fewest <= len(arguments) <= found.most:
+            raise place.invalid(SYNTAX, _arity(name, found, len(arguments), is_method=table is METHODS))
+        codes = [self.compile(argument) for argument in arguments]
+        if name == "matches" and codes[1].is_constant:
+            return self.match_literal(codes[0].run, codes[1].value, place)
+        self.is_flat = False
+        code = Code(called(found.run, tuple(code.run for code in codes), place))
+        return folded(code, *codes) if name in _FOLDED else code
+
+    def match_literal(self, subject: Run, pattern: Any, place: Place) -> Code:
+        """A literal pattern is compiled here, and refused here."""
+        self.is_flat = False
+        try:
+            compiled = patterns.compile_pattern(need_string(pattern, place, "matches"), place)
+        except ExpressionFailed as error:
+            raise ExpressionInvalid(error.code, error.detail, error.text, error.offset) from None
+
+        def run(scope: Scope) -> bool:
+            return patterns.search(
+                compiled, scope.working, place, need_string(subject(scope), place, "matches")
+            )
+
+        return Code(run)
+
+    def has(self, node: Call, place: Place) -> Code:
+        if len(node.arguments) != 1:
+            raise place.invalid(SYNTAX, f"has() takes one argument, found {len(node.arguments)}")
+        origin, steps = self.chain(node.arguments[0])
+        if not steps:
+            raise place.invalid(SYNTAX, "has() tests a member, as in has(context.amount)")
+        return Code(presence(self.root(origin, steps).run, steps, self.text))
+
+    def macro(self, node: Call, target: Node, place: Place) -> Code:
+        """`target.all(x, …)` and its kind: the variable lives in a slot of the scope while the body runs."""
+        most = 3 if node.function == "map" else 2
+        if not 2 <= len(node.arguments) <= most:
+            raise place.invalid(
+                SYNTAX,
+                f"{node.function}() takes a variable and an expression, found {len(node.arguments)} arguments",
+            )
+        variable, *bodies = node.arguments
+        if not isinstance(variable, Name) or variable.rooted:
+            raise self.place(variable.at).invalid(
+                SYNTAX, f"{node.function}() takes the name of a variable first"
+            )
+        source = self.compile(target).run
+        outer, self.cost = self.cost, 0
+        slot = len(self.bound)
+        self.bound.append(variable.name)
+        self.slots = max(self.slots, len(self.bound))
+        *tests, body = [self.compile(body).run for body in bodies]
+        self.bound.pop()
+        cost, self.cost = self.cost + 1, outer
+        self.is_flat = False
+        loop = Loop(source, slot, cost, place, node.function)
+        match node.function:
+            case "all":
+                return Code(quantified(loop, body, decisive=False))
+            case "exists":
+                return Code(quantified(loop, body, decisive=True))
+            case "exists_one":
+                return Code(exactly_one(loop, body))
+            case "filter":
+                return Code(filtered(loop, body))
+            case _:
+                return Code(mapped(loop, tests[0] if tests else None, body))
+
+
+def constant(value: Any) -> Code:
+    return Code(lambda _scope: value, is_constant=True, value=value)
+
+
+def folded(code: Code, *parts: Code) -> Code:
+    """`code` done once and for all where its parts are constants; a failure is left to happen when it runs."""
+    if not all(part.is_constant for part in parts):
+        return code
+    try:
+        value = code.run(Scope())
+    except ExpressionFailed:
+        return code
+    return constant(value) if isinstance(value, bool | int | float | str | datetime | timedelta) else code
+
+
+def _quoted(key: str) -> str:
+    return f"`{key}`" if "." in key or "`" in key else key
+
+
+def _arity(name: str, found: Function, count: int, *, is_method: bool) -> str:
+    fewest, most, given = (number - is_method for number in (found.fewest, found.most, count))
+    wanted = f"{fewest}" if fewest == most else f"at least {fewest}" if most > 100 else f"{fewest} to {most}"
+    return f"{name}() takes {wanted} argument{'' if wanted == '1' else 's'}, found {given}"
+
+
+def unknown_function(name: str, place: Place, table: dict[str, Function]) -> ExpressionInvalid:
+    if table is GLOBALS and (name in METHODS or name in MACROS):
+        detail = f"{name}() is called on a value, as in x.{name}(…)"
+        return place.invalid(UNKNOWN_FUNCTION, detail)
+    if table is METHODS and (name in GLOBALS or name == "has"):
+        return place.invalid(UNKNOWN_FUNCTION, f"{name}() takes its value as an argument, as in {name}(x)")
+    known = (*table, *MACROS, *_DRAWS)
+    return place.invalid(UNKNOWN_FUNCTION, f'unknown function "{name}"', name, known)
+
+
+# Readers of members.
+
+
+def extra_reader(name: str, place: Place) -> Run:
+    def read(scope: Scope) -> Any:
+        try:
+            return scope.extra[name]
+        except KeyError:
+            raise place.failed(MISSING, f'"{name}" has no value here') from None
+
+    return read
+
+
+def reader(root: Run, steps: tuple[Step, ...], text: str) -> Run:
+    if len(steps) == 1:
+        key = steps[0].key
+
+        def read_member(scope: Scope) -> Any:
+            value = root(scope)
+            try:
+                return value[key]
+            except (KeyError, TypeError):
+                raise unreadable(value, steps, text) from None
+
+        return read_member
+    keys = tuple(step.key for step in steps)
+
+    def read(scope: Scope) -> Any:
+        value = start = root(scope)
+        try:
+            for key in keys:
+                value = value[key]
+        except (KeyError, TypeError):
+            raise unreadable(start, steps, text) from None
+        return value
+
+    return read
+
+
+def unreadable(value: Any, steps: tuple[Step, ...], text: str) -> ExpressionFailed:
+    """Why a chain of members cannot be read: walks it again to the member that is not there."""
+    for step in steps:
+        if not isinstance(value, dict) or step.key not in value:
+            return no_member(value, step.key, Place(text, step.at))
+        value = value[step.key]
+    raise AssertionError("every member was there")  # pragma: no cover - the reader failed on one
+
+
+def no_member(value: Any, key: str, place: Place) -> ExpressionFailed:
+    if isinstance(value, dict):
+        return place.failed(MISSING, f'there is no member "{key[:80]}"', key, value)
+    if value is None:
+        return place.failed(MISSING, f'cannot read the member "{key[:80]}" of null')
+    hint = "; its length is size(…)" if key in {"length", "size"} else ""
+    return place.failed(TYPE, f'only maps have members: cannot read "{key[:80]}" of a {kind(value)}{hint}')
+
+
+def optional_reader(root: Run, steps: tuple[Step, ...], text: str) -> Run:
+    """From the first `.?` on, what is missing makes the whole chain null."""
+
+    def read(scope: Scope) -> Any:
+        value = root(scope)
+        forgiving = False
+        for step in steps:
+            forgiving = forgiving or step.optional
+            if isinstance(value, dict) and step.key in value:
+                value = value[step.key]
+            elif forgiving and (value is None or isinstance(value, dict)):
+                return None
+            else:
+                raise no_member(value, step.key, Place(text, step.at))
+        return value
+
+    return read
+
+
+def presence(root: Run, steps: tuple[Step, ...], text: str) -> Run:
+    """`has(a.b.c)`: false where any member on the way is missing or null."""
+
+    def test(scope: Scope) -> bool:
+        try:
+            value = root(scope)
+        except ExpressionFailed as error:
+            if error.code in {MISSING, INDEX}:
+                return False
+            raise
+        for step in steps:
+            if value is None:
+                return False
+            if not isinstance(value, dict):
+                raise no_member(value, step.key, Place(text, step.at))
+            if step.key not in value:
+                return False
+            value = value[step.key]
+        return True
+
+    return test
+
+
+def element(value: Any, wanted: Any, optional: bool, place: Place) -> Any:
+    """`value[wanted]`: an element of a list by number, a member of a map by name."""
+    match value:
+        case list():
+            if type(wanted) is float and wanted.is_integer():
+                wanted = int(wanted)
+            if type(wanted) is not int:
+                raise place.failed(TYPE, f"a list is indexed by an integer, found {kind(wanted)}")
+            if 0 <= wanted < len(value):
+                return value[wanted]
+            if optional:
+                return None
+            raise place.failed(INDEX, f"index {wanted} is outside a list of {len(value)}")
+        case dict():
+            if type(wanted) is not str:
+                raise place.failed(TYPE, f"a map is indexed by a string, found {kind(wanted)}")
+            if wanted in value:
+                return value[wanted]
+            if optional:
+                return None
+            raise no_member(value, wanted, place)
+        case None:
+            if optional:
+                return None
+            raise place.failed(MISSING, "cannot index null")
+        case str():
+            raise place.failed(TYPE, "a string is not indexed; write charAt(…) or substring(…)")
+    raise place.failed(TYPE, f"only lists and maps are indexed, found {kind(value)}")
+
+
+# Operators with more to say than one line.
+
+
+def contained(wanted: Any, container: Any, scope: Scope, place: Place) -> bool:
+    """`wanted in container`: an element of a list, or the name of a member of a map."""
+    if type(container) is list:
+        meter = scope.working
+        for item in container:
+            meter.charge(1, place)
+            if equal(wanted, item, meter, place):
+                return True
+        return False
+    if type(container) is dict:
+        return type(wanted) is str and bool(wanted in container)
+    hint = "; for texts write text.contains(part)" if type(container) is str else ""
+    raise place.failed(TYPE, f"in needs a list or a map, found {kind(container)}{hint}")
+
+
+def combined(operands: tuple[tuple[Run, Place], ...], decisive: bool, symbol: str) -> Run:
+    """`&&` and `||`: one operand that decides makes the errors of all others unimportant, wherever it stands."""
+
+    def run(scope: Scope) -> bool:
+        failure: ExpressionFailed | None = None
+        for operand, place in operands:
+            try:
+                value = operand(scope)
+            except ExpressionFailed as error:
+                # Work that was refused must end the evaluation, or a chain of `||` could go on refusing.
+                if error.code == TOO_EXPENSIVE:
+                    raise
+                failure = failure or error
+                continue
+            if value is decisive:
+                return decisive
+            if type(value) is not bool:
+                failure = failure or place.failed(TYPE, f"{symbol} needs bools, found {kind(value)}")
+        if failure is not None:
+            raise failure
+        return not decisive
+
+    return run
+
+
+def called(function: Callable[..., Any], arguments: tuple[Run, ...], place: Place) -> Run:
+    match arguments:
+        case (one,):
+            return lambda scope: function(scope.working, place, one(scope))
+        case (one, other):
+            return lambda scope: function(scope.working, place, one(scope), other(scope))
+    return lambda scope: function(scope.working, place, *[argument(scope) for argument in arguments])
+
+
+# Macros.
+
+
+class Loop(NamedTuple):
+    """What all macros share: where the elements come from, the variable's slot, the nodes of one round."""
+
+    source: Run
+    slot: int
+    cost: int
+    place: Place
+    name: str
+
+    def elements(self, scope: Scope) -> list[Any]:
+        """The elements of a list, or the keys of a map in sorted order."""
+        value = self.source(scope)
+        if type(value) is list:
+            return value
+        if type(value) is dict:
+            scope.working.charge(len(value), self.place)
+            return sorted(value)
+        raise self.place.failed(TYPE, f"{self.name} needs a list or a map, found {kind(value)}")
+
+    def test(self, body: Run, scope: Scope) -> bool:
+        value = body(scope)
+        if type(value) is bool:
+            return value
+        raise self.place.failed(TYPE, f"the test of {self.name} must be a bool, found {kind(value)}")
+
+
+def quantified(loop: Loop, body: Run, *, decisive: bool) -> Run:
+    """`all` and `exists`: `&&` and `||` over the elements, absorbing errors as these do."""
+
+    def run(scope: Scope) -> bool:
+        failure: ExpressionFailed | None = None
+        variables, meter = scope.variables, scope.working
+        for item in loop.elements(scope):
+            meter.charge(loop.cost, loop.place)
+            variables[loop.slot] = item
+            try:
+                if loop.test(body, scope) is decisive:
+                    return decisive
+            except ExpressionFailed as error:
+                if error.code == TOO_EXPENSIVE:
+                    raise
+                failure = failure or error
+        if failure is not None:
+            raise failure
+        return not decisive
+
+    return run
+
+
+def exactly_one(loop: Loop, body: Run) -> Run:
+    def run(scope: Scope) -> bool:
+        count = 0
+        variables, meter = scope.variables, scope.working
+        for item in loop.elements(scope):
+            meter.charge(loop.cost, loop.place)
+            variables[loop.slot] = item
+            count += loop.test(body, scope)
+        return count == 1
+
+    return run
+
+
+def filtered(loop: Loop, body: Run) -> Run:
+    def run(scope: Scope) -> list[Any]:
+        kept: list[Any] = []
+        variables, meter = scope.variables, scope.working
+        for item in loop.elements(scope):
+            meter.charge(loop.cost, loop.place)
+            variables[loop.slot] = item
+            if loop.test(body, scope):
+                kept.append(item)
+        return kept
+
+    return run
+
+
+def mapped(loop: Loop, test: Run | None, body: Run) -> Run:
+    def run(scope: Scope) -> list[Any]:
+        built: list[Any] = []
+        variables, meter = scope.variables, scope.working
+        for item in loop.elements(scope):
+            meter.charge(loop.cost, loop.place)
+            variables[loop.slot] = item
+            if test is None or loop.test(test, scope):
+                built.append(body(scope))
+        return built
+
+    return run
