@@ -1,0 +1,116 @@
+"""Idempotency keys: the answer that a caller's key was given, kept in the same transaction as what it answers.
+
+`claim` comes first in the transaction, `keep` last. Two requests with one key meet on the primary key: the second waits
+for the first to commit (then it is answered from the row) or to roll back (then it is the first).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Insert, bindparam, delete, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from common.db.tables import idempotency
+from common.db.types import UtcDateTime
+from common.ids import TenantId
+
+_c = idempotency.c
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """A key as one principal of one tenant uses it, and the SHA-256 of the request that it came with."""
+
+    tenant_id: TenantId
+    principal: str
+    key: str
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """What was answered the first time. `is_same_request`: the key came with the same request again."""
+
+    status: int
+    answer: str
+    is_same_request: bool
+
+
+_NAMES = ("tenant_id", "principal", "key", "digest", "status", "answer", "created_at", "expires_at")
+_VALUES = {name: bindparam(name, type_=_c[name].type) for name in _NAMES}
+_KEY = (_c.tenant_id, _c.principal, _c.key)
+
+
+def _claim_statement(dialect: Any) -> Insert:
+    """An expired row is taken over as if it were not there; a row that holds is left, and no row is changed."""
+    row = dialect.insert(idempotency).values(_VALUES)
+    taken: Insert = row.on_conflict_do_update(
+        index_elements=_KEY,
+        set_={name: row.excluded[name] for name in _NAMES[3:]},
+        where=_c.expires_at <= row.excluded.created_at,
+    )
+    return taken
+
+
+_CLAIM = {"postgresql": _claim_statement(postgresql), "sqlite": _claim_statement(sqlite)}
+_IS_KEY = (
+    (_c.tenant_id == bindparam("b_tenant_id"))
+    & (_c.principal == bindparam("b_principal"))
+    & (_c.key == bindparam("b_key"))
+)
+_FIND = select(_c.status, _c.answer, _c.digest).where(_IS_KEY)
+_KEEP = update(idempotency).where(_IS_KEY).values(status=bindparam("status"), answer=bindparam("answer"))
+
+
+def claim(tx: Connection, key: IdempotencyKey, *, now: datetime, expires_at: datetime) -> KeptAnswer | None:
+    """Take a key for this transaction: None when it is ours, else the answer that another request was given.
+
+    Waits for a concurrent request with the same key. A caller that gets None calls `keep` before the commit.
+    """
+    taken = tx.execute(
+        _CLAIM[tx.dialect.name],
+        {
+            "tenant_id": key.tenant_id,
+            "principal": key.principal,
+            "key": key.key,
+            "digest": key.digest,
+            "status": 0,
+            "answer": "null",
+            "created_at": now,
+            "expires_at": expires_at,
+        },
+    )
+    return None if taken.rowcount == 1 else find(tx, key)
+
+
+def find(tx: Connection, key: IdempotencyKey) -> KeptAnswer | None:
+    """The answer kept for a key, or None."""
+    row = tx.execute(_FIND, _names(key)).one_or_none()
+    return None if row is None else KeptAnswer(row.status, row.answer, row.digest == key.digest)
+
+
+def keep(tx: Connection, key: IdempotencyKey, *, status: int, answer: str) -> None:
+    """Keep the answer of a claimed key: a status and a JSON text."""
+    tx.execute(_KEEP, {**_names(key), "status": status, "answer": answer})
+
+
+def _names(key: IdempotencyKey) -> dict[str, str]:
+    return {"b_tenant_id": key.tenant_id, "b_principal": key.principal, "b_key": key.key}
+
+
+_EXPIRED = (
+    select(*_KEY)
+    .where(_c.expires_at <= bindparam("now", type_=UtcDateTime()))
+    .order_by(_c.expires_at)
+    .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True)
+)
+_DELETE_EXPIRED = delete(idempotency).where(tuple_(*_KEY).in_(_EXPIRED))
+
+
+def delete_expired(tx: Connection, *, now: datetime, limit: int = 1_000) -> int:
+    """Delete the keys of every tenant that expired first; rows in use are left for the next time. Returns how many went."""
+    return tx.execute(_DELETE_EXPIRED, {"now": now, "limit": limit}).rowcount
