@@ -1,0 +1,308 @@
+"""A thin client of the HTTP API, for programs and for the `signalbox` command.
+
+    with Client("http://127.0.0.1:8000", key) as signalbox:
+        instance = signalbox.start("order", input={"order": 7}, wait=5)
+        signalbox.send(instance["id"], {"type": "APPROVED"})
+
+Answers are the API's bodies (`shapes.py`). A refusal is the exception that the engine itself would raise
+(`common/errors.py`), with the API's code and problems; no answer at all is `Unavailable`. Every POST carries an
+`Idempotency-Key`, so that a request whose answer got lost is repeated without doing anything twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self, cast
+
+import httpx2
+
+from common.errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    SignalboxError,
+    Unauthorized,
+    Unavailable,
+)
+from common.ids import new_id
+from signalbox.shapes import Definition, Entry, Incident, Instance, Json, Page, Problem, Task, Verdict
+
+PAUSES_SECONDS = (0.1, 0.3)
+"""Waits before the second and third try of a request that got no answer."""
+TIMEOUT_SECONDS = 30.0
+PAGE = 200
+
+Control = Literal["cancel"]
+Availability = Literal["activate", "deactivate", "archive", "restore"]
+
+
+class Client:
+    """One tenant's view of a Signalbox at `url`, as the owner of `key`. Safe to share between threads; close it."""
+
+    def __init__(self, url: str, key: str | None, *, timeout: float = TIMEOUT_SECONDS) -> None:
+        self.url = url.rstrip("/")
+        headers = {"Accept": "application/json", "User-Agent": "signalbox-client"}
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        # No proxy and no .netrc from the environment: the key goes where the caller said, nowhere else.
+        self._http = httpx2.Client(
+            base_url=self.url, headers=headers, timeout=timeout, trust_env=False, follow_redirects=False
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    # --- definitions ------------------------------------------------------------------------------------------
+
+    def apply(self, document: Mapping[str, Json], *, activate: bool = True) -> Definition:
+        """Apply a definition. One with the same content as the newest version gives that version again.
+
+        Raises `Invalid` (`definition.invalid`) with `problems`.
+        """
+        return cast("Definition", self._post("/definitions", {"document": document, "activate": activate}))
+
+    def check(self, document: Mapping[str, Json]) -> list[Problem]:
+        """Every problem of a document, errors and warnings; nothing is stored."""
+        return cast("list[Problem]", self._post("/definitions/check", {"document": document})["problems"])
+
+    def definitions(self) -> Iterator[Definition]:
+        """The definitions of this tenant."""
+        return self._items("/definitions")
+
+    def definition(self, key: str, version: int | None = None) -> Definition:
+        """One version of a definition; without a number the one that starts by this key."""
+        path = f"/definitions/{key}" if version is None else f"/definitions/{key}/versions/{version}"
+        return cast("Definition", self._get(path))
+
+    def versions(self, key: str) -> Iterator[Definition]:
+        """All versions of a definition."""
+        return self._items(f"/definitions/{key}/versions")
+
+    def set_availability(self, key: str, version: int, verb: Availability) -> Definition:
+        """Activate, deactivate, archive or restore one version."""
+        return cast("Definition", self._post(f"/definitions/{key}/versions/{version}/{verb}", {}))
+
+    def diagram(
+        self, key: str, version: int | None = None, *, form: Literal["mermaid", "svg"] = "mermaid"
+    ) -> str:
+        """The chart of a definition as Mermaid text or as SVG."""
+        path = f"/definitions/{key}" if version is None else f"/definitions/{key}/versions/{version}"
+        return self._ask("GET", f"{path}/diagram", params={"format": form}).text
+
+    # --- instances --------------------------------------------------------------------------------------------
+
+    def start(
+        self,
+        definition_key: str | None = None,
+        *,
+        definition_id: str | None = None,
+        version: int | None = None,
+        business_key: str | None = None,
+        input: Json = None,
+        context: Mapping[str, Json] | None = None,
+        priority: int | None = None,
+        start_at: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        on_conflict: Literal["return", "reject"] | None = None,
+        wait: float | None = None,
+    ) -> Instance:
+        """Start an instance, or get the live one that has this business key.
+
+        With `wait` the answer comes once the instance has settled, after that many seconds at the latest.
+        """
+        body = {
+            "definitionKey": definition_key,
+            "definitionId": definition_id,
+            "version": version,
+            "businessKey": business_key,
+            "input": input,
+            "context": context,
+            "priority": priority,
+            "startAt": start_at,
+            "labels": labels,
+            "onConflict": on_conflict,
+        }
+        given = {name: value for name, value in body.items() if value is not None}
+        return cast("Instance", self._post("/instances", given, wait=wait))
+
+    def instances(
+        self,
+        *,
+        status: Sequence[str] = (),
+        definition_key: str | None = None,
+        business_key: str | None = None,
+        state: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Instance]:
+        """Instances that match every filter, newest first, page by page; at most `limit`."""
+        params = [
+            *(("status", one) for one in status),
+            *_given(definitionKey=definition_key, businessKey=business_key, state=state),
+            *(("label", f"{name}:{value}") for name, value in (labels or {}).items()),
+        ]
+        return self._items("/instances", params, limit=limit)
+
+    def instance(self, instance_id: str) -> Instance:
+        return cast("Instance", self._get(f"/instances/{instance_id}"))
+
+    def send(self, instance_id: str, event: Mapping[str, Json], *, wait: float | None = None) -> Instance:
+        """Send an event: one JSON object with `type` and any other members."""
+        return cast("Instance", self._post(f"/instances/{instance_id}/events", event, wait=wait))
+
+    def cancel(self, instance_id: str, *, reason: str | None = None) -> Instance:
+        body = {} if reason is None else {"reason": reason}
+        return cast("Instance", self._post(f"/instances/{instance_id}/cancel", body))
+
+    def note(self, instance_id: str, text: str) -> Json:
+        """Append a note to an instance's history."""
+        return self._post(f"/instances/{instance_id}/history", {"note": text})
+
+    def history_page(self, instance_id: str, cursor: str | None = None) -> Page:
+        """One page of an instance's history, oldest first."""
+        params = [("limit", str(PAGE)), *_given(cursor=cursor)]
+        return cast("Page", self._get(f"/instances/{instance_id}/history", params))
+
+    def history(self, instance_id: str) -> Iterator[Entry]:
+        """An instance's whole history, oldest first."""
+        return self._items(f"/instances/{instance_id}/history")
+
+    def verify(self, instance_id: str) -> Verdict:
+        """Check an instance's hash chain and replay its history."""
+        return cast("Verdict", self._get(f"/instances/{instance_id}/verify"))
+
+    def explain(self, instance_id: str) -> dict[str, Json]:
+        """Why an instance stands where it stands, and what would move it."""
+        return cast("dict[str, Json]", self._get(f"/instances/{instance_id}/explain"))
+
+    # --- tasks, incidents, the whole ---------------------------------------------------------------------------
+
+    def tasks(
+        self,
+        *,
+        instance_id: str | None = None,
+        status: Sequence[str] = (),
+        type: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Task]:
+        """Tasks that match every filter; at most `limit`."""
+        path = "/tasks" if instance_id is None else f"/instances/{instance_id}/tasks"
+        return self._items(path, [*(("status", one) for one in status), *_given(type=type)], limit=limit)
+
+    def task(self, task_id: str) -> Task:
+        return cast("Task", self._get(f"/tasks/{task_id}"))
+
+    def incidents(
+        self, *, instance_id: str | None = None, status: str | None = None, limit: int | None = None
+    ) -> Iterator[Incident]:
+        return self._items("/incidents", _given(instanceId=instance_id, status=status), limit=limit)
+
+    def incident(self, incident_id: str) -> Incident:
+        return cast("Incident", self._get(f"/incidents/{incident_id}"))
+
+    def stats(self) -> dict[str, Json]:
+        return cast("dict[str, Json]", self._get("/stats"))
+
+    def is_ready(self) -> bool:
+        """Whether the API answers and can reach its database; one question, no second try."""
+        try:
+            return self._http.get("/health/ready", timeout=2).status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    # --- how it asks ------------------------------------------------------------------------------------------
+
+    def _items(
+        self, path: str, params: Sequence[tuple[str, str]] = (), *, limit: int | None = None
+    ) -> Iterator[Any]:
+        left, cursor = limit, None
+        while left is None or left > 0:
+            size = PAGE if left is None else min(left, PAGE)
+            page = self._get(path, [*params, ("limit", str(size)), *_given(cursor=cursor)])
+            yield from page["items"]
+            left = None if left is None else left - len(page["items"])
+            cursor = page["nextCursor"]
+            if cursor is None:
+                return
+
+    def _get(self, path: str, params: Sequence[tuple[str, str]] = ()) -> Any:
+        return self._ask("GET", path, params=params).json()
+
+    def _post(self, path: str, body: Mapping[str, Json], *, wait: float | None = None) -> Any:
+        headers = {"Idempotency-Key": new_id()}
+        if wait is not None:
+            headers["Prefer"] = f"wait={wait:g}"
+        return self._ask("POST", path, json=body, headers=headers, patience=wait or 0.0).json()
+
+    def _ask(self, method: str, path: str, *, patience: float = 0.0, **request: Any) -> httpx2.Response:
+        timeout = httpx2.Timeout(self._http.timeout.read, read=(self._http.timeout.read or 0) + patience)
+        response = self._try(method, f"/api/v1{path}", timeout=timeout, **request)
+        if response.is_success:
+            return response
+        raise _refusal(response)
+
+    def _try(self, method: str, path: str, **request: Any) -> httpx2.Response:
+        # Repeating is safe: a GET changes nothing, and a POST carries the same Idempotency-Key each time.
+        for pause in (*PAUSES_SECONDS, None):
+            try:
+                return self._http.request(method, path, **request)
+            except httpx2.TransportError as error:
+                if pause is None:
+                    raise _no_answer(self.url, error) from error
+                time.sleep(pause)
+        raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _given(**params: str | None) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in params.items() if value is not None]
+
+
+def _no_answer(url: str, error: httpx2.TransportError) -> Unavailable:
+    if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+        return Unavailable(
+            f"nothing answers at {url}; start it with `signalbox up`", code="client.unreachable", url=url
+        )
+    what = str(error) or type(error).__name__
+    return Unavailable(f"{url} did not answer in time or broke off: {what}", code="client.no_answer", url=url)
+
+
+_KINDS: Mapping[int, type[SignalboxError]] = {
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+}
+
+
+def _refusal(response: httpx2.Response) -> SignalboxError:
+    """The exception behind a problem document; a body that is none of ours gives its status and beginning."""
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict) or "code" not in problem:
+        return Unavailable(
+            f"{response.request.url} answered {response.status_code}, which no Signalbox would: "
+            f"{response.text[:200]!r}",
+            code="client.unexpected_answer",
+            status=response.status_code,
+        )
+    message = str(problem.get("detail") or problem.get("title") or problem["code"])
+    code = str(problem["code"])
+    if response.status_code >= 500:
+        return Unavailable(message, code=code, status=response.status_code)
+    kind = _KINDS.get(response.status_code)
+    if kind is not None:
+        return kind(message, code=code, status=response.status_code)
+    return Invalid(message, code=code, problems=problem.get("problems") or (), status=response.status_code)

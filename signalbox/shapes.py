@@ -1,0 +1,121 @@
+"""The bodies of the HTTP API as the client hands them out: plain dictionaries with these members.
+
+The field names are the contract of the API; an answer may carry more. Instants are RFC 3339 text in UTC.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+Json = Any
+"""Any JSON value: the edge at which our types end and a user's data begin."""
+
+
+class Problem(TypedDict):
+    """One finding about a definition; `severity` is "error" or "warning"."""
+
+    severity: str
+    code: str
+    path: str
+    message: str
+    suggestion: str | None
+
+
+class Definition(TypedDict):
+    id: str
+    key: str
+    version: int
+    status: str
+    document: dict[str, Json]
+    checksum: str
+    labels: dict[str, str]
+    warnings: list[Problem]
+    createdAt: str
+    createdBy: str
+
+
+class Failure(TypedDict):
+    """Why an instance or a task failed."""
+
+    code: str
+    message: str
+    data: Json
+
+
+class Instance(TypedDict):
+    id: str
+    definitionKey: str
+    definitionVersion: int
+    definitionId: str
+    status: str
+    configuration: list[str]
+    context: dict[str, Json] | None
+    input: Json
+    output: Json
+    error: Failure | None
+    businessKey: str | None
+    labels: dict[str, str]
+    priority: int
+    sequence: int
+    parentId: str | None
+    createdAt: str
+    startedAt: str | None
+    finishedAt: str | None
+    deadlineAt: str | None
+
+
+class Entry(TypedDict):
+    """One entry of an instance's history; `sequence` is "12.3", `hash` and `previousHash` are those of its row."""
+
+    sequence: str
+    type: str
+    at: str
+    actor: str
+    payload: dict[str, Json]
+    hash: str
+    previousHash: str
+
+
+class Verdict(TypedDict):
+    """What checking a history said: are the hashes a chain, and does replaying it give the stored snapshot."""
+
+    valid: bool
+    entries: int
+    replayed: bool
+    problems: list[Json]
+
+
+class Task(TypedDict):
+    id: str
+    instanceId: str
+    type: str
+    name: str
+    status: str
+    attempt: int
+    maxAttempts: int
+    runAt: str
+    input: Json
+    output: Json
+    error: Failure | None
+    progress: Json
+    attempts: list[dict[str, Json]]
+    assignee: str | None
+    dueAt: str | None
+
+
+class Incident(TypedDict):
+    id: str
+    instanceId: str
+    taskId: str | None
+    code: str
+    message: str
+    status: str
+    openedAt: str
+    resolvedAt: str | None
+
+
+class Page(TypedDict):
+    """One page of a list; `nextCursor` asks for the one after it, None at the end."""
+
+    items: list[Any]
+    nextCursor: str | None

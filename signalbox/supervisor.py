@@ -1,0 +1,246 @@
+"""Keep a few processes running, and end them in order: the process tree of `signalbox up`.
+
+Each part is one child in a session of its own, so that Ctrl-C reaches only us and we decide the order of the end. Its
+output goes to `logs/<part>.log`; warnings in it are repeated to whoever listens. A child that ends is started again
+after a pause that doubles from 0.2 s to 10 s and begins anew once the child has lived for 30 s. Children do not
+outlive us, see `launch.py`: start them from a thread that lives as long as they should.
+
+Nothing here runs by itself. The owner calls `tick` every now and then and decides what happens between two ticks.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from signalbox import launch
+from signalbox.tail import LogTail
+from signalbox.write_lock import WriteLockWatch
+
+FIRST_PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 10.0
+HEALTHY_AFTER_SECONDS = 30.0
+STOP_SECONDS = 10.0
+LAST_STAGES_SECONDS = 0.8
+"""What the wait for one stage leaves to each stage after it."""
+KEPT_LOG_BYTES = 10_000_000
+TICK_SECONDS = 0.25
+
+_LAUNCHER = (sys.executable, "-I", "-S", str(Path(launch.__file__)))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process to keep running. Parts of a lower `stage` end before those of a higher one get their SIGTERM."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(repr=False)
+    stage: int = 0
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One line for a person: which part it is about, and what happened."""
+
+    part: str
+    text: str
+    severity: Literal["info", "warning"] = "info"
+
+
+Say = Callable[[Notice], None]
+
+
+def pause_before_restart(failures: int) -> float:
+    """Seconds to wait before a part is started again that has ended `failures` times in a row (1 or more)."""
+    return min(FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 30), LONGEST_PAUSE_SECONDS)
+
+
+def how_it_ended(code: int) -> str:
+    """Tell an exit code as `Popen` gives it, negative for signals: "exit code 1", "killed by SIGKILL"."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:  # real-time signals have numbers only
+        return f"killed by signal {-code}"
+
+
+@dataclass
+class _Child:
+    """A part and the process that plays it now; `popen` is None between its end and its next start."""
+
+    part: Part
+    log: LogTail
+    popen: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    failures: int = 0
+    restart_at: float | None = None
+
+
+class Supervisor:
+    """The children of one process. Made, ticked and stopped by the same thread.
+
+    `write_lock` is the lock file of a SQLite database: a child that keeps it for more than 5 s is killed, because
+    nobody else can write meanwhile.
+    """
+
+    def __init__(self, logs: Path, cwd: Path, say: Say, *, write_lock: Path | None = None) -> None:
+        self._logs = logs
+        self._cwd = cwd
+        self._say = say
+        self._watch = WriteLockWatch(write_lock) if write_lock else None
+        self._children: dict[str, _Child] = {}
+
+    def start(self, part: Part) -> None:
+        """Start a part and keep it running from now on. Its name is its own."""
+        child = _Child(part, LogTail(self._logs / f"{part.name}.log"))
+        self._children[part.name] = child
+        self._launch(child)
+
+    def pid(self, name: str) -> int | None:
+        """The process of a part at this moment, None between two lives or for an unknown part."""
+        child = self._children.get(name)
+        return child.popen.pid if child and child.popen else None
+
+    def failures(self, name: str) -> int:
+        """How often a part ended in a row without having been healthy in between."""
+        return self._children[name].failures
+
+    def log_path(self, name: str) -> Path:
+        return self._children[name].log.path
+
+    def log_end(self, name: str, lines: int = 15) -> list[str]:
+        """The last lines that a part wrote in its present or last life."""
+        return self._children[name].log.last_lines(lines)
+
+    def names(self) -> list[str]:
+        return list(self._children)
+
+    def tick(self) -> float:
+        """Notice what ended, start what is due, tell warnings; return the seconds until the next tick is wanted."""
+        now = time.monotonic()
+        for child in self._children.values():
+            self._tell_warnings(child)
+            if child.popen is not None:
+                self._look_after(child, child.popen, now)
+            if child.restart_at is not None and now >= child.restart_at:
+                self._launch(child)
+        if self._watch is not None:
+            self._free_write_lock(self._watch, now)
+        due = [child.restart_at - now for child in self._children.values() if child.restart_at is not None]
+        return max(0.0, min([TICK_SECONDS, *due]))
+
+    def stop(self, *, seconds: float = STOP_SECONDS, hurried: Callable[[], bool] = lambda: False) -> None:
+        """End every part: SIGTERM by stages, SIGKILL for what is left after `seconds` or once `hurried` says so."""
+        deadline = time.monotonic() + seconds
+        stages = sorted({child.part.stage for child in self._children.values()})
+        try:
+            for number, stage in enumerate(stages):
+                later = len(stages) - number - 1
+                children = [child for child in self._children.values() if child.part.stage == stage]
+                self._stop_stage(children, deadline - later * LAST_STAGES_SECONDS, hurried)
+        finally:  # also when a second Ctrl-C came as KeyboardInterrupt
+            for child in self._children.values():
+                _kill_session(child)
+            self._children.clear()
+
+    def _launch(self, child: _Child) -> None:
+        child.log.rotate(KEPT_LOG_BYTES)
+        with child.log.path.open("ab") as log:
+            child.popen = subprocess.Popen(  # noqa: S603 - our own list of arguments, no shell
+                [*_LAUNCHER, str(os.getpid()), *child.part.command],
+                env=dict(child.part.environment),
+                cwd=self._cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C and a closed terminal are ours to pass on, in order
+            )
+        child.started = time.monotonic()
+        child.restart_at = None
+
+    def _look_after(self, child: _Child, popen: subprocess.Popen[bytes], now: float) -> None:
+        code = popen.poll()
+        if code is None:
+            if now - child.started > HEALTHY_AFTER_SECONDS:
+                child.failures = 0
+            return
+        _kill_session(child)  # what it had started itself must not hold its port or its leases
+        self._tell_warnings(child)
+        child.popen = None
+        if now - child.started > HEALTHY_AFTER_SECONDS:
+            child.failures = 0
+        child.failures += 1
+        pause = pause_before_restart(child.failures)
+        child.restart_at = now + pause
+        self._say(
+            Notice(
+                child.part.name,
+                f"ended ({how_it_ended(code)}, pid {popen.pid}); starting it again in {pause:g} s, "
+                f"its log is {child.log.path}",
+                "warning",
+            )
+        )
+
+    def _tell_warnings(self, child: _Child) -> None:
+        for line in child.log.new_warnings():
+            self._say(Notice(child.part.name, line, "warning"))
+
+    def _free_write_lock(self, watch: WriteLockWatch, now: float) -> None:
+        holder = watch.overdue(now)
+        if holder is None:
+            return
+        owner = next((child for child in self._children.values() if _is_in_session(holder, child)), None)
+        if owner is None:  # somebody else's process: not ours to end
+            return
+        self._say(
+            Notice(
+                owner.part.name,
+                f"pid {holder} held the database's write lock for more than {watch.patience:g} s; killing it",
+                "warning",
+            )
+        )
+        with suppress(ProcessLookupError):  # it ended meanwhile, which frees the lock as well
+            os.kill(holder, signal.SIGKILL)
+        watch.forget()
+
+    def _stop_stage(self, children: Iterable[_Child], deadline: float, hurried: Callable[[], bool]) -> None:
+        running = [(child, child.popen) for child in children if child.popen is not None]
+        for _, popen in running:
+            popen.send_signal(signal.SIGTERM)
+            popen.send_signal(signal.SIGCONT)  # a frozen process would never see the first
+        while running and time.monotonic() < deadline and not hurried():
+            running = [(child, popen) for child, popen in running if popen.poll() is None]
+            time.sleep(0.01)
+        for child, _ in running:
+            self._say(Notice(child.part.name, "did not end in time; killed", "warning"))
+            _kill_session(child)
+
+
+def _kill_session(child: _Child) -> None:
+    """End a child and everything that it started, and take its exit code."""
+    if child.popen is None:
+        return
+    # The session's id is the child's pid, and Linux gives no pid away while its group has a member: an empty group
+    # is "no such process", not a stranger.
+    with suppress(ProcessLookupError):
+        os.killpg(child.popen.pid, signal.SIGKILL)
+    child.popen.wait()
+
+
+def _is_in_session(pid: int, child: _Child) -> bool:
+    if child.popen is None:
+        return False
+    try:
+        return os.getsid(pid) == child.popen.pid
+    except (ProcessLookupError, PermissionError):
+        return False

@@ -1,0 +1,78 @@
+"""Read what a child adds to its log file, and pick out what a person at the terminal must know.
+
+Children log one JSON object a line (`common/observability.py`); everything else in the file, a banner or a traceback
+of the interpreter, is for whoever opens the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+LOUD = frozenset({"warning", "error", "critical"})
+AT_ONCE = 5
+"""Warnings told per look; the rest is counted, so that a flood does not bury the first."""
+LONGEST_LINE = 300
+_UNINTERESTING = frozenset({"event", "level", "logger", "process", "timestamp", "exception"})
+
+
+class LogTail:
+    """One log file, followed from where it ends now."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = path.stat().st_size if path.exists() else 0
+        self._life = self._offset
+        self._rest = b""
+
+    def rotate(self, limit: int) -> None:
+        """Put a file beyond `limit` bytes aside as `<name>.1`; what comes now belongs to a new life."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        if size > limit:
+            self.path.replace(self.path.with_name(f"{self.path.name}.1"))
+            size, self._offset, self._rest = 0, 0, b""
+        self._life = size
+
+    def new_warnings(self) -> list[str]:
+        """Warnings and errors that were logged since the last call, one short line each."""
+        found = [text for line in self._new_lines() if (text := warning_in(line)) is not None]
+        hidden = len(found) - AT_ONCE
+        return found if hidden <= 0 else [*found[:AT_ONCE], f"and {hidden} more, see {self.path}"]
+
+    def last_lines(self, count: int) -> list[str]:
+        """The last lines of the present life, for the message about a part that failed."""
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as file:
+            file.seek(max(self._life, self.path.stat().st_size - 65_536))
+            return file.read().decode(errors="replace").splitlines()[-count:]
+
+    def _new_lines(self) -> Iterator[bytes]:
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            added = file.read()
+        self._offset += len(added)
+        *lines, self._rest = (self._rest + added).split(b"\n")
+        yield from lines
+
+
+def warning_in(line: bytes) -> str | None:
+    """The text of a logged warning or error; None for anything else."""
+    if not line.startswith(b"{"):
+        return None
+    try:
+        entry = orjson.loads(line)
+    except orjson.JSONDecodeError:  # a line that a killed process began
+        return None
+    return _told(entry) if isinstance(entry, dict) and entry.get("level") in LOUD else None
+
+
+def _told(entry: Mapping[str, Any]) -> str:
+    facts = (f"{name}={value}" for name, value in entry.items() if name not in _UNINTERESTING)
+    text = " ".join([str(entry.get("event", "")), *facts]).replace("\n", " ")
+    return text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE - 1]}…"
