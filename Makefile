@@ -54,6 +54,9 @@ bench: $(VENV)/.project ## measure workflows per second and latency on this mach
 chaos: $(VENV)/.dev $(VENV)/.project ## only the suites that kill, freeze and flush real processes
 	@$(BIN)/pytest $(PROCESS_SUITES) $(ARGS)
 
+stress: $(VENV)/.dev $(VENV)/.project ## only the stress suite, longer: STRESS_SECONDS=60 unless you say otherwise
+	@STRESS_SECONDS=$${STRESS_SECONDS:-60} $(BIN)/pytest --timeout 3600 -k stress $(SERVER_SUITES) $(PROCESS_SUITES) $(ARGS)
+
 conformance: $(VENV)/.dev $(VENV)/.project ## only the event scripts of fixtures/ against the kernel
 	@$(BIN)/pytest -n 2 $(wildcard tests/conformance) $(ARGS)
 

@@ -43,6 +43,29 @@ def verb_row(verb: str, moves: Sequence[Move[S]]) -> str:
     return f"| {verb} | {', '.join(legal_in)} | {' or '.join(leads_to)} |"
 
 
+def settings_table() -> str:
+    """`.env.example` as Markdown: a table a section, one row a setting."""
+    lines: list[str] = []
+    explained: list[str] = []
+    for line in (DOCS.parent / ".env.example").read_text(encoding="utf-8").splitlines():
+        if line.startswith("# --- "):
+            lines += [
+                "",
+                f"### {line.removeprefix('# --- ')}",
+                "",
+                "| setting | default | meaning |",
+                "|---|---|---|",
+            ]
+            explained = []
+        elif line.startswith("# "):
+            explained.append(line.removeprefix("# "))
+        elif line.startswith("#") and lines:
+            name, _, default = line.removeprefix("#").partition("=")
+            lines.append(f"| `{name}` | {f'`{default}`' if default else 'none'} | {' '.join(explained)} |")
+            explained = []
+    return "\n".join(lines).strip()
+
+
 PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "lifecycle.md": {
         "instance diagram": lambda: diagram(InstanceStatus, INSTANCE_MOVES),
@@ -50,6 +73,7 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "task diagram": lambda: diagram(TaskStatus, TASK_MOVES),
         "task verbs": lambda: verbs(TASK_MOVES),
     },
+    "operations.md": {"settings": settings_table},
 }
 
 

