@@ -1,0 +1,367 @@
+"""What the API shows: single reads and cursor-paged lists. Nothing here is on a worker's path, and nothing locks.
+
+A page holds at most `limit` rows and at most `PAGE_BYTES` of JSON: rows may be megabytes each, so the ids of a page are
+chosen by size first and read in a second statement. JSON columns are handed out as the stored text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import Column, ColumnElement, Connection, Select, and_, func, literal, or_, select
+from sqlalchemy.sql.functions import coalesce
+
+from common.canonical import dumps
+from common.db.tables import attempts, history, incidents, instances, tasks
+from common.db.types import among
+from common.ids import DefinitionId, InstanceId, TaskId, TenantId, WorkerId
+from common.lifecycle import InstanceStatus
+
+PAGE_BYTES = 8_000_000
+
+T = TypeVar("T")
+_i = instances.c
+_t = tasks.c
+_a = attempts.c
+_h = history.c
+_n = incidents.c
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Some rows of a list; `has_more` tells whether others follow the last one."""
+
+    items: list[T]
+    has_more: bool
+
+
+# -- instances ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRecord:
+    """An instance as people see it. `snapshot` is None until its start is consumed."""
+
+    id: InstanceId
+    definition_id: DefinitionId
+    definition_key: str
+    definition_version: int
+    business_key: str | None
+    status: InstanceStatus
+    configuration: str
+    snapshot: str | None
+    input: str
+    output: str | None
+    error: str | None
+    labels: dict[str, str]
+    priority: int
+    sequence: int
+    parent_id: InstanceId | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    deadline_at: datetime | None
+
+
+_INSTANCE = select(
+    _i.id, _i.definition_id, _i.definition_key, _i.definition_version, _i.business_key, _i.status, _i.configuration,
+    _i.snapshot, _i.input, _i.output, _i.error, _i.labels, _i.priority, _i.sequence, _i.parent_id, _i.created_at,
+    _i.started_at, _i.finished_at, _i.deadline_at,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceFilter:
+    """Which instances a list shows; what is empty or None does not restrict it.
+
+    `state`: active in this state, given by its dotted path, or in one below it. `labels`: all of these pairs.
+    """
+
+    statuses: Sequence[InstanceStatus] = ()
+    definition_key: str | None = None
+    business_key: str | None = None
+    state: str | None = None
+    labels: Sequence[tuple[str, str]] = ()
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+def read_instance(tx: Connection, tenant_id: TenantId, instance_id: str) -> InstanceRecord | None:
+    """One instance, or None when this tenant has no such instance."""
+    row = tx.execute(_INSTANCE.where(_i.tenant_id == tenant_id, _i.id == instance_id)).one_or_none()
+    return None if row is None else _instance(row)
+
+
+def read_instances(tx: Connection, tenant_id: TenantId, ids: Sequence[str]) -> dict[str, InstanceRecord]:
+    """Several instances of this tenant, by id; unknown ids are left out."""
+    query = _INSTANCE.where(_i.tenant_id == tenant_id, among(_i.id, "ids"))
+    return {row.id: _instance(row) for row in tx.execute(query, {"ids": list(ids)})}
+
+
+def list_instances(
+    tx: Connection, tenant_id: TenantId, wanted: InstanceFilter, *, before: str | None, limit: int
+) -> Page[InstanceRecord]:
+    """Instances that match, newest first, older than the id `before`."""
+    size = _bytes(tx, _i.snapshot, _i.input, _i.output)
+    conditions = [_i.tenant_id == tenant_id, *_instance_conditions(tx, wanted)]
+    if before is not None:
+        conditions.append(_i.id < before)
+    ids, has_more = _choose(tx, select(_i.id, size).where(*conditions).order_by(_i.id.desc()), limit)
+    found = read_instances(tx, tenant_id, ids)
+    return Page([found[one] for one in ids if one in found], has_more)
+
+
+def _instance(row: Any) -> InstanceRecord:
+    values = list(row)
+    values[5] = InstanceStatus(values[5])
+    return InstanceRecord(*values)
+
+
+def _instance_conditions(tx: Connection, wanted: InstanceFilter) -> Iterable[ColumnElement[bool]]:
+    if wanted.statuses:
+        yield _i.status.in_(wanted.statuses)
+    if wanted.definition_key is not None:
+        yield _i.definition_key == wanted.definition_key
+    if wanted.business_key is not None:
+        yield _i.business_key == wanted.business_key
+    if wanted.state is not None:
+        yield _is_active(wanted.state)
+    for name, value in wanted.labels:
+        yield _has_label(tx, name, value)
+    if wanted.created_after is not None:
+        yield _i.created_at > wanted.created_after
+    if wanted.created_before is not None:
+        yield _i.created_at < wanted.created_before
+
+
+def _is_active(state: str) -> ColumnElement[bool]:
+    """The configuration is a JSON array of dotted paths: look for the path itself, or for the start of a longer one.
+
+    By `replace`, because LIKE ignores case on SQLite and the two databases name the search of a text differently.
+    """
+    quoted = dumps(state)
+    return or_(
+        *(
+            func.replace(_i.configuration, part, "") != _i.configuration
+            for part in (quoted, f"{quoted[:-1]}.")
+        )
+    )
+
+
+def _has_label(tx: Connection, name: str, value: str) -> ColumnElement[bool]:
+    if tx.dialect.name == "postgresql":
+        return _i.labels.op("@>", is_comparison=True)(literal({name: value}, _i.labels.type))
+    pair = func.json_each(_i.labels).table_valued("key", "value")
+    return select(pair.c.key).where(pair.c.key == name, pair.c.value == value).exists()
+
+
+# -- tasks --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """One try of a task; a lost or released one does not count, so two may have the same number."""
+
+    attempt: int
+    worker_id: WorkerId
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """A task as people see it, with its attempts in order."""
+
+    id: TaskId
+    instance_id: InstanceId
+    type: str
+    name: str
+    status: str
+    attempt: int
+    max_attempts: int
+    lost: int
+    run_at: datetime
+    held: bool
+    priority: int
+    input: str
+    output: str | None
+    error: str | None
+    progress: str | None
+    options: str | None
+    idempotency_key: str | None
+    created_at: datetime
+    finished_at: datetime | None
+    attempts: list[AttemptRecord] = field(default_factory=list)
+
+
+_TASK = select(
+    _t.id, _t.instance_id, _t.type, _t.name, _t.status, _t.attempt, _t.max_attempts, _t.lost, _t.run_at, _t.held,
+    _t.priority, _t.input, _t.output, _t.error, _t.progress, _t.options, _t.idempotency_key, _t.created_at,
+    _t.finished_at,
+)  # fmt: skip
+_ATTEMPTS = (
+    select(
+        _a.task_id, _a.attempt, _a.worker_id, _a.started_at, _a.ended_at, _a.outcome, _a.error
+    )
+    .where(among(_a.task_id, "ids"))
+    .order_by(_a.task_id, _a.started_at, _a.token)
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFilter:
+    """Which tasks a list shows; what is empty or None does not restrict it."""
+
+    statuses: Sequence[str] = ()
+    type: str | None = None
+    instance_id: str | None = None
+
+
+def read_task(tx: Connection, tenant_id: TenantId, task_id: str) -> TaskRecord | None:
+    """One task with its attempts, or None when this tenant has no such task."""
+    return _read_tasks(tx, tenant_id, [task_id]).get(task_id)
+
+
+def list_tasks(
+    tx: Connection, tenant_id: TenantId, wanted: TaskFilter, *, before: str | None, limit: int
+) -> Page[TaskRecord]:
+    """Tasks that match, newest first, older than the id `before`."""
+    conditions = [_t.tenant_id == tenant_id]
+    if wanted.statuses:
+        conditions.append(_t.status.in_(wanted.statuses))
+    if wanted.type is not None:
+        conditions.append(_t.type == wanted.type)
+    if wanted.instance_id is not None:
+        conditions.append(_t.instance_id == wanted.instance_id)
+    if before is not None:
+        conditions.append(_t.id < before)
+    size = _bytes(tx, _t.input, _t.output)
+    ids, has_more = _choose(tx, select(_t.id, size).where(*conditions).order_by(_t.id.desc()), limit)
+    found = _read_tasks(tx, tenant_id, ids)
+    return Page([found[one] for one in ids if one in found], has_more)
+
+
+def _read_tasks(tx: Connection, tenant_id: TenantId, ids: Sequence[str]) -> dict[str, TaskRecord]:
+    query = _TASK.where(_t.tenant_id == tenant_id, among(_t.id, "ids"))
+    found = {row[0]: _task(row) for row in tx.execute(query, {"ids": list(ids)})}
+    for task_id, *values in tx.execute(_ATTEMPTS, {"ids": list(found)}):
+        found[task_id].attempts.append(AttemptRecord(*values))
+    return found
+
+
+def _task(row: Any) -> TaskRecord:
+    return TaskRecord(*row)
+
+
+# -- history ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRecord:
+    """One consumed event: its entries are in `changes`, a JSON array, or None once erased."""
+
+    sequence: int
+    at: datetime
+    actor: str
+    changes: str | None
+    hash: bytes
+    previous_hash: bytes
+
+
+_HISTORY = select(_h.sequence, _h.at, _h.actor, _h.changes, _h.hash, _h.previous_hash).order_by(_h.sequence)
+
+
+def list_history(
+    tx: Connection, tenant_id: TenantId, instance_id: str, *, since: int, limit: int
+) -> Page[HistoryRecord]:
+    """The rows of one instance in order, from sequence `since` on."""
+    of_instance = and_(_h.tenant_id == tenant_id, _h.instance_id == instance_id, _h.sequence >= since)
+    sizes = select(_h.sequence, _bytes(tx, _h.changes)).where(of_instance).order_by(_h.sequence)
+    numbers, has_more = _choose(tx, sizes, limit)
+    if not numbers:
+        return Page([], False)
+    rows = tx.execute(_HISTORY.where(of_instance, _h.sequence <= numbers[-1]))
+    return Page([HistoryRecord(*row) for row in rows], has_more)
+
+
+# -- incidents ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentRecord:
+    """What stopped an instance. `sequence` is that of the history row that tells of it."""
+
+    id: str
+    instance_id: InstanceId
+    task_id: TaskId | None
+    code: str
+    message: str
+    detail: str
+    sequence: int
+    status: str
+    opened_at: datetime
+    resolved_at: datetime | None
+    resolved_by: str | None
+
+
+_INCIDENT = select(
+    _n.id, _n.instance_id, _n.task_id, _n.code, _n.message, _n.detail, _n.sequence, _n.status, _n.opened_at,
+    _n.resolved_at, _n.resolved_by,
+)  # fmt: skip
+
+
+def read_incident(tx: Connection, tenant_id: TenantId, incident_id: str) -> IncidentRecord | None:
+    """One incident, or None when this tenant has no such incident."""
+    row = tx.execute(_INCIDENT.where(_n.tenant_id == tenant_id, _n.id == incident_id)).one_or_none()
+    return None if row is None else IncidentRecord(*row)
+
+
+def list_incidents(
+    tx: Connection,
+    tenant_id: TenantId,
+    *,
+    status: str | None,
+    instance_id: str | None,
+    before: str | None,
+    limit: int,
+) -> Page[IncidentRecord]:
+    """Incidents of a status and of an instance, where these are given; newest first, older than the id `before`."""
+    query = _INCIDENT.where(_n.tenant_id == tenant_id).order_by(_n.id.desc()).limit(limit + 1)
+    if status is not None:
+        query = query.where(_n.status == status)
+    if instance_id is not None:
+        query = query.where(_n.instance_id == instance_id)
+    if before is not None:
+        query = query.where(_n.id < before)
+    found = [IncidentRecord(*row) for row in tx.execute(query)]
+    return Page(found[:limit], len(found) > limit)
+
+
+# -- pages --------------------------------------------------------------------------------------------------------
+
+
+def _bytes(tx: Connection, *columns: Column[Any]) -> ColumnElement[int]:
+    """About how many bytes these JSON columns hold, without reading them where the database keeps count."""
+    measure = func.octet_length if tx.dialect.name == "postgresql" else func.length
+    total: ColumnElement[int] = literal(0)
+    for column in columns:
+        total += coalesce(measure(column), 0)
+    return total.label("size")
+
+
+def _choose(tx: Connection, query: Select[Any], limit: int) -> tuple[list[Any], bool]:
+    """The first ids of (id, size) rows that make a page, and whether more follow. One row always fits."""
+    rows = tx.execute(query.limit(limit + 1)).all()
+    chosen: list[Any] = []
+    total = 0
+    for identity, size in rows[:limit]:
+        total += size
+        if chosen and total > PAGE_BYTES:
+            break
+        chosen.append(identity)
+    return chosen, len(rows) > len(chosen)

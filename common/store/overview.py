@@ -1,0 +1,155 @@
+"""Reads that look across: has an instance settled, why does it stand where it stands, what do the figures say.
+
+`HUMAN` tasks wait for a person: an instance that has nothing else open has settled, as far as machines are concerned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, and_, bindparam, case, exists, func, not_, select
+
+from common.clock import database_now
+from common.db.tables import handlers, inbox, instances, tasks, workers
+from common.ids import TenantId, WorkerId
+from common.lifecycle import FINAL, FROZEN, OPEN
+
+_i = instances.c
+_b = inbox.c
+_t = tasks.c
+_h = handlers.c
+_w = workers.c
+
+_WAITING_ROW = and_(_b.instance_id == _i.id, not_(_b.parked))
+_MACHINE_TASK = and_(_t.instance_id == _i.id, _t.status.in_(OPEN), _t.type != "HUMAN")
+_SETTLED = select(
+    case(
+        (_i.status.in_((*FINAL, *FROZEN)), True),
+        else_=and_(
+            not_(exists().where(_WAITING_ROW)),
+            not_(exists().where(_MACHINE_TASK)),
+        ),
+    )
+).where(_i.tenant_id == bindparam("tenant_id"), _i.id == bindparam("instance_id"))
+
+
+def has_settled(tx: Connection, tenant_id: TenantId, instance_id: str) -> bool:
+    """Tell whether an instance has come to rest: final, paused or failed, or nothing left that a machine would do."""
+    return bool(
+        tx.execute(_SETTLED, {"tenant_id": tenant_id, "instance_id": instance_id}).scalar_one_or_none()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An instance's unconsumed inbox rows: those that may be stepped now, and those set aside until it thaws."""
+
+    ready: int
+    parked: int
+
+
+def count_inbox(tx: Connection, tenant_id: TenantId, instance_id: str) -> Waiting:
+    """How many accepted events an instance has not consumed."""
+    parked = func.coalesce(func.sum(case((_b.parked, 1), else_=0)), 0)
+    row = tx.execute(
+        select(func.count(), parked).where(_b.tenant_id == tenant_id, _b.instance_id == instance_id)
+    ).one()
+    return Waiting(row[0] - row[1], row[1])
+
+
+# -- figures of a tenant ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Counts of one tenant; a status without rows is left out. `oldest_seconds`: how long the oldest inbox row waits."""
+
+    instances: Mapping[str, int]
+    tasks: Mapping[str, int]
+    inbox_waiting: int
+    inbox_oldest_seconds: float
+
+
+def read_figures(tx: Connection, tenant_id: TenantId) -> Figures:
+    """Count a tenant's instances, tasks and waiting inbox rows; reads every row of the tenant's."""
+    oldest = func.min(_b.accepted_at)
+    waiting = tx.execute(
+        select(func.count(), oldest, database_now()).where(_b.tenant_id == tenant_id, not_(_b.parked))
+    ).one()
+    return Figures(
+        _by_status(tx, _i, tenant_id),
+        _by_status(tx, _t, tenant_id),
+        waiting[0],
+        max(0.0, (waiting[2] - waiting[1]).total_seconds()) if waiting[1] else 0.0,
+    )
+
+
+def _by_status(tx: Connection, columns: Any, tenant_id: TenantId) -> dict[str, int]:
+    query = (
+        select(columns.status, func.count()).where(columns.tenant_id == tenant_id).group_by(columns.status)
+    )
+    return {str(status): count for status, count in tx.execute(query)}
+
+
+# -- what runs ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """A worker process that has not ended. `seen_at` is its last beat, `now` the database's time of this read."""
+
+    id: WorkerId
+    duty: str
+    host: str
+    pid: int
+    version: str
+    types: str
+    slots: int
+    started_at: datetime
+    seen_at: datetime
+    now: datetime
+
+
+def list_workers(tx: Connection) -> list[WorkerRecord]:
+    """The workers of this installation that have not ended, by duty and age. Shared by all tenants."""
+    query = (
+        select(
+            _w.id, _w.duty, _w.host, _w.pid, _w.version, _w.types, _w.slots, _w.started_at, _w.seen_at, database_now()
+        )
+        .where(_w.ended_at.is_(None))
+        .order_by(_w.duty, _w.id)
+    )  # fmt: skip
+    return [_worker(row) for row in tx.execute(query)]
+
+
+def _worker(row: Any) -> WorkerRecord:
+    return WorkerRecord(*row)
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerRecord:
+    """A task type that some runner offers; for SYSTEM, one function of it. Schemas are JSON texts."""
+
+    type: str
+    name: str
+    description: str
+    light: bool
+    isolated: bool
+    input_schema: str | None
+    output_schema: str | None
+    published_at: datetime
+
+
+def list_handlers(tx: Connection) -> list[HandlerRecord]:
+    """Everything that runners have published, by type and name. Shared by all tenants."""
+    query = select(
+        _h.type, _h.name, _h.description, _h.light, _h.isolated, _h.input_schema, _h.output_schema, _h.published_at
+    ).order_by(_h.type, _h.name)  # fmt: skip
+    return [_handler(row) for row in tx.execute(query)]
+
+
+def _handler(row: Any) -> HandlerRecord:
+    return HandlerRecord(*row)
