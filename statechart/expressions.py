@@ -38,16 +38,19 @@ __all__ = [
 
 class Expression:
     """A compiled text. `paths` are the dotted names that it reads wherever they stand (`context.order.amount`,
-    `config.limit`, `now`), up to the first part that only the evaluation knows.
+    `config.limit`, `now`), up to the first part that only the evaluation knows. `cost` is what an evaluation is
+    charged before it starts: its nodes outside macros. `size` measures the work of compiling it, in nodes and
+    instructions of its patterns, so that who compiles many can bound their sum.
     """
 
-    __slots__ = ("_cost", "_is_flat", "_place", "_run", "_slots", "paths", "text")
+    __slots__ = ("_is_flat", "_place", "_run", "_slots", "cost", "paths", "size", "text")
 
     def __init__(self, text: str, run: Run, compiler: Compiler) -> None:
         self.text = text
         self.paths = frozenset(compiler.paths)
         self._run = run
-        self._cost = compiler.cost
+        self.cost = compiler.cost
+        self.size = compiler.size
         self._slots = compiler.slots
         self._is_flat = compiler.is_flat
         self._place = Place(text, 0)
@@ -60,23 +63,19 @@ class Expression:
 
         Raises `ExpressionFailed` where the expression has no value for this data or costs too much.
         """
-        value, meter = self.run(scope)
-        found = type(value)
-        if found is bool or found is int or value is None:
-            return value
-        return to_json(value, meter or Meter(), self._place)
-
-    def run(self, scope: Scope) -> tuple[object, Meter | None]:
-        """The value before it becomes JSON (instants are still `datetime`), and the meter that counted."""
         meter = scope.meter
         if meter is None and not self._is_flat:
             meter = Meter()
         if meter is not None:
-            meter.charge(self._cost, self._place)
+            meter.charge(self.cost, self._place)
             scope.working = meter
         if self._slots:
             scope.variables = [None] * self._slots
-        return self._run(scope), meter
+        value = self._run(scope)
+        found = type(value)
+        if found is bool or found is int or value is None:
+            return value
+        return to_json(value, meter or Meter(), self._place)
 
 
 def compile_expression(text: str, *, extra_names: Collection[str] = ()) -> Expression:

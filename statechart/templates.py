@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 from statechart.cel.errors import SYNTAX, TOO_DEEP, VALUE, Place
 from statechart.cel.meter import Meter, weight
-from statechart.cel.values import MAX_VALUE_DEPTH, to_text
+from statechart.cel.values import MAX_VALUE_DEPTH, measure, to_text
 from statechart.env import Json
 from statechart.expressions import Expression, Scope, compile_expression
 
@@ -39,6 +39,7 @@ _INSIDE = re.compile(
 )
 _SECRET = re.compile(r"\s*secret\.[A-Za-z_][A-Za-z0-9_.\-]*\s*")
 _SECRET_OPENING = re.compile(r"\$\{\s*secret\.")
+_WHOLE = Place("(the whole value)", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +59,17 @@ class Value:
 
         All expressions of the value share one meter. Raises `ExpressionFailed`.
         """
-        if not self._is_nested or scope.meter is not None:
+        if not self._is_nested:
             return self._evaluate(scope)
-        scope.meter = Meter()
+        shared = scope.meter
+        scope.meter = meter = shared or Meter()
         try:
-            return self._evaluate(scope)
+            value = self._evaluate(scope)
         finally:
-            scope.meter = None
+            scope.meter = shared
+        # Each part is bounded already; the whole may hold many of them.
+        measure(value, meter, _WHOLE)
+        return value
 
 
 @dataclass(slots=True)

@@ -26,6 +26,7 @@ from statechart.cel.errors import (
     TYPE,
     UNKNOWN_FUNCTION,
     UNKNOWN_NAME,
+    VALUE,
     ExpressionFailed,
     ExpressionInvalid,
     Place,
@@ -57,6 +58,9 @@ _DRAWS: dict[str, Run] = {"uuid": drawn_uuid, "random": drawn_fraction}
 # How high the tree of nodes may be: one Python frame a level when it runs, two when it is compiled.
 MAX_HEIGHT = 100
 
+# Nodes and instructions of patterns in one expression; a text within its limit of length reaches this by patterns only.
+MAX_SIZE = 20_000
+
 _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -83,17 +87,32 @@ class Step(NamedTuple):
     optional: bool
 
 
+class Chain(NamedTuple):
+    """Members in reading order, with what the messages about them need: the owner's name and the whole text."""
+
+    owner: str
+    steps: tuple[Step, ...]
+    text: str
+
+    def missing(self, position: int, value: Any) -> ExpressionFailed:
+        """Why the member at `position` cannot be read from `value`."""
+        step = self.steps[position]
+        owner = ".".join((self.owner, *(before.key for before in self.steps[:position])))
+        return no_member(owner, value, step.key, Place(self.text, step.at))
+
+
 class Compiler:
     """Compiles one text; afterwards holds what an `Expression` needs to know beside the closure."""
 
-    __slots__ = ("bound", "cost", "extra", "height", "is_flat", "paths", "slots", "text")
+    __slots__ = ("bound", "cost", "extra", "height", "is_flat", "paths", "size", "slots", "text")
 
     def __init__(self, text: str, extra_names: Collection[str]) -> None:
         self.text = text
         self.extra = frozenset(extra_names)
         self.bound: list[str] = []  # variables of the macros around, by slot
         self.slots = 0
-        self.cost = 0
+        self.cost = 0  # nodes outside macros
+        self.size = 0  # all nodes, and the instructions of literal patterns
         self.height = 0
         self.is_flat = True
         self.paths: set[str] = set()
@@ -103,6 +122,7 @@ class Compiler:
 
     def compile(self, node: Node) -> Code:
         self.cost += 1
+        self.size += 1
         self.height += 1
         if self.height > MAX_HEIGHT:
             raise self.place(node.at).invalid(
@@ -140,9 +160,10 @@ class Compiler:
         root = self.root(origin, steps)
         if not steps:
             return root
+        chain = Chain(origin.name if isinstance(origin, Name) else "the value", steps, self.text)
         if any(step.optional for step in steps):
-            return Code(optional_reader(root.run, steps, self.text))
-        return Code(reader(root.run, steps, self.text))
+            return Code(optional_reader(root.run, chain))
+        return Code(reader(root.run, chain))
 
     def chain(self, node: Node) -> tuple[Node, tuple[Step, ...]]:
         """The node that a chain of members starts from, and the members in reading order."""
@@ -158,6 +179,7 @@ class Compiler:
                 case _:
                     steps.reverse()
                     self.cost += len(steps)
+                    self.size += len(steps)
                     return node, tuple(steps)
 
     def root(self, origin: Node, steps: tuple[Step, ...]) -> Code:
@@ -177,7 +199,7 @@ class Compiler:
             return constant(TYPES[name])
         known = (*self.bound, *self.extra, *ROOTS)
         raise self.place(origin.at).invalid(
-            UNKNOWN_NAME, f'unknown name "{name}"; there are {", ".join(known)}', name, known
+            UNKNOWN_NAME, f'unknown name "{name[:80]}"; there are {", ".join(known)}', name, known
         )
 
     def note(self, name: str, steps: tuple[Step, ...]) -> None:
@@ -312,17 +334,18 @@ class Compiler:
         return Code(lambda scope: [item(scope) for item in items])
 
     def map_of(self, node: MapOf) -> Code:
-        entries = tuple(
-            (self.compile(key).run, self.compile(value).run, self.place(key.at))
-            for key, value in node.entries
-        )
+        keys = [self.compile(key) for key, _ in node.entries]
+        places = [self.place(key.at) for key, _ in node.entries]
+        values = [self.compile(value).run for _, value in node.entries]
+        refuse_keys(keys, places)
+        entries = tuple(zip((key.run for key in keys), values, places, strict=True))
 
         def run(scope: Scope) -> dict[str, Any]:
             built: dict[str, Any] = {}
             for key, value, place in entries:
                 name = need_string(key(scope), place, "the key of a map")
                 if name in built:
-                    raise place.failed(TYPE, f'the map has two members "{name[:40]}"')
+                    raise place.failed(VALUE, f'the map has two members "{name[:40]}"')
                 built[name] = value(scope)
             return built
 
@@ -376,6 +399,9 @@ class Compiler:
             compiled = patterns.compile_pattern(need_string(pattern, place, "matches"), place)
         except ExpressionFailed as error:
             raise ExpressionInvalid(error.code, error.detail, error.text, error.offset) from None
+        self.size += compiled.programsize
+        if self.size > MAX_SIZE:
+            raise place.invalid(TOO_EXPENSIVE, "the patterns of the expression are too large together")
 
         def run(scope: Scope) -> bool:
             return patterns.search(
@@ -390,7 +416,8 @@ class Compiler:
         origin, steps = self.chain(node.arguments[0])
         if not steps:
             raise place.invalid(SYNTAX, "has() tests a member, as in has(context.amount)")
-        return Code(presence(self.root(origin, steps).run, steps, self.text))
+        owner = origin.name if isinstance(origin, Name) else "the value"
+        return Code(presence(self.root(origin, steps).run, Chain(owner, steps, self.text)))
 
     def macro(self, node: Call, target: Node, place: Place) -> Code:
         """`target.all(x, …)` and its kind: the variable lives in a slot of the scope while the body runs."""
@@ -443,6 +470,19 @@ def folded(code: Code, *parts: Code) -> Code:
     return constant(value) if isinstance(value, bool | int | float | str | datetime | timedelta) else code
 
 
+def refuse_keys(keys: list[Code], places: list[Place]) -> None:
+    """Refuse a map whose literal keys no JSON object can have: other than strings, or twice the same."""
+    seen: set[str] = set()
+    for key, place in zip(keys, places, strict=True):
+        if not key.is_constant:
+            continue
+        if type(key.value) is not str:
+            raise place.invalid(SYNTAX, f"the keys of a map are strings, found {kind(key.value)}")
+        if key.value in seen:
+            raise place.invalid(SYNTAX, f'the map has two members "{key.value[:40]}"')
+        seen.add(key.value)
+
+
 def _quoted(key: str) -> str:
     return f"`{key}`" if "." in key or "`" in key else key
 
@@ -460,7 +500,7 @@ def unknown_function(name: str, place: Place, table: dict[str, Function]) -> Exp
     if table is METHODS and (name in GLOBALS or name == "has"):
         return place.invalid(UNKNOWN_FUNCTION, f"{name}() takes its value as an argument, as in {name}(x)")
     known = (*table, *MACROS, *_DRAWS)
-    return place.invalid(UNKNOWN_FUNCTION, f'unknown function "{name}"', name, known)
+    return place.invalid(UNKNOWN_FUNCTION, f'unknown function "{name[:80]}"', name, known)
 
 
 # Readers of members.
@@ -476,19 +516,19 @@ def extra_reader(name: str, place: Place) -> Run:
     return read
 
 
-def reader(root: Run, steps: tuple[Step, ...], text: str) -> Run:
-    if len(steps) == 1:
-        key = steps[0].key
+def reader(root: Run, chain: Chain) -> Run:
+    keys = tuple(step.key for step in chain.steps)
+    if len(keys) == 1:
+        key = keys[0]
 
         def read_member(scope: Scope) -> Any:
             value = root(scope)
             try:
                 return value[key]
             except (KeyError, TypeError):
-                raise unreadable(value, steps, text) from None
+                raise chain.missing(0, value) from None
 
         return read_member
-    keys = tuple(step.key for step in steps)
 
     def read(scope: Scope) -> Any:
         value = start = root(scope)
@@ -496,50 +536,52 @@ def reader(root: Run, steps: tuple[Step, ...], text: str) -> Run:
             for key in keys:
                 value = value[key]
         except (KeyError, TypeError):
-            raise unreadable(start, steps, text) from None
+            raise unreadable(start, chain) from None
         return value
 
     return read
 
 
-def unreadable(value: Any, steps: tuple[Step, ...], text: str) -> ExpressionFailed:
-    """Why a chain of members cannot be read: walks it again to the member that is not there."""
-    for step in steps:
-        if not isinstance(value, dict) or step.key not in value:
-            return no_member(value, step.key, Place(text, step.at))
-        value = value[step.key]
-    raise AssertionError("every member was there")  # pragma: no cover - the reader failed on one
+def unreadable(value: Any, chain: Chain) -> ExpressionFailed:
+    """Why a chain of members cannot be read: walks it again up to the member that is not there."""
+    position = 0
+    while isinstance(value, dict) and chain.steps[position].key in value:
+        value = value[chain.steps[position].key]
+        position += 1
+    return chain.missing(position, value)
 
 
-def no_member(value: Any, key: str, place: Place) -> ExpressionFailed:
+def no_member(owner: str, value: Any, key: str, place: Place) -> ExpressionFailed:
     if isinstance(value, dict):
-        return place.failed(MISSING, f'there is no member "{key[:80]}"', key, value)
+        return place.failed(MISSING, f'{owner[:80]} has no member "{key[:80]}"', key, value)
     if value is None:
-        return place.failed(MISSING, f'cannot read the member "{key[:80]}" of null')
+        return place.failed(MISSING, f'{owner[:80]} is null and has no member "{key[:80]}"')
     hint = "; its length is size(…)" if key in {"length", "size"} else ""
-    return place.failed(TYPE, f'only maps have members: cannot read "{key[:80]}" of a {kind(value)}{hint}')
+    return place.failed(
+        TYPE, f'{owner[:80]} is a {kind(value)} and has no members such as "{key[:80]}"{hint}'
+    )
 
 
-def optional_reader(root: Run, steps: tuple[Step, ...], text: str) -> Run:
+def optional_reader(root: Run, chain: Chain) -> Run:
     """From the first `.?` on, what is missing makes the whole chain null."""
 
     def read(scope: Scope) -> Any:
         value = root(scope)
         forgiving = False
-        for step in steps:
+        for position, step in enumerate(chain.steps):
             forgiving = forgiving or step.optional
             if isinstance(value, dict) and step.key in value:
                 value = value[step.key]
             elif forgiving and (value is None or isinstance(value, dict)):
                 return None
             else:
-                raise no_member(value, step.key, Place(text, step.at))
+                raise chain.missing(position, value)
         return value
 
     return read
 
 
-def presence(root: Run, steps: tuple[Step, ...], text: str) -> Run:
+def presence(root: Run, chain: Chain) -> Run:
     """`has(a.b.c)`: false where any member on the way is missing or null."""
 
     def test(scope: Scope) -> bool:
@@ -549,11 +591,11 @@ def presence(root: Run, steps: tuple[Step, ...], text: str) -> Run:
             if error.code in {MISSING, INDEX}:
                 return False
             raise
-        for step in steps:
+        for position, step in enumerate(chain.steps):
             if value is None:
                 return False
             if not isinstance(value, dict):
-                raise no_member(value, step.key, Place(text, step.at))
+                raise chain.missing(position, value)
             if step.key not in value:
                 return False
             value = value[step.key]
@@ -582,7 +624,7 @@ def element(value: Any, wanted: Any, optional: bool, place: Place) -> Any:
                 return value[wanted]
             if optional:
                 return None
-            raise no_member(value, wanted, place)
+            raise no_member("the map", value, wanted, place)
         case None:
             if optional:
                 return None
@@ -617,7 +659,7 @@ def combined(operands: tuple[tuple[Run, Place], ...], decisive: bool, symbol: st
         failure: ExpressionFailed | None = None
         for operand, place in operands:
             try:
-                value = operand(scope)
+                value: object = operand(scope)
             except ExpressionFailed as error:
                 # Work that was refused must end the evaluation, or a chain of `||` could go on refusing.
                 if error.code == TOO_EXPENSIVE:

@@ -23,10 +23,12 @@ UNKNOWN_FUNCTION = "expression.unknown_function"
 TOO_LONG = "expression.too_long"
 TOO_DEEP = "expression.too_deep"
 
-# How much of a long line the excerpt shows on each side of the place, and how many members of a map are looked
-# through for the one that was meant.
+# How much of a long line the excerpt shows on each side of the place.
 _AROUND = 40
-_CANDIDATES = 200
+# How many members of a map are looked through for the one that was meant, and how much the lengths may differ: finding
+# the nearest word is slow, and a map may have thousands of long ones.
+_CANDIDATES = 50
+_LENGTH_APART = 3
 
 
 class ExpressionError(Exception):
@@ -65,7 +67,10 @@ class ExpressionError(Exception):
     @property
     def suggestion(self) -> str | None:
         """What was probably meant, or None."""
-        return None if self.wanted is None else nearest(self.wanted, self.known)
+        if self.wanted is None:
+            return None
+        length = len(self.wanted)
+        return nearest(self.wanted, [word for word in self.known if abs(len(word) - length) <= _LENGTH_APART])
 
     @property
     def message(self) -> str:

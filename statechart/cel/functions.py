@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from statechart.cel import patterns, times
 from statechart.cel.errors import INDEX, NUMBER, TYPE, VALUE, Place
-from statechart.cel.meter import Meter, weight
+from statechart.cel.meter import SCANNED_PER_OPERATION, Meter, weight
 from statechart.cel.values import (
     TYPES,
     check_ordered,
@@ -371,9 +371,12 @@ def _range(meter: Meter, place: Place, count: Any) -> list[int]:
 
 def _sort(meter: Meter, place: Place, items: Any) -> list[Any]:
     values = need_list(items, place, "sort")
-    meter.charge(len(values) * max(1, len(values).bit_length()), place)
+    rounds = max(1, len(values).bit_length())
+    meter.charge(len(values) * rounds, place)
     for value in values:
         check_ordered(value, values[0], meter, place)
+        if type(value) is str:
+            meter.charge(rounds * (len(value) // SCANNED_PER_OPERATION), place)
     return sorted(values)
 
 

@@ -34,7 +34,7 @@ _UNITS = {
     "ms": timedelta(milliseconds=1),
     "us": timedelta(microseconds=1),
     "µs": timedelta(microseconds=1),
-    "ns": timedelta(microseconds=1) / 1000,
+    "ns": timedelta(),  # below the resolution; see `_amount`
 }
 _PART = re.compile(r"(\d{1,15})(?:\.(\d{1,9}))?(ms|us|µs|ns|d|h|m|s)", re.ASCII)
 _DURATION = re.compile(rf"([+-]?)((?:{_PART.pattern})+)", re.ASCII)
@@ -109,7 +109,7 @@ def _iso_duration(text: str) -> timedelta | None:
 
 def _amount(number: str, fraction: str | None, unit: timedelta) -> timedelta:
     """`number.fraction` units, exact: integers all the way down to the microsecond, which is cut."""
-    if unit < timedelta(microseconds=1):
+    if not unit:
         return timedelta(microseconds=int(number) // 1_000)
     micros = unit // timedelta(microseconds=1)
     part = int(fraction) * micros // 10 ** len(fraction) if fraction else 0

@@ -22,6 +22,9 @@ from statechart.env import Json, format_instant
 # The depth to which a value is compared, rendered or returned.
 MAX_VALUE_DEPTH = 100
 
+# Walking over a value is cheaper than running a node of an expression.
+_WALKED_PER_OPERATION = 4
+
 
 class Type(NamedTuple):
     """A type as a value: `type(1) == int`."""
@@ -42,6 +45,7 @@ _NAMES: dict[type, str] = {
     Type: "type",
 }
 TYPES = {name: Type(name) for name in _NAMES.values()} | {"uint": Type("int")}
+_FOREIGN = frozenset((datetime, timedelta, Type))
 _ORDERED = frozenset((str, bool, datetime, timedelta))
 
 
@@ -81,9 +85,9 @@ def _equal_inside(left: Any, right: Any, meter: Meter, place: Place) -> bool:
             meter.charge(len(one), place)
             pending.extend(zip(one, other, strict=True))
         elif type(one) is dict and type(other) is dict:
+            meter.charge(min(len(one), len(other)), place)
             if one.keys() != other.keys():
                 return False
-            meter.charge(len(one), place)
             pending.extend((one[key], other[key]) for key in one)
         elif type(one) is type(other):
             if type(one) is str and len(one) == len(other):
@@ -160,45 +164,23 @@ def to_json(value: Any, meter: Meter, place: Place) -> Json:
     found = type(value)
     if value is None or found is bool or found is int:
         return value
-    if found is str:
-        # Only texts that are returned as they stand come here uncounted; built ones were counted when built.
-        if len(value) > meter.max_bytes:
-            meter.charge_bytes(weight(value), place)
-        return value
     if found is list or found is dict:
-        return _rebuilt(value) if _has_foreign(value, meter, place) else value
+        return _rebuilt(value) if measure(value, meter, place) else value
+    if found is str:
+        refuse_large(len(value) if len(value) > meter.max_bytes else weight(value), meter, place)
+        return value
     return _leaf(value, place)
 
 
-def _leaf(value: Any, place: Place) -> Json:
-    if type(value) is float:
-        if not math.isfinite(value):
-            raise place.failed(NUMBER, f"JSON has no number {value}")
-        return value
-    return _text_of(value)
-
-
-def _text_of(value: Any) -> Any:
-    match value:
-        case datetime():
-            return format_instant(value)
-        case timedelta():
-            return format_duration(value)
-        case Type():
-            return value.name
-        case _:
-            return value
-
-
-def _has_foreign(value: Any, meter: Meter, place: Place) -> bool:
-    """Measure a container; say whether it holds anything that JSON does not know.
+def measure(value: Any, meter: Meter, place: Place) -> bool:
+    """Refuse a container whose text is too large or too deep; say whether it holds anything that JSON does not know.
 
     Parts may be shared, so that a small expression can stand for an exponentially large text: what is measured is the
     text, and the walk stops at the limit.
     """
     pending: list[tuple[Any, int]] = [(value, 1)]
     size = 0
-    foreign = False
+    has_foreign = False
     while pending:
         part, depth = pending.pop()
         found = type(part)
@@ -207,22 +189,24 @@ def _has_foreign(value: Any, meter: Meter, place: Place) -> bool:
         elif found is list or found is dict:
             if depth > MAX_VALUE_DEPTH:
                 raise place.failed(TOO_DEEP, f"the value nests deeper than {MAX_VALUE_DEPTH} levels")
-            size += 2 * len(part) + 2
-            _refuse_large(size, meter, place)
+            meter.charge(len(part) // _WALKED_PER_OPERATION, place)
+            size += 2 + 2 * len(part)
+            refuse_large(size, meter, place)
             if found is dict:
                 size += sum(map(weight, part))
                 part = part.values()
             pending.extend([(inner, depth + 1) for inner in part])
+        elif found is float and not math.isfinite(part):
+            raise place.failed(NUMBER, f"JSON has no number {part}")
         else:
             size += 4
-            if found is float and not math.isfinite(part):
-                raise place.failed(NUMBER, f"JSON has no number {part}")
-            foreign = foreign or not (part is None or found is bool or found is int or found is float)
-        _refuse_large(size, meter, place)
-    return foreign
+            has_foreign = has_foreign or found in _FOREIGN
+        refuse_large(size, meter, place)
+    return has_foreign
 
 
-def _refuse_large(size: int, meter: Meter, place: Place) -> None:
+def refuse_large(size: int, meter: Meter, place: Place) -> None:
+    """Raise where a result of `size` bytes is more than one evaluation may return."""
     if size > meter.max_bytes:
         raise place.failed(TOO_EXPENSIVE, f"the result is larger than {meter.max_bytes:,} bytes")
 
@@ -234,7 +218,25 @@ def _rebuilt(value: Any) -> Json:
         case dict():
             return {key: _rebuilt(item) for key, item in value.items()}
         case _:
-            return _text_of(value)
+            return _foreign_text(value)
+
+
+def _leaf(value: Any, place: Place) -> Json:
+    if type(value) is float and not math.isfinite(value):
+        raise place.failed(NUMBER, f"JSON has no number {value}")
+    return _foreign_text(value)
+
+
+def _foreign_text(value: Any) -> Any:
+    match value:
+        case datetime():
+            return format_instant(value)
+        case timedelta():
+            return format_duration(value)
+        case Type():
+            return value.name
+        case _:
+            return value
 
 
 def to_text(value: Any, meter: Meter, place: Place) -> str:
@@ -244,19 +246,15 @@ def to_text(value: Any, meter: Meter, place: Place) -> str:
     match value:
         case str():
             return value
+        case list() | dict():
+            plain = _integral(to_json(value, meter, place))
+            return json.dumps(plain, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
         case bool() | None:
             return json.dumps(value)
         case int():
             return _digits(value, place)
         case float() if value.is_integer() and abs(value) < 1e21:
             return str(int(value))
-        case list() | dict():
-            return json.dumps(
-                _integral(to_json(value, meter, place)),
-                ensure_ascii=False,
-                sort_keys=True,
-                separators=(",", ":"),
-            )
         case _:
             return str(_leaf(value, place))
 
