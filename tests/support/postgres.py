@@ -198,7 +198,10 @@ def _init_data(binaries: Path, data: Path, account: Account | None) -> None:
         check=False,
     )
     if answer.returncode != 0:
-        raise RuntimeError(f"initdb failed with {answer.returncode}:\n{answer.stdout}{answer.stderr}")
+        raise RuntimeError(
+            f"initdb failed with {answer.returncode}; mend that, or name a server in TEST_DATABASE_URL:\n"
+            f"{answer.stdout}{answer.stderr}"
+        )
 
 
 def _unprivileged_account() -> Account | None:
