@@ -5,6 +5,9 @@ effects; `check`, `explain`, `simulate` and `diagram` look at the same chart. No
 clock, a database, a network, an id generator or a log: same inputs, same step, always. See docs/statecharts.md.
 """
 
+from statechart.chart import Chart
+from statechart.compile import compile_document as load
+from statechart.draft import KERNEL
 from statechart.effects import (
     ArmTimer,
     CancelChild,
@@ -13,26 +16,41 @@ from statechart.effects import (
     CreateTask,
     Effect,
     Emit,
+    Event,
     Log,
     SendEvent,
     StartWorkflow,
 )
-from statechart.env import Env
+from statechart.env import Env, Json
 from statechart.problems import DefinitionInvalid, Problem, StepFailed
+from statechart.simulate import simulate, simulate_lines
+from statechart.step import Step, accepts, start, step, stop
 
 __all__ = [
+    "KERNEL",
     "ArmTimer",
     "CancelChild",
     "CancelTask",
     "CancelTimer",
+    "Chart",
     "CreateTask",
     "DefinitionInvalid",
     "Effect",
     "Emit",
     "Env",
+    "Event",
+    "Json",
     "Log",
     "Problem",
     "SendEvent",
     "StartWorkflow",
+    "Step",
     "StepFailed",
+    "accepts",
+    "load",
+    "simulate",
+    "simulate_lines",
+    "start",
+    "step",
+    "stop",
 ]

@@ -44,7 +44,7 @@ class Problem:
         return f"{self.path or '(document)'}: {self.message}{hint}"
 
 
-class DefinitionInvalid(Exception):  # noqa: N818 - reads as a fact, as all our errors do
+class DefinitionInvalid(Exception):
     """A document that no chart can be made of; `problems` says all that was found, errors and warnings."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
@@ -53,7 +53,7 @@ class DefinitionInvalid(Exception):  # noqa: N818 - reads as a fact, as all our 
         super().__init__("; ".join(str(problem) for problem in errors[:5]) or "the definition is invalid")
 
 
-class StepFailed(Exception):  # noqa: N818
+class StepFailed(Exception):
     """A step that must not become true: the caller keeps the old snapshot.
 
     `code` is stable: `step.uncaught` (an `error.execution` that nobody handles), `step.endless` (more than 1,000

@@ -1,0 +1,147 @@
+"""The compiled chart: a tree of state nodes with everything that does not depend on a snapshot worked out once.
+
+Built by compile.py, read by everybody else, never changed after `load`. Orders are positions in the document, so
+that a node's descendants are exactly the nodes with `order < other <= last`. Terms are those of XState and SCXML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from statechart.env import Json
+from statechart.problems import Problem
+
+if TYPE_CHECKING:
+    from statechart.actions import Action, ArmAfter, InvokeTask
+    from statechart.guards import Guard
+    from statechart.templates import Value
+
+ROOT_PATH = "(machine)"  # how the root is called where a path is needed, as XState's default machine id
+NodeType = Literal["atomic", "compound", "parallel", "final", "history"]
+
+
+@dataclass(eq=False, slots=True)
+class StateNode:
+    """One state. Compared by identity; `path` is dotted and without the machine's id, "" for the root."""
+
+    key: str
+    path: str
+    id: str
+    type: NodeType
+    order: int
+    parent: StateNode | None
+    at: str  # path in the document
+    last: int = 0
+    ancestors: tuple[StateNode, ...] = ()  # proper ancestors, nearest first
+    children: tuple[StateNode, ...] = ()  # in document order, history states included
+    by_key: dict[str, StateNode] = field(default_factory=dict)
+    regions: tuple[StateNode, ...] = ()  # the children that can be active, in document order
+    history_states: tuple[StateNode, ...] = ()  # the children that remember
+    history: Literal["shallow", "deep"] | None = None
+    history_default: tuple[StateNode, ...] = ()  # where a history state leads that remembers nothing
+    defaults_to_initial: bool = False  # ... because it names no target of its own
+    initial: StateNode | None = None
+    initial_actions: Block = ()
+    entry: Block = ()
+    exit: Block = ()
+    invokes: tuple[InvokeTask, ...] = ()
+    after: tuple[ArmAfter, ...] = ()  # the timers of `after`
+    always: tuple[Transition, ...] = ()
+    exact: dict[str, tuple[Transition, ...]] = field(default_factory=dict)  # candidates by event type
+    wildcards: tuple[tuple[str, tuple[Transition, ...]], ...] = ()  # by prefix ("" for `*`), longest first
+    output: Value | None = None
+    tags: tuple[str, ...] = ()
+    description: str | None = None
+    accepts_external: bool = False  # some descriptor of `on` answers to the world outside
+
+    def __repr__(self) -> str:
+        return f"<{self.type} {self.path or ROOT_PATH}>"
+
+    @property
+    def is_leaf(self) -> bool:
+        return self.type in ("atomic", "final")
+
+    @property
+    def name(self) -> str:
+        return self.path or ROOT_PATH
+
+
+@dataclass(eq=False, slots=True)
+class Transition:
+    """One candidate. `target` None means that no state is left; `domain` None that even the root is left."""
+
+    source: StateNode
+    descriptor: str  # event descriptor, "" for `always`
+    target: tuple[StateNode, ...] | None
+    guard: Guard | None
+    actions: Block
+    reenter: bool
+    at: str  # path in the document
+    description: str | None = None
+    plan: EntryPlan | None = None  # None: depends on history, worked out in the step
+    domain: StateNode | None = None  # holds where `plan` is there
+
+    @property
+    def is_inert(self) -> bool:
+        """It forbids: the event is taken by this state and nothing happens."""
+        return self.target is None and not self.actions
+
+    def __repr__(self) -> str:
+        return f"<{self.at}>"
+
+
+@dataclass(frozen=True, slots=True)
+class EntryPlan:
+    """States to enter in document order, and which of them are entered by default (their initial actions run)."""
+
+    nodes: tuple[StateNode, ...]
+    by_default: frozenset[StateNode]
+
+
+Block = tuple["Action", ...]
+
+
+@dataclass(eq=False, slots=True)
+class Chart:
+    """A definition, compiled. `document` is the JSON it was made from; keep one `Chart` per definition version."""
+
+    id: str
+    document: Mapping[str, Json]
+    root: StateNode
+    nodes: tuple[StateNode, ...]  # in document order, the root first
+    by_path: dict[str, StateNode]
+    by_id: dict[str, StateNode]
+    context: dict[str, Json]
+    warnings: list[Problem]
+    events: frozenset[str]  # external event descriptors named anywhere
+    task_types: frozenset[str]
+    config_names: frozenset[str]
+    invokes: dict[str, InvokeTask]  # by place
+    initial_transition: Transition
+    has_always: bool
+    has_parallel: bool
+    uses: Sequence[Use]  # what it names: task types, events that answer tasks, events that it raises
+    answers: frozenset[str]  # events that answer tasks and children
+    guards: Mapping[str, Guard]
+    unused_guards: tuple[str, ...]
+
+    def state(self, path: str) -> StateNode | None:
+        """The state at a dotted path, None where there is none."""
+        return self.by_path.get(path)
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Something that the document names and that check.py compares with what is known elsewhere."""
+
+    kind: Literal["task_type", "completion_event", "failure_event", "sent_event"]
+    name: str
+    at: str
+    node: StateNode
+
+
+def is_descendant(node: StateNode, ancestor: StateNode | None) -> bool:
+    """Is `node` properly below `ancestor`? Everything is below None (XState's reading for a root that re-enters)."""
+    return ancestor is None or ancestor.order < node.order <= ancestor.last

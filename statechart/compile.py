@@ -1,0 +1,403 @@
+"""From the document model to the chart: names resolved, expressions compiled, entry sets worked out. Once.
+
+Everything that makes a document meaningless is found here and is an error; what makes it doubtful is found by
+check.py and is a warning. A chart is handed out only when there is no error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from statechart import document as doc
+from statechart.actions import ArmAfter, InvokeTask
+from statechart.chart import ROOT_PATH, Chart, EntryPlan, NodeType, StateNode, Transition
+from statechart.compile_actions import ActionCompiler
+from statechart.compile_guards import GuardCompiler
+from statechart.configuration import NOTHING_REMEMBERED, compute_entry_set, get_transition_domain
+from statechart.env import Json
+from statechart.findings import Findings, join
+from statechart.naming import UnknownTarget, delay_reference, js_order, resolve_target
+from statechart.problems import DefinitionInvalid, nearest
+from statechart.reading import read_definition
+from statechart.select import wildcard_candidates
+
+MAX_PLANNED = 100_000  # states in all entry plans together; what goes beyond is worked out in the step
+ENGINE_PREFIXES = ("xstate.", "done.", "error.")
+
+
+def compile_document(document: Json) -> Chart:
+    """Compile a definition document. Raises `DefinitionInvalid` with every error found."""
+    definition, problems = read_definition(document)
+    if definition is None:
+        raise DefinitionInvalid(problems)
+    return Compiler(definition, document).compile()
+
+
+class Compiler:
+    """One compilation."""
+
+    def __init__(self, definition: doc.Definition, document: Mapping[str, Json]) -> None:
+        self.definition = definition
+        self.document = document
+        self.findings = Findings()
+        self.nodes: list[StateNode] = []
+        self.parts: list[doc.StateBody] = []  # beside `nodes`
+        self.by_path: dict[str, StateNode] = {}
+        self.by_id: dict[str, StateNode] = {}
+        self.transitions: list[Transition] = []
+        self.invokes: dict[str, InvokeTask] = {}
+        self.actions = ActionCompiler(definition, self.findings)
+
+    def compile(self) -> Chart:
+        definition, findings = self.definition, self.findings
+        root = self.build(definition, None, definition.id or ROOT_PATH, "")
+        self.guards = GuardCompiler(definition.guards, root, self.by_id, findings)
+        for name in definition.guards:
+            self.guards.named_guard(name, f"guards.{name}")
+        self.guards.used.clear()
+        for node, part in zip(self.nodes, self.parts, strict=True):
+            self.compile_hierarchy(node, part)
+        for node, part in zip(self.nodes, self.parts, strict=True):
+            self.compile_behaviour(node, part)
+        self.compile_triggers()
+        refuse_endless_entry(self.nodes, findings)
+        if findings.has_errors():
+            raise DefinitionInvalid(findings.problems)
+        plan_entries(self.transitions)
+        return self.chart(root)
+
+    def chart(self, root: StateNode) -> Chart:
+        definition, findings = self.definition, self.findings
+        uses = findings.uses
+        answers = frozenset(use.name for use in uses if use.kind in ("completion_event", "failure_event"))
+        external = mark_external(self.nodes, answers)
+        return Chart(
+            id=root.id,
+            document=self.document,
+            root=root,
+            nodes=tuple(self.nodes),
+            by_path=self.by_path,
+            by_id=self.by_id,
+            context=definition.context,
+            warnings=list(findings.problems),
+            events=frozenset(external),
+            task_types=frozenset(use.name for use in uses if use.kind == "task_type"),
+            config_names=frozenset(findings.config_names()),
+            invokes=self.invokes,
+            initial_transition=Transition(
+                source=root,
+                descriptor="",
+                target=tuple(_initial_state_nodes(root)),
+                guard=None,
+                actions=(),
+                reenter=True,
+                at="initial",
+            ),
+            has_always=any(node.always for node in self.nodes),
+            has_parallel=any(node.type == "parallel" for node in self.nodes),
+            uses=tuple(uses),
+            answers=answers,
+            guards=self.guards.compiled,
+            unused_guards=tuple(name for name in definition.guards if name not in self.guards.used),
+        )
+
+    # --- the tree
+
+    def build(self, part: doc.StateBody, parent: StateNode | None, key: str, at: str) -> StateNode:
+        path = "" if parent is None else f"{parent.path}.{key}" if parent.path else key
+        machine = self.definition.id or ROOT_PATH
+        node = StateNode(
+            key=key,
+            path=path,
+            id=part.id or (f"{machine}.{path}" if path else machine),
+            type=part.type or _inferred_type(part),
+            order=len(self.nodes),
+            parent=parent,
+            at=at,
+            ancestors=() if parent is None else (parent, *parent.ancestors),
+            tags=tuple(part.tags),
+            description=part.description,
+        )
+        self.nodes.append(node)
+        self.parts.append(part)
+        self.by_path[path] = node
+        self._register(node)
+        children = []
+        for name, child in js_order(part.states):
+            inside = join(at, f"states.{name}")
+            if not name or "." in name or name.startswith("#"):
+                self.findings.error(
+                    "state.name",
+                    inside,
+                    f"expected a state name without dots that does not start with '#', found {name!r}",
+                    name.replace(".", "_").lstrip("#") or None,
+                )
+            children.append(self.build(child, node, name, inside))
+        node.children = tuple(children)
+        node.by_key = {child.key: child for child in children}
+        node.last = len(self.nodes) - 1
+        return node
+
+    def _register(self, node: StateNode) -> None:
+        other = self.by_id.setdefault(node.id, node)
+        if other is not node:
+            self.findings.error(
+                "state.duplicate_id",
+                join(node.at, "id"),
+                f"the id {node.id!r} belongs to the state {other.name!r} as well",
+            )
+
+    def compile_hierarchy(self, node: StateNode, part: doc.StateBody) -> None:
+        """Types, regions, the initial child and what history states lead to."""
+        if node.children and node.type not in ("compound", "parallel"):
+            self.findings.error(
+                "state.type",
+                join(node.at, "type"),
+                f"a state of type {node.type!r} cannot have states inside",
+            )
+        if node.type in ("compound", "parallel"):
+            node.regions = tuple(child for child in node.children if child.type != "history")
+            node.history_states = tuple(child for child in node.children if child.type == "history")
+        if part.initial is not None:
+            self._compile_initial(node, part.initial)
+        elif node.type == "compound":
+            first = next((child.key for child in node.children), None)
+            self.findings.error(
+                "initial.missing",
+                node.at,
+                f"expected initial, as {node.name!r} has states, found none",
+                first,
+            )
+        if node.type == "history":
+            node.history = part.history or "shallow"
+            self._compile_history_default(node, part)
+
+    def _compile_initial(self, node: StateNode, initial: doc.Initial) -> None:
+        at = join(node.at, "initial")
+        target = initial.target
+        child = node.by_key.get(target)
+        if child is None and target.startswith("#"):
+            child = next((inner for inner in node.children if f"#{inner.id}" == target), None)
+        if child is None:
+            known = ", ".join(map(repr, list(node.by_key)[:20])) or "no states"
+            self.findings.error(
+                "initial.unknown",
+                at,
+                f"expected one of the states of {node.name!r} ({known}), found {target!r}",
+                nearest(target, node.by_key),
+            )
+            return
+        node.initial = child
+        node.initial_actions = self.actions.block(initial.actions, node, join(at, "actions"))
+
+    def _compile_history_default(self, node: StateNode, part: doc.StateBody) -> None:
+        parent = node.parent
+        if parent is None:
+            self.findings.error("state.type", join(node.at, "type"), "the root cannot be a history state")
+        elif part.target:
+            node.history_default = self._targets(node, part.target, join(node.at, "target"))
+        elif parent.type == "parallel":
+            node.history_default = (parent,)
+        elif parent.initial is not None:
+            node.history_default = (parent.initial,)
+            node.defaults_to_initial = True
+
+    # --- behaviour
+
+    def compile_behaviour(self, node: StateNode, part: doc.StateBody) -> None:
+        if node.type == "history":
+            return
+        at, actions = node.at, self.actions
+        node.entry = actions.block(part.entry, node, join(at, "entry"))
+        node.exit = actions.block(part.exit, node, join(at, "exit"))
+        table: dict[str, list[Transition]] = {}
+        for descriptor, parts in js_order(part.on):
+            if not descriptor:
+                self.findings.error(
+                    "event.name", join(at, "on"), "an event has no name; use always", "always"
+                )
+            table[descriptor] = self._transitions(node, descriptor, parts, join(at, f"on.{descriptor}"))
+        if part.on_done:
+            descriptor = f"xstate.done.state.{node.id}"
+            table[descriptor] = self._transitions(node, descriptor, part.on_done, join(at, "onDone"))
+        self._compile_invokes(node, part.invoke, table)
+        self._compile_after(node, part.after, table)
+        node.always = tuple(self._transitions(node, "", part.always, join(at, "always")))
+        _fill_tables(node, table)
+        if "output" in part.model_fields_set and (node.type == "final" or node.parent is None):
+            node.output = self.findings.value(part.output, join(at, "output"))
+
+    def _compile_invokes(
+        self, node: StateNode, parts: Sequence[doc.Invoke], table: dict[str, list[Transition]]
+    ) -> None:
+        invokes = []
+        for index, part in enumerate(parts):
+            at = join(node.at, "invoke" if len(parts) == 1 else f"invoke[{index}]")
+            identifier = part.id or f"{index}.{node.id}"
+            invoke = self.actions.invoke(part, identifier, node, at)
+            invokes.append(invoke)
+            self.invokes[invoke.place] = invoke
+            for descriptor, transitions, key in (
+                (f"xstate.done.actor.{identifier}", part.on_done, "onDone"),
+                (f"xstate.error.actor.{identifier}", part.on_error, "onError"),
+                (f"xstate.snapshot.{identifier}", part.on_snapshot, "onSnapshot"),
+            ):
+                if transitions:
+                    table[descriptor] = self._transitions(node, descriptor, transitions, join(at, key))
+        node.invokes = tuple(invokes)
+
+    def _compile_after(
+        self,
+        node: StateNode,
+        after: Mapping[str, Sequence[doc.Transition]],
+        table: dict[str, list[Transition]],
+    ) -> None:
+        timers = []
+        for key, parts in js_order(after):
+            at = join(node.at, f"after.{key}")
+            descriptor = f"xstate.after.{delay_reference(key)}.{node.id}"
+            timers.append(ArmAfter(at, self.actions.place(node), descriptor, self.actions.delay(key, at)))
+            table.setdefault(descriptor, []).extend(self._transitions(node, descriptor, parts, at))
+        node.after = tuple(timers)
+
+    def _transitions(
+        self, node: StateNode, descriptor: str, parts: Sequence[doc.Transition], at: str
+    ) -> list[Transition]:
+        if len(parts) == 1:
+            return [self._transition(node, descriptor, parts[0], at)]
+        return [
+            self._transition(node, descriptor, part, f"{at}[{index}]") for index, part in enumerate(parts)
+        ]
+
+    def _transition(self, node: StateNode, descriptor: str, part: doc.Transition, at: str) -> Transition:
+        transition = Transition(
+            source=node,
+            descriptor=descriptor,
+            target=None if part.target is None else self._targets(node, part.target, join(at, "target")),
+            guard=None if part.guard is None else self.guards.compile(part.guard, join(at, "guard")),
+            actions=self.actions.block(part.actions, node, join(at, "actions")),
+            reenter=part.reenter,
+            at=at,
+            description=part.description,
+        )
+        self.transitions.append(transition)
+        return transition
+
+    def _targets(self, source: StateNode, targets: Sequence[str], at: str) -> tuple[StateNode, ...]:
+        found = []
+        for target in targets:
+            try:
+                found.append(resolve_target(source, target, self.by_id))
+            except UnknownTarget as unknown:
+                self.findings.error("target.unknown", at, str(unknown), unknown.suggestion)
+        return tuple(found)
+
+    def compile_triggers(self) -> None:
+        """Triggers are for whoever publishes events; here their expressions are made sure of."""
+        for index, trigger in enumerate(self.definition.triggers):
+            at = f"triggers[{index}]"
+            if trigger.condition is not None:
+                self.guards.compile(trigger.condition, join(at, "condition"))
+            self.findings.value(trigger.business_key, join(at, "businessKey"))
+            self.findings.value(trigger.input, join(at, "input"))
+
+
+def _inferred_type(part: doc.StateBody) -> NodeType:
+    if part.states:
+        return "compound"
+    return "history" if part.history else "atomic"
+
+
+def _fill_tables(node: StateNode, table: Mapping[str, list[Transition]]) -> None:
+    """Candidates by event type, worked out for every type that the node names; wildcards for all the others."""
+    wildcards = [descriptor for descriptor in table if descriptor == "*" or descriptor.endswith(".*")]
+    wildcards = [descriptor for descriptor in wildcards if "*" not in descriptor[:-1]]
+    wildcards.sort(key=len, reverse=True)
+    node.wildcards = tuple((descriptor, tuple(table[descriptor])) for descriptor in wildcards)
+    node.exact = {
+        descriptor: (
+            *candidates,
+            *(other for other in wildcard_candidates(node, descriptor) if other.descriptor != descriptor),
+        )
+        for descriptor, candidates in table.items()
+    }
+
+
+def _initial_state_nodes(root: StateNode) -> Iterator[StateNode]:
+    """XState's `getInitialStateNodes`: the root and what is entered below it by default."""
+    yield root
+    if root.type == "compound" and root.initial is not None:
+        yield from _initial_state_nodes(root.initial)
+    elif root.type == "parallel":
+        for region in root.regions:
+            yield from _initial_state_nodes(region)
+
+
+def refuse_endless_entry(nodes: Sequence[StateNode], findings: Findings) -> None:
+    """A history state whose default leads back to itself would never be entered."""
+    settled: set[StateNode] = set()
+    for start in nodes:
+        trail: dict[StateNode, Iterator[StateNode]] = {start: _led_to(start)} if start not in settled else {}
+        while trail:
+            node = next(reversed(trail))
+            following = next((inner for inner in trail[node] if inner not in settled), None)
+            if following is None:
+                settled.add(node)
+                del trail[node]
+            elif following in trail:
+                findings.error(
+                    "initial.cycle",
+                    following.at,
+                    f"entering {following.name!r} by default leads back to {following.name!r}; "
+                    "a history state that is initial needs a target",
+                )
+                return
+            else:
+                trail[following] = _led_to(following)
+
+
+def _led_to(node: StateNode) -> Iterator[StateNode]:
+    match node.type:
+        case "compound" if node.initial is not None:
+            return iter((node.initial,))
+        case "parallel":
+            return iter(node.regions)
+        case "history":
+            return iter(node.history_default)
+        case _:
+            return iter(())
+
+
+def plan_entries(transitions: Sequence[Transition]) -> None:
+    """Work out beforehand what each transition enters, where that does not depend on history."""
+    plans: dict[tuple[StateNode | None, tuple[StateNode, ...], bool], EntryPlan] = {}
+    planned = 0
+    for transition in transitions:
+        targets = transition.target
+        if targets is None:
+            transition.plan = EntryPlan((), frozenset())
+            continue
+        if planned > MAX_PLANNED or any(target.type == "history" for target in targets):
+            continue
+        domain = get_transition_domain(transition, NOTHING_REMEMBERED)
+        enters_source = transition.reenter or domain is not transition.source
+        key = (domain, targets, enters_source)
+        plan = plans.get(key)
+        if plan is None:
+            plan = plans[key] = compute_entry_set([transition], NOTHING_REMEMBERED)
+            planned += len(plan.nodes)
+        if not any(node.initial is not None and node.initial.type == "history" for node in plan.nodes):
+            transition.plan, transition.domain = plan, domain
+
+
+def mark_external(nodes: Sequence[StateNode], answers: frozenset[str]) -> set[str]:
+    """Note which nodes answer to the world outside; returns the descriptors that do."""
+    external: set[str] = set()
+    for node in nodes:
+        for descriptor, transitions in node.exact.items():
+            if descriptor in answers or descriptor.startswith(ENGINE_PREFIXES):
+                continue
+            if any(not transition.is_inert for transition in transitions):
+                external.add(descriptor)
+                node.accepts_external = True
+    return external

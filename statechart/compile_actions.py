@@ -1,0 +1,278 @@
+"""Actions of the document to actions of the chart: values compiled, literals checked, places numbered."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic.alias_generators import to_camel
+
+from statechart import actions
+from statechart.chart import Block, StateNode
+from statechart.document import (
+    Action,
+    AssignAction,
+    CancelAction,
+    CreateTaskAction,
+    Defaults,
+    Definition,
+    Duration,
+    EmitAction,
+    EventSpec,
+    Invoke,
+    LogAction,
+    RaiseAction,
+    SendAction,
+    StartWorkflowAction,
+    TaskOptions,
+)
+from statechart.durations import parse_duration
+from statechart.env import Json
+from statechart.findings import Findings, join
+from statechart.naming import js_order
+from statechart.problems import nearest
+from statechart.templates import Value, is_template
+
+# An item of a MAP is a task or a workflow of its own, written once and filled in for each item.
+_MAP_PARTS = ("task", "workflow")
+_MAP_NAMES = ("item", "index")
+_OPTIONS = {name: to_camel(name) for name in TaskOptions.model_fields}
+
+
+class ActionCompiler:
+    def __init__(self, definition: Definition, findings: Findings) -> None:
+        self.findings = findings
+        self.delays = definition.delays
+        self.defaults = _given_fields(definition.defaults) if definition.defaults is not None else {}
+        self._ordinals: Counter[StateNode] = Counter()
+
+    def block(self, parts: Sequence[Action], node: StateNode, at: str) -> Block:
+        """Actions that stand together: where one fails, the rest of its block is given up."""
+        if len(parts) == 1:
+            return (self._action(parts[0], node, at),)
+        return tuple(self._action(part, node, f"{at}[{index}]") for index, part in enumerate(parts))
+
+    def place(self, node: StateNode) -> str:
+        """The next place in `node` that asks for obligations. Numbered in the order of compilation, which is fixed."""
+        self._ordinals[node] += 1
+        return f"{node.name}/{self._ordinals[node]}"
+
+    def _action(self, part: Action, node: StateNode, at: str) -> actions.Action:
+        action: actions.Action
+        match part:
+            case AssignAction():
+                action = self._assign(part, at)
+            case CreateTaskAction():
+                action = self._new_task(part, node, at)
+            case RaiseAction():
+                action = actions.Raise(at, self.place(node), *self._delayed_event(part, node, at))
+            case SendAction():
+                to = self._addressee(part.to, join(at, "to"))
+                action = actions.Send(at, self.place(node), to, *self._delayed_event(part, node, at))
+            case EmitAction():
+                action = actions.EmitEvent(at, self.place(node), self._event(part.event, node, at))
+            case CancelAction():
+                action = actions.Cancel(at, self.findings.value(part.id, join(at, "id")))
+            case StartWorkflowAction():
+                action = self._new_workflow(part, node, at)
+            case LogAction():
+                message = self.findings.value(part.message, join(at, "message"))
+                action = actions.WriteLog(at, message, part.label, part.level)
+        return action
+
+    def _delayed_event(
+        self, part: RaiseAction | SendAction, node: StateNode, at: str
+    ) -> tuple[Value, Value | None, Value | None]:
+        identifier = None if part.id is None else self.findings.value(part.id, join(at, "id"))
+        return self._event(part.event, node, at), self._delay(part.delay, at), identifier
+
+    # --- assign
+
+    def _assign(self, part: AssignAction, at: str) -> actions.Assign:
+        given = part.model_fields_set
+        if ("path" in given) == ("values" in given):
+            self.findings.error("assign.form", at, "expected either path and value, or values")
+        if "path" in given and "value" not in given:
+            self.findings.error("assign.form", at, "expected a value beside path, found none")
+        pairs: Mapping[str, Json] = part.values or {}
+        if part.path is not None:
+            pairs = {part.path: part.value}
+        return actions.Assign(
+            at,
+            tuple(
+                (self.context_path(path, at), self.findings.value(value, _value_at(part, path, at)))
+                for path, value in js_order(pairs)
+            ),
+        )
+
+    def context_path(self, path: str, at: str) -> tuple[str, ...]:
+        keys = tuple(path.split("."))
+        if "" in keys or "${" in path:
+            self.findings.error(
+                "assign.path", at, f"expected a path in the context such as 'order.total', found {path!r}"
+            )
+        elif keys[0] in ("context", "$") and len(keys) > 1:
+            rest = path.partition(".")[2]
+            self.findings.error(
+                "assign.path",
+                at,
+                f"expected a path inside the context, which needs no {keys[0]!r} before it",
+                rest,
+            )
+        return keys
+
+    # --- events
+
+    def _event(self, event: EventSpec, node: StateNode, at: str) -> Value:
+        where = join(at, "event")
+        kind = event if isinstance(event, str) else event.get("type")
+        if not isinstance(kind, str) or not kind:
+            self.findings.error(
+                "event.form", where, f"expected an event type or an object with a type, found {event!r}"
+            )
+        elif not is_template(kind):
+            self.findings.use("sent_event", kind, where, node)
+        return self.findings.value({"type": event} if isinstance(event, str) else event, where)
+
+    def _addressee(self, to: str | Mapping[str, Json], at: str) -> Value:
+        if isinstance(to, str) and not is_template(to) and to not in actions.NAMED_ADDRESSEES:
+            self.findings.error(
+                "send.to",
+                at,
+                'expected "self", "parent", {"instanceId"} or {"definitionKey", "businessKey"}, '
+                f"found {to!r}",
+                nearest(to, ("self", "parent")),
+            )
+        if isinstance(to, Mapping) and set(to) not in (
+            {"instanceId"},
+            {"definitionKey", "businessKey"},
+            {"parent"},
+        ):
+            self.findings.error(
+                "send.to",
+                at,
+                'expected {"instanceId"} or {"definitionKey", "businessKey"}, '
+                f"found an object with {', '.join(map(repr, to)) or 'nothing'}",
+            )
+        return self.findings.value(to, at)
+
+    def _delay(self, delay: Duration | None, at: str) -> Value | None:
+        return None if delay is None else self.delay(delay, join(at, "delay"))
+
+    def delay(self, delay: Duration, at: str) -> Value:
+        """A duration, an expression that gives one, or a name from the document's `delays`."""
+        return self.findings.value(self._duration(delay, at), at)
+
+    # --- tasks
+
+    def _new_task(self, part: CreateTaskAction, node: StateNode, at: str) -> actions.NewTask:
+        inside = join(at, "task")
+        fields = {**self._options(part, at), **self._options(part.task, inside), "type": part.task.type}
+        self._note_task(fields, node, inside)
+        self._answered_by(
+            fields, "completion_event", part.task.completion_event or part.completion_event, inside, node
+        )
+        self._answered_by(
+            fields, "failure_event", part.task.failure_event or part.failure_event, inside, node
+        )
+        return actions.NewTask(at, self.place(node), self._template(fields, inside))
+
+    def invoke(self, part: Invoke, identifier: str, node: StateNode, at: str) -> actions.InvokeTask:
+        kind = part.src or part.type
+        if not kind:
+            self.findings.error("invoke.src", at, "expected src, the type of the task to run, found none")
+        fields = {**self._options(part, at), "type": kind}
+        self._note_task(fields, node, at)
+        output_key = (
+            None if part.output_key is None else self.context_path(part.output_key, join(at, "outputKey"))
+        )
+        return actions.InvokeTask(at, self.place(node), identifier, self._template(fields, at), output_key)
+
+    def _answered_by(
+        self,
+        fields: dict[str, Json],
+        kind: Literal["completion_event", "failure_event"],
+        name: str | None,
+        at: str,
+        node: StateNode,
+    ) -> None:
+        if name is not None:
+            fields[to_camel(kind)] = name
+            if not is_template(name):
+                self.findings.use(kind, name, at, node)
+
+    def _note_task(self, fields: Mapping[str, Json], node: StateNode, at: str) -> None:
+        kind = fields["type"]
+        if isinstance(kind, str) and not is_template(kind):
+            self.findings.use("task_type", kind, at, node)
+
+    def _options(self, part: TaskOptions, at: str) -> dict[str, Json]:
+        """The options that were written, by their names in the document; literals are checked here."""
+        given = part.model_fields_set
+        fields = {key: getattr(part, name) for name, key in _OPTIONS.items() if name in given}
+        for key in ("delay", "timeout"):
+            if fields.get(key) is not None:
+                fields[key] = self._duration(fields[key], join(at, key))
+        return fields
+
+    def _duration(self, duration: Duration, at: str) -> Duration:
+        if isinstance(duration, str) and duration in self.delays:
+            duration = self.delays[duration]
+        if not is_template(duration):
+            try:
+                return parse_duration(duration)
+            except ValueError as wrong:
+                known = f"; delays has {', '.join(map(repr, self.delays))}" if self.delays else ""
+                self.findings.error(
+                    "duration.invalid", at, f"{wrong}{known}", nearest(str(duration), self.delays)
+                )
+        return duration
+
+    def _template(self, fields: dict[str, Json], at: str) -> actions.TaskTemplate:
+        merged = {**self.defaults, **{key: value for key, value in fields.items() if value is not None}}
+        constants: dict[str, Json] = {}
+        each: actions.EachItem | None = None
+        given = merged.get("input")
+        if isinstance(given, Mapping) and merged["type"] == "POLL" and "until" in given:
+            constants["until"] = self._until(given["until"], join(at, "input.until"))
+            merged["input"] = {key: value for key, value in given.items() if key != "until"}
+        if isinstance(given, Mapping) and merged["type"] == "MAP":
+            part = next((name for name in _MAP_PARTS if name in given), None)
+            if part is not None:
+                template = self.findings.value(given[part], join(at, f"input.{part}"), _MAP_NAMES)
+                each = actions.EachItem(part, template)
+                merged["input"] = {key: value for key, value in given.items() if key != part}
+        return actions.TaskTemplate(self.findings.value(merged, at), each, constants)
+
+    def _until(self, condition: Json, at: str) -> Json:
+        """The condition of a POLL is asked where the task runs, of its `output`; here it is only made sure of."""
+        if not isinstance(condition, str):
+            self.findings.error("poll.until", at, f"expected an expression over output, found {condition!r}")
+            return condition
+        text = condition[2:-1] if condition.startswith("${") and condition.endswith("}") else condition
+        self.findings.expression(text, at, ("output",))
+        return text
+
+    def _new_workflow(self, part: StartWorkflowAction, node: StateNode, at: str) -> actions.NewWorkflow:
+        fields: dict[str, Json] = {
+            "definitionKey": part.definition_key,
+            "version": part.version,
+            "input": part.input,
+            "businessKey": part.business_key,
+        }
+        self._answered_by(fields, "completion_event", part.completion_event, at, node)
+        self._answered_by(fields, "failure_event", part.failure_event, at, node)
+        written = {key: value for key, value in fields.items() if value is not None}
+        return actions.NewWorkflow(
+            at, self.place(node), self.findings.value(written, at), part.wait, part.cancel_with_parent
+        )
+
+
+def _given_fields(defaults: Defaults) -> dict[str, Json]:
+    given = {"retry": defaults.retry, "timeout": defaults.timeout}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _value_at(part: AssignAction, path: str, at: str) -> str:
+    return join(at, "value" if part.path is not None else f"values.{path}")

@@ -1,0 +1,232 @@
+"""Which states a transition leaves and enters: the set algebra of SCXML as XState v5 computes it.
+
+Everything here is a function of the chart, the active nodes and the remembered history; nothing is executed. The
+functions carry the names they have in XState's `stateUtils`, so that the two can be read side by side.
+
+Active nodes are kept in a dict used as an ordered set. Its order is the order of entry and not that of the document,
+because XState asks the regions of a parallel state for eventless transitions in the order in which they were entered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import TypeAlias
+
+from statechart.chart import EntryPlan, StateNode, Transition, is_descendant
+
+ActiveNodes: TypeAlias = dict[StateNode, None]
+HistoryValue: TypeAlias = Mapping[str, Sequence[StateNode]]  # by path of the history state
+
+NOTHING_REMEMBERED: HistoryValue = {}
+
+
+def with_ancestors(leaves: Iterable[StateNode]) -> ActiveNodes:
+    """The leaves and everything above them."""
+    active: ActiveNodes = {}
+    for leaf in leaves:
+        for ancestor in reversed(leaf.ancestors):
+            active[ancestor] = None
+        active[leaf] = None
+    return active
+
+
+def is_in_final_state(node: StateNode, active: ActiveNodes) -> bool:
+    """Has this active state completed: a final child is active, or all regions have completed?"""
+    match node.type:
+        case "compound":
+            return any(child.type == "final" and child in active for child in node.regions)
+        case "parallel":
+            return all(is_in_final_state(region, active) for region in node.regions)
+        case _:
+            return node.type == "final"
+
+
+def is_legal(root: StateNode, active: ActiveNodes) -> bool:
+    """One child of each active compound state, all of each parallel one, and every parent of whatever is active."""
+    if root not in active:
+        return False
+    for node in active:
+        if node.type == "history" or (node.parent is not None and node.parent not in active):
+            return False
+        alive = sum(region in active for region in node.regions)
+        if alive != {"compound": 1, "parallel": len(node.regions)}.get(node.type, 0):
+            return False
+    return True
+
+
+def get_effective_target_states(
+    target: Iterable[StateNode] | None, history: HistoryValue
+) -> dict[StateNode, None]:
+    """The targets with each history state replaced by what it remembers, or by its default."""
+    found: dict[StateNode, None] = {}
+    for node in target or ():
+        if node.type != "history":
+            found[node] = None
+        elif remembered := history.get(node.path):
+            found.update(dict.fromkeys(remembered))
+        else:
+            found.update(get_effective_target_states(node.history_default, history))
+    return found
+
+
+def find_least_common_ancestor(nodes: Sequence[StateNode]) -> StateNode | None:
+    head, *tail = nodes
+    return next(
+        (ancestor for ancestor in head.ancestors if all(is_descendant(n, ancestor) for n in tail)), None
+    )
+
+
+def get_transition_domain(transition: Transition, history: HistoryValue) -> StateNode | None:
+    """The state inside which the transition happens. None: a re-entering transition of the root leaves even the root."""
+    targets = get_effective_target_states(transition.target, history)
+    source = transition.source
+    if not transition.reenter and all(t is source or is_descendant(t, source) for t in targets):
+        return source
+    common = find_least_common_ancestor([*targets, source])
+    if common is not None or transition.reenter:
+        return common
+    return source.ancestors[-1] if source.ancestors else source
+
+
+def compute_exit_set(
+    transitions: Iterable[Transition], active: ActiveNodes, history: HistoryValue
+) -> list[StateNode]:
+    """The active states that the transitions leave, deepest and last first."""
+    leaving: dict[StateNode, None] = {}
+    for transition in transitions:
+        if not transition.target:
+            continue
+        planned = transition.plan is not None
+        domain = transition.domain if planned else get_transition_domain(transition, history)
+        leaving.update((node, None) for node in active if is_descendant(node, domain))
+    return sorted(leaving, key=_by_order, reverse=True)
+
+
+def remembered_on_exit(leaving: Iterable[StateNode], active: ActiveNodes) -> dict[str, list[StateNode]]:
+    """What the history states of the states being left have to remember."""
+    memory: dict[str, list[StateNode]] = {}
+    for node in leaving:
+        for keeper in node.history_states:
+            if keeper.history == "deep":
+                memory[keeper.path] = [n for n in active if n.is_leaf and is_descendant(n, node)]
+            else:
+                memory[keeper.path] = [n for n in active if n.parent is node]
+    return memory
+
+
+class EntrySet:
+    """The entry set while it is being worked out."""
+
+    __slots__ = ("_above", "by_default", "history", "nodes")
+
+    def __init__(self, history: HistoryValue) -> None:
+        self.history = history
+        self.nodes: dict[StateNode, None] = {}
+        self.by_default: set[StateNode] = set()
+        self._above: set[StateNode] = set()
+
+    def add(self, node: StateNode, *, by_default: bool = False) -> None:
+        self.nodes[node] = None
+        if by_default:
+            self.by_default.add(node)
+        for ancestor in node.ancestors:
+            if ancestor in self._above:
+                break
+            self._above.add(ancestor)
+
+    def reaches_into(self, region: StateNode) -> bool:
+        """Is a state below `region` being entered already?"""
+        return region in self._above
+
+    def plan(self) -> EntryPlan:
+        return EntryPlan(tuple(sorted(self.nodes, key=_by_order)), frozenset(self.by_default))
+
+
+def compute_entry_set(transitions: Sequence[Transition], history: HistoryValue) -> EntryPlan:
+    """The states that the transitions enter, in document order."""
+    if len(transitions) == 1 and (plan := transitions[0].plan) is not None:
+        return plan
+    entry_set = EntrySet(history)
+    for transition in transitions:
+        _add_entries(transition, entry_set)
+    return entry_set.plan()
+
+
+def _add_entries(transition: Transition, entry_set: EntrySet) -> None:
+    domain = get_transition_domain(transition, entry_set.history)
+    source = transition.source
+    for target in transition.target or ():
+        # A transition to its own source stays inside it, unless it re-enters or its domain lies further out.
+        if target.type != "history" and (target is not source or domain is not source or transition.reenter):
+            entry_set.add(target, by_default=True)
+        add_descendant_states_to_enter(target, entry_set)
+    limit = None if source.parent is None and transition.reenter else domain
+    for target in get_effective_target_states(transition.target, entry_set.history):
+        ancestors = get_proper_ancestors(target, domain)
+        if domain is not None and domain.type == "parallel":
+            ancestors.append(domain)
+        add_ancestor_states_to_enter(ancestors, limit, entry_set)
+
+
+def add_descendant_states_to_enter(node: StateNode, entry_set: EntrySet) -> None:
+    match node.type:
+        case "history":
+            _add_remembered_states(node, entry_set)
+        case "compound" if node.initial is not None:
+            if node.initial.type != "history":
+                entry_set.add(node.initial, by_default=True)
+            add_descendant_states_to_enter(node.initial, entry_set)
+            add_ancestor_states_to_enter(get_proper_ancestors(node.initial, node), None, entry_set)
+        case "parallel":
+            for region in node.regions:
+                if not entry_set.reaches_into(region):
+                    entry_set.add(region, by_default=True)
+                    add_descendant_states_to_enter(region, entry_set)
+        case _:
+            pass
+
+
+def _add_remembered_states(keeper: StateNode, entry_set: EntrySet) -> None:
+    remembered = entry_set.history.get(keeper.path)
+    states = remembered or keeper.history_default
+    for node in states:
+        entry_set.add(node)
+        add_descendant_states_to_enter(node, entry_set)
+    if not remembered and keeper.defaults_to_initial and keeper.parent is not None:
+        entry_set.by_default.add(keeper.parent)
+    for node in states:
+        add_ancestor_states_to_enter(get_proper_ancestors(node, keeper.parent), None, entry_set)
+
+
+def add_ancestor_states_to_enter(
+    ancestors: Iterable[StateNode], limit: StateNode | None, entry_set: EntrySet
+) -> None:
+    for ancestor in ancestors:
+        if is_descendant(ancestor, limit):
+            entry_set.add(ancestor)
+        if ancestor.type == "parallel":
+            for region in ancestor.regions:
+                if not entry_set.reaches_into(region):
+                    entry_set.add(region)
+                    add_descendant_states_to_enter(region, entry_set)
+
+
+def get_proper_ancestors(node: StateNode, up_to: StateNode | None) -> list[StateNode]:
+    """The ancestors below `up_to`, nearest first; all of them where `up_to` is not above."""
+    if node is up_to:
+        return []
+    found: list[StateNode] = []
+    for ancestor in node.ancestors:
+        if ancestor is up_to:
+            break
+        found.append(ancestor)
+    return found
+
+
+def in_document_order(nodes: Iterable[StateNode]) -> bool:
+    return all(one.order < other.order for one, other in pairwise(nodes))
+
+
+def _by_order(node: StateNode) -> int:
+    return node.order

@@ -1,0 +1,500 @@
+"""The definition document: JSON in XState v5's vocabulary, as Pydantic models.
+
+The models settle the shape and nothing else: shorthands become lists, XState's exported forms (`xstate.raise` with
+`params`) become ours, unknown keys are refused. What names refer to is settled by compile.py, and whether the whole
+makes sense by check.py. Invariant: a model never changes the meaning of a document that XState accepts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetJsonSchemaHandler,
+    Tag,
+)
+from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+
+from statechart.env import Json
+from statechart.problems import nearest
+
+
+class Part(BaseModel):
+    """A piece of the document: camelCase outside, unknown keys refused, never changed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel)
+
+
+class Shorthand:
+    """Reads a shorthand into a list, and says in the JSON Schema that one item, or a text, may stand for the list."""
+
+    def __init__(self, read: Callable[[Json], Json], *also: JsonSchemaValue) -> None:
+        self.validator = BeforeValidator(read)
+        self.also = also
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        return self.validator.__get_pydantic_core_schema__(source, handler)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        full = handler(schema)
+        single = [full["items"]] if full.get("type") == "array" and "items" in full else []
+        return {"anyOf": [*self.also, *single, full]}
+
+
+def as_list(value: Json) -> Json:
+    """XState's `toArray`: nothing is an empty list, one thing a list of one."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+TEXT: JsonSchemaValue = {"type": "string"}
+Texts: TypeAlias = Annotated[list[str], Shorthand(as_list)]
+Duration: TypeAlias = int | float | str
+
+# --- guards ------------------------------------------------------------------------------------------------------
+
+
+class NamedGuard(Part):
+    """`{"type": "isAdult", "params": {...}}`: an entry of the document's `guards`, which may read `params`."""
+
+    type: str
+    params: Json = None
+
+
+class AllGuard(Part):
+    type: Literal["and"]
+    guards: list[Guard]
+
+
+class AnyGuard(Part):
+    type: Literal["or"]
+    guards: list[Guard]
+
+
+class NotGuard(Part):
+    type: Literal["not"]
+    guard: Guard
+
+
+class InGuard(Part):
+    """`{"type": "stateIn", "state": "#id" | "a.b" | {"a": "b"}}`: is that state active?"""
+
+    type: Literal["stateIn"]
+    state: str | dict[str, Json]
+
+
+class OperatorGuard(Part):
+    """`{"key", "operator", "value"}`, Oven's comparison of one context value."""
+
+    type: Literal["operator"] = Field(default="operator", exclude=True)
+    key: str
+    operator: str = "=="
+    value: Json = None
+
+
+BUILT_IN_GUARDS = ("and", "or", "not", "stateIn")
+
+
+def _unprefixed(kind: str) -> str:
+    for prefix in ("xstate.", "@xstate."):
+        if kind.startswith(prefix):
+            return kind[len(prefix) :]
+    return kind
+
+
+def _flattened(value: dict[str, Json], kind: str) -> dict[str, Json]:
+    """XState exports what belongs to a built-in thing under `params`; we read it at the top."""
+    params = value.get("params")
+    flat = {**value, **params} if isinstance(params, dict) else dict(value)
+    flat.pop("params", None)
+    flat["type"] = kind
+    return flat
+
+
+def read_guard(value: Json) -> Json:
+    """Bring the accepted spellings of a guard into one form."""
+    if not isinstance(value, dict):
+        return value
+    kind = value.get("type")
+    if kind is None and "key" in value:
+        return {**value, "type": "operator"}
+    if not isinstance(kind, str):
+        return value
+    kind = _unprefixed(kind)
+    if kind == "condition" and isinstance(value.get("params"), dict) and "key" in value["params"]:
+        return _flattened(value, "operator")
+    if kind not in BUILT_IN_GUARDS:
+        return value
+    flat = _flattened(value, kind)
+    if kind == "not" and isinstance(flat.get("guards"), list) and len(flat["guards"]) == 1:
+        flat["guard"] = flat.pop("guards")[0]
+    if kind == "stateIn" and "stateValue" in flat:
+        flat["state"] = flat.pop("stateValue")
+    return flat
+
+
+def _guard_kind(value: Json) -> str | None:
+    if isinstance(value, str | bool):
+        return "expression"
+    if isinstance(value, dict):
+        kind = value.get("type")
+        if kind in (*BUILT_IN_GUARDS, "operator"):
+            return str(kind)
+        return "named" if isinstance(kind, str) else None
+    return getattr(value, "type", None)
+
+
+Guard: TypeAlias = Annotated[
+    Annotated[str | bool, Tag("expression")]
+    | Annotated[AllGuard, Tag("and")]
+    | Annotated[AnyGuard, Tag("or")]
+    | Annotated[NotGuard, Tag("not")]
+    | Annotated[InGuard, Tag("stateIn")]
+    | Annotated[OperatorGuard, Tag("operator")]
+    | Annotated[NamedGuard, Tag("named")],
+    Discriminator(
+        _guard_kind,
+        custom_error_type="guard.form",
+        custom_error_message="expected a guard: a name, an expression, {key, operator, value}, or an object with "
+        "type and, or, not, stateIn or a name from guards",
+    ),
+    BeforeValidator(read_guard),
+]
+
+# --- tasks -------------------------------------------------------------------------------------------------------
+
+
+def _read_retry(value: Json) -> Json:
+    return {"maxAttempts": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Retry: TypeAlias = Annotated[dict[str, Json], Shorthand(_read_retry, {"type": "integer"})]
+
+
+class TaskOptions(Part):
+    """What may be said about a task wherever one is asked for. Every value may hold `${...}`."""
+
+    name: str | None = None
+    input: Json = None
+    run_at: str | None = None
+    delay: Duration | None = None
+    idempotency_key: str | None = None
+    retry: Retry | None = None
+    max_attempts: int | str | None = None
+    timeout: Duration | None = None
+    priority: int | str | None = None
+    queue: str | None = None
+    policy: dict[str, Json] | None = None
+    assignee: Json = None
+    candidates: Json = None
+    form: Json = None
+    due: Json = None
+    four_eyes: Json = None
+    on_lost: Json = None
+    title: Json = None
+    description: Json = None
+    labels: Json = None
+
+
+class TaskSpec(TaskOptions):
+    """The `task` of a `createTask`."""
+
+    type: str
+    completion_event: str | None = None
+    failure_event: str | None = None
+
+
+# --- actions -----------------------------------------------------------------------------------------------------
+
+EventSpec: TypeAlias = str | dict[str, Json]
+
+
+class CreateTaskAction(TaskOptions):
+    """`{"type": "createTask", "task": {...}}`; options beside `task` hold where `task` does not say otherwise."""
+
+    type: Literal["createTask"]
+    task: TaskSpec
+    completion_event: str | None = None
+    failure_event: str | None = None
+
+
+class AssignAction(Part):
+    """`{path, value}` or `{values: {path: value}}`; XState's `{assignment: {...}}` is the latter."""
+
+    type: Literal["assign"]
+    path: str | None = None
+    value: Json = None
+    values: dict[str, Json] | None = None
+
+
+class RaiseAction(Part):
+    type: Literal["raise"]
+    event: EventSpec
+    delay: Duration | None = None
+    id: str | None = None
+
+
+class SendAction(Part):
+    type: Literal["send"]
+    to: str | dict[str, Json] = "self"
+    event: EventSpec
+    delay: Duration | None = None
+    id: str | None = None
+
+
+class EmitAction(Part):
+    type: Literal["emit"]
+    event: EventSpec
+
+
+class CancelAction(Part):
+    type: Literal["cancel"]
+    id: str
+
+
+class StartWorkflowAction(Part):
+    type: Literal["startWorkflow"]
+    definition_key: str
+    version: int | str | None = None
+    input: Json = None
+    business_key: str | None = None
+    wait: bool = True
+    cancel_with_parent: bool = True
+    completion_event: str | None = None
+    failure_event: str | None = None
+
+
+class LogAction(Part):
+    type: Literal["log"]
+    message: Json = None
+    label: str | None = None
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+ACTION_KINDS = (
+    "createTask",
+    "assign",
+    "raise",
+    "send",
+    "emit",
+    "cancel",
+    "startWorkflow",
+    "log",
+)
+_SPELLINGS = {"sendTo": "send", "sendParent": "send"}
+
+
+def read_action(value: Json) -> Json:
+    """Bring the accepted spellings of an action into one form; refuse what is not ours to do."""
+    if isinstance(value, str):
+        raise _unknown_action(value)
+    if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+        return value
+    written = value["type"]
+    kind = written if written in ACTION_KINDS else _unprefixed(written)
+    spelling = _SPELLINGS.get(kind, kind)
+    if spelling not in ACTION_KINDS:
+        raise _unknown_action(written)
+    if spelling == written and "params" not in value:
+        return value
+    flat = _flattened(value, spelling)
+    if kind == "sendParent":
+        flat["to"] = "parent"
+    return _renamed(flat, spelling)
+
+
+_XSTATE_NAMES = {"cancel": ("sendId", "id"), "assign": ("assignment", "values"), "log": ("value", "message")}
+
+
+def _renamed(flat: dict[str, Json], kind: str) -> dict[str, Json]:
+    theirs, ours = _XSTATE_NAMES.get(kind, ("", ""))
+    if theirs in flat and ours not in flat and not (kind == "assign" and "path" in flat):
+        flat[ours] = flat.pop(theirs)
+    return flat
+
+
+def _unknown_action(kind: str) -> PydanticCustomError:
+    return PydanticCustomError(
+        "action.unknown",
+        "unknown action {kind}; expected one of {known}",
+        {"kind": repr(kind), "known": ", ".join(ACTION_KINDS), "suggestion": nearest(kind, ACTION_KINDS)},
+    )
+
+
+def _action_kind(value: Json) -> str | None:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return kind if isinstance(kind, str) else None
+
+
+Action: TypeAlias = Annotated[
+    Annotated[CreateTaskAction, Tag("createTask")]
+    | Annotated[AssignAction, Tag("assign")]
+    | Annotated[RaiseAction, Tag("raise")]
+    | Annotated[SendAction, Tag("send")]
+    | Annotated[EmitAction, Tag("emit")]
+    | Annotated[CancelAction, Tag("cancel")]
+    | Annotated[StartWorkflowAction, Tag("startWorkflow")]
+    | Annotated[LogAction, Tag("log")],
+    Discriminator(
+        _action_kind,
+        custom_error_type="action.form",
+        custom_error_message="expected an action, an object with a type of createTask, assign, raise, send, emit, "
+        "cancel, startWorkflow or log",
+    ),
+    BeforeValidator(read_action),
+]
+Actions: TypeAlias = Annotated[list[Action], Shorthand(as_list)]
+
+# --- transitions and states --------------------------------------------------------------------------------------
+
+
+class Transition(Part):
+    """A candidate: taken when its guard holds and no earlier candidate did."""
+
+    target: Texts | None = None
+    guard: Guard | None = None
+    actions: Actions = []
+    reenter: bool = False
+    description: str | None = None
+    meta: Json = None
+    # what `JSON.stringify(machine)` adds and XState itself does not read back
+    source: Json = None
+    event_type: Json = None
+
+
+def as_transitions(value: Json) -> Json:
+    """A target alone, one candidate or a list of either; `{}` and `""` forbid."""
+    return [as_transition(item) for item in value] if isinstance(value, list) else [as_transition(value)]
+
+
+def as_transition(value: Json) -> Json:
+    if isinstance(value, str):
+        return {"target": value} if value else {}
+    if isinstance(value, dict) and value.get("target") == "":
+        return {key: item for key, item in value.items() if key != "target"}
+    return value
+
+
+Transitions: TypeAlias = Annotated[list[Transition], Shorthand(as_transitions, TEXT)]
+
+
+class Initial(Part):
+    """`"child"` or `{"target": "child", "actions": [...]}`."""
+
+    target: str
+    actions: Actions = []
+    description: str | None = None
+    meta: Json = None
+    source: Json = None
+    event_type: Json = None
+    reenter: Json = None
+
+
+def as_initial(value: Json) -> Json:
+    if isinstance(value, str):
+        return {"target": value}
+    if isinstance(value, dict) and isinstance(value.get("target"), list) and len(value["target"]) == 1:
+        return {**value, "target": value["target"][0]}
+    return value
+
+
+class Invoke(TaskOptions):
+    """Work that belongs to a state: created on entry, cancelled on exit. `src` (or `type`) is the task type."""
+
+    src: str | None = None
+    type: str | None = None
+    id: str | None = None
+    output_key: str | None = None
+    on_done: Transitions = []
+    on_error: Transitions = []
+    on_snapshot: Transitions = []
+    system_id: Json = None
+
+
+def _read_history(value: Json) -> Json:
+    return {True: "shallow", False: None}[value] if isinstance(value, bool) else value
+
+
+class StateBody(Part):
+    """What the root and every other state have in common."""
+
+    type: Literal["atomic", "compound", "parallel", "final", "history"] | None = None
+    initial: Annotated[Initial, Shorthand(as_initial, TEXT)] | None = None
+    states: dict[str, State] = {}
+    on: dict[str, Transitions] = {}
+    always: Transitions = []
+    after: dict[str, Transitions] = {}
+    entry: Actions = []
+    exit: Actions = []
+    invoke: Annotated[list[Invoke], Shorthand(as_list)] = []
+    on_done: Transitions = []
+    history: Annotated[Literal["shallow", "deep"] | None, Shorthand(_read_history, {"type": "boolean"})] = (
+        None
+    )
+    target: Texts | None = None
+    id: str | None = None
+    tags: Texts = []
+    meta: Json = None
+    output: Json = None
+    description: str | None = None
+    # what `JSON.stringify(machine)` adds and XState itself does not read back
+    key: Json = None
+    order: Json = None
+    version: Json = None
+    transitions: Json = None
+
+
+class State(StateBody):
+    """A state below the root."""
+
+
+class Trigger(Part):
+    """Start an instance when `event` is published and `condition` holds."""
+
+    event: str
+    condition: Guard | None = None
+    business_key: str | None = None
+    input: Json = None
+
+
+class Defaults(Part):
+    """What holds for every task of the definition that does not say otherwise."""
+
+    retry: Retry | None = None
+    timeout: Duration | None = None
+    task: dict[str, Json] | None = None
+
+
+class Definition(StateBody):
+    """The whole document."""
+
+    context: dict[str, Json] = {}
+    guards: dict[str, Guard] = {}
+    delays: dict[str, Duration] = {}
+    input: Json = None
+    events: Json = None
+    triggers: Annotated[list[Trigger], Shorthand(as_list)] = []
+    timeout: Duration | None = None
+    defaults: Defaults | None = None
+    concurrency: Json = None
+    labels: Json = None
+    # XState's and editors' own, kept and not read
+    schema_: Json = Field(default=None, alias="$schema")
+    types: Json = None
+    schemas: Json = None
+    options: Json = None
+
+
+for _model in (AllGuard, AnyGuard, NotGuard, StateBody, State, Transition, Definition):
+    _model.model_rebuild()

@@ -1,0 +1,345 @@
+"""The snapshot while a step is writing it: what is active, the data, the obligations, the queues, the record.
+
+A `Draft` belongs to one call of `start`, `step` or `stop`. It copies what it changes and never writes into the
+snapshot it came from; values are shared and therefore never changed in place, here or anywhere. Invariant: at the
+end of a macrostep `queue` is empty, so that a snapshot has nothing waiting inside.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
+
+from statechart.chart import Chart, StateNode
+from statechart.configuration import ActiveNodes, in_document_order, with_ancestors
+from statechart.effects import (
+    ArmTimer,
+    CancelChild,
+    CancelTask,
+    CancelTimer,
+    CreateTask,
+    Effect,
+    Event,
+    StartWorkflow,
+)
+from statechart.env import Env, Json, format_instant
+from statechart.expressions import ExpressionFailed, Meter, Scope
+from statechart.problems import StepFailed
+
+if TYPE_CHECKING:
+    from statechart.guards import Guard
+    from statechart.templates import Value
+
+KERNEL = 1  # the number of these semantics; it rises with each change of meaning
+MAX_WORK = 200_000  # active states looked at in one step: what keeps a hostile chart from taking longer than a second
+Status = Literal["active", "done", "error", "stopped"]
+Snapshot = dict[str, Json]
+Change = dict[str, Json]
+
+INIT_EVENT = "xstate.init"
+STOP_EVENT = "xstate.stop"
+
+
+class ActionFailed(Exception):
+    """A value is of no use where it is needed; becomes an `error.execution` event, as `ExpressionFailed` does."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        self.message = message
+        super().__init__(message)
+
+
+class Draft:
+    """One step's working copy. The functions of step.py move it; actions write into it."""
+
+    __slots__ = (
+        "_owns_context",
+        "active",
+        "changes",
+        "chart",
+        "children",
+        "counts",
+        "effects",
+        "env",
+        "error",
+        "event",
+        "has_taken_transition",
+        "history",
+        "is_changed",
+        "mailbox",
+        "microsteps",
+        "output",
+        "queue",
+        "scope",
+        "snapshot",
+        "status",
+        "tasks",
+        "timers",
+        "work",
+    )
+
+    def __init__(self, chart: Chart, snapshot: Mapping[str, Json], env: Env) -> None:
+        """Raises `StepFailed("snapshot.unusable")` for a snapshot that this chart and kernel cannot go on from."""
+        self.chart = chart
+        self.env = env
+        self.snapshot = snapshot
+        try:
+            if snapshot["kernel"] != KERNEL:
+                raise StepFailed(
+                    "snapshot.unusable",
+                    f"expected a snapshot of kernel {KERNEL}, found kernel {snapshot['kernel']!r}",
+                    path="kernel",
+                )
+            self.status: Status = snapshot["status"]
+            self.active: ActiveNodes = with_ancestors(
+                [chart.by_path[path] for path in snapshot.get("entered") or snapshot["configuration"]]
+            )
+            self.history: dict[str, Sequence[StateNode]] = {
+                keeper: [chart.by_path[path] for path in remembered]
+                for keeper, remembered in snapshot["history"].items()
+            }
+            self.tasks: dict[str, dict[str, Json]] = dict(snapshot["tasks"])
+            self.timers: dict[str, dict[str, Json]] = dict(snapshot["timers"])
+            self.children: dict[str, dict[str, Json]] = dict(snapshot["children"])
+            self.counts: dict[str, int] = dict(snapshot["counts"])
+            self.output: Json = snapshot["output"]
+            self.error: Json = snapshot["error"]
+            # One scope and one meter for the whole step: together its expressions may not cost more than one may.
+            self.scope = Scope(
+                context=snapshot["context"],
+                event=None,
+                input=snapshot["input"],
+                instance=snapshot["instance"],
+                config=env.config,
+                now=env.now,
+                seed=env.seed,
+                meter=Meter(),
+            )
+        except KeyError as missing:
+            raise StepFailed(
+                "snapshot.unusable",
+                f"this chart has no state, or this snapshot no entry, {missing.args[0]!r}",
+                path="configuration",
+            ) from missing
+        self._owns_context = False
+        self.event: Event = {"type": INIT_EVENT}
+        self.queue: deque[Event] = deque()  # internal events of this macrostep
+        self.mailbox: deque[Event] = deque()  # events sent to itself, one macrostep each
+        self.effects: list[Effect] = []
+        self.changes: list[Change] = []
+        self.microsteps = 0
+        self.work = 0
+        self.has_taken_transition = False
+        self.is_changed = False  # what XState sees as another snapshot: configuration, context, invoked tasks
+
+    # --- reading
+
+    def nodes_in_document_order(self) -> list[StateNode]:
+        return sorted(self.active, key=_by_order)
+
+    def leaves(self) -> list[StateNode]:
+        """Active atomic and final states, in the order in which they were entered."""
+        return [node for node in self.active if node.is_leaf]
+
+    def configuration(self) -> list[str]:
+        """Paths of the active leaves in document order."""
+        return [node.path for node in sorted(self.leaves(), key=_by_order)]
+
+    def evaluate(self, value: Value) -> Json:
+        """Raises `ExpressionFailed`."""
+        return value.evaluate(self.scope)
+
+    def holds(self, guard: Guard, at: str) -> bool:
+        """A guard that fails is false, on record."""
+        try:
+            return guard.holds(self)
+        except (ExpressionFailed, ActionFailed) as failure:
+            self.note("guard.failed", guard=guard.text, code=failure.code, message=failure.message, at=at)
+            return False
+
+    # --- the record and the budget
+
+    def note(self, kind: str, **facts: Json) -> None:
+        self.changes.append({"type": kind, **facts})
+
+    def charge_work(self, amount: int) -> None:
+        self.work += amount
+        if self.work > MAX_WORK:
+            raise StepFailed("step.too_large", f"the step looks at more than {MAX_WORK:,} states")
+
+    # --- the current event and data
+
+    def take(self, event: Event) -> None:
+        """Make `event` the one that guards and actions see."""
+        self.event = event
+        self.scope.event = event
+
+    def assign(self, keys: tuple[str, ...], value: Json) -> None:
+        """Set a value in the context, making objects on the way. Raises `ActionFailed` where something else stands."""
+        context = self._writable_context()
+        holder: dict[str, Json] = context
+        for depth, key in enumerate(keys[:-1], start=1):
+            inner = holder.get(key)
+            if inner is not None and not isinstance(inner, dict):
+                raise ActionFailed(
+                    "context.not_an_object",
+                    f"expected an object at context.{'.'.join(keys[:depth])}, found {_kind(inner)}",
+                )
+            holder[key] = dict(inner) if inner else {}
+            holder = holder[key]
+        holder[keys[-1]] = value
+        self.is_changed = True
+        self.note("context.assigned", path=".".join(keys), value=value)
+
+    def _writable_context(self) -> dict[str, Json]:
+        if not self._owns_context:
+            self.scope.context = dict(self.scope.context)
+            self._owns_context = True
+        context: dict[str, Json] = self.scope.context
+        return context
+
+    def fail_action(self, failure: ExpressionFailed | ActionFailed, at: str) -> None:
+        """Raise `error.execution` inside this macrostep."""
+        self.note("error.execution", code=failure.code, message=failure.message, at=at)
+        error = {"code": failure.code, "message": failure.message, "data": {"at": at}}
+        self.queue.append({"type": "error.execution", "error": error, "at": at})
+
+    # --- obligations
+
+    def next_key(self, place: str) -> str:
+        """The key of the next thing that is asked for at this place."""
+        count = self.counts.get(place, 0) + 1
+        self.counts[place] = count
+        return f"{place}/{count}"
+
+    def last_key(self, place: str) -> str:
+        return f"{place}/{self.counts.get(place, 0)}"
+
+    def create_task(self, task: CreateTask) -> None:
+        entry: dict[str, Json] = {
+            "type": task.type,
+            "name": task.name,
+            "completionEvent": task.completion_event,
+            "failureEvent": task.failure_event,
+        }
+        if task.invoke is not None:
+            entry["invoke"] = task.invoke
+            self.is_changed = True
+        self.tasks[task.key] = entry
+        self.effects.append(task)
+        self.note("task.created", key=task.key, taskType=task.type, name=task.name)
+
+    def cancel_task(self, key: str) -> None:
+        """Does nothing where the task is not open any more."""
+        entry = self.tasks.pop(key, None)
+        if entry is None:
+            return
+        if "invoke" in entry:
+            self.is_changed = True
+        self._take_back(CreateTask, key, CancelTask(key))
+        self.note("task.cancelled", key=key)
+
+    def arm_timer(
+        self, key: str, due_at: datetime, event: Event, *, to: Json = None, identifier: str | None = None
+    ) -> None:
+        entry: dict[str, Json] = {"dueAt": format_instant(due_at), "event": event}
+        if to is not None:
+            entry["to"] = to
+        if identifier is not None:
+            entry["id"] = identifier
+        self.timers[key] = entry
+        self.effects.append(ArmTimer(key, due_at, event))
+        self.note("timer.armed", key=key, dueAt=entry["dueAt"])
+
+    def cancel_timer(self, key: str) -> None:
+        """Does nothing where the timer is not armed any more."""
+        if self.timers.pop(key, None) is None:
+            return
+        self._take_back(ArmTimer, key, CancelTimer(key))
+        self.note("timer.cancelled", key=key)
+
+    def start_workflow(self, child: StartWorkflow) -> None:
+        if child.wait:
+            self.children[child.key] = {
+                "definitionKey": child.definition_key,
+                "completionEvent": child.completion_event,
+                "failureEvent": child.failure_event,
+                "cancelWithParent": child.cancel_with_parent,
+            }
+        self.effects.append(child)
+        self.note("child.started", key=child.key, definitionKey=child.definition_key)
+
+    def cancel_child(self, key: str) -> None:
+        """Stop waiting for a child; it is cancelled too where it was started with `cancelWithParent`."""
+        entry = self.children.pop(key, None)
+        if entry is None:
+            return
+        if entry.get("cancelWithParent", True):
+            self._take_back(StartWorkflow, key, CancelChild(key))
+        self.note("child.cancelled", key=key)
+
+    def cancel_all(self) -> None:
+        """Nothing is awaited any more: the machine is done or stopped."""
+        # Sorted, so that a snapshot that was stored with its keys in another order gives the same step.
+        for key in sorted(self.timers):
+            self.cancel_timer(key)
+        for key in sorted(self.tasks):
+            self.cancel_task(key)
+        for key in sorted(self.children):
+            self.cancel_child(key)
+
+    def _take_back(
+        self, kind: type[CreateTask | ArmTimer | StartWorkflow], key: str, otherwise: Effect
+    ) -> None:
+        """What this very step asked for is not asked for at all; what an earlier step did has to be undone."""
+        for index in range(len(self.effects) - 1, -1, -1):
+            effect = self.effects[index]
+            if isinstance(effect, kind) and effect.key == key:
+                del self.effects[index]
+                return
+        self.effects.append(otherwise)
+
+    # --- the result
+
+    def finished(self) -> Snapshot:
+        """The next snapshot: plain JSON, sharing unchanged values with the one before."""
+        leaves = self.leaves()
+        ordered = sorted(leaves, key=_by_order)
+        snapshot: Snapshot = {
+            "kernel": KERNEL,
+            "status": self.status,
+            "configuration": [leaf.path for leaf in ordered],
+            "context": self.scope.context,
+            "input": self.snapshot["input"],
+            "instance": self.snapshot["instance"],
+            "history": {keeper: [node.path for node in nodes] for keeper, nodes in self.history.items()},
+            "tasks": self.tasks,
+            "timers": self.timers,
+            "children": self.children,
+            "counts": self.counts,
+            "output": self.output,
+            "error": self.error,
+        }
+        if not in_document_order(leaves):
+            snapshot["entered"] = [leaf.path for leaf in leaves]
+        return snapshot
+
+
+def _by_order(node: StateNode) -> int:
+    return node.order
+
+
+def _kind(value: Json) -> str:
+    match value:
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a text"
+        case list():
+            return "a list"
+        case _:
+            return "an object"

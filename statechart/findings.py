@@ -1,0 +1,84 @@
+"""What a compilation finds on its way: problems, and what the document names and reads.
+
+The parts of the compiler share one `Findings`; each reports what it finds and goes on, so that one look at a document
+tells its author everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Literal
+
+from statechart.chart import StateNode, Use
+from statechart.env import Json
+from statechart.expressions import Expression, ExpressionInvalid, compile_expression
+from statechart.problems import DefinitionInvalid, Problem, Severity
+from statechart.reading import MAX_PROBLEMS
+from statechart.templates import Value, compile_value
+
+NOTHING = compile_value(None)
+
+
+class Findings:
+    """Problems, uses and paths, in the order of the document."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self.uses: list[Use] = []
+        self.paths: set[str] = set()
+
+    def error(self, code: str, at: str, message: str, suggestion: str | None = None) -> None:
+        """Raises `DefinitionInvalid` once there are more problems than anybody would read."""
+        self.add("error", code, at, message, suggestion)
+
+    def add(
+        self, severity: Severity, code: str, at: str, message: str, suggestion: str | None = None
+    ) -> None:
+        self.problems.append(Problem(severity, code, at, message, suggestion))
+        if len(self.problems) >= MAX_PROBLEMS:
+            raise DefinitionInvalid(self.problems)
+
+    def has_errors(self) -> bool:
+        return any(problem.severity == "error" for problem in self.problems)
+
+    def use(
+        self,
+        kind: Literal["task_type", "completion_event", "failure_event", "sent_event"],
+        name: str,
+        at: str,
+        node: StateNode,
+    ) -> None:
+        self.uses.append(Use(kind, name, at, node))
+
+    def value(self, value: Json, at: str, extra_names: Collection[str] = ()) -> Value:
+        """Compile a value; a stand-in where that fails, for a chart that nobody will get."""
+        try:
+            compiled = compile_value(value, extra_names=extra_names)
+        except ExpressionInvalid as invalid:
+            self.invalid(invalid, at)
+            return NOTHING
+        self.paths |= compiled.paths
+        return compiled
+
+    def expression(self, text: str, at: str, extra_names: Collection[str] = ()) -> Expression | None:
+        try:
+            expression = compile_expression(text, extra_names=extra_names)
+        except ExpressionInvalid as invalid:
+            self.invalid(invalid, at)
+            return None
+        self.paths |= expression.paths
+        return expression
+
+    def invalid(self, invalid: ExpressionInvalid, at: str) -> None:
+        self.error(invalid.code, at, invalid.message, invalid.suggestion)
+
+    def config_names(self) -> Iterator[str]:
+        """`module.key` of every configuration value that is read; only the module where the key is computed."""
+        for path in self.paths:
+            root, _, rest = path.partition(".")
+            if root == "config" and rest:
+                yield ".".join(rest.split(".")[:2])
+
+
+def join(at: str, key: str) -> str:
+    return f"{at}.{key}" if at else key

@@ -1,0 +1,91 @@
+"""How a document names things: the order of keys, ids, targets, delays. The rules are XState v5's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
+
+from statechart.chart import StateNode
+from statechart.problems import nearest
+
+_T = TypeVar("_T")
+
+
+def js_order(mapping: Mapping[str, _T]) -> Iterable[tuple[str, _T]]:
+    """The order in which JavaScript lists an object's keys: array indices ascending, then the others as written.
+
+    XState's document order is this one, so a chart whose states are called "10" and "2" means the same here.
+    """
+    if not any(key[:1].isdigit() for key in mapping):
+        return mapping.items()
+    indices = sorted((key for key in mapping if _is_array_index(key)), key=int)
+    others = [key for key in mapping if not _is_array_index(key)]
+    return [(key, mapping[key]) for key in (*indices, *others)]
+
+
+def _is_array_index(key: str) -> bool:
+    return (
+        key.isascii() and key.isdigit() and len(key) <= 10 and str(int(key)) == key and int(key) < 2**32 - 1
+    )
+
+
+def delay_reference(key: str) -> str:
+    """The DELAY in `xstate.after.DELAY.ID`: a number as JavaScript prints it, anything else as it stands."""
+    try:
+        number = float(key)
+    except ValueError:
+        return key
+    return str(int(number)) if number.is_integer() else repr(number)
+
+
+class UnknownTarget(Exception):
+    """A target that leads nowhere, with what was probably meant."""
+
+    def __init__(self, target: str, suggestion: str | None) -> None:
+        self.suggestion = suggestion
+        super().__init__(f"unknown target {target!r}")
+
+
+def resolve_target(source: StateNode, target: str, by_id: Mapping[str, StateNode]) -> StateNode:
+    """The state that a transition of `source` names: `sibling`, `sibling.child`, `.child`, `#id` or `#id.child`.
+
+    Raises `UnknownTarget`.
+    """
+    if target.startswith("#"):
+        found = find_by_id(target, by_id)
+    elif target.startswith("."):
+        found = descend(source, target[1:])
+    else:
+        found = descend(source.parent, target) if source.parent is not None else None
+    if found is None:
+        raise UnknownTarget(target, _suggested_target(source, target, by_id))
+    return found
+
+
+def find_by_id(reference: str, by_id: Mapping[str, StateNode]) -> StateNode | None:
+    """`#id`, or `#id.child.grandchild`."""
+    identifier, _, path = reference[1:].partition(".")
+    if identifier in by_id and (found := descend(by_id[identifier], path) if path else by_id[identifier]):
+        return found
+    return by_id.get(reference[1:])
+
+
+def descend(node: StateNode | None, path: str) -> StateNode | None:
+    """The state below `node` at a dotted path."""
+    for key in path.split("."):
+        node = node.by_key.get(key) if node is not None else None
+    return node
+
+
+def _suggested_target(source: StateNode, target: str, by_id: Mapping[str, StateNode]) -> str | None:
+    if source.parent is None and not target.startswith((".", "#")) and descend(source, target) is not None:
+        return f".{target}"
+    return nearest(target, _targets_from(source, by_id))
+
+
+def _targets_from(source: StateNode, by_id: Mapping[str, StateNode]) -> Iterator[str]:
+    siblings = source.parent.children if source.parent is not None else ()
+    yield from (sibling.key for sibling in siblings)
+    yield from (f".{child.key}" for child in source.children)
+    yield from (f"{sibling.key}.{child.key}" for sibling in siblings[:50] for child in sibling.children[:20])
+    yield from (f"#{identifier}" for identifier in by_id)

@@ -1,0 +1,145 @@
+"""Run a definition at a desk: a virtual clock, no database, snapshots as a person reads them.
+
+Timers fire when the clock is moved over them, each at its own due time and before later ones, as they would if time
+passed. Tasks are created on paper only; an event of the type that an open task or invoke is waiting for answers it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+
+from statechart.chart import Chart
+from statechart.compile import compile_document
+from statechart.draft import Snapshot
+from statechart.env import Env, Json, after, parse_instant
+from statechart.problems import StepFailed
+from statechart.step import start, step
+
+EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # when the virtual clock starts
+MAX_FIRED = 10_000  # timers fired by one move of the clock
+
+
+def simulate(document: Json, events: Sequence[Mapping[str, Json]]) -> list[dict[str, Json]]:
+    """The snapshot `{"configuration", "context", "status"}` at the start, then after each event.
+
+    `{"advance_ms": N}` moves the clock instead. `status` is "active" or "done"; where a step fails it is "error", with
+    `error` {code, message, path}, and what comes after is not taken any more. Raises `DefinitionInvalid`, and
+    `StepFailed("event.invalid")` for what is no event.
+    """
+    simulation = Simulation(compile_document(document))
+    return [simulation.view(), *(simulation.take(event) for event in events)]
+
+
+class Simulation:
+    """One run. Starts on construction."""
+
+    def __init__(self, chart: Chart) -> None:
+        self.chart = chart
+        self.now = EPOCH
+        self.steps = 0
+        self.error: dict[str, Json] | None = None
+        self.snapshot: Snapshot = {"configuration": [], "context": dict(chart.context), "status": "error"}
+        try:
+            self.snapshot = start(chart, None, self._env(), deliver_start=False).snapshot
+        except StepFailed as failure:
+            self._fail(failure)
+
+    def take(self, event: Mapping[str, Json]) -> dict[str, Json]:
+        """Take an event or move the clock; returns the view afterwards."""
+        milliseconds = event.get("advance_ms") if isinstance(event, Mapping) else None
+        if milliseconds is None and not (isinstance(event, Mapping) and isinstance(event.get("type"), str)):
+            raise StepFailed(
+                "event.invalid", f'expected an event with a type, or {{"advance_ms": N}}, found {event!r:.80}'
+            )
+        if milliseconds is not None and (
+            isinstance(milliseconds, bool) or not isinstance(milliseconds, int | float) or milliseconds < 0
+        ):
+            raise StepFailed(
+                "event.invalid",
+                f"expected advance_ms to be milliseconds, at least 0, found {milliseconds!r:.80}",
+            )
+        if self.error is None:
+            try:
+                if milliseconds is not None:
+                    self._advance(round(milliseconds))
+                else:
+                    self._step(event, self._answered_by(event))
+            except StepFailed as failure:
+                self._fail(failure)
+        return self.view()
+
+    def view(self) -> dict[str, Json]:
+        """What `simulate` prints."""
+        view: dict[str, Json] = {
+            "configuration": self.snapshot["configuration"],
+            "context": self.snapshot["context"],
+            "status": self.snapshot["status"] if self.error is None else "error",
+        }
+        if self.error is not None:
+            view["error"] = self.error
+        return view
+
+    def _env(self) -> Env:
+        self.steps += 1
+        return Env(now=self.now, seed=f"simulate/{self.steps}")
+
+    def _step(self, event: Mapping[str, Json], obligation: str | None) -> None:
+        self.snapshot = step(self.chart, self.snapshot, event, self._env(), obligation=obligation).snapshot
+
+    def _answered_by(self, event: Mapping[str, Json]) -> str | None:
+        for holder in ("tasks", "children"):
+            for key, entry in self.snapshot[holder].items():
+                if event["type"] in (entry["completionEvent"], entry["failureEvent"]):
+                    return str(key)
+        return None
+
+    def _advance(self, milliseconds: int) -> None:
+        target = after(self.now, milliseconds)
+        for _ in range(MAX_FIRED):
+            timers = self.snapshot["timers"]
+            key = min(timers, key=lambda key: timers[key]["dueAt"], default=None)
+            due_at = parse_instant(timers[key]["dueAt"]) if key is not None else None
+            if key is None or due_at is None or due_at > target:
+                self.now = target
+                return
+            self.now = max(self.now, due_at)
+            self._step(timers[key]["event"], key)
+        raise StepFailed(
+            "simulate.endless", f"more than {MAX_FIRED:,} timers are due within {milliseconds:,} milliseconds"
+        )
+
+    def _fail(self, failure: StepFailed) -> None:
+        self.error = {"code": failure.code, "message": failure.message, "path": failure.path}
+
+
+def simulate_lines(lines: Iterable[str]) -> Iterator[str]:
+    """`simulate --batch`: JSON lines `{"id", "spec", "events"}` to `{"id", "snapshots"}` or `{"id", "error"}`.
+
+    One line out for each line in that is not blank; whatever is wrong with one of them never stops the next.
+    """
+    for line in lines:
+        if line.strip():
+            yield json.dumps(_answer(line), separators=(",", ":"))
+
+
+def _answer(line: str) -> dict[str, Json]:
+    case: Json = None
+    try:
+        case = json.loads(line, parse_constant=_refuse_constant)
+        if not isinstance(case, dict) or "spec" not in case:
+            raise ValueError('expected an object with "id", "spec" and "events"')
+        events = case.get("events") or []
+        if not isinstance(events, list):
+            raise ValueError(f'expected "events" to be a list, found {events!r:.80}')
+        return {"id": case.get("id"), "snapshots": simulate(case["spec"], events)}
+    except Exception as failure:  # noqa: BLE001 - the outer loop of a batch: a bad case never stops the next
+        return {
+            "id": case.get("id") if isinstance(case, dict) else None,
+            "error": str(failure) or type(failure).__name__,
+        }
+
+
+def _refuse_constant(name: str) -> Json:
+    raise ValueError(f"expected JSON, found {name}")

@@ -1,0 +1,425 @@
+"""One event's full consequence: from snapshot and event to the next snapshot and what the world is asked to do.
+
+How to follow an event through this file, whose functions carry the names of XState and of the SCXML algorithm:
+
+    step        closes the obligation that the event answers, then runs one macrostep for it, and one more for each
+                event that the machine has sent to itself on the way
+    macrostep   takes the transitions that the event enables; then, until nothing is enabled and nothing is queued,
+                eventless transitions first and then the next internal event
+    microstep   leaves states (deepest first), executes the transitions, enters states (outermost first)
+
+Everything is written into a `Draft`; the snapshot that came in is never changed. Invariant: the same chart, snapshot,
+event and env give the same step, in each process and each replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from statechart.actions import send_event
+from statechart.chart import Block, Chart, StateNode, Transition
+from statechart.configuration import (
+    compute_entry_set,
+    compute_exit_set,
+    is_in_final_state,
+    remembered_on_exit,
+)
+from statechart.draft import INIT_EVENT, KERNEL, STOP_EVENT, ActionFailed, Change, Draft, Snapshot
+from statechart.effects import Effect, Event
+from statechart.env import Env, Json
+from statechart.expressions import ExpressionFailed
+from statechart.problems import StepFailed
+from statechart.select import (
+    EXECUTION_ERROR,
+    WORKFLOW_START,
+    remove_conflicting_transitions,
+    select_eventless_transitions,
+    select_start_transitions,
+    select_transitions,
+)
+
+MAX_MICROSTEPS = 1_000  # in one step, over all its macrosteps
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one event came to.
+
+    `snapshot` is plain JSON, the very object that came in where nothing changed. `changes` is the ordered record,
+    each `{"type": dotted entry, ...}`. `outcome` is "ignored" where no transition was enabled, and `reason` says why:
+    "no_transition", "obligation_closed" or "not_active". An ignored answer to an obligation still closes it, except
+    that a failure which nobody catches leaves its task open, so that a later attempt can answer.
+    """
+
+    snapshot: Snapshot
+    effects: tuple[Effect, ...]
+    changes: tuple[Change, ...]
+    outcome: Literal["applied", "ignored"]
+    reason: str | None = None
+
+
+def start(
+    chart: Chart,
+    input: Json,
+    env: Env,
+    *,
+    context: Mapping[str, Json] | None = None,
+    instance: Mapping[str, Json] | None = None,
+    deliver_start: bool = True,
+) -> Step:
+    """Enter the initial configuration; then deliver `WORKFLOW_START` where an active state names it exactly.
+
+    `context` is laid over the definition's, key by key at the top. `instance` says which instance this is, as
+    expressions read it. Raises `StepFailed`.
+    """
+    blank: Snapshot = {
+        "kernel": KERNEL,
+        "status": "active",
+        "configuration": [],
+        "context": {**chart.context, **(context or {})},
+        "input": input,
+        "instance": dict(instance or {}),
+        "history": {},
+        "tasks": {},
+        "timers": {},
+        "children": {},
+        "counts": {},
+        "output": None,
+        "error": None,
+    }
+    draft = Draft(chart, blank, env)
+    draft.take({"type": INIT_EVENT, "input": input})
+    microstep(draft, [chart.initial_transition])
+    settle(draft)
+    if deliver_start and draft.status == "active":
+        event = {"type": WORKFLOW_START, "input": input}
+        draft.take(event)
+        if select_start_transitions(draft):
+            macrostep(draft, event)
+    deliver_mail(draft)
+    draft.has_taken_transition = True  # entering is what a start asks for
+    return finish(draft)
+
+
+def step(
+    chart: Chart, snapshot: Snapshot, event: Mapping[str, Json], env: Env, *, obligation: str | None = None
+) -> Step:
+    """Take one event. `obligation` is the key of the task, timer or child that it answers.
+
+    Raises `StepFailed`: then nothing has happened, and the caller keeps the old snapshot.
+    """
+    if snapshot.get("status") != "active":
+        return Step(snapshot, (), (), "ignored", "not_active")
+    received = dict(event)
+    if not isinstance(received.get("type"), str) or received["type"] in ("", "*"):
+        raise StepFailed("event.invalid", f"expected an event with a type, found {event!r:.80}", path="type")
+    draft = Draft(chart, snapshot, env)
+    if obligation is None:
+        macrostep(draft, received)
+    elif not is_open(draft, obligation):
+        return Step(snapshot, (), (), "ignored", "obligation_closed")
+    else:
+        answer_obligation(draft, obligation, received)
+    deliver_mail(draft)
+    return finish(draft)
+
+
+def stop(chart: Chart, snapshot: Snapshot, env: Env) -> Step:
+    """End the machine where it stands: the exit actions of all active states run, deepest first, then every
+    obligation is cancelled. Events that exit actions raise are not taken any more, and values that fail do not
+    keep a machine from stopping. Raises `StepFailed` for a snapshot that is of no use.
+    """
+    if snapshot.get("status") != "active":
+        return Step(snapshot, (), (), "ignored", "not_active")
+    draft = Draft(chart, snapshot, env)
+    draft.take({"type": STOP_EVENT})
+    execute_exit_actions(draft)
+    draft.queue.clear()
+    draft.mailbox.clear()
+    draft.cancel_all()
+    draft.status = "stopped"
+    draft.note("machine.stopped")
+    draft.has_taken_transition = True
+    return finish(draft)
+
+
+def accepts(chart: Chart, snapshot: Snapshot, env: Env | None = None) -> bool:
+    """Does an active state, or one around it, answer to some event from outside? Guards are not asked."""
+    del env
+    if snapshot["status"] != "active":
+        return False
+    leaves = (chart.by_path[path] for path in snapshot["configuration"])
+    return any(node.accepts_external for leaf in leaves for node in (leaf, *leaf.ancestors))
+
+
+def finish(draft: Draft) -> Step:
+    if draft.has_taken_transition:
+        return Step(draft.finished(), tuple(draft.effects), tuple(draft.changes), "applied")
+    # Nothing has moved; what may have changed is the obligation that was answered.
+    is_as_before = not any(change["type"] != "guard.failed" for change in draft.changes)
+    snapshot = draft.snapshot if is_as_before else draft.finished()
+    return Step(dict(snapshot), tuple(draft.effects), tuple(draft.changes), "ignored", "no_transition")
+
+
+# --- obligations
+
+
+def is_open(draft: Draft, key: str) -> bool:
+    return key in draft.tasks or key in draft.timers or key in draft.children
+
+
+def answer_obligation(draft: Draft, key: str, event: Event) -> None:
+    """Close the obligation, then take the event that answers it."""
+    if key in draft.timers:
+        fire_timer(draft, key, event)
+        return
+    holder = draft.tasks if key in draft.tasks else draft.children
+    entry = holder.pop(key)
+    if "invoke" in entry and event["type"] == entry["completionEvent"]:
+        keep_output(draft, key, event)
+    macrostep(draft, event)
+    if draft.has_taken_transition:
+        return
+    if event["type"] == entry["failureEvent"]:
+        holder[key] = entry  # uncaught: the task is still wanted
+    else:
+        draft.note("task.closed" if holder is draft.tasks else "child.closed", key=key)
+
+
+def fire_timer(draft: Draft, key: str, event: Event) -> None:
+    timer = draft.timers.pop(key)
+    draft.note("timer.fired", key=key)
+    to = timer.get("to")
+    if to is None:
+        macrostep(draft, event)
+    else:
+        send_event(draft, key, to, event)
+        draft.has_taken_transition = True
+
+
+def keep_output(draft: Draft, key: str, event: Event) -> None:
+    """`outputKey` of an invoke: its output stands in the context before any guard or action of `onDone` looks."""
+    invoke = draft.chart.invokes.get(key.rpartition("/")[0])
+    if invoke is None or invoke.output_key is None:
+        return
+    try:
+        draft.assign(invoke.output_key, event.get("output"))
+    except ActionFailed as failure:
+        draft.fail_action(failure, invoke.at)
+    draft.has_taken_transition = True
+
+
+# --- the algorithm
+
+
+def deliver_mail(draft: Draft) -> None:
+    """Events that the machine has sent to itself come after the macrostep that sent them, one by one."""
+    while draft.mailbox and draft.status == "active":
+        macrostep(draft, draft.mailbox.popleft())
+    draft.mailbox.clear()
+
+
+def macrostep(draft: Draft, event: Event) -> None:
+    """Take an event, and everything that follows from it without another one."""
+    draft.take(event)
+    microstep(draft, select_transitions(draft, event["type"]))
+    settle(draft)
+
+
+def settle(draft: Draft) -> None:
+    """Eventless transitions as long as they change something, then the next internal event, until neither is left."""
+    asks_eventless = True
+    while draft.status == "active":
+        enabled = select_eventless_transitions(draft) if asks_eventless else []
+        if enabled:
+            draft.is_changed = False
+            microstep(draft, enabled)
+            asks_eventless = draft.is_changed
+        elif draft.queue:
+            take_internal_event(draft, draft.queue.popleft())
+            asks_eventless = True
+        else:
+            return
+    refuse_uncaught_errors(draft)
+    draft.cancel_all()
+
+
+def take_internal_event(draft: Draft, event: Event) -> None:
+    draft.take(event)
+    enabled = select_transitions(draft, event["type"])
+    if not enabled and event["type"] == EXECUTION_ERROR:
+        raise uncaught(event)
+    microstep(draft, enabled)
+
+
+def refuse_uncaught_errors(draft: Draft) -> None:
+    """A machine that ends while an error waits in its queue has not ended well."""
+    for event in draft.queue:
+        if event["type"] == EXECUTION_ERROR:
+            raise uncaught(event)
+    draft.queue.clear()
+
+
+def uncaught(event: Event) -> StepFailed:
+    error = event["error"]
+    return StepFailed("step.uncaught", error["message"], path=event.get("at") or "", data=error)
+
+
+def microstep(draft: Draft, enabled: Sequence[Transition]) -> None:
+    """Leave, act, enter; once, for all transitions that do not get in each other's way."""
+    if not enabled:
+        return
+    charge_microstep(draft)
+    transitions = remove_conflicting_transitions(draft, list(enabled))
+    draft.has_taken_transition |= not all(transition.is_inert for transition in transitions)
+    before, remembered = list(draft.active), draft.history
+    recorded = len(draft.changes)
+    exited = exit_states(draft, transitions)
+    for transition in transitions:
+        execute(draft, transition.actions)
+    entered = enter_states(draft, transitions)
+    if exited or entered:
+        keep_order(draft, before, remembered)
+        draft.changes.insert(recorded, state_changed(draft, exited, entered))
+    if draft.status == "done":
+        execute_exit_actions(draft)
+
+
+def charge_microstep(draft: Draft) -> None:
+    draft.microsteps += 1
+    if draft.microsteps > MAX_MICROSTEPS:
+        raise StepFailed(
+            "step.endless",
+            f"the step takes more than {MAX_MICROSTEPS:,} microsteps; transitions without an event, or events that "
+            "the machine raises itself, go round in circles",
+            path=", ".join(draft.configuration()[:5]),
+        )
+    draft.charge_work(len(draft.active))
+
+
+def keep_order(draft: Draft, before: list[StateNode], remembered: dict[str, Sequence[StateNode]]) -> None:
+    """A microstep that ends in the states it began with has changed nothing, as XState sees it: the order in which
+    the states were entered stays, and eventless transitions are not asked again because of it."""
+    is_same = draft.history is remembered and len(before) == len(draft.active)
+    if is_same and all(node in draft.active for node in before):
+        draft.active = dict.fromkeys(before)
+    else:
+        draft.is_changed = True
+
+
+def exit_states(draft: Draft, transitions: Sequence[Transition]) -> list[StateNode]:
+    exiting = compute_exit_set(transitions, draft.active, draft.history)
+    memory = remembered_on_exit(exiting, draft.active)
+    if memory:
+        draft.history = {**draft.history, **memory}
+    for node in exiting:
+        for timer in node.after:
+            timer.disarm(draft)
+        execute(draft, node.exit)
+        for invoke in node.invokes:
+            draft.cancel_task(draft.last_key(invoke.place))
+        del draft.active[node]
+    return exiting
+
+
+def enter_states(draft: Draft, transitions: Sequence[Transition]) -> Sequence[StateNode]:
+    plan = compute_entry_set(transitions, draft.history)
+    draft.charge_work(len(plan.nodes))
+    completed: set[StateNode] = set()
+    for node in plan.nodes:
+        draft.active[node] = None
+        execute(draft, node.entry)
+        if node.after:
+            execute_each(draft, node.after)
+        if node.invokes:
+            execute_each(draft, node.invokes)
+        if node.initial_actions and node in plan.by_default:
+            execute(draft, node.initial_actions)
+        if node.type == "final":
+            complete(draft, node, completed)
+    return plan.nodes
+
+
+def complete(draft: Draft, final: StateNode, completed: set[StateNode]) -> None:
+    """A final state is entered: its parent is done, and so may be the parallel states around it, up to the machine."""
+    parent = final.parent
+    marker = parent if parent is None or parent.type == "parallel" else parent.parent
+    last_completed = marker or final
+    if parent is not None and parent.type == "compound":
+        raise_done(draft, parent, output_of(draft, final))
+    while (
+        marker is not None
+        and marker.type == "parallel"
+        and marker not in completed
+        and is_in_final_state(marker, draft.active)
+    ):
+        completed.add(marker)
+        raise_done(draft, marker, None)
+        last_completed = marker
+        marker = marker.parent
+    if marker is None:
+        complete_machine(draft, last_completed)
+
+
+def raise_done(draft: Draft, node: StateNode, output: Json) -> None:
+    draft.queue.append({"type": f"xstate.done.state.{node.id}", "output": output})
+
+
+def complete_machine(draft: Draft, completed: StateNode) -> None:
+    """The root's `output` reads the output of what completed it as `event.output`, and stands for it where absent."""
+    output = output_of(draft, completed) if completed.parent is not None else None
+    root = draft.chart.root
+    if root.output is not None:
+        event = draft.event
+        draft.take({"type": f"xstate.done.state.{completed.id}", "output": output})
+        output = output_of(draft, root)
+        draft.take(event)
+    draft.status = "done"
+    draft.output = output
+    draft.note("machine.done", output=output)
+
+
+def output_of(draft: Draft, node: StateNode) -> Json:
+    if node.output is None:
+        return None
+    try:
+        return draft.evaluate(node.output)
+    except (ExpressionFailed, ActionFailed) as failure:
+        draft.fail_action(failure, f"{node.at}.output".lstrip("."))
+        return None
+
+
+# --- actions
+
+
+def execute(draft: Draft, block: Block) -> None:
+    """Perform the actions in order. Where one fails, `error.execution` is raised and the rest is given up."""
+    for action in block:
+        try:
+            action.perform(draft)
+        except (ExpressionFailed, ActionFailed) as failure:
+            draft.fail_action(failure, action.at)
+            return
+
+
+def execute_each(draft: Draft, block: Block) -> None:
+    """Perform actions that do not depend on each other: where one fails, the others are still done."""
+    for action in block:
+        execute(draft, (action,))
+
+
+def execute_exit_actions(draft: Draft) -> None:
+    """The machine ends: what every active state does when it is left, without leaving it."""
+    for node in reversed(draft.nodes_in_document_order()):
+        execute(draft, node.exit)
+
+
+def state_changed(draft: Draft, exited: Sequence[StateNode], entered: Sequence[StateNode]) -> Change:
+    return {
+        "type": "state.changed",
+        "exited": [node.name for node in exited],
+        "entered": [node.name for node in entered],
+        "configuration": draft.configuration(),
+    }
