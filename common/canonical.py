@@ -106,7 +106,7 @@ class _Cleaner:
         if isinstance(value, list | tuple):
             self._enter(len(value), depth)
             return [self.clean(item, (*path, index), depth + 1) for index, item in enumerate(value)]
-        _refuse(
+        return _refuse(
             f'a value of type "{type(value).__name__}" is not JSON; return objects, arrays, text, numbers, booleans or null',
             path,
         )

@@ -48,7 +48,7 @@ class UtcDateTime(TypeDecorator[datetime]):
             raise ValueError(f"an instant must be aware, found naive {value!r}")
         return value if dialect.name == "postgresql" else value.astimezone(UTC).replace(tzinfo=None)
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
         if value is None:
             return None
         return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)

@@ -60,7 +60,7 @@ class Decision:
 def decide(
     chart: Chart,
     standing: Standing,
-    type: InboxType,  # noqa: A002 - the column's name
+    type: InboxType,
     body: Json,
     env: Env,
     *,
@@ -69,7 +69,8 @@ def decide(
     """Decide one inbox row. Never raises for what a definition, an event or a handler's output can cause.
 
     `body` by type: start {input, context} · event: the event itself · task {key, event, entry} · task.late {entry} ·
-    timer {key, event} · undelivered: the event · note {note} · cancel {reason}.
+    timer {key, event} · undelivered: the event · note {note} · cancel {reason} ·
+    incident {code, message, detail}: the engine gives up on the instance.
     """
     if type is InboxType.NOTE:
         return _unchanged(standing, [{"type": "note", **body}])
@@ -77,6 +78,8 @@ def decide(
         return _unchanged(standing, [{"type": "task.late", **body["entry"]}])
     if standing.status in FINAL:
         return _rejected(standing, type, body)
+    if type is InboxType.INCIDENT:
+        return _fails(standing, Incident(body["code"], body["message"], body.get("detail", {})), [])
     if type is InboxType.CANCEL:
         return _cancel(chart, standing, body, env)
     try:
@@ -240,7 +243,7 @@ def _fails(standing: Standing, incident: Incident, entries: list[dict[str, Json]
     return _unchanged(standing, changes, status=InstanceStatus.FAILED, incident=incident)
 
 
-def _rejected(standing: Standing, type: InboxType, body: Json) -> Decision:  # noqa: A002
+def _rejected(standing: Standing, type: InboxType, body: Json) -> Decision:
     entry = {
         "type": "event.rejected",
         "reason": f"instance is {standing.status.value}",
@@ -263,7 +266,7 @@ def _unchanged(
     return Decision(status or standing.status, standing.snapshot, text, changes, (), incident)
 
 
-def _received(type: InboxType, body: Json) -> dict[str, Json]:  # noqa: A002
+def _received(type: InboxType, body: Json) -> dict[str, Json]:
     match type:
         case InboxType.START:
             return {"type": "instance.started"}

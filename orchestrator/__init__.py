@@ -1,0 +1,1 @@
+"""The orchestrator advances instances: it alone writes their snapshots and history."""

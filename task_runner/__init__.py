@@ -1,0 +1,1 @@
+"""The task runner claims tasks, calls their handlers and reports how they ended."""

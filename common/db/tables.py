@@ -62,6 +62,7 @@ class InboxType(StrEnum):
     TIMER = "timer"
     CHILD = "child"
     UNDELIVERED = "undelivered"  # a `send` of this instance that found nobody
+    INCIDENT = "incident"  # the engine gives up on the instance
     NOTE = "note"
     CANCEL = "cancel"
     PAUSE = "pause"

@@ -50,9 +50,9 @@ _PAGE = (
 )
 
 
-def page_ready(tx: Connection, after: int) -> list[tuple[int, str]]:
-    """The next page of (id, instance_id) of rows that may be stepped, oldest first."""
-    return [(row[0], row[1]) for row in tx.execute(_PAGE, {"after": after})]
+def page_ready(tx: Connection, after: int) -> list[tuple[int, InstanceId, datetime]]:
+    """The next page of (id, instance_id, accepted_at) of rows that may be stepped, oldest first."""
+    return [(row[0], row[1], row[2]) for row in tx.execute(_PAGE, {"after": after})]
 
 
 _ROW = (_c.id, _c.instance_id, _c.lane, _c.type, _c.body, _c.source, _c.accepted_at)

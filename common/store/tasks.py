@@ -210,13 +210,13 @@ _NEXT = select(func.min(_t.run_at)).where(
     _t.status == TaskStatus.PENDING,
     not_(_t.held),
     among(_t.type, "types", "text"),
-    _t.run_at > bindparam("now", type_=UtcDateTime()),
+    _t.run_at > bindparam("after", type_=UtcDateTime()),
 )
 
 
-def next_due_at(tx: Connection, *, types: Sequence[str], now: datetime) -> datetime | None:
-    """When the next delayed task of `types` falls due, after `now`."""
-    return tx.execute(_NEXT, {"types": types, "now": now}).scalar_one_or_none()
+def next_due_at(tx: Connection, *, types: Sequence[str], after: datetime) -> datetime | None:
+    """When the next delayed task of `types` falls due after the instant `after`."""
+    return tx.execute(_NEXT, {"types": types, "after": after}).scalar_one_or_none()
 
 
 # -- beating ----------------------------------------------------------------------------------------------------
@@ -407,3 +407,30 @@ def read_attempts(tx: Connection, ids: Sequence[TaskId]) -> dict[str, list[tuple
     for row in tx.execute(_READ_ATTEMPTS, {"ids": ids}):
         found.setdefault(row[0], []).append(tuple(row[1:]))
     return found
+
+
+_HOLD = update(tasks).where(among(_t.id, "ids"), _t.status == TaskStatus.PENDING).values(held=True)
+
+
+def hold(tx: Connection, ids: Sequence[TaskId]) -> None:
+    """Keep locked pending tasks of a frozen instance from being claimed."""
+    if ids:
+        tx.execute(_HOLD, {"ids": ids})
+
+
+_IS_DUE = (
+    select(_t.id)
+    .where(
+        _t.status == TaskStatus.PENDING,
+        not_(_t.held),
+        _t.run_at <= bindparam("now", type_=UtcDateTime()),
+        among(_t.type, "types", "text"),
+        or_(_t.type != "SYSTEM", among(_t.name, "functions", "text")),
+    )
+    .limit(1)
+)
+
+
+def is_due(tx: Connection, *, types: Sequence[str], functions: Sequence[str], now: datetime) -> bool:
+    """Tell whether a claim would find anything: asked on SQLite before taking the writer's turn."""
+    return tx.execute(_IS_DUE, {"types": types, "functions": functions, "now": now}).first() is not None

@@ -1,0 +1,104 @@
+"""Sending an event, or a note, to an instance: accepted means stored; the orchestrator consumes it once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection
+
+from common.canonical import clean, dumps
+from common.clock import instant_text, read_now
+from common.config import Limits
+from common.db import ORCHESTRATOR_QUEUE, note_bell
+from common.db.tables import InboxType
+from common.errors import Conflict, Invalid, LimitExceeded, NotFound
+from common.ids import InstanceId, TenantId, is_id
+from common.lifecycle import InstanceStatus, instance_can
+from common.store import inbox, instances
+
+RESERVED = ("xstate.", "error.", "done.")
+MAX_TYPE = 200
+MAX_NOTE = 10_000
+
+
+def send_event(tx: Connection, tenant_id: TenantId, instance_id: str, event: Any, *, actor: str, limits: Limits) -> None:
+    """Put an event into an instance's inbox. The caller commits; bells ring afterwards.
+
+    Raises `Invalid` (`event.invalid`, `event.reserved`), `LimitExceeded`, `NotFound` (`instance.not_found`) and
+    `Conflict` (`instance.illegal_verb`) for a finished instance. Paused and failed ones accept it, and it waits.
+    """
+    body = event_text(event, limits=limits)
+    accept(tx, tenant_id, instance_id, "send", InboxType.EVENT, body, lane=inbox.ORDINARY, actor=actor)
+
+
+def add_note(tx: Connection, tenant_id: TenantId, instance_id: str, note: str, *, actor: str) -> None:
+    """Append a note to an instance's history; legal in every status. Notes do not wait behind events."""
+    if not isinstance(note, str) or not 0 < len(note) <= MAX_NOTE:
+        raise Invalid(f"note: expected text of 1 to {MAX_NOTE} characters", code="note.invalid")
+    body = dumps({"note": clean(note)})
+    accept(tx, tenant_id, instance_id, "note", InboxType.NOTE, body, lane=inbox.CONTROL, actor=actor)
+
+
+def event_text(event: Any, *, limits: Limits) -> str:
+    """Check an event from outside and return its canonical text."""
+    if not isinstance(event, Mapping) or not isinstance(event.get("type"), str):
+        raise Invalid('expected an event object with a text "type", such as {"type": "APPROVED"}', code="event.invalid")
+    name = event["type"]
+    if not 0 < len(name) <= MAX_TYPE or name != name.strip() or "*" in name:
+        raise Invalid(f"event type: expected 1 to {MAX_TYPE} characters without * or outer spaces", code="event.invalid")
+    if name.startswith(RESERVED):
+        raise Invalid(
+            f'event type "{name}" belongs to the engine; names must not begin with {", ".join(RESERVED)}',
+            code="event.reserved",
+        )
+    text = dumps(clean(event, max_depth=limits.max_json_depth))
+    if len(text) > limits.max_event_bytes:
+        raise LimitExceeded(
+            f"the event is {len(text)} bytes, at most {limits.max_event_bytes} are allowed",
+            limit="max_event_bytes",
+            allowed=limits.max_event_bytes,
+        )
+    return text
+
+
+def accept(
+    tx: Connection, tenant_id: TenantId, instance_id: str, verb: str, type: InboxType, body: str, *, lane: int, actor: str
+) -> None:
+    """Check a verb against an instance's status, read without a lock, and put the row into its inbox.
+
+    One that loses the race with the instance's end is recorded there as `event.rejected`.
+    """
+    found = instances.find_status(tx, tenant_id, instance_id) if is_id(instance_id) else None
+    if found is None:
+        raise NotFound(f'no instance "{instance_id}"', code="instance.not_found")
+    status, finished_at = found
+    if not instance_can(verb, status):
+        raise illegal(verb, instance_id, status, finished_at)
+    inbox.put(
+        tx,
+        [
+            {
+                "tenant_id": tenant_id,
+                "instance_id": InstanceId(instance_id),
+                "lane": lane,
+                "type": type.value,
+                "body": body,
+                "source": actor,
+                "accepted_at": read_now(tx),
+            }
+        ],
+    )
+    note_bell(tx, ORCHESTRATOR_QUEUE, instance_id)
+
+
+def illegal(verb: str, instance_id: str, status: InstanceStatus, finished_at: datetime | None) -> Conflict:
+    """The sentence for a verb that the lifecycle does not allow: `cannot pause instance 0192…: completed at …`."""
+    when = f" at {instant_text(finished_at)}" if finished_at else ""
+    doing = "send an event to" if verb == "send" else verb
+    return Conflict(
+        f"cannot {doing} instance {instance_id}: {status.value}{when}",
+        code="instance.finished" if finished_at else "instance.illegal_verb",
+        status=status.value,
+    )

@@ -1,0 +1,194 @@
+"""Starting an instance: the row and its start in the inbox, in the caller's transaction.
+
+`signalbox.start(connection, …)` is this use case in public: inside the caller's own SQL transaction, the workflow starts
+if and only if the order, the payment, the user is committed too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import Connection
+
+from common.canonical import clean, dumps
+from common.clock import read_now
+from common.config import Limits
+from common.db import ORCHESTRATOR_QUEUE, note_bell
+from common.db.tables import DefinitionStatus, InboxType, TimerStatus
+from common.errors import Conflict, Invalid, LimitExceeded, NotFound
+from common.ids import InstanceId, TenantId, is_id, new_id
+from common.store import definitions, inbox, instances, timers
+from common.store.definitions import Definition
+
+MAX_KEY = 500
+MAX_LABELS = 50
+PRIORITIES = range(-100, 101)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What to start. `context` is laid over the definition's, key by key at the top; `input` is never merged into it."""
+
+    definition_key: str | None = None
+    definition_id: str | None = None
+    version: int | None = None
+    business_key: str | None = None
+    input: Any = None
+    context: Mapping[str, Any] | None = None
+    priority: int = 0
+    start_at: datetime | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    on_conflict: Literal["return", "reject"] = "return"
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The instance; `created` is False when a live one already held the business key."""
+
+    instance_id: InstanceId
+    created: bool
+
+
+def start_instance(tx: Connection, tenant_id: TenantId, request: Start, *, actor: str, limits: Limits) -> Started:
+    """Create a pending instance and its start. The caller commits; bells ring afterwards.
+
+    Raises `NotFound` (`definition.not_found`), `Conflict` (`definition.not_active`, `instance.business_key_held`),
+    `Invalid` (`start.invalid`) and `LimitExceeded`, before anything is written.
+    """
+    _check(request)
+    body = dumps({"context": clean(request.context), "input": clean(request.input)})
+    if len(body) > limits.max_event_bytes:
+        raise LimitExceeded(
+            f"input and context are {len(body)} bytes, at most {limits.max_event_bytes} are allowed",
+            limit="max_event_bytes",
+            allowed=limits.max_event_bytes,
+        )
+    definition = _definition(tx, tenant_id, request)
+    if request.business_key is not None:
+        held = instances.find_live(tx, tenant_id, definition.key, request.business_key)
+        if held is not None:
+            return _held(request, held)
+    return _insert(tx, tenant_id, request, definition, body, actor)
+
+
+def _insert(
+    tx: Connection, tenant_id: TenantId, request: Start, definition: Definition, body: str, actor: str
+) -> Started:
+    now = read_now(tx)
+    instance_id = InstanceId(new_id())
+    row = {
+        "id": instance_id,
+        "tenant_id": tenant_id,
+        "definition_id": definition.id,
+        "definition_key": definition.key,
+        "definition_version": definition.version,
+        "business_key": request.business_key,
+        "input": dumps(clean(request.input)),
+        "priority": request.priority,
+        "labels": dict(request.labels),
+        "created_at": now,
+    }
+    if not instances.insert_pending(tx, row):
+        # Somebody started it between our look and our insert; under READ COMMITTED theirs is visible now.
+        held = instances.find_live(tx, tenant_id, definition.key, request.business_key or "")
+        if held is not None:
+            return _held(request, held)
+        raise Conflict(
+            f'business key "{request.business_key}" was held a moment ago; start again',
+            code="instance.business_key_held",
+        )
+    if request.start_at is not None and request.start_at > now:
+        _start_later(tx, tenant_id, instance_id, request.start_at, body, now)
+        return Started(instance_id, created=True)
+    inbox.put(
+        tx,
+        [
+            {
+                "tenant_id": tenant_id,
+                "instance_id": instance_id,
+                "lane": inbox.ORDINARY,
+                "type": InboxType.START.value,
+                "body": body,
+                "source": actor,
+                "accepted_at": now,
+            }
+        ],
+    )
+    note_bell(tx, ORCHESTRATOR_QUEUE, instance_id)
+    return Started(instance_id, created=True)
+
+
+def _start_later(
+    tx: Connection, tenant_id: TenantId, instance_id: InstanceId, start_at: datetime, body: str, now: datetime
+) -> None:
+    timers.arm(
+        tx,
+        [
+            {
+                "id": new_id(),
+                "tenant_id": tenant_id,
+                "instance_id": instance_id,
+                "key": "start",
+                "due_at": start_at,
+                "status": TimerStatus.ARMED.value,
+                "inbox_type": InboxType.START.value,
+                "body": body,
+                "created_at": now,
+                "finished_at": None,
+            }
+        ],
+    )
+
+
+def _held(request: Start, instance_id: InstanceId) -> Started:
+    if request.on_conflict == "reject":
+        raise Conflict(
+            f'business key "{request.business_key}" is held by live instance {instance_id}',
+            code="instance.business_key_held",
+            instanceId=instance_id,
+        )
+    return Started(instance_id, created=False)
+
+
+def _check(request: Start) -> None:
+    if (request.definition_key is None) == (request.definition_id is None):
+        raise Invalid("expected either definitionKey or definitionId", code="start.invalid")
+    if request.definition_id is not None and request.version is not None:
+        raise Invalid("version belongs to definitionKey; definitionId already names one version", code="start.invalid")
+    if request.business_key is not None and not 0 < len(request.business_key) <= MAX_KEY:
+        raise Invalid(f"businessKey: expected 1 to {MAX_KEY} characters", code="start.invalid")
+    if request.priority not in PRIORITIES:
+        raise Invalid(f"priority: expected -100 to 100, found {request.priority}", code="start.invalid")
+    if len(request.labels) > MAX_LABELS or any(
+        not isinstance(value, str) or len(key) > MAX_KEY or len(value) > MAX_KEY for key, value in request.labels.items()
+    ):
+        raise Invalid(f"labels: expected at most {MAX_LABELS} texts of at most {MAX_KEY} characters", code="start.invalid")
+    clean(request.labels)
+    clean(request.business_key)
+
+
+def _definition(tx: Connection, tenant_id: TenantId, request: Start) -> Definition:
+    found = _find(tx, tenant_id, request)
+    if found is None:
+        wanted = request.definition_id or request.definition_key
+        if request.version is not None:
+            wanted = f"{wanted} version {request.version}"
+        raise NotFound(f'no definition "{wanted}"; apply it first', code="definition.not_found")
+    if found.status is not DefinitionStatus.ACTIVE:
+        raise Conflict(
+            f'definition "{found.key}" version {found.version} is {found.status.value}; activate it to start instances',
+            code="definition.not_active",
+        )
+    return found
+
+
+def _find(tx: Connection, tenant_id: TenantId, request: Start) -> Definition | None:
+    if request.definition_id is not None:
+        return definitions.find_by_id(tx, tenant_id, request.definition_id) if is_id(request.definition_id) else None
+    key = request.definition_key or ""
+    if request.version is not None:
+        return definitions.find_version(tx, tenant_id, key, request.version)
+    return definitions.find_active(tx, tenant_id, key) or definitions.find_newest(tx, tenant_id, key)

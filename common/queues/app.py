@@ -1,0 +1,55 @@
+"""The Celery app that both workers share. Messages are doorbells: lost, doubled or late, they change nothing.
+
+Celery's ETA, retries, result backend, late acks and time limits are not used: leases, `run_at` and the inbox do that work
+where the truth is. Results are off; Flower still shows what a doorbell did, from the `task-succeeded` event.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from kombu import Queue
+
+from common.db import ORCHESTRATOR_QUEUE, TASK_RUNNER_QUEUE
+
+ADVANCE = "orchestrator.advance"
+RUN = "task_runner.run"
+TASK_OF_QUEUE = {ORCHESTRATOR_QUEUE: ADVANCE, TASK_RUNNER_QUEUE: RUN}
+
+
+def make_app(broker_url: str, *, name: str, queue: str) -> Celery:
+    """Make a worker's app for one queue. The broker may be absent now and come later."""
+    app = Celery(name, broker=broker_url)
+    app.conf.update(
+        task_default_queue=queue,
+        task_queues=[Queue(each) for each in TASK_OF_QUEUE],
+        task_create_missing_queues=False,
+        task_routes={task: {"queue": each} for each, task in TASK_OF_QUEUE.items()},
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        task_acks_late=False,
+        worker_pool="threads",
+        worker_concurrency=2,
+        worker_prefetch_multiplier=1,
+        worker_send_task_events=True,
+        task_send_sent_event=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # the default, 100, would end the worker during a long outage
+        broker_transport_options=transport_options(broker_url),
+        enable_utc=True,
+    )
+    return app
+
+
+def transport_options(broker_url: str) -> dict[str, Any]:
+    """Connect quickly or fail: the engine works without the broker, so nothing may hang on it."""
+    if broker_url.startswith(("redis", "unix", "valkey")):
+        return {"socket_connect_timeout": 1, "socket_timeout": 30}
+    return {"connect_timeout": 1}

@@ -1,0 +1,75 @@
+"""How a dispatcher lives in a Celery worker: as a step of the worker, not of its consumer.
+
+Consumer steps restart with every connection to the broker; this one ticks with the broker absent, killed, back or
+frozen. `worker_shutting_down` begins the drain, because a bootstep's `stop` comes too late when the broker hangs
+in `recv`, and a timer ends the process should the main thread hang there for good.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import Any, Protocol
+
+from celery import Celery, bootsteps, signals
+
+LAST_WORD = 2.0
+
+
+class Duty(Protocol):
+    """What a worker process is for: started with the worker, drained and ended with it."""
+
+    def start(self) -> None: ...
+
+    def begin_drain(self) -> None:
+        """Take no new work; called from a signal handler's context, so it only sets flags."""
+
+    def drain(self) -> None:
+        """Finish or give back what is held, and say good-bye."""
+
+
+def install(app: Celery, make_duty: Any) -> None:
+    """Let every worker of `app` carry the duty that `make_duty()` builds when the worker starts."""
+
+    class DutyStep(bootsteps.StartStopStep):  # type: ignore[misc]
+        requires = ("celery.worker.components:Pool",)
+
+        def __init__(self, worker: Any, **options: Any) -> None:
+            super().__init__(worker, **options)
+            self.duty: Duty = make_duty()
+            self.ending = threading.Event()
+            self.ended = threading.Event()
+            signals.worker_shutting_down.connect(self.begin_drain, weak=False)
+
+        def start(self, _worker: Any) -> None:
+            self.duty.start()
+
+        def begin_drain(self, **_: Any) -> None:
+            if not self.ending.is_set():
+                self.ending.set()
+                self.duty.begin_drain()
+                threading.Thread(target=self._drain, name="drain", daemon=True).start()
+
+        def stop(self, _worker: Any) -> None:
+            self.begin_drain()
+            self.ended.wait(15)
+
+        terminate = stop
+
+        def _drain(self) -> None:
+            try:
+                self.duty.drain()
+            finally:
+                self.ended.set()
+                # The main thread may hang in a dead broker's socket; work is stored, so the process may just end.
+                last_word = threading.Timer(LAST_WORD, _exit)
+                last_word.daemon = True
+                last_word.start()
+
+    app.steps["worker"].add(DutyStep)
+
+
+def _exit() -> None:
+    sys.stderr.flush()
+    os._exit(0)

@@ -1,0 +1,176 @@
+"""The dispatcher: one a duty and process. It answers doorbells, and looks by itself, broker or not.
+
+Theory of operation. `again` is set by a ring; a drain clears it BEFORE it reads and may stop only if it found nothing and
+`again` is still clear, both under the same lock: a row committed before its ring is read after it, so no wake-up is
+lost. One drain runs at a time; a ring during it just sets `again`. A drain that used up its time hands over to the
+resident thread, so that a doorbell's Celery thread is free again within half a second.
+
+The resident thread looks every `look_seconds` (0: never), and at due instants always: when the next timer, retry or
+lease is due, and at most half a second later for one that another process made.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from common.faults import FaultInjected
+
+log = structlog.get_logger("signalbox.dispatcher")
+
+DRAIN_BUDGET = 0.5
+DUE_CHECK = 0.5
+REST_AFTER_ERROR = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What one round of work did, counted by name; `more`: there is work left that nobody will ring for."""
+
+    counts: Counter[str]
+    more: bool = False
+
+
+class Dispatcher:
+    """Runs `work` whenever there may be some.
+
+    `work(until)` does what is ready, for no longer than the monotonic instant `until`. `due()` does what the clock made
+    ready (fires timers, expires leases) and returns how many seconds until the next such instant, or None.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        work: Callable[[float], Drained],
+        due: Callable[[], float | None],
+        look_seconds: float,
+    ) -> None:
+        self.name = name
+        self._work = work
+        self._due = due
+        self._look_seconds = look_seconds
+        self._turn = threading.Lock()
+        self._idle = threading.Condition(self._turn)
+        self._again = False
+        self._draining = False
+        self._wake = threading.Event()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._reside, name=f"dispatcher-{name}", daemon=True)
+        self._rested_until = 0.0
+
+    def start(self) -> None:
+        """Begin to look, in a thread of its own."""
+        self._thread.start()
+
+    def begin_end(self) -> None:
+        """Take no new work; a round that runs is finished."""
+        self._ending.set()
+        self._wake.set()
+
+    def end(self, *, wait: float) -> bool:
+        """Stop looking and wait up to `wait` seconds for the round that runs; True when it ended."""
+        self.begin_end()
+        until = time.monotonic() + wait
+        if self._thread.is_alive():
+            self._thread.join(wait)
+        with self._idle:  # a round may also run in a doorbell's thread
+            return self._idle.wait_for(lambda: not self._draining, max(until - time.monotonic(), 0.0))
+
+    def ring(self) -> None:
+        """There may be work: wake the resident thread. Returns at once."""
+        with self._turn:
+            self._again = True
+        self._wake.set()
+
+    def answer(self) -> dict[str, Any]:
+        """Answer a doorbell in the calling thread; the result is what Flower shows of it."""
+        with self._turn:
+            self._again = True
+            if self._draining or self._ending.is_set() or time.monotonic() < self._rested_until:
+                self._wake.set()
+                return {"coalesced": True}
+            self._draining = True
+        return self._drain()
+
+    def _reside(self) -> None:
+        next_look = time.monotonic()
+        while not self._ending.is_set():
+            due_in = self._look_at_the_clock()
+            now = time.monotonic()
+            if self._look_seconds and now >= next_look:
+                with self._turn:
+                    self._again = True
+                next_look = now + self._look_seconds
+            self._drain_here()
+            timeout = DUE_CHECK if due_in is None else min(DUE_CHECK, max(due_in, 0.0))
+            if self._look_seconds:
+                timeout = min(timeout, max(next_look - time.monotonic(), 0.0))
+            self._wake.wait(timeout)
+            self._wake.clear()
+
+    def _look_at_the_clock(self) -> float | None:
+        if time.monotonic() < self._rested_until:
+            return None
+        try:
+            return self._due()
+        except (SQLAlchemyError, OSError) as error:
+            self._rest(error)
+            return None
+
+    def _drain_here(self) -> None:
+        with self._turn:
+            if self._draining or not self._again or time.monotonic() < self._rested_until:
+                return
+            self._draining = True
+        self._drain()
+
+    def _drain(self) -> dict[str, Any]:
+        counts: Counter[str] = Counter()
+        until = time.monotonic() + DRAIN_BUDGET
+        try:
+            while True:
+                with self._turn:
+                    self._again = False
+                done = self._work(until)
+                counts.update(done.counts)
+                with self._turn:
+                    if self._ending.is_set() or not (done.more or self._again):
+                        self._draining = False
+                        self._idle.notify_all()
+                        return dict(counts)
+                    if time.monotonic() > until:
+                        self._again = True
+                        self._draining = False
+                        self._idle.notify_all()
+                        self._wake.set()
+                        return {**counts, "more": True}
+        except FaultInjected:
+            self._stop_draining()
+            raise
+        except Exception as error:  # noqa: BLE001 - a process's outer loop: it must outlive a lost database and a bug
+            self._rest(error)
+            self._stop_draining()
+            return {**counts, "error": type(error).__name__}
+
+    def _stop_draining(self) -> None:
+        with self._turn:
+            self._again = True
+            self._draining = False
+            self._idle.notify_all()
+
+    def _rest(self, error: Exception) -> None:
+        self._rested_until = time.monotonic() + REST_AFTER_ERROR
+        if isinstance(error, DBAPIError):
+            log.warning(
+                "database.trouble", duty=self.name, error=str(error.orig)[:300], rest_seconds=REST_AFTER_ERROR
+            )
+        else:
+            log.exception("dispatcher.error", duty=self.name, rest_seconds=REST_AFTER_ERROR)

@@ -1,0 +1,400 @@
+"""What a batch of steps writes: effects become rows, collected per table, saved set-based in lock order.
+
+A `Batch` is filled by pure decisions while the instances are locked, and saved once. Lock order (operation): the
+instances are held already; then tasks by id, then timers; inserts take nothing that anyone waits for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, assert_never
+
+from sqlalchemy import Connection
+
+from common.canonical import dumps, read
+from common.commands.outcome import outcome_body
+from common.db.tables import InboxType, IncidentStatus, TimerStatus
+from common.decide import NOT_RUN_BY_A_RUNNER, Decision, Incident
+from common.errors import Invalid
+from common.ids import InstanceId, TaskId, TenantId, is_id, new_id
+from common.lifecycle import ENDED, FINAL, InstanceStatus, TaskStatus
+from common.retry import RetryPolicy
+from common.store import history, inbox, incidents, instances, tasks, timers
+from common.store.instances import LockedInstance
+from statechart import Chart, accepts
+from statechart.effects import (
+    ArmTimer,
+    CancelChild,
+    CancelTask,
+    CancelTimer,
+    CreateTask,
+    Effect,
+    Emit,
+    Log,
+    SendEvent,
+    StartWorkflow,
+)
+
+
+class LostRace(Exception):
+    """A guarded write changed fewer rows than were locked: somebody else wrote them. The batch must roll back."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Send:
+    sender: LockedInstance
+    to: Mapping[str, Any]
+    event: dict[str, Any]
+
+
+@dataclass
+class Batch:
+    """Rows to write, collected while instances are stepped. `now` is the database's time of this transaction."""
+
+    now: datetime
+    history: list[dict[str, Any]] = field(default_factory=list)
+    instances: list[dict[str, Any]] = field(default_factory=list)
+    consumed: list[int] = field(default_factory=list)
+    parked: list[int] = field(default_factory=list)
+    frozen: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
+    steps: int = 0
+    due_tasks: list[str] = field(default_factory=list)
+    _tasks: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    _asked_again: list[tuple[LockedInstance, CreateTask]] = field(default_factory=list)
+    _timers: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    _cancelled_tasks: set[tuple[str, str]] = field(default_factory=set)
+    _cancelled_timers: set[tuple[str, str]] = field(default_factory=set)
+    _sends: list[_Send] = field(default_factory=list)
+    _incidents: list[dict[str, Any]] = field(default_factory=list)
+    _resolved: dict[str, str] = field(default_factory=dict)
+
+    # -- collecting ----------------------------------------------------------------------------------------------
+
+    def take(self, held: LockedInstance, decision: Decision, *, sequence: int, actor: str) -> None:
+        """Collect what one decided event asks for."""
+        self.steps += 1
+        for effect in decision.effects:
+            self._effect(held, effect)
+        if decision.incident is not None:
+            self._incidents.append(self._incident(held, decision.incident, sequence))
+        if decision.resolves:
+            self._resolved[held.id] = actor
+
+    def settle(
+        self,
+        held: LockedInstance,
+        chart: Chart | None,
+        decision: Decision,
+        *,
+        sequence: int,
+        head_hash: bytes,
+        at: datetime,
+        error: Incident | None,
+    ) -> None:
+        """Collect an instance's row after its last event of this batch."""
+        snapshot = decision.snapshot or {}
+        final = decision.status in FINAL
+        if decision.status is InstanceStatus.FAILED:
+            self.frozen.add(held.id)
+        if final:
+            self.ended.add(held.id)
+        completed = decision.status is InstanceStatus.COMPLETED
+        self.instances.append(
+            {
+                "b_id": held.id,
+                "b_sequence": held.sequence,
+                "status": decision.status.value,
+                "configuration": dumps(snapshot.get("configuration", [])),
+                "snapshot": decision.snapshot_text,
+                "output": dumps(snapshot.get("output")) if completed else None,
+                "error": None if error is None else _error_text(error),
+                "sequence": sequence,
+                "head_hash": head_hash,
+                "last_step_at": at,
+                "open_tasks": len(snapshot.get("tasks", ())),
+                "open_timers": len(snapshot.get("timers", ())),
+                "open_children": len(snapshot.get("children", ())),
+                "accepts_events": bool(snapshot)
+                and not final
+                and chart is not None
+                and accepts(chart, snapshot),
+                "started_at": held.started_at or (at if snapshot else None),
+                "finished_at": at if final else None,
+            }
+        )
+
+    def merge(self, other: Batch) -> None:
+        """Take over everything that another batch collected: one instance's, stepped without harm."""
+        self.history += other.history
+        self.instances += other.instances
+        self.consumed += other.consumed
+        self.parked += other.parked
+        self.frozen |= other.frozen
+        self.ended |= other.ended
+        self.steps += other.steps
+        self._tasks.update(other._tasks)
+        self._asked_again += other._asked_again
+        self._timers.update(other._timers)
+        self._cancelled_tasks |= other._cancelled_tasks
+        self._cancelled_timers |= other._cancelled_timers
+        self._sends += other._sends
+        self._incidents += other._incidents
+        self._resolved.update(other._resolved)
+
+    def _effect(self, held: LockedInstance, effect: Effect) -> None:
+        match effect:
+            case CreateTask():
+                self._create_task(held, effect)
+            case CancelTask(key):
+                created = self._tasks.get((held.id, key))
+                if created is None:
+                    self._cancelled_tasks.add((held.id, key))
+                else:  # asked for and withdrawn within one batch: the row tells both
+                    created.update(status=TaskStatus.CANCELLED.value, finished_at=self.now)
+            case ArmTimer(key, due_at, event):
+                self._timers[held.id, key] = self._timer(held, key, due_at, event)
+            case CancelTimer(key):
+                armed = self._timers.get((held.id, key))
+                if armed is None:
+                    self._cancelled_timers.add((held.id, key))
+                else:
+                    armed.update(status=TimerStatus.CANCELLED.value, finished_at=self.now)
+            case SendEvent(to, event, _):
+                self._sends.append(_Send(held, to, event))
+            case Emit() | Log():
+                pass  # told by the step's own history entries; triggers and streams read those
+            case StartWorkflow() | CancelChild():
+                raise Invalid(
+                    "child workflows cannot be started by this version; start the workflow over the API",
+                    code="effect.unsupported",
+                )
+            case _:
+                assert_never(effect)
+
+    def _create_task(self, held: LockedInstance, effect: CreateTask) -> None:
+        if effect.idempotency_key is None:
+            self._tasks[held.id, effect.key] = self._task(held, effect)
+        else:
+            self._asked_again.append((held, effect))
+
+    def _task(self, held: LockedInstance, effect: CreateTask) -> dict[str, Any]:
+        executed = effect.type not in NOT_RUN_BY_A_RUNNER
+        run_at = max(effect.run_at, self.now) if effect.run_at else self.now
+        return {
+            "id": new_id(),
+            "tenant_id": held.tenant_id,
+            "instance_id": held.id,
+            "key": effect.key,
+            "joined_keys": None,
+            "type": effect.type,
+            "name": effect.name,
+            "status": (TaskStatus.PENDING if executed else TaskStatus.RUNNING).value,
+            "priority": held.priority if effect.priority is None else effect.priority,
+            "run_at": run_at,
+            "max_attempts": RetryPolicy.read(effect.retry).max_attempts,
+            "retry": dumps(effect.retry) if effect.retry else None,
+            "timeout_ms": effect.timeout_ms,
+            "options": dumps(effect.options) if effect.options else None,
+            "completion_event": effect.completion_event,
+            "failure_event": effect.failure_event,
+            "idempotency_key": effect.idempotency_key,
+            "input": dumps(effect.input),
+            "created_at": self.now,
+            "finished_at": None,
+        }
+
+    def _timer(
+        self, held: LockedInstance, key: str, due_at: datetime, event: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        return {
+            "id": new_id(),
+            "tenant_id": held.tenant_id,
+            "instance_id": held.id,
+            "key": key,
+            "due_at": due_at,
+            "status": TimerStatus.ARMED.value,
+            "inbox_type": InboxType.TIMER.value,
+            "body": dumps({"event": event, "key": key}),
+            "created_at": self.now,
+            "finished_at": None,
+        }
+
+    def _incident(self, held: LockedInstance, incident: Incident, sequence: int) -> dict[str, Any]:
+        return {
+            "id": new_id(),
+            "tenant_id": held.tenant_id,
+            "instance_id": held.id,
+            "task_id": incident.task_id,
+            "code": incident.code,
+            "message": incident.message,
+            "detail": dumps(incident.detail),
+            "sequence": sequence,
+            "status": IncidentStatus.OPEN.value,
+            "opened_at": self.now,
+        }
+
+    # -- saving --------------------------------------------------------------------------------------------------
+
+    def save(self, tx: Connection) -> None:
+        """Write everything collected, in lock order. Raises `LostRace` when a guarded write found another row."""
+        self._save_asked_again(tx)
+        self._cancel_and_hold(tx)
+        timers.cancel(tx, sorted(self._cancelled_timers), now=self.now)
+        if instances.save(tx, self.instances) != len(self.instances):
+            raise LostRace("instances changed while they were locked")
+        tasks.create(tx, list(self._tasks.values()))
+        timers.arm(tx, list(self._timers.values()))
+        history.append(tx, self.history)
+        incidents.open_all(tx, self._incidents)
+        for instance_id, actor in self._resolved.items():
+            incidents.resolve_of(tx, [instance_id], actor=actor, now=self.now)
+        inbox.put(tx, self._deliveries(tx))
+        inbox.park(tx, self.parked)
+        if inbox.consume(tx, self.consumed) != len(self.consumed):
+            raise LostRace("inbox rows that were read under the lock are gone")
+        self.due_tasks = [
+            row["id"]
+            for row in self._tasks.values()
+            if row["status"] == TaskStatus.PENDING and row["run_at"] <= self.now
+        ]
+
+    def _cancel_and_hold(self, tx: Connection) -> None:
+        concerned = {instance_id for instance_id, _ in self._cancelled_tasks} | self.frozen
+        if not concerned:
+            return
+        cancelled: list[TaskId] = []
+        held: list[TaskId] = []
+        for task_id, instance_id, key, joined in tasks.lock_open(tx, sorted(concerned)):
+            keys = {key, *(read(joined) if joined else ())}
+            if all((instance_id, one) in self._cancelled_tasks for one in keys):
+                cancelled.append(task_id)
+            elif instance_id in self.frozen:
+                held.append(task_id)
+        tasks.cancel(tx, cancelled, now=self.now)
+        tasks.hold(tx, held)
+        for row in self._tasks.values():
+            if row["instance_id"] in self.frozen:
+                row["held"] = True
+
+    def _save_asked_again(self, tx: Connection) -> None:
+        """Create tasks that carry an idempotency key; where the key is known, join the live task or take its stored outcome."""
+        for held, effect in self._asked_again:
+            known = tasks.lock_same_work(tx, held.id, effect.idempotency_key or "")
+            if known is None:
+                self._create_once(held, effect)
+            elif known.status in ENDED:
+                self._answer_again(tx, held, effect, known)
+            else:
+                keys = read(known.joined_keys) if known.joined_keys else []
+                tasks.join(tx, known.id, dumps([*keys, effect.key]))
+
+    def _create_once(self, held: LockedInstance, effect: CreateTask) -> None:
+        for (instance_id, _), row in self._tasks.items():
+            if instance_id == held.id and row["idempotency_key"] == effect.idempotency_key:
+                joined = read(row["joined_keys"]) if row["joined_keys"] else []
+                row["joined_keys"] = dumps([*joined, effect.key])
+                return
+        self._tasks[held.id, effect.key] = self._task(held, effect)
+
+    def _answer_again(
+        self, tx: Connection, held: LockedInstance, effect: CreateTask, known: tasks.SameWork
+    ) -> None:
+        succeeded = known.status is TaskStatus.SUCCEEDED
+        error = (
+            read(known.error)
+            if known.error
+            else {"code": f"task.{known.status}", "message": f"task was {known.status}"}
+        )
+        body = outcome_body(
+            key=effect.key,
+            task_id=known.id,
+            name=effect.name,
+            type=effect.type,
+            attempt=known.attempt,
+            event_type=effect.completion_event if succeeded else effect.failure_event,
+            output=known.output or "null",
+            error=None if succeeded else error,
+            attempts_digest=None,
+        )
+        inbox.put(
+            tx, [_delivery(held.tenant_id, held.id, InboxType.TASK, body, f"task:{known.id}", self.now)]
+        )
+
+    def _deliveries(self, tx: Connection) -> list[dict[str, Any]]:
+        """Inbox rows for the events that were sent; one that finds nobody comes back as `error.communication`."""
+        found = self._existing_targets(tx)
+        rows = []
+        for send in self._sends:
+            target = self._resolve(tx, send, found)
+            if target is None:
+                event = {
+                    "type": "error.communication",
+                    "error": {"code": "send.undelivered", "message": "no such instance"},
+                    "target": dict(send.to),
+                    "event": send.event,
+                }
+                rows.append(
+                    _delivery(
+                        send.sender.tenant_id,
+                        send.sender.id,
+                        InboxType.UNDELIVERED,
+                        dumps(event),
+                        "engine",
+                        self.now,
+                    )
+                )
+            else:
+                rows.append(
+                    _delivery(
+                        send.sender.tenant_id,
+                        target,
+                        InboxType.EVENT,
+                        dumps(send.event),
+                        f"instance:{send.sender.id}",
+                        self.now,
+                    )
+                )
+        return rows
+
+    def _existing_targets(self, tx: Connection) -> set[tuple[str, str]]:
+        wanted: dict[TenantId, set[str]] = {}
+        for send in self._sends:
+            target = send.to.get("instanceId")
+            if isinstance(target, str) and is_id(target):
+                wanted.setdefault(send.sender.tenant_id, set()).add(target)
+        return {
+            (tenant, id_) for tenant, ids in wanted.items() for id_ in instances.existing(tx, tenant, ids)
+        }
+
+    @staticmethod
+    def _resolve(tx: Connection, send: _Send, found: set[tuple[str, str]]) -> InstanceId | None:
+        if send.to.get("parent"):
+            return send.sender.parent_id
+        target = send.to.get("instanceId")
+        if target is not None:
+            return InstanceId(target) if (send.sender.tenant_id, target) in found else None
+        key, business_key = send.to.get("definitionKey"), send.to.get("businessKey")
+        if isinstance(key, str) and isinstance(business_key, str):
+            return instances.find_live(tx, send.sender.tenant_id, key, business_key)
+        return None
+
+
+def _delivery(
+    tenant_id: TenantId, instance_id: InstanceId, type: InboxType, body: str, source: str, now: datetime
+) -> dict[str, Any]:
+    return {
+        "tenant_id": tenant_id,
+        "instance_id": instance_id,
+        "lane": inbox.ORDINARY,
+        "type": type.value,
+        "body": body,
+        "source": source,
+        "accepted_at": now,
+    }
+
+
+def _error_text(incident: Incident) -> str:
+    return dumps({"code": incident.code, "message": incident.message, "data": incident.detail})

@@ -1,0 +1,37 @@
+"""Sweeping: leases that ran out, answers kept long enough, workers long gone. Any number of processes may sweep."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import Connection
+
+from common.clock import read_now
+from common.commands.outcome import expire_leases
+from common.db import TASK_RUNNER_QUEUE, Database, note_bell
+from common.store import idempotency, workers
+
+WORKERS_KEPT = timedelta(days=1)
+
+
+def expire_due_leases(database: Database) -> int:
+    """Give back tasks whose worker died or froze; returns how many."""
+
+    def expire(tx: Connection) -> int:
+        count = expire_leases(tx, now=read_now(tx))
+        if count:
+            note_bell(tx, TASK_RUNNER_QUEUE)
+        return count
+
+    return database.run(expire)
+
+
+def forget(database: Database) -> None:
+    """Delete what is past its keeping time: idempotency answers, rows of workers that ended."""
+
+    def delete(tx: Connection) -> None:
+        now = read_now(tx)
+        idempotency.delete_expired(tx, now=now)
+        workers.forget_old(tx, before=now - WORKERS_KEPT)
+
+    database.run(delete)

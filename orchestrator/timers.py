@@ -1,0 +1,45 @@
+"""Firing timers: a due row becomes an inbox row, once, in one transaction; advancing does the rest.
+
+Never early: the database's clock decides. Harmless when the state was left meanwhile: the obligation is not open in the
+snapshot, and the event is consumed as ignored.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from common.clock import read_now
+from common.db import Database
+from common.store import inbox, timers
+
+
+def fire_due_timers(database: Database) -> int:
+    """Fire every due timer, oldest first, 500 a transaction; returns how many."""
+    fired = 0
+    while True:
+        count = database.run(_fire_batch)
+        fired += count
+        if count < timers.BATCH:
+            return fired
+
+
+def _fire_batch(tx: Connection) -> int:
+    now = read_now(tx)
+    due = timers.lock_due(tx, now=now)
+    timers.fire(tx, [timer.id for timer in due], now=now)
+    inbox.put(
+        tx,
+        [
+            {
+                "tenant_id": timer.tenant_id,
+                "instance_id": timer.instance_id,
+                "lane": inbox.ORDINARY,
+                "type": timer.inbox_type.value,
+                "body": timer.body,
+                "source": f"timer:{timer.key}",
+                "accepted_at": now,
+            }
+            for timer in due
+        ],
+    )
+    return len(due)

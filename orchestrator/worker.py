@@ -1,0 +1,139 @@
+"""The orchestrator as a Celery worker: `celery -A orchestrator.worker worker -Q workflow-orchestrator`.
+
+Celery carries doorbells; the dispatcher does the work, and does it without them too.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import structlog
+from celery import signals
+from sqlalchemy.exc import SQLAlchemyError
+
+from common import faults
+from common.clock import read_now
+from common.commands.presence import Presence, arrive, leave, stay
+from common.config import Limits, Settings
+from common.db import ORCHESTRATOR_QUEUE, Database
+from common.db.migrate import require_schema
+from common.observability import configure_logging
+from common.queues import bootstep, doorbell
+from common.queues.app import ADVANCE, make_app
+from common.queues.changes import Changes
+from common.queues.dispatcher import Dispatcher, Drained
+from common.store import tasks, timers
+from common.version import signalbox_version
+from orchestrator.advance import Advancing, advance_ready
+from orchestrator.sweep import expire_due_leases, forget
+from orchestrator.timers import fire_due_timers
+
+log = structlog.get_logger("signalbox.orchestrator")
+FORGET_SECONDS = 600.0
+
+
+class Orchestrator:
+    """This process's duty: advance instances, fire timers, expire leases."""
+
+    def __init__(self, settings: Settings) -> None:
+        faults.arm_from_environment(settings.faults)
+        self.settings = settings
+        self.database = Database.open(settings.database_url, name="signalbox-orchestrator")
+        require_schema(self.database)
+        self.bells = doorbell.attach(self.database, settings)
+        self.changes = Changes.open(settings.redis_url)
+        self.presence = Presence.of("orchestrator")
+        self.advancing = Advancing(
+            self.database,
+            Limits().max_context_bytes,
+            publish=self.changes.publish,
+            last_death=lambda: self.last_death,
+        )
+        self.last_death: datetime | None = None
+        self.dispatcher = Dispatcher(
+            "orchestrator", work=self._work, due=self._due, look_seconds=settings.look_seconds
+        )
+        self._ending = threading.Event()
+        self._beat = threading.Thread(target=self._stay, name="presence", daemon=True)
+        self._forgot_at = time.monotonic()
+
+    def start(self) -> None:
+        self.database.run(lambda tx: arrive(tx, self.presence, version=signalbox_version()))
+        self.last_death = self.database.run(lambda tx: stay(tx, self.presence))
+        self.dispatcher.start()
+        self._beat.start()
+        log.info("worker.ready", worker_id=self.presence.id, settings=self.settings.redacted())
+
+    def answer(self) -> dict[str, Any]:
+        return self.dispatcher.answer()
+
+    def begin_drain(self) -> None:
+        self._ending.set()
+        self.dispatcher.begin_end()
+
+    def drain(self) -> None:
+        self.dispatcher.end(wait=10)
+        try:
+            self.database.run(lambda tx: leave(tx, self.presence))
+        except SQLAlchemyError as error:
+            log.warning("worker.goodbye_unsaid", error=type(error).__name__)
+        if self.bells is not None:
+            self.bells.close()
+        self.changes.close()
+        log.info("worker.ended", worker_id=self.presence.id)
+
+    def _work(self, until: float) -> Drained:
+        done = advance_ready(self.advancing, until=until)
+        counts = Counter(steps=done.steps, instances=done.instances, tasks=done.tasks)
+        return Drained(counts, more=done.resume_after is not None)
+
+    def _due(self) -> float | None:
+        """Fire and expire what is due, then tell how long until the next instant."""
+        with self.database.reading() as tx:
+            now = read_now(tx)
+            timer, lease = timers.next_due_at(tx), tasks.next_expiry_at(tx)
+        if timer is not None and timer <= now and fire_due_timers(self.database):
+            self.dispatcher.ring()
+        if lease is not None and lease < now and expire_due_leases(self.database):
+            self.dispatcher.ring()
+        if time.monotonic() - self._forgot_at > FORGET_SECONDS:
+            self._forgot_at = time.monotonic()
+            forget(self.database)
+        coming = [instant for instant in (timer, lease) if instant is not None and instant > now]
+        return (min(coming) - now).total_seconds() if coming else None
+
+    def _stay(self) -> None:
+        while not self._ending.wait(self.settings.beat_seconds):
+            try:
+                self.last_death = self.database.run(lambda tx: stay(tx, self.presence))
+            except SQLAlchemyError as error:
+                log.warning("presence.unsaid", error=type(error).__name__)
+
+
+settings = Settings.load()
+app = make_app(settings.redis_url, name="orchestrator", queue=ORCHESTRATOR_QUEUE)
+_duty: list[Orchestrator] = []
+
+
+def _make_duty() -> Orchestrator:
+    _duty[:] = [Orchestrator(settings)]
+    return _duty[0]
+
+
+bootstep.install(app, _make_duty)
+
+
+@signals.setup_logging.connect
+def _configure_logging(**_: Any) -> None:
+    configure_logging("orchestrator", log_format=settings.log_format, level=settings.log_level)
+
+
+@app.task(name=ADVANCE)
+def advance(ids: Sequence[str] = (), count: int = 0) -> dict[str, Any]:  # noqa: ARG001 - hints, for Flower
+    """Answer a doorbell: step every instance that is ready. Safe to run twice, safe to miss."""
+    return _duty[0].answer() if _duty else {"unready": True}

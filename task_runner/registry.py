@@ -1,0 +1,172 @@
+"""Handlers: the functions that do the work, registered by name and found at start.
+
+A handler is `def work(input, context) -> JSON` (one that needs no context may take `input` alone). It runs at least once
+per attempt and its result counts once, so what it does outside should be keyed by `context.idempotency_key`. It fails by
+raising: `Retryable` and `Permanent` say whether another try makes sense; any other exception leaves that to the retry policy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from common.errors import Misconfigured, did_you_mean
+
+ENTRY_POINTS = "signalbox.handlers"
+SYSTEM = "SYSTEM"
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,199}")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class HandlerError(Exception):
+    """A failure with a stable `code` and JSON `data`, kept with the attempt and shown to people."""
+
+    retryable: bool | None = None
+    default_code = "handler.failed"
+
+    def __init__(self, message: str = "", *, code: str | None = None, data: Any = None) -> None:
+        super().__init__(message)
+        self.code = code or self.default_code
+        self.data = data
+
+
+class Retryable(HandlerError):
+    """Try again, as long as the retry policy has attempts left."""
+
+    retryable = True
+    default_code = "handler.retryable"
+
+
+class Permanent(HandlerError):
+    """Do not try again: the same input would fail again."""
+
+    retryable = False
+    default_code = "handler.permanent"
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A registered function. `schemas` are JSON Schemas of its input and output, for people and for the door."""
+
+    name: str
+    function: Callable[..., Any]
+    takes_context: bool
+    description: str
+    input_schema: Mapping[str, Any] | None = None
+    output_schema: Mapping[str, Any] | None = None
+    built_in: bool = False
+
+
+class Registry:
+    """Handlers by name: a task's type, or for type SYSTEM the task's name."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, Handler] = {}
+
+    def add(self, handler: Handler) -> None:
+        """Register a handler. Raises `Misconfigured` for a bad name or one that another function holds."""
+        if not _NAME.fullmatch(handler.name):
+            raise Misconfigured(
+                f'handler "{handler.name}": expected a letter, then letters, digits and _ . : - (at most 200 characters)'
+            )
+        held = self._handlers.get(handler.name)
+        if held is not None and _place(held.function) != _place(handler.function):
+            raise Misconfigured(
+                f'handler "{handler.name}" is registered twice: by {_place(held.function)} and {_place(handler.function)}'
+            )
+        self._handlers[handler.name] = handler
+
+    def find(self, type: str, name: str) -> Handler:
+        """The handler of a task. Raises `KeyError` with a sentence where there is none."""
+        wanted = name if type == SYSTEM else type
+        handler = self._handlers.get(wanted)
+        if handler is None:
+            raise KeyError(f'no handler "{wanted}" in this task runner{did_you_mean(wanted, self._handlers)}')
+        return handler
+
+    def types(self) -> list[str]:
+        """Task types that this process can run."""
+        return sorted({*self._handlers, SYSTEM})
+
+    def functions(self) -> list[str]:
+        """Names that a SYSTEM task may have here."""
+        return sorted(name for name, handler in self._handlers.items() if not handler.built_in)
+
+    def all(self) -> list[Handler]:
+        return [self._handlers[name] for name in sorted(self._handlers)]
+
+
+REGISTRY = Registry()
+
+
+def handler(
+    name: str,
+    *,
+    description: str | None = None,
+    input_schema: Mapping[str, Any] | None = None,
+    output_schema: Mapping[str, Any] | None = None,
+) -> Callable[[F], F]:
+    """Register the decorated function as the handler of task type `name` (and of SYSTEM tasks of that name)."""
+
+    def register(function: F) -> F:
+        REGISTRY.add(make_handler(name, function, description, input_schema, output_schema))
+        return function
+
+    return register
+
+
+def make_handler(
+    name: str,
+    function: Callable[..., Any],
+    description: str | None = None,
+    input_schema: Mapping[str, Any] | None = None,
+    output_schema: Mapping[str, Any] | None = None,
+    *,
+    built_in: bool = False,
+) -> Handler:
+    """Describe a function as a handler. Raises `Misconfigured` when it cannot take `(input)` or `(input, context)`."""
+    if inspect.iscoroutinefunction(function):
+        raise Misconfigured(f'handler "{name}": {_place(function)} is async; handlers are plain functions')
+    positional = [
+        parameter
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind
+        in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD, parameter.VAR_POSITIONAL)
+    ]
+    if not positional:
+        raise Misconfigured(f'handler "{name}": {_place(function)} must take (input) or (input, context)')
+    takes_context = len(positional) > 1 or positional[0].kind is inspect.Parameter.VAR_POSITIONAL
+    text = description if description is not None else inspect.getdoc(function) or ""
+    return Handler(name, function, takes_context, text, input_schema, output_schema, built_in)
+
+
+def discover(modules: str) -> None:
+    """Import what registers handlers: the entry point group `signalbox.handlers`, then the comma-separated `modules`.
+
+    The current folder is importable, as for `celery -A`. Raises `Misconfigured` naming the module that fails.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    for point in entry_points(group=ENTRY_POINTS):
+        _import(point.value.partition(":")[0], f'entry point "{point.name}"')
+    for module in filter(None, (part.strip() for part in modules.split(","))):
+        _import(module, "SIGNALBOX_HANDLERS")
+
+
+def _import(module: str, source: str) -> None:
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        raise Misconfigured(f'{source}: cannot import "{module}": {type(error).__name__}: {error}') from error
+
+
+def _place(function: Callable[..., Any]) -> str:
+    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', '?')}"

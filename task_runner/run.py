@@ -1,0 +1,246 @@
+"""Claim, call, beat, report: a runner process's work between the database and its handlers.
+
+Theory of operation. The dispatcher claims as many due tasks as there are free slots and puts each into a slot. A slot calls
+its handler and leaves the outcome with the committer, one thread that reports whatever is ready when it is free: a group
+commit without a timer. Every 2 s one statement extends the lease of everything that is held, results that wait for their
+commit included; an id that does not come back was cancelled or its lease was lost, and its handler is told.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+
+import structlog
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError
+
+from common import faults
+from common.clock import read_now
+from common.commands.outcome import Outcome, Reported, TaskError, report_outcomes
+from common.db import TASK_RUNNER_QUEUE, Database, note_bell
+from common.ids import TaskId, WorkerId, new_token
+from common.queues.dispatcher import Drained
+from common.store import tasks
+from common.store.tasks import TaskClaim
+from task_runner.call import call_handler, ended
+from task_runner.context import TaskContext
+from task_runner.registry import Registry
+from task_runner.slots import Slots
+
+log = structlog.get_logger("signalbox.task_runner")
+
+REFUSED = (DataError, IntegrityError, ProgrammingError)
+UNREPORTED_MAX = 512
+"""Ended tasks that wait for their commit; beyond it nothing is claimed, so that a slow database is not run away from."""
+
+
+class Runner:
+    """One process's handlers at work. `on_room` is called when slots or the committer have room again."""
+
+    def __init__(
+        self,
+        database: Database,
+        registry: Registry,
+        *,
+        worker: WorkerId,
+        slots: int,
+        lease: timedelta,
+        max_output_bytes: int,
+        on_room: Callable[[], None],
+    ) -> None:
+        self.database = database
+        self.registry = registry
+        self.worker = worker
+        self.lease = lease
+        self.max_output_bytes = max_output_bytes
+        self.on_room = on_room
+        self.slots = Slots(slots)
+        self._held: dict[TaskId, tuple[TaskClaim, TaskContext]] = {}
+        self._ready: list[Outcome] = []
+        self._turn = threading.Condition()
+        self._closing = False
+        self._committer = threading.Thread(target=self._commit, name="committer", daemon=True)
+        self._types = registry.types()
+        self._functions = registry.functions()
+
+    def start(self) -> None:
+        self._committer.start()
+
+    # -- claiming ------------------------------------------------------------------------------------------------
+
+    def claim(self, until: float) -> Drained:
+        """Claim due tasks until the slots are full, nothing is due, or `until` is over."""
+        claimed = 0
+        while True:
+            room = min(self.slots.free, UNREPORTED_MAX - len(self._held))
+            if room <= 0:
+                return Drained(Counter(claimed=claimed))
+            batch = self._claim_batch(room)
+            claimed += len(batch)
+            for task in batch:
+                self._call(task)
+            if len(batch) < room:
+                return Drained(Counter(claimed=claimed))
+            if time.monotonic() > until:
+                return Drained(Counter(claimed=claimed), more=True)
+
+    def _claim_batch(self, limit: int) -> list[TaskClaim]:
+        if self.database.is_sqlite and not self._is_anything_due():
+            return []
+
+        def use_case(tx: tasks.Connection) -> list[TaskClaim]:
+            batch = tasks.claim_due(
+                tx,
+                worker=self.worker,
+                token=new_token(),
+                types=self._types,
+                functions=self._functions,
+                limit=limit,
+                lease=self.lease,
+                now=read_now(tx),
+            )
+            if len(batch) == limit:  # there may be more than fits here: let others join in
+                note_bell(tx, TASK_RUNNER_QUEUE)
+            return batch
+
+        batch = self.database.run(use_case)
+        if batch:
+            faults.hit("after_claim")
+        return batch
+
+    def _is_anything_due(self) -> bool:
+        with self.database.reading() as tx:
+            return tasks.is_due(tx, types=self._types, functions=self._functions, now=read_now(tx))
+
+    def _call(self, claim: TaskClaim) -> None:
+        context = TaskContext(claim)
+        with self._turn:
+            self._held[claim.id] = (claim, context)
+        self.slots.submit(lambda: self._run(claim, context))
+
+    def _run(self, claim: TaskClaim, context: TaskContext) -> None:
+        outcome = call_handler(self.registry, claim, context, max_output_bytes=self.max_output_bytes)
+        with self._turn:
+            if self._held.get(claim.id, (None,))[0] is claim:  # else: released meanwhile, or claimed anew
+                self._ready.append(outcome)
+                self._turn.notify_all()
+
+    # -- reporting -----------------------------------------------------------------------------------------------
+
+    def _commit(self) -> None:
+        while True:
+            with self._turn:
+                self._turn.wait_for(lambda: self._ready or self._closing)
+                group, self._ready = self._ready, []
+                if not group:
+                    return
+            self._report(group)
+
+    def _report(self, group: list[Outcome]) -> None:
+        delay = 0.1
+        while True:
+            try:
+                self._report_once(group)
+                break
+            except REFUSED as refusal:
+                log.warning("outcomes.refused", count=len(group), error=type(refusal).__name__)
+                self._report_each(group)
+                break
+            except SQLAlchemyError as error:
+                # Nothing is lost: the outcomes are kept here and their leases beaten until the database is back.
+                log.warning("database.trouble", duty="task-runner", error=_text(error), rest_seconds=delay)
+                if self._closing:
+                    break
+                time.sleep(delay)
+                delay = min(delay * 2, 2.0)
+        with self._turn:
+            for outcome in group:
+                held = self._held.get(outcome.task_id)
+                if held is not None and held[0].token == outcome.token:
+                    del self._held[outcome.task_id]
+            self._turn.notify_all()
+        self.on_room()
+
+    def _report_once(self, group: list[Outcome]) -> Reported:
+        def use_case(tx: tasks.Connection) -> Reported:
+            reported = report_outcomes(tx, group, now=read_now(tx))
+            faults.hit("before_outcome_commit")
+            return reported
+
+        reported = self.database.run(use_case)
+        faults.hit("after_outcome_commit")
+        return reported
+
+    def _report_each(self, group: list[Outcome]) -> None:
+        """The database refuses something in the group: report one by one, and fail the one that it is."""
+        for outcome in group:
+            try:
+                self._report_once([outcome])
+            except REFUSED as refusal:
+                log.error(
+                    "outcome.refused",
+                    task_id=outcome.task_id,
+                    instance_id=outcome.instance_id,
+                    error=_text(refusal),
+                )
+                error = TaskError(
+                    "output.rejected", "the database refused what the handler returned", retryable=False
+                )
+                claim = self._held[outcome.task_id][0]
+                self._report_once([ended(claim, error=error)])
+
+    # -- beating -------------------------------------------------------------------------------------------------
+
+    def beat(self) -> None:
+        """Extend every held lease, store progress, and tell handlers whose task is not theirs any more."""
+        with self._turn:
+            held = list(self._held.values())
+        if not held:
+            return
+        progress = [
+            (claim.id, claim.token, text)
+            for claim, context in held
+            if (text := context.take_unsaved_progress())
+        ]
+
+        def use_case(tx: tasks.Connection) -> set[TaskId]:
+            kept = tasks.extend_leases(
+                tx, [claim.id for claim, _ in held], sorted({claim.token for claim, _ in held}),
+                lease=self.lease, now=read_now(tx),
+            )  # fmt: skip
+            tasks.save_progress(tx, [row for row in sorted(progress) if row[0] in kept])
+            return kept
+
+        kept = self.database.run(use_case)
+        for claim, context in held:
+            if claim.id not in kept:
+                context.cancel()
+
+    # -- ending --------------------------------------------------------------------------------------------------
+
+    def drain(self, seconds: float) -> int:
+        """Let handlers end for up to `seconds`, report them, give the rest back uncounted; returns how many were given back."""
+        self.slots.wait_idle(seconds)
+        with self._turn:
+            ready = {outcome.task_id for outcome in self._ready}
+            self._turn.wait_for(lambda: not self._ready, 2.0)
+        rest = []
+        with self._turn:
+            for task_id, (claim, context) in list(self._held.items()):
+                if task_id not in ready:
+                    context.cancel()
+                    rest.append(ended(claim, released=True))
+                    del self._held[task_id]
+            self._closing = True
+            self._turn.notify_all()
+        if rest:
+            self.database.run(lambda tx: report_outcomes(tx, rest, now=read_now(tx)))
+        self._committer.join(5)
+        return len(rest)
+
+
+def _text(error: SQLAlchemyError) -> str:
+    return str(error.orig)[:300] if isinstance(error, DBAPIError) else str(error)[:300]

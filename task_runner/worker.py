@@ -1,0 +1,156 @@
+"""The task runner as a Celery worker: `celery -A task_runner.worker worker -Q workflow-task-runner`.
+
+Celery carries doorbells; handlers run in our own slots, so that tasks claimed together never share a fate.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from celery import signals
+from sqlalchemy.exc import SQLAlchemyError
+
+from common import faults
+from common.canonical import dumps
+from common.clock import read_now
+from common.commands.presence import Presence, arrive, leave, stay
+from common.config import Limits, Settings
+from common.db import TASK_RUNNER_QUEUE, Database
+from common.db.migrate import require_schema
+from common.observability import configure_logging
+from common.queues import bootstep, doorbell
+from common.queues.app import RUN, make_app
+from common.queues.dispatcher import Dispatcher
+from common.store import tasks
+from common.store.workers import PublishedHandler
+from common.version import signalbox_version
+from task_runner.registry import REGISTRY, SYSTEM, Handler, discover
+from task_runner.run import Runner
+
+log = structlog.get_logger("signalbox.task_runner")
+
+
+class TaskRunner:
+    """This process's duty: claim, call, beat, report."""
+
+    def __init__(self, settings: Settings) -> None:
+        faults.arm_from_environment(settings.faults)
+        self.settings = settings
+        discover(settings.handlers)
+        self.database = Database.open(settings.database_url, name="signalbox-task-runner")
+        require_schema(self.database)
+        self.bells = doorbell.attach(self.database, settings)
+        self.presence = Presence.of("task-runner", types=REGISTRY.types(), slots=settings.slots)
+        self.runner = Runner(
+            self.database,
+            REGISTRY,
+            worker=self.presence.id,
+            slots=settings.slots,
+            lease=timedelta(seconds=settings.lease_seconds),
+            max_output_bytes=Limits().max_output_bytes,
+            on_room=lambda: self.dispatcher.ring(),  # noqa: PLW0108 - made below
+        )
+        self.dispatcher = Dispatcher(
+            "task-runner", work=self.runner.claim, due=self._due, look_seconds=settings.look_seconds
+        )
+        self._ended = threading.Event()
+        self._seen_until: datetime | None = None
+        self._beat = threading.Thread(target=self._stay, name="beat", daemon=True)
+
+    def start(self) -> None:
+        published = [row for handler in REGISTRY.all() for row in _published(handler)]
+        self.database.run(
+            lambda tx: arrive(tx, self.presence, version=signalbox_version(), published=published)
+        )
+        self.runner.start()
+        self.dispatcher.start()
+        self._beat.start()
+        log.info(
+            "worker.ready",
+            worker_id=self.presence.id,
+            types=REGISTRY.types(),
+            settings=self.settings.redacted(),
+        )
+
+    def answer(self) -> dict[str, Any]:
+        return self.dispatcher.answer()
+
+    def begin_drain(self) -> None:
+        self.dispatcher.begin_end()
+
+    def drain(self) -> None:
+        self.dispatcher.end(wait=2)
+        try:
+            released = self.runner.drain(self.settings.drain_seconds)
+            self.database.run(lambda tx: leave(tx, self.presence))
+            log.info("worker.ended", worker_id=self.presence.id, released=released)
+        except SQLAlchemyError as error:
+            # The leases end by themselves; another runner takes the tasks up.
+            log.warning("worker.goodbye_unsaid", error=type(error).__name__)
+        self._ended.set()
+        if self.bells is not None:
+            self.bells.close()
+
+    def _due(self) -> float | None:
+        """Ring for delayed tasks and retries whose time has come; tell how long until the next."""
+        with self.database.reading() as tx:
+            now = read_now(tx)
+            coming = tasks.next_due_at(tx, types=REGISTRY.types(), after=self._seen_until or now)
+        if coming is None:
+            return None
+        if coming <= now:
+            self._seen_until = now
+            self.dispatcher.ring()
+            return 0.0
+        return (coming - now).total_seconds()
+
+    def _stay(self) -> None:
+        while not self._ended.wait(self.settings.beat_seconds):
+            try:
+                self.runner.beat()
+                self.database.run(lambda tx: stay(tx, self.presence))
+            except SQLAlchemyError as error:
+                log.warning("beat.missed", error=type(error).__name__)
+
+
+def _published(handler: Handler) -> list[PublishedHandler]:
+    """A handler's rows: under its own name, and as a function of SYSTEM unless it is a built-in type."""
+    row = PublishedHandler(
+        handler.name, "", handler.description, light=False, isolated=False,
+        input_schema=dumps(dict(handler.input_schema)) if handler.input_schema else None,
+        output_schema=dumps(dict(handler.output_schema)) if handler.output_schema else None,
+    )  # fmt: skip
+    if handler.built_in:
+        return [row]
+    function = PublishedHandler(
+        SYSTEM, handler.name, row.description, False, False, row.input_schema, row.output_schema
+    )
+    return [row, function]
+
+
+settings = Settings.load()
+app = make_app(settings.redis_url, name="task_runner", queue=TASK_RUNNER_QUEUE)
+_duty: list[TaskRunner] = []
+
+
+def _make_duty() -> TaskRunner:
+    _duty[:] = [TaskRunner(settings)]
+    return _duty[0]
+
+
+bootstep.install(app, _make_duty)
+
+
+@signals.setup_logging.connect
+def _configure_logging(**_: Any) -> None:
+    configure_logging("task-runner", log_format=settings.log_format, level=settings.log_level)
+
+
+@app.task(name=RUN)
+def run(ids: Sequence[str] = (), count: int = 0) -> dict[str, Any]:  # noqa: ARG001 - hints, for Flower
+    """Answer a doorbell: claim and run due tasks. Safe to run twice, safe to miss."""
+    return _duty[0].answer() if _duty else {"unready": True}
