@@ -15,6 +15,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import structlog
+from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from common import faults
@@ -91,7 +92,7 @@ class Runner:
         if self.database.is_sqlite and not self._is_anything_due():
             return []
 
-        def use_case(tx: tasks.Connection) -> list[TaskClaim]:
+        def use_case(tx: Connection) -> list[TaskClaim]:
             batch = tasks.claim_due(
                 tx,
                 worker=self.worker,
@@ -165,7 +166,7 @@ class Runner:
         self.on_room()
 
     def _report_once(self, group: list[Outcome]) -> Reported:
-        def use_case(tx: tasks.Connection) -> Reported:
+        def use_case(tx: Connection) -> Reported:
             reported = report_outcomes(tx, group, now=read_now(tx))
             faults.hit("before_outcome_commit")
             return reported
@@ -206,7 +207,7 @@ class Runner:
             if (text := context.take_unsaved_progress())
         ]
 
-        def use_case(tx: tasks.Connection) -> set[TaskId]:
+        def use_case(tx: Connection) -> set[TaskId]:
             kept = tasks.extend_leases(
                 tx, [claim.id for claim, _ in held], sorted({claim.token for claim, _ in held}),
                 lease=self.lease, now=read_now(tx),

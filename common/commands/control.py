@@ -14,7 +14,9 @@ from common.store import inbox
 MAX_REASON = 2_000
 
 
-def cancel_instance(tx: Connection, tenant_id: TenantId, instance_id: str, *, reason: str | None, actor: str) -> None:
+def cancel_instance(
+    tx: Connection, tenant_id: TenantId, instance_id: str, *, reason: str | None, actor: str
+) -> None:
     """Ask for an instance to be cancelled: its open tasks and timers end, exit actions run, then it is `cancelled`.
 
     Raises `NotFound` (`instance.not_found`), `Conflict` for a finished one, `Invalid` for an overlong reason.

@@ -23,7 +23,9 @@ MAX_TYPE = 200
 MAX_NOTE = 10_000
 
 
-def send_event(tx: Connection, tenant_id: TenantId, instance_id: str, event: Any, *, actor: str, limits: Limits) -> None:
+def send_event(
+    tx: Connection, tenant_id: TenantId, instance_id: str, event: Any, *, actor: str, limits: Limits
+) -> None:
     """Put an event into an instance's inbox. The caller commits; bells ring afterwards.
 
     Raises `Invalid` (`event.invalid`, `event.reserved`), `LimitExceeded`, `NotFound` (`instance.not_found`) and
@@ -44,10 +46,14 @@ def add_note(tx: Connection, tenant_id: TenantId, instance_id: str, note: str, *
 def event_text(event: Any, *, limits: Limits) -> str:
     """Check an event from outside and return its canonical text."""
     if not isinstance(event, Mapping) or not isinstance(event.get("type"), str):
-        raise Invalid('expected an event object with a text "type", such as {"type": "APPROVED"}', code="event.invalid")
+        raise Invalid(
+            'expected an event object with a text "type", such as {"type": "APPROVED"}', code="event.invalid"
+        )
     name = event["type"]
     if not 0 < len(name) <= MAX_TYPE or name != name.strip() or "*" in name:
-        raise Invalid(f"event type: expected 1 to {MAX_TYPE} characters without * or outer spaces", code="event.invalid")
+        raise Invalid(
+            f"event type: expected 1 to {MAX_TYPE} characters without * or outer spaces", code="event.invalid"
+        )
     if name.startswith(RESERVED):
         raise Invalid(
             f'event type "{name}" belongs to the engine; names must not begin with {", ".join(RESERVED)}',
@@ -64,7 +70,15 @@ def event_text(event: Any, *, limits: Limits) -> str:
 
 
 def accept(
-    tx: Connection, tenant_id: TenantId, instance_id: str, verb: str, type: InboxType, body: str, *, lane: int, actor: str
+    tx: Connection,
+    tenant_id: TenantId,
+    instance_id: str,
+    verb: str,
+    type: InboxType,
+    body: str,
+    *,
+    lane: int,
+    actor: str,
 ) -> None:
     """Check a verb against an instance's status, read without a lock, and put the row into its inbox.
 

@@ -21,7 +21,7 @@ from common.db.tables import DefinitionStatus, InboxType, TimerStatus
 from common.errors import Conflict, Invalid, LimitExceeded, NotFound
 from common.ids import InstanceId, TenantId, is_id, new_id
 from common.store import definitions, inbox, instances, timers
-from common.store.definitions import Definition
+from common.store.definitions import DefinitionFacts
 
 MAX_KEY = 500
 MAX_LABELS = 50
@@ -52,7 +52,9 @@ class Started:
     created: bool
 
 
-def start_instance(tx: Connection, tenant_id: TenantId, request: Start, *, actor: str, limits: Limits) -> Started:
+def start_instance(
+    tx: Connection, tenant_id: TenantId, request: Start, *, actor: str, limits: Limits
+) -> Started:
     """Create a pending instance and its start. The caller commits; bells ring afterwards.
 
     Raises `NotFound` (`definition.not_found`), `Conflict` (`definition.not_active`, `instance.business_key_held`),
@@ -75,7 +77,7 @@ def start_instance(tx: Connection, tenant_id: TenantId, request: Start, *, actor
 
 
 def _insert(
-    tx: Connection, tenant_id: TenantId, request: Start, definition: Definition, body: str, actor: str
+    tx: Connection, tenant_id: TenantId, request: Start, definition: DefinitionFacts, body: str, actor: str
 ) -> Started:
     now = read_now(tx)
     instance_id = InstanceId(new_id())
@@ -157,20 +159,26 @@ def _check(request: Start) -> None:
     if (request.definition_key is None) == (request.definition_id is None):
         raise Invalid("expected either definitionKey or definitionId", code="start.invalid")
     if request.definition_id is not None and request.version is not None:
-        raise Invalid("version belongs to definitionKey; definitionId already names one version", code="start.invalid")
+        raise Invalid(
+            "version belongs to definitionKey; definitionId already names one version", code="start.invalid"
+        )
     if request.business_key is not None and not 0 < len(request.business_key) <= MAX_KEY:
         raise Invalid(f"businessKey: expected 1 to {MAX_KEY} characters", code="start.invalid")
     if request.priority not in PRIORITIES:
         raise Invalid(f"priority: expected -100 to 100, found {request.priority}", code="start.invalid")
     if len(request.labels) > MAX_LABELS or any(
-        not isinstance(value, str) or len(key) > MAX_KEY or len(value) > MAX_KEY for key, value in request.labels.items()
+        not isinstance(value, str) or len(key) > MAX_KEY or len(value) > MAX_KEY
+        for key, value in request.labels.items()
     ):
-        raise Invalid(f"labels: expected at most {MAX_LABELS} texts of at most {MAX_KEY} characters", code="start.invalid")
+        raise Invalid(
+            f"labels: expected at most {MAX_LABELS} texts of at most {MAX_KEY} characters",
+            code="start.invalid",
+        )
     clean(request.labels)
     clean(request.business_key)
 
 
-def _definition(tx: Connection, tenant_id: TenantId, request: Start) -> Definition:
+def _definition(tx: Connection, tenant_id: TenantId, request: Start) -> DefinitionFacts:
     found = _find(tx, tenant_id, request)
     if found is None:
         wanted = request.definition_id or request.definition_key
@@ -185,10 +193,15 @@ def _definition(tx: Connection, tenant_id: TenantId, request: Start) -> Definiti
     return found
 
 
-def _find(tx: Connection, tenant_id: TenantId, request: Start) -> Definition | None:
+def _find(tx: Connection, tenant_id: TenantId, request: Start) -> DefinitionFacts | None:
     if request.definition_id is not None:
-        return definitions.find_by_id(tx, tenant_id, request.definition_id) if is_id(request.definition_id) else None
+        known = is_id(request.definition_id)
+        return definitions.find_facts_by_id(tx, tenant_id, request.definition_id) if known else None
     key = request.definition_key or ""
-    if request.version is not None:
-        return definitions.find_version(tx, tenant_id, key, request.version)
-    return definitions.find_active(tx, tenant_id, key) or definitions.find_newest(tx, tenant_id, key)
+    found = definitions.find_facts(tx, tenant_id, key, version=request.version)
+    if (
+        found is None and request.version is None
+    ):  # none is active: name the newest, so that the error can say so
+        newest = definitions.find_newest(tx, tenant_id, key)
+        return newest.facts if newest else None
+    return found

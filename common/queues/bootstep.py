@@ -32,7 +32,7 @@ class Duty(Protocol):
 def install(app: Celery, make_duty: Any) -> None:
     """Let every worker of `app` carry the duty that `make_duty()` builds when the worker starts."""
 
-    class DutyStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    class DutyStep(bootsteps.StartStopStep):
         requires = ("celery.worker.components:Pool",)
 
         def __init__(self, worker: Any, **options: Any) -> None:
@@ -42,7 +42,7 @@ def install(app: Celery, make_duty: Any) -> None:
             self.ended = threading.Event()
             signals.worker_shutting_down.connect(self.begin_drain, weak=False)
 
-        def start(self, _worker: Any) -> None:
+        def start(self, parent: Any) -> None:  # noqa: ARG002
             self.duty.start()
 
         def begin_drain(self, **_: Any) -> None:
@@ -51,7 +51,7 @@ def install(app: Celery, make_duty: Any) -> None:
                 self.duty.begin_drain()
                 threading.Thread(target=self._drain, name="drain", daemon=True).start()
 
-        def stop(self, _worker: Any) -> None:
+        def stop(self, parent: Any) -> None:  # noqa: ARG002
             self.begin_drain()
             self.ended.wait(15)
 

@@ -79,7 +79,7 @@ class Changes:
 
     def _listen_once(self) -> None:
         assert self._client is not None  # noqa: S101 - the listener is started only with a client
-        with self._client.pubsub(ignore_subscribe_messages=True) as channel:
+        with self._client.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
             channel.subscribe(CHANNEL)
             while not self._closed.is_set():
                 message = channel.get_message(timeout=1.0)

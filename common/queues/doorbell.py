@@ -98,7 +98,9 @@ class Doorbells:
         try:
             for queue, ids in due.items():
                 self._send(queue, list(ids), counts[queue])
-        except (OperationalError, OSError, *self._broker_errors()) as error:
+        except Exception as error:
+            if not isinstance(error, (OperationalError, OSError, *self._broker_errors())):
+                raise
             log.warning(
                 "broker.unreachable", error=f"{type(error).__name__}: {error}"[:200], rest_seconds=REST
             )
@@ -134,7 +136,7 @@ class Doorbells:
             broker, self._broker = self._broker, None
             try:
                 broker.release()
-            except (OSError, *broker.connection_errors, *broker.channel_errors) as error:
+            except Exception as error:  # noqa: BLE001 - each transport has errors of its own, and the connection is given up
                 log.debug("broker.release", error=str(error))
 
 

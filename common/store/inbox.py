@@ -46,7 +46,10 @@ def put(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 _PAGE = (
-    select(_c.id, _c.instance_id).where(~_c.parked, _c.id > bindparam("after")).order_by(_c.id).limit(PAGE)
+    select(_c.id, _c.instance_id, _c.accepted_at)
+    .where(~_c.parked, _c.id > bindparam("after"))
+    .order_by(_c.id)
+    .limit(PAGE)
 )
 
 

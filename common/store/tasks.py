@@ -133,6 +133,10 @@ class TaskClaim:
     token: LeaseToken
 
 
+def _claim(row: Any, token: LeaseToken) -> TaskClaim:
+    return TaskClaim(*(*row, token))
+
+
 _due = (
     select(_t.id)
     .where(
@@ -193,7 +197,7 @@ def claim_due(
             "expires_at": now + lease,
         },
     )
-    claimed = [TaskClaim(*tuple(row), token) for row in rows]  # fmt: skip
+    claimed = [_claim(row, token) for row in rows]  # fmt: skip
     if claimed:
         tx.execute(
             _ATTEMPT,

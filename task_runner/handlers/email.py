@@ -15,7 +15,7 @@ from email.policy import SMTP
 from email.utils import formatdate, parseaddr
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from common.config import Settings
@@ -128,12 +128,11 @@ def _connect(scheme: str, host: str, port: int) -> smtplib.SMTP:
     return server
 
 
-def _refused(error: smtplib.SMTPException) -> None:
-    codes = (
-        [code for code, _ in error.recipients.values()]
-        if isinstance(error, smtplib.SMTPRecipientsRefused)
-        else [error.smtp_code]
-    )  # type: ignore[attr-defined]
+def _refused(error: smtplib.SMTPRecipientsRefused | smtplib.SMTPResponseException) -> NoReturn:
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        codes = [code for code, _ in error.recipients.values()]
+    else:
+        codes = [error.smtp_code]
     if all(code < 500 for code in codes):  # a temporary refusal: greylisting, a full queue
         raise Retryable(f"the mail server refuses for now: {codes}", code="email.deferred") from error
     raise Permanent(

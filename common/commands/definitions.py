@@ -1,0 +1,240 @@
+"""Applying definitions and moving their versions about. A document is checked wholly before it becomes a row.
+
+A version never changes; `restore` is an apply of an old version's document, which makes the next version of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Any
+
+from sqlalchemy import Connection
+
+from common.canonical import dumps, read
+from common.clock import read_now
+from common.config import Limits
+from common.db.tables import DefinitionStatus
+from common.errors import Conflict, Invalid, LimitExceeded, NotFound
+from common.ids import DefinitionId, TenantId, new_id
+from common.store import definitions as store
+from common.store.definitions import Definition, DefinitionFacts, PublishedTypes
+from statechart import Problem, check
+
+ENGINE_TYPES = frozenset({"HUMAN"})
+"""Task types that no runner executes, and so none publishes."""
+
+_DRAFT, _ACTIVE, _INACTIVE, _ARCHIVED = DefinitionStatus
+_LEGAL: Mapping[str, tuple[Collection[DefinitionStatus], DefinitionStatus]] = {
+    "activate": ((_DRAFT, _INACTIVE, _ACTIVE), _ACTIVE),
+    "deactivate": ((_ACTIVE, _INACTIVE), _INACTIVE),
+    "archive": (tuple(DefinitionStatus), _ARCHIVED),
+}
+"""Verb → the statuses in which it is legal, and the one that it leads to. Saying it twice does no harm."""
+
+_LONGEST_KEY = 255
+_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A definition as it stands after an apply. `created` is False when the newest version was the same already."""
+
+    id: DefinitionId
+    key: str
+    version: int
+    status: DefinitionStatus
+    warnings: list[dict[str, Any]]
+    created: bool
+
+
+def apply_definition(
+    tx: Connection,
+    tenant_id: TenantId,
+    document: Mapping[str, Any],
+    *,
+    activate: bool = True,
+    actor: str,
+    limits: Limits,
+    allow_unknown_types: bool = False,
+) -> Applied:
+    """Check a document and make it the next version of its key; an unchanged one is the version that it already is.
+
+    `document` has passed a door (`canonical.loads` or `clean`). With `activate` the version starts new instances from
+    the commit on. Raises `Invalid` (`definition.invalid`) with every problem found, `LimitExceeded` for its size.
+    """
+    text = dumps(document)
+    if len(text.encode()) > limits.max_definition_bytes:
+        allowed = limits.max_definition_bytes
+        raise LimitExceeded(
+            f"a definition may have {allowed} bytes", limit="max_definition_bytes", allowed=allowed
+        )
+    published = store.read_published_types(tx)
+    warnings = [
+        problem.to_json()
+        for problem in check_definition(document, published, allow_unknown_types=allow_unknown_types)
+    ]
+    key = document["id"]
+    applied = _find_or_insert(tx, tenant_id, key, text, dumps(warnings), actor=actor)
+    if not activate or applied.status is _ACTIVE:
+        return applied
+    store.activate(tx, tenant_id, key, applied.version)
+    return replace(applied, status=_ACTIVE)
+
+
+def check_definition(
+    document: Mapping[str, Any], published: PublishedTypes, *, allow_unknown_types: bool = False
+) -> list[Problem]:
+    """Return the warnings of a document that may be applied. Raises `Invalid` (`definition.invalid`) for one that may not.
+
+    Task types that nobody offers refuse it, unless unknown types are allowed or no runner has ever published: then
+    nothing can be known about types, and they are warnings.
+    """
+    problems = find_problems(document, published, allow_unknown_types=allow_unknown_types)
+    errors = [problem for problem in problems if problem.severity == "error"]
+    if errors:
+        some = "; ".join(str(problem) for problem in errors[:3])
+        more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
+        raise Invalid(
+            f"the definition has {_count(len(errors), 'error')}: {some}{more}",
+            code="definition.invalid",
+            problems=[problem.to_json() for problem in problems],
+        )
+    return problems
+
+
+def find_problems(
+    document: Mapping[str, Any], published: PublishedTypes, *, allow_unknown_types: bool = False
+) -> list[Problem]:
+    """Everything that can be said against a document, errors and warnings."""
+    problems = [*_key_problems(document), *check(document, task_types=published.types | ENGINE_TYPES)]
+    if allow_unknown_types or not published.types:
+        return [_as_warning(problem) for problem in problems]
+    return problems
+
+
+def _as_warning(problem: Problem) -> Problem:
+    return replace(problem, severity="warning") if problem.code == "task_type.unknown" else problem
+
+
+def _key_problems(document: Mapping[str, Any]) -> Sequence[Problem]:
+    """The id is the definition's key: part of addresses, and the name by which it is started."""
+    key = document.get("id")
+    if key is None:
+        return [
+            Problem("error", "id.missing", "id", "expected an id, which is the definition's key, found none")
+        ]
+    if not isinstance(key, str):
+        return []  # the shape is the kernel's to judge
+    is_name = 0 < len(key) <= _LONGEST_KEY and key.isprintable() and key == key.strip() and "/" not in key
+    if is_name:
+        return []
+    wanted = f'expected 1 to {_LONGEST_KEY} printable characters without "/", found {key[:80]!r}'
+    return [Problem("error", "id.invalid", "id", wanted)]
+
+
+def _find_or_insert(
+    tx: Connection, tenant_id: TenantId, key: str, text: str, warnings: str, *, actor: str
+) -> Applied:
+    checksum = sha256(text.encode()).hexdigest()
+    now = read_now(tx)
+    for _ in range(_TRIES):
+        store.lock_key(tx, tenant_id, key)
+        newest = store.find_newest(tx, tenant_id, key)
+        if newest is not None and _is_same(newest.facts, checksum):
+            facts = newest.facts
+            return Applied(facts.id, key, facts.version, facts.status, read(facts.warnings), created=False)
+        definition_id = DefinitionId(new_id())
+        version = 1 if newest is None else newest.facts.version + 1
+        is_ours = store.insert_version(
+            tx,
+            tenant_id,
+            definition_id=definition_id,
+            key=key,
+            version=version,
+            document=text,
+            checksum=checksum,
+            warnings=warnings,
+            created_by=actor,
+            now=now,
+        )
+        if is_ours:
+            return Applied(definition_id, key, version, _DRAFT, read(warnings), created=True)
+        # A new key has no row to lock, so two first versions can meet: the other one's is there now.
+    raise Conflict(f'definition "{key}" is being applied by others; try again', code="definition.busy")
+
+
+def _is_same(facts: DefinitionFacts, checksum: str) -> bool:
+    """An archived version was put away on purpose: the same document again makes a new one."""
+    return facts.checksum == checksum and facts.status is not _ARCHIVED
+
+
+# -- verbs --------------------------------------------------------------------------------------------------------
+
+
+def activate_definition(tx: Connection, tenant_id: TenantId, key: str, version: int) -> Definition:
+    """Let this version start new instances, in place of the one that does. Running instances stay on theirs."""
+    return _move(tx, tenant_id, key, version, "activate")
+
+
+def deactivate_definition(tx: Connection, tenant_id: TenantId, key: str, version: int) -> Definition:
+    """Start no new instances of this version; those that run go on."""
+    return _move(tx, tenant_id, key, version, "deactivate")
+
+
+def archive_definition(tx: Connection, tenant_id: TenantId, key: str, version: int) -> Definition:
+    """Put a version away for good: it cannot be activated again, only restored as a new one."""
+    return _move(tx, tenant_id, key, version, "archive")
+
+
+def restore_definition(
+    tx: Connection,
+    tenant_id: TenantId,
+    key: str,
+    version: int,
+    *,
+    activate: bool = True,
+    actor: str,
+    limits: Limits,
+) -> Applied:
+    """Apply an old version's document again, as the next version; nothing is deleted and no version changes."""
+    old = _found(store.find_version(tx, tenant_id, key, version), key, version)
+    # It was accepted with these types once; that no runner offers one of them today is worth a warning.
+    return apply_definition(
+        tx,
+        tenant_id,
+        read(old.document),
+        activate=activate,
+        actor=actor,
+        limits=limits,
+        allow_unknown_types=True,
+    )
+
+
+def _move(tx: Connection, tenant_id: TenantId, key: str, version: int, verb: str) -> Definition:
+    store.lock_key(tx, tenant_id, key)
+    found = _found(store.find_version(tx, tenant_id, key, version), key, version)
+    sources, target = _LEGAL[verb]
+    status = found.facts.status
+    if status not in sources:
+        hint = "; restore it as a new version" if status is _ARCHIVED else ""
+        raise Conflict(
+            f'cannot {verb} version {version} of "{key}": it is {status.value}{hint}',
+            code="definition.illegal_verb",
+        )
+    if target is _ACTIVE:
+        store.activate(tx, tenant_id, key, version)
+    else:
+        store.set_status(tx, tenant_id, key, version, target)
+    return replace(found, facts=replace(found.facts, status=target))
+
+
+def _found(definition: Definition | None, key: str, version: int) -> Definition:
+    if definition is None:
+        raise NotFound(f'there is no version {version} of a definition "{key}"', code="definition.not_found")
+    return definition
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

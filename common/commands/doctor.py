@@ -1,0 +1,140 @@
+"""The examination behind `signalbox doctor`, and after every integration test: do the promises hold, right now?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import Connection
+
+from common.canonical import read
+from common.clock import read_now
+from common.commands.findings import Finding
+from common.commands.verify import verify_instance
+from common.db import Database
+from common.lifecycle import FINAL, InstanceStatus
+from common.store import invariants
+from common.store.invariants import Obligations
+
+PAGE = 200
+
+
+def examine(database: Database, *, replay: bool = True) -> dict[str, Any]:
+    """Examine every instance and the whole system; return {"healthy", "instances", "problems", "delays"}.
+
+    `problems` break a promise; `delays` (expired leases, overdue timers, inbox age, types without a worker) may be
+    an ordinary backlog. `replay` False leaves out replaying every history, which takes a step per event.
+    """
+    problems: list[Finding] = []
+    examined = 0
+    for page in _pages(database):
+        examined += len(page)
+        for one in page:
+            problems += check_obligations(one)
+        if replay:
+            problems += _verify_all(database, page)
+    with database.reading() as tx:
+        problems += _across(tx)
+        delays = invariants.read_delays(tx, now=read_now(tx))
+    return {
+        "healthy": not problems,
+        "instances": examined,
+        "problems": [problem.to_json() for problem in problems],
+        "delays": {
+            "expiredLeases": delays.expired_leases,
+            "overdueTimers": delays.overdue_timers,
+            "inboxWaiting": delays.inbox_waiting,
+            "inboxOldestSeconds": round(delays.inbox_oldest_seconds, 3),
+            "unclaimableTypes": list(delays.unclaimable_types),
+        },
+    }
+
+
+def _pages(database: Database) -> Iterator[list[Obligations]]:
+    after: str | None = None
+    while True:
+        with database.reading() as tx:
+            if not database.is_sqlite:  # several statements that must agree: one snapshot for all
+                tx.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            page = invariants.read_obligations(tx, after, limit=PAGE)
+        if not page:
+            return
+        yield page
+        after = page[-1].instance_id
+
+
+def check_obligations(one: Obligations) -> list[Finding]:
+    """Compare a snapshot's open obligations with the live rows: each must have the other (promise 6).
+
+    A task that ended but whose event is not consumed yet stands for its obligation by its inbox row; so does a timer.
+    """
+    if one.snapshot is None:
+        return []
+    snapshot = read(one.snapshot)
+    answering = {read(body).get("key") for type_, body in one.inbox_bodies if type_ in ("task", "timer")}
+    uncaught = one.status is InstanceStatus.FAILED  # its failed task stays an open obligation, for `retry`
+    live_tasks = {
+        key
+        for key_, joined, status in one.task_keys
+        if status in ("pending", "running") or (uncaught and status == "failed")
+        for key in (key_, *(read(joined) if joined else ()))
+    }
+    live_timers = {key for key, status in one.timer_keys if status == "armed"}
+    findings = []
+    for kind, open_, live in (
+        ("task", set(snapshot["tasks"]), live_tasks),
+        ("timer", set(snapshot["timers"]), live_timers),
+    ):
+        findings += [
+            Finding(
+                f"{kind}.missing",
+                f'the snapshot waits for {kind} "{key}", which has no live row',
+                None,
+                one.instance_id,
+            )
+            for key in sorted(open_ - live - answering)
+        ]
+        running = live if kind == "timer" or not uncaught else live & open_
+        findings += [
+            Finding(
+                f"{kind}.unasked",
+                f'{kind} "{key}" lives, but the snapshot does not wait for it',
+                None,
+                one.instance_id,
+            )
+            for key in sorted(running - open_)
+        ]
+    if one.status in FINAL and (snapshot["tasks"] or snapshot["timers"] or snapshot["children"]):
+        findings.append(Finding("instance.open", "it ended with open obligations", None, one.instance_id))
+    return findings
+
+
+def _verify_all(database: Database, page: list[Obligations]) -> list[Finding]:
+    findings = []
+    for one in page:
+        with database.reading() as tx:
+            if not database.is_sqlite:
+                tx.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            verified = verify_instance(tx, one.tenant_id, one.instance_id)
+        findings += [
+            Finding(problem["code"], problem["message"], problem.get("sequence"), one.instance_id)
+            for problem in verified["problems"]
+        ]
+    return findings
+
+
+def _across(tx: Connection) -> list[Finding]:
+    stalled = [
+        Finding(
+            "instance.stalled",
+            "nothing will wake it: no task, timer, child, inbox row, event or incident",
+            None,
+            id_,
+        )
+        for id_ in invariants.stalled_instances(tx)
+    ]
+    left = [
+        Finding(f"left.{what}", f"{what} outlived its instance's status: {id_}")
+        for what, id_ in invariants.left_over_rows(tx)
+    ]
+    return stalled + left

@@ -1,0 +1,196 @@
+"""Promise 6 as queries: every obligation has its row, every row its obligation, nobody waits for nothing.
+
+Each query returns what violates it; on a healthy database all of them return nothing. They read only, and on a live
+system they see committed states, in which the invariants hold at every moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, exists, func, not_, or_, select
+
+from common.db.tables import (
+    IncidentStatus,
+    TimerStatus,
+    handlers,
+    inbox,
+    incidents,
+    instances,
+    tasks,
+    timers,
+    workers,
+)
+from common.ids import InstanceId, TenantId
+from common.lifecycle import FINAL, FROZEN, OPEN, InstanceStatus, TaskStatus
+
+_i = instances.c
+
+
+def _of(tenant_id: TenantId | None) -> ColumnElement[bool]:
+    return _i.tenant_id == tenant_id if tenant_id is not None else _i.id.is_not(None)
+
+
+def stalled_instances(
+    tx: Connection, tenant_id: TenantId | None = None, *, limit: int = 1_000
+) -> list[InstanceId]:
+    """Live instances that nothing will ever wake: no inbox row, no open task, no armed timer, no child, no event taken.
+
+    Failed ones must have an open incident. `tenant_id` None asks across tenants, for the doctor.
+    """
+    waits = exists().where(inbox.c.instance_id == _i.id)
+    works = exists().where(tasks.c.instance_id == _i.id, tasks.c.status.in_(OPEN))
+    sleeps = exists().where(timers.c.instance_id == _i.id, timers.c.status == TimerStatus.ARMED.value)
+    asks = exists().where(incidents.c.instance_id == _i.id, incidents.c.status == IncidentStatus.OPEN.value)
+    idle = and_(
+        _i.status.in_(
+            (
+                InstanceStatus.PENDING,
+                InstanceStatus.RUNNING,
+                InstanceStatus.WAITING,
+                InstanceStatus.COMPENSATING,
+            )
+        ),
+        not_(
+            or_(
+                waits,
+                works,
+                sleeps,
+                _i.open_children > 0,
+                and_(_i.accepts_events, _i.status != InstanceStatus.PENDING),
+            )
+        ),
+    )
+    frozen = and_(_i.status == InstanceStatus.FAILED, not_(asks))
+    query = select(_i.id).where(_of(tenant_id), or_(idle, frozen)).order_by(_i.id).limit(limit)
+    return [InstanceId(row[0]) for row in tx.execute(query)]
+
+
+@dataclass(frozen=True, slots=True)
+class Obligations:
+    """One instance's snapshot text and the keys of its live rows, read in one transaction."""
+
+    instance_id: InstanceId
+    tenant_id: TenantId
+    status: InstanceStatus
+    snapshot: str | None
+    task_keys: tuple[tuple[str, str | None, str], ...]  # key, joined keys, status
+    timer_keys: tuple[tuple[str, str], ...]  # key, status
+    inbox_bodies: tuple[tuple[str, str], ...]  # type, body
+
+
+def read_obligations(tx: Connection, after: str | None, *, limit: int = 200) -> list[Obligations]:
+    """Instances beyond id `after` with everything that must agree with their snapshots, across tenants."""
+    query = select(_i.id, _i.tenant_id, _i.status, _i.snapshot).order_by(_i.id).limit(limit)
+    if after is not None:
+        query = query.where(_i.id > after)
+    rows = tx.execute(query).all()
+    if not rows:
+        return []
+    between = (rows[0][0], rows[-1][0])
+    task_rows = _grouped(tx, tasks, between, (tasks.c.key, tasks.c.joined_keys, tasks.c.status))
+    timer_rows = _grouped(tx, timers, between, (timers.c.key, timers.c.status))
+    inbox_rows = _grouped(tx, inbox, between, (inbox.c.type, inbox.c.body))
+    return [
+        Obligations(
+            row[0],
+            row[1],
+            InstanceStatus(row[2]),
+            row[3],
+            tuple(task_rows.get(row[0], ())),
+            tuple(timer_rows.get(row[0], ())),
+            tuple(inbox_rows.get(row[0], ())),
+        )
+        for row in rows
+    ]
+
+
+def _grouped(
+    tx: Connection, table: Any, between: tuple[str, str], columns: Sequence[ColumnElement[Any]]
+) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    query = select(table.c.instance_id, *columns).where(table.c.instance_id.between(*between))
+    for row in tx.execute(query):
+        found.setdefault(row[0], []).append(tuple(row[1:]))
+    return found
+
+
+def left_over_rows(tx: Connection) -> list[tuple[str, str]]:
+    """(what, id) of rows that should not outlive their instance: open tasks, armed timers of final ones; unparked rows of frozen ones do not count, they are parked at the next look."""
+    final = _i.status.in_(FINAL)
+    found: list[tuple[str, str]] = []
+    for what, query in (
+        (
+            "task.open",
+            select(tasks.c.id)
+            .join(instances, tasks.c.instance_id == _i.id)
+            .where(final, tasks.c.status.in_(OPEN)),
+        ),
+        (
+            "timer.armed",
+            select(timers.c.id)
+            .join(instances, timers.c.instance_id == _i.id)
+            .where(final, timers.c.status == TimerStatus.ARMED.value),
+        ),
+        (
+            "inbox.parked",
+            select(inbox.c.instance_id)
+            .join(instances, inbox.c.instance_id == _i.id)
+            .where(inbox.c.parked, _i.status.not_in(FROZEN)),
+        ),
+        (
+            "task.held",
+            select(tasks.c.id)
+            .join(instances, tasks.c.instance_id == _i.id)
+            .where(tasks.c.held, tasks.c.status == TaskStatus.PENDING, _i.status.not_in(FROZEN)),
+        ),
+    ):
+        found += [(what, str(row[0])) for row in tx.execute(query.limit(100))]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Delays:
+    """What is late, as a doctor tells it: counts, and the age of the oldest waiting inbox row in seconds."""
+
+    expired_leases: int
+    overdue_timers: int
+    inbox_waiting: int
+    inbox_oldest_seconds: float
+    unclaimable_types: tuple[str, ...]
+
+
+def read_delays(tx: Connection, *, now: datetime, grace: timedelta = timedelta(seconds=2)) -> Delays:
+    """Leases and timers overdue by more than `grace`, the inbox's age, and pending types that no live worker runs."""
+    expired = select(func.count()).where(
+        tasks.c.status == TaskStatus.RUNNING,
+        tasks.c.lease_token.is_not(None),
+        tasks.c.lease_expires_at < now - grace,
+    )
+    overdue = select(func.count()).where(
+        timers.c.status == TimerStatus.ARMED.value, timers.c.due_at < now - grace
+    )
+    waiting = select(func.count(), func.min(inbox.c.accepted_at)).where(not_(inbox.c.parked))
+    count, oldest = tx.execute(waiting).one()
+    return Delays(
+        tx.execute(expired).scalar_one(),
+        tx.execute(overdue).scalar_one(),
+        count,
+        max((now - oldest).total_seconds(), 0.0) if oldest else 0.0,
+        _unclaimable(tx),
+    )
+
+
+def _unclaimable(tx: Connection) -> tuple[str, ...]:
+    published = exists().where(
+        handlers.c.type == tasks.c.type, or_(tasks.c.type != "SYSTEM", handlers.c.name == tasks.c.name)
+    )
+    someone = tx.execute(
+        select(func.count()).where(workers.c.duty == "task-runner", workers.c.ended_at.is_(None))
+    ).scalar_one()
+    pending = select(tasks.c.type).where(tasks.c.status == TaskStatus.PENDING)
+    query = pending.where(not_(published)) if someone else pending
+    return tuple(sorted(row[0] for row in tx.execute(query.distinct().limit(50))))
