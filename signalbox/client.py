@@ -28,7 +28,18 @@ from common.errors import (
     Unavailable,
 )
 from common.ids import new_id
-from signalbox.shapes import Definition, Entry, Incident, Instance, Json, Page, Problem, Task, Verdict
+from signalbox.shapes import (
+    Definition,
+    DefinitionSummary,
+    Entry,
+    Incident,
+    Instance,
+    Json,
+    Page,
+    Problem,
+    Task,
+    Verdict,
+)
 
 PAUSES_SECONDS = (0.1, 0.3)
 """Waits before the second and third try of a request that got no answer."""
@@ -76,8 +87,8 @@ class Client:
         """Every problem of a document, errors and warnings; nothing is stored."""
         return cast("list[Problem]", self._post("/definitions/check", {"document": document})["problems"])
 
-    def definitions(self) -> Iterator[Definition]:
-        """The definitions of this tenant."""
+    def definitions(self) -> Iterator[DefinitionSummary]:
+        """The definitions of this tenant, each by the version that starts."""
         return self._items("/definitions")
 
     def definition(self, key: str, version: int | None = None) -> Definition:
@@ -85,7 +96,7 @@ class Client:
         path = f"/definitions/{key}" if version is None else f"/definitions/{key}/versions/{version}"
         return cast("Definition", self._get(path))
 
-    def versions(self, key: str) -> Iterator[Definition]:
+    def versions(self, key: str) -> Iterator[DefinitionSummary]:
         """All versions of a definition."""
         return self._items(f"/definitions/{key}/versions")
 

@@ -96,6 +96,13 @@ class DataFolder:
         """The key that `up` made for the CLI."""
         return _read(self.key_path)
 
+    def broker_url(self) -> str | None:
+        """The embedded broker of the last `up`, with its password."""
+        return _read(self.broker / "url")
+
+    def store_broker_url(self, url: str) -> None:
+        _write_private(self.broker / "url", url)
+
     def store_url(self, url: str) -> None:
         _write_private(self.path / "url", url)
 

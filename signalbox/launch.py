@@ -1,6 +1,8 @@
 """Replace this process by a command that must not outlive whoever started it.
 
-    python -I -S launch.py PARENT_PID command argument…
+    python -I -S launch.py PARENT_PID ACCOUNT command argument…
+
+ACCOUNT is `uid:gid` to become before, or `-` to stay who we are.
 
 Linux kills the command as soon as its parent is gone (`PR_SET_PDEATHSIG`), so a `kill -9` of `signalbox up` leaves
 nothing behind. The request is made here, in a fresh interpreter between fork and exec: code that runs between
@@ -18,8 +20,14 @@ import sys
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def main(parent: int, command: list[str]) -> None:
+def main(parent: int, account: str, command: list[str]) -> None:
     """Tie this process to `parent` and become `command`; exit 1 when the parent has gone already."""
+    if account != "-":
+        uid, _, gid = account.partition(":")
+        os.setgroups([])
+        os.setgid(int(gid))
+        os.setuid(int(uid))
+    # After the change of account, which takes such a request back.
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the request above: nobody would ever end the command
@@ -28,4 +36,4 @@ def main(parent: int, command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2:])
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])

@@ -21,17 +21,22 @@ class Problem(TypedDict):
     suggestion: str | None
 
 
-class Definition(TypedDict):
+class DefinitionSummary(TypedDict):
+    """A version of a definition, without its document."""
+
     id: str
     key: str
     version: int
     status: str
-    document: dict[str, Json]
     checksum: str
     labels: dict[str, str]
     warnings: list[Problem]
     createdAt: str
     createdBy: str
+
+
+class Definition(DefinitionSummary):
+    document: dict[str, Json]
 
 
 class Failure(TypedDict):
@@ -109,6 +114,8 @@ class Incident(TypedDict):
     taskId: str | None
     code: str
     message: str
+    detail: Json
+    sequence: int
     status: str
     openedAt: str
     resolvedAt: str | None

@@ -39,12 +39,17 @@ _LAUNCHER = (sys.executable, "-I", "-S", str(Path(launch.__file__)))
 
 @dataclass(frozen=True)
 class Part:
-    """One process to keep running. Parts of a lower `stage` end before those of a higher one get their SIGTERM."""
+    """One process to keep running. Parts of a lower `stage` end before those of a higher one get their SIGTERM.
+
+    `account` is the (uid, gid) that it runs as, None for our own. `stop_signal` asks it to end in order.
+    """
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(repr=False)
     stage: int = 0
+    account: tuple[int, int] | None = None
+    stop_signal: signal.Signals = signal.SIGTERM
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,13 @@ class Supervisor:
         due = [child.restart_at - now for child in self._children.values() if child.restart_at is not None]
         return max(0.0, min([TICK_SECONDS, *due]))
 
+    def end(self, names: Iterable[str], *, seconds: float = STOP_SECONDS) -> None:
+        """End some parts for good, all at once; they may be started anew under the same names."""
+        ending = [self._children.pop(name) for name in names]
+        self._stop_stage(ending, time.monotonic() + seconds, lambda: False)
+        for child in ending:
+            _kill_session(child)
+
     def stop(self, *, seconds: float = STOP_SECONDS, hurried: Callable[[], bool] = lambda: False) -> None:
         """End every part: SIGTERM by stages, SIGKILL for what is left after `seconds` or once `hurried` says so."""
         deadline = time.monotonic() + seconds
@@ -157,7 +169,7 @@ class Supervisor:
         child.log.rotate(KEPT_LOG_BYTES)
         with child.log.path.open("ab") as log:
             child.popen = subprocess.Popen(  # noqa: S603 - our own list of arguments, no shell
-                [*_LAUNCHER, str(os.getpid()), *child.part.command],
+                [*_LAUNCHER, str(os.getpid()), _account(child.part), *child.part.command],
                 env=dict(child.part.environment),
                 cwd=self._cwd,
                 stdin=subprocess.DEVNULL,
@@ -215,8 +227,8 @@ class Supervisor:
 
     def _stop_stage(self, children: Iterable[_Child], deadline: float, hurried: Callable[[], bool]) -> None:
         running = [(child, child.popen) for child in children if child.popen is not None]
-        for _, popen in running:
-            popen.send_signal(signal.SIGTERM)
+        for child, popen in running:
+            popen.send_signal(child.part.stop_signal)
             popen.send_signal(signal.SIGCONT)  # a frozen process would never see the first
         while running and time.monotonic() < deadline and not hurried():
             running = [(child, popen) for child, popen in running if popen.poll() is None]
@@ -235,6 +247,10 @@ def _kill_session(child: _Child) -> None:
     with suppress(ProcessLookupError):
         os.killpg(child.popen.pid, signal.SIGKILL)
     child.popen.wait()
+
+
+def _account(part: Part) -> str:
+    return f"{part.account[0]}:{part.account[1]}" if part.account else "-"
 
 
 def _is_in_session(pid: int, child: _Child) -> bool:

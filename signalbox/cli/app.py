@@ -1,0 +1,21 @@
+"""The `signalbox` command: one Typer app, put together from the modules beside it."""
+
+from __future__ import annotations
+
+import typer
+
+from signalbox.cli import database, definitions, instances, local, offline, overview, tasks
+
+app = typer.Typer(
+    name="signalbox",
+    help="Durable statecharts on Celery.\n\n"
+    "`signalbox demo` shows it, `signalbox up` keeps it running on this machine. "
+    "The other commands ask the API that SIGNALBOX_URL and SIGNALBOX_KEY name, else the one of `up`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for module in (local, definitions, offline, instances, tasks, overview, database):
+    module.register(app)

@@ -1,0 +1,170 @@
+# ruff: noqa: PLC0415 - what is heavy is loaded by the command that needs it: `signalbox --help` answers at once
+"""Commands about definitions on a server: apply, list, show, and which version starts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from common.errors import Invalid, SignalboxError, Unauthorized, Unavailable
+from signalbox.cli.arguments import read_document
+from signalbox.cli.exits import exit_code
+from signalbox.cli.options import DEFINE, AsJson
+from signalbox.cli.output import Output
+from signalbox.cli.target import connect
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from signalbox.client import Availability, Client
+    from signalbox.shapes import Definition, DefinitionSummary
+
+Key = Annotated[
+    str, typer.Argument(metavar="KEY", help="The definition's key: its `id`.", show_default=False)
+]
+Number = Annotated[
+    int, typer.Argument(metavar="VERSION", min=1, help="Number of the version.", show_default=False)
+]
+
+group = typer.Typer(no_args_is_help=True, help="List, show, activate and deactivate definitions.")
+
+
+def register(app: typer.Typer) -> None:
+    app.command(rich_help_panel=DEFINE)(apply)
+    app.add_typer(group, name="definitions", rich_help_panel=DEFINE)
+
+
+def apply(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE…", help="Definitions; - for stdin.", show_default=False)
+    ],
+    activate: Annotated[
+        bool, typer.Option("--activate/--no-activate", help="Let the new version be the one that starts.")
+    ] = True,
+    json: AsJson = False,
+) -> None:
+    """Apply definitions: check them, store each as a new version, activate it.
+
+    A definition that has not changed keeps its version. Exit 1 when one is refused; the others are applied.
+    """
+    out = Output(json)
+    documents = [
+        (file, read_document(file)) for file in files
+    ]  # nothing is applied while a file is not even JSON
+    applied: list[dict[str, Any]] = []
+    failures: list[SignalboxError] = []
+    with connect() as client:
+        for file, document in documents:
+            result = _apply_one(client, document, activate)
+            if isinstance(result, SignalboxError):
+                failures.append(result)
+                applied.append({"file": file, "error": _told(result)})
+            else:
+                applied.append({"file": file, **result})
+    out.show({"items": applied}, lambda: _applied(applied))
+    if failures:
+        raise typer.Exit(exit_code(failures[0]))
+
+
+@group.command("list")
+def list_definitions(json: AsJson = False) -> None:
+    """List the definitions."""
+    with connect() as client:
+        found = list(client.definitions())
+    Output(json).show({"items": found, "nextCursor": None}, lambda: _table(found))
+
+
+@group.command()
+def show(
+    key: Key,
+    version: Annotated[int | None, typer.Option("--version", min=1, show_default="the active one")] = None,
+    json: AsJson = False,
+) -> None:
+    """Show one version of a definition with its document."""
+    with connect() as client:
+        found = client.definition(key, version)
+    Output(json).show(found, lambda: _facts(found))
+
+
+@group.command()
+def versions(key: Key, json: AsJson = False) -> None:
+    """List the versions of a definition."""
+    with connect() as client:
+        found = list(client.versions(key))
+    Output(json).show({"items": found, "nextCursor": None}, lambda: _table(found))
+
+
+@group.command()
+def activate(key: Key, version: Number, json: AsJson = False) -> None:
+    """Let new instances start with this version."""
+    _set_availability(key, version, "activate", json)
+
+
+@group.command()
+def deactivate(key: Key, version: Number, json: AsJson = False) -> None:
+    """Let no new instance start with this version; running ones stay on it."""
+    _set_availability(key, version, "deactivate", json)
+
+
+def _set_availability(key: str, version: int, verb: Availability, as_json: bool) -> None:
+    with connect() as client:
+        found = client.set_availability(key, version, verb)
+    Output(as_json).show(found, lambda: _line(found))
+
+
+def _apply_one(client: Client, document: Any, activate: bool) -> Definition | SignalboxError:
+    """The applied definition, or why it was refused. No answer and no access are not about this file: they raise."""
+    if not isinstance(document, dict):
+        return Invalid(
+            f"a definition is a JSON object, found {type(document).__name__}", code="definition.invalid"
+        )
+    try:
+        return client.apply(document, activate=activate)
+    except (Unavailable, Unauthorized):
+        raise
+    except SignalboxError as error:
+        return error
+
+
+def _told(error: SignalboxError) -> dict[str, Any]:
+    problems = error.problems if isinstance(error, Invalid) else []
+    return {"code": error.code, "message": error.message, "problems": problems}
+
+
+def _applied(applied: list[dict[str, Any]]) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    from signalbox.cli.render import problem_line
+
+    lines: list[RenderableType] = []
+    for one in applied:
+        error = one.get("error")
+        if error:
+            lines.append(Text.assemble(("✗ ", "red"), (one["file"], "bold"), f": {error['message']}"))
+            lines.extend(problem_line(problem) for problem in error["problems"])
+        else:
+            lines.append(Text.assemble(("✓ ", "green"), (one["file"], "bold"), ": ", _line(one)))
+            lines.extend(problem_line(problem) for problem in one.get("warnings") or ())
+    return Group(*lines)
+
+
+def _line(one: Any) -> Any:
+    from rich.text import Text
+
+    from signalbox.cli.render import status_text
+
+    return Text.assemble((one["key"], "bold"), f" version {one['version']}, ", status_text(one["status"]))
+
+
+def _table(found: list[DefinitionSummary]) -> RenderableType:
+    from signalbox.cli.render import definitions_table
+
+    return definitions_table(found)
+
+
+def _facts(found: Definition) -> RenderableType:
+    from signalbox.cli.render import definition_facts
+
+    return definition_facts(found)

@@ -1,0 +1,537 @@
+"""API bodies as people read them: pure functions from JSON to rich renderables. Nothing here asks or prints.
+
+Into a pipe the same renderables come out as plain columns, see `output.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.json import JSON
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from signalbox.shapes import (
+    Definition,
+    DefinitionSummary,
+    Entry,
+    Incident,
+    Instance,
+    Json,
+    Problem,
+    Task,
+    Verdict,
+)
+
+STATUS_STYLES: Mapping[str, str] = {
+    "pending": "dim",
+    "running": "blue",
+    "waiting": "yellow",
+    "paused": "magenta",
+    "compensating": "magenta",
+    "completed": "green",
+    "succeeded": "green",
+    "active": "green",
+    "failed": "bold red",
+    "open": "bold red",
+    "cancelled": "dim",
+    "timed_out": "red",
+    "skipped": "dim",
+    "inactive": "dim",
+    "draft": "yellow",
+    "archived": "dim",
+    "resolved": "green",
+}
+
+ENTRY_STYLES: Mapping[str, str] = {
+    "instance.started": "bold",
+    "instance.completed": "bold green",
+    "instance.failed": "bold red",
+    "instance.cancelled": "bold",
+    "state.changed": "cyan",
+    "task.succeeded": "green",
+    "task.failed": "red",
+    "event.received": "blue",
+    "event.ignored": "dim",
+    "event.rejected": "yellow",
+    "incident.opened": "bold red",
+    "error.execution": "red",
+    "guard.failed": "yellow",
+    "note": "italic",
+}
+
+LONGEST_SUMMARY = 100
+SHOWN_HASH = 10
+
+
+# --- words ----------------------------------------------------------------------------------------------------
+
+
+def status_text(status: str) -> Text:
+    return Text(status, STATUS_STYLES.get(status, ""))
+
+
+def instant(text: str | None) -> str:
+    """An instant in this machine's time zone, to the second; empty for none."""
+    return "" if text is None else _parse(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def clock_time(text: str) -> str:
+    """The time of day of an instant in this machine's time zone, to the millisecond."""
+    return _parse(text).astimezone().strftime("%H:%M:%S.%f")[:-3]
+
+
+def ago(text: str | None, now: datetime | None = None) -> str:
+    """How long an instant is past: "3 s ago", "2 h ago"; "in 5 min" for one to come; empty for none."""
+    if text is None:
+        return ""
+    past = (now or datetime.now(UTC)) - _parse(text)
+    told = duration(abs(past))
+    return f"{told} ago" if past >= timedelta(0) else f"in {told}"
+
+
+def duration(span: timedelta) -> str:
+    """A span in one unit that a person would choose: "12 ms", "3.4 s", "5 min", "2 h", "3 d"."""
+    seconds = span.total_seconds()
+    if seconds < 1:
+        return f"{seconds * 1_000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    raise AssertionError("unreachable: 60 seconds are a minute")
+
+
+def between(start: str, end: str) -> timedelta:
+    """The span from one instant to another."""
+    return _parse(end) - _parse(start)
+
+
+def _parse(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def compact(value: Json) -> str:
+    """A JSON value on one line."""
+    return orjson.dumps(value).decode()
+
+
+def short(text: str, length: int = LONGEST_SUMMARY) -> str:
+    """A text on one line, cut with an ellipsis."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: length - 1]}…"
+
+
+# --- building blocks --------------------------------------------------------------------------------------------
+
+
+def plain_table(*columns: str, right: Sequence[str] = ()) -> Table:
+    """A table with a ruled head; the columns named in `right` hold numbers."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def facts(pairs: Iterable[tuple[str, RenderableType | None]]) -> Table:
+    """Names and values, one a line; what is None or empty is left out."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column(overflow="fold")
+    for name, value in pairs:
+        if value is not None and value != "":
+            grid.add_row(name, value)
+    return grid
+
+
+def section(title: str, body: RenderableType) -> Group:
+    return Group(Text(""), Text(title, "bold"), Padding(body, (0, 0, 0, 2), expand=False))
+
+
+def json_block(value: Json) -> RenderableType:
+    return JSON(compact(value), indent=2)
+
+
+def list_or(empty: str, table: Table) -> RenderableType:
+    """A table, or a sentence where it has no rows."""
+    return table if table.row_count else Text(empty, "dim")
+
+
+# --- problems ---------------------------------------------------------------------------------------------------
+
+
+def problem_line(problem: Problem | Mapping[str, Any]) -> Text:
+    """One problem: where, what, and what was probably meant."""
+    is_error = problem.get("severity", "error") == "error"
+    line = Text("  ")
+    line.append("✗ " if is_error else "! ", "red" if is_error else "yellow")
+    if problem.get("path"):
+        line.append(f"{problem['path']}: ", "bold")
+    line.append(str(problem.get("message") or problem.get("code") or compact(dict(problem))))
+    if problem.get("suggestion"):
+        line.append(f'; did you mean "{problem["suggestion"]}"?', "green")
+    if problem.get("code"):
+        line.append(f"  [{problem['code']}]", "dim")
+    return line
+
+
+# --- definitions ------------------------------------------------------------------------------------------------
+
+
+def definitions_table(definitions: Iterable[DefinitionSummary]) -> RenderableType:
+    table = plain_table(
+        "key", "version", "status", "applied", "by", "warnings", right=("version", "warnings")
+    )
+    for one in definitions:
+        table.add_row(
+            one["key"],
+            str(one["version"]),
+            status_text(one["status"]),
+            instant(one.get("createdAt")),
+            one.get("createdBy", ""),
+            str(len(one.get("warnings") or ()) or ""),
+        )
+    return list_or("no definitions yet; apply one with `signalbox apply FILE`", table)
+
+
+def definition_facts(one: Definition) -> RenderableType:
+    head = facts(
+        [
+            ("definition", Text.assemble((one["key"], "bold"), f" version {one['version']}")),
+            ("status", status_text(one["status"])),
+            ("id", one["id"]),
+            ("applied", f"{instant(one['createdAt'])} by {one['createdBy']}"),
+            ("checksum", one["checksum"]),
+            ("labels", label_text(one["labels"])),
+        ]
+    )
+    parts: list[RenderableType] = [head]
+    if one["warnings"]:
+        parts.append(section("warnings", Group(*(problem_line(problem) for problem in one["warnings"]))))
+    return Group(*parts, section("document", json_block(one["document"])))
+
+
+def label_text(labels: Mapping[str, str] | None) -> str:
+    return ", ".join(f"{name}={value}" for name, value in sorted((labels or {}).items()))
+
+
+# --- instances --------------------------------------------------------------------------------------------------
+
+
+def instances_table(instances: Iterable[Instance], now: datetime | None = None) -> RenderableType:
+    table = plain_table(
+        "id", "definition", "status", "state", "business key", "started", "took", right=("took",)
+    )
+    for one in instances:
+        finished = one["finishedAt"]
+        table.add_row(
+            Text(one["id"], no_wrap=True),
+            f"{one['definitionKey']} v{one['definitionVersion']}",
+            status_text(one["status"]),
+            configuration_text(one["configuration"]),
+            one["businessKey"] or "",
+            ago(one["createdAt"], now),
+            duration(between(one["createdAt"], finished)) if finished else "",
+        )
+    return list_or("no instances match", table)
+
+
+def configuration_text(configuration: Sequence[str]) -> str:
+    return ", ".join(configuration)
+
+
+def instance_facts(
+    one: Instance, tasks: Sequence[Task] = (), incidents: Sequence[Incident] = ()
+) -> RenderableType:
+    finished = one["finishedAt"]
+    took = f", took {duration(between(one['createdAt'], finished))}" if finished else ""
+    head = facts(
+        [
+            ("instance", Text(one["id"], "bold")),
+            ("definition", f"{one['definitionKey']} version {one['definitionVersion']}"),
+            ("status", status_text(one["status"])),
+            ("state", configuration_text(one["configuration"])),
+            ("business key", one["businessKey"]),
+            ("labels", label_text(one["labels"])),
+            ("parent", one["parentId"]),
+            ("created", instant(one["createdAt"])),
+            ("finished", f"{instant(finished)}{took}" if finished else None),
+            ("deadline", instant(one["deadlineAt"])),
+        ]
+    )
+    parts: list[RenderableType] = [head]
+    error = one["error"]
+    if error:
+        parts.append(section("error", Text(f"{error.get('message', '')}  [{error.get('code', '')}]", "red")))
+    for title in ("input", "context", "output"):
+        value = one[title]
+        if value not in (None, {}):
+            parts.append(section(title, json_block(value)))
+    if tasks:
+        parts.append(section("tasks", tasks_table(tasks)))
+    if incidents:
+        parts.append(section("incidents", incidents_table(incidents)))
+    return Group(*parts)
+
+
+def settled_line(one: Instance) -> Text:
+    """One line that says how an instance stands."""
+    line = Text.assemble((one["id"], "bold"), "  ", status_text(one["status"]))
+    if one["configuration"]:
+        line.append(f"  {configuration_text(one['configuration'])}", "cyan")
+    error = one["error"]
+    if error:
+        line.append(f"  {error.get('message', '')}", "red")
+    elif one["finishedAt"]:
+        line.append(f"  in {duration(between(one['createdAt'], one['finishedAt']))}", "dim")
+    return line
+
+
+# --- history ----------------------------------------------------------------------------------------------------
+
+
+def entry_line(entry: Entry, began: str) -> Text:
+    """One entry of a timeline: the time of day, the time since `began`, its place, its type, what it says."""
+    line = Text(no_wrap=True, overflow="ellipsis")
+    line.append(clock_time(entry["at"]), "dim")
+    line.append(f"  {'+' + duration(between(began, entry['at'])):>9}", "dim")
+    line.append(f"  {entry['sequence']:>5}  ")
+    line.append(f"{entry['type']:<19}", ENTRY_STYLES.get(entry["type"], ""))
+    line.append(" ")
+    line.append(summary(entry))
+    return line
+
+
+def history_table(entries: Iterable[Entry]) -> RenderableType:
+    table = plain_table("no.", "at", "entry", "what", "actor", "hash", right=("no.",))
+    last_hash = None
+    for entry in entries:
+        is_same_row = entry["hash"] == last_hash
+        last_hash = entry["hash"]
+        table.add_row(
+            entry["sequence"],
+            "" if is_same_row else clock_time(entry["at"]),
+            Text(entry["type"], ENTRY_STYLES.get(entry["type"], "")),
+            summary(entry),
+            "" if is_same_row else entry["actor"],
+            "" if is_same_row else Text(entry["hash"][:SHOWN_HASH], "dim"),
+        )
+    return list_or("no history yet", table)
+
+
+def summary(entry: Entry) -> str:
+    """What an entry says, on one line; entries without a sentence of their own show their payload."""
+    payload = entry["payload"] or {}
+    told = _SUMMARIES.get(entry["type"])
+    text = told(payload) if told else ""
+    return short(text or (compact(payload) if payload else ""))
+
+
+def _state_changed(payload: Mapping[str, Any]) -> str:
+    return f"→ {', '.join(payload.get('configuration') or ())}"
+
+
+def _assigned(payload: Mapping[str, Any]) -> str:
+    return f"{payload.get('path')} = {compact(payload.get('value'))}"
+
+
+def _task(payload: Mapping[str, Any]) -> str:
+    kind = payload.get("taskType") or ""
+    name = payload.get("name") or ""
+    told = " ".join(dict.fromkeys(filter(None, (kind, name)))) or str(payload.get("key", ""))
+    error = payload.get("error")
+    if isinstance(error, Mapping):
+        told += f": {error.get('message', '')}"
+    return told
+
+
+def _event(payload: Mapping[str, Any]) -> str:
+    reason = payload.get("reason")
+    return f"{payload.get('eventType', '')}{f' ({reason})' if reason else ''}"
+
+
+def _timer(payload: Mapping[str, Any]) -> str:
+    due = payload.get("dueAt")
+    return f"{payload.get('key', '')}{f' due {instant(due)}' if isinstance(due, str) else ''}"
+
+
+def _message(payload: Mapping[str, Any]) -> str:
+    return str(payload.get("message") or payload.get("note") or payload.get("reason") or "")
+
+
+def _completed(payload: Mapping[str, Any]) -> str:
+    output = payload.get("output")
+    return "" if output is None else f"output {compact(output)}"
+
+
+def _nothing(_payload: Mapping[str, Any]) -> str:
+    return ""
+
+
+_SUMMARIES = {
+    "state.changed": _state_changed,
+    "context.assigned": _assigned,
+    "task.created": _task,
+    "task.succeeded": _task,
+    "task.failed": _task,
+    "task.cancelled": _task,
+    "task.late": _task,
+    "event.received": _event,
+    "event.ignored": _event,
+    "event.rejected": _event,
+    "event.raised": _event,
+    "timer.armed": _timer,
+    "timer.fired": _timer,
+    "timer.cancelled": _timer,
+    "incident.opened": _message,
+    "error.execution": _message,
+    "guard.failed": _message,
+    "note": _message,
+    "log": _message,
+    "instance.completed": _completed,
+    "instance.cancelled": _message,
+}
+
+
+def verdict_line(verdict: Verdict) -> Text:
+    """What `verify` found, in one line."""
+    counted = f"{verdict['entries']} {'entry' if verdict['entries'] == 1 else 'entries'}"
+    if verdict["valid"]:
+        replayed = ", replaying them gives the stored state" if verdict["replayed"] else ""
+        return Text.assemble(("✓ ", "green"), ("chain verified", "green"), f": {counted}{replayed}")
+    line = Text.assemble(("✗ ", "red"), ("history does not verify", "bold red"), f": {counted}")
+    for problem in verdict["problems"]:
+        line.append(f"\n  {problem if isinstance(problem, str) else compact(problem)}", "red")
+    return line
+
+
+# --- tasks, incidents, figures -------------------------------------------------------------------------------------
+
+
+def tasks_table(tasks: Iterable[Task]) -> RenderableType:
+    table = plain_table("id", "type", "name", "status", "attempt", "run at", "error")
+    for one in tasks:
+        error = one["error"]
+        table.add_row(
+            Text(one["id"], no_wrap=True),
+            one["type"],
+            one["name"],
+            status_text(one["status"]),
+            f"{one['attempt']}/{one['maxAttempts']}",
+            instant(one["runAt"]),
+            short(str(error.get("message", "")), 60) if error else "",
+        )
+    return list_or("no tasks match", table)
+
+
+def task_facts(one: Task) -> RenderableType:
+    parts: list[RenderableType] = [
+        facts(
+            [
+                ("task", Text(one["id"], "bold")),
+                ("instance", one["instanceId"]),
+                ("type", one["type"]),
+                ("name", one["name"]),
+                ("status", status_text(one["status"])),
+                ("attempt", f"{one['attempt']} of {one['maxAttempts']}"),
+                ("run at", instant(one["runAt"])),
+                ("assignee", one.get("assignee")),
+                ("due", instant(one.get("dueAt"))),
+            ]
+        )
+    ]
+    for title in ("input", "output", "error", "progress"):
+        value = one[title]
+        if value is not None:
+            parts.append(section(title, json_block(value)))
+    if one["attempts"]:
+        parts.append(section("attempts", _attempts_table(one["attempts"])))
+    return Group(*parts)
+
+
+def _attempts_table(attempts: Sequence[Mapping[str, Any]]) -> RenderableType:
+    table = plain_table("attempt", "started", "ended", "outcome", "error", right=("attempt",))
+    for one in attempts:
+        error = one.get("error")
+        table.add_row(
+            str(one.get("attempt", "")),
+            instant(one.get("startedAt")),
+            instant(one.get("endedAt")),
+            status_text(str(one.get("outcome") or "running")),
+            short(str(error.get("message", "")), 80) if isinstance(error, Mapping) else "",
+        )
+    return table
+
+
+def incidents_table(incidents: Iterable[Incident]) -> RenderableType:
+    table = plain_table("id", "instance", "code", "message", "status", "opened")
+    for one in incidents:
+        table.add_row(
+            Text(one["id"], no_wrap=True),
+            Text(one["instanceId"], no_wrap=True),
+            one["code"],
+            short(one["message"], 80),
+            status_text(one["status"]),
+            ago(one["openedAt"]),
+        )
+    return list_or("no incidents", table)
+
+
+def stats_view(stats: Mapping[str, Any]) -> RenderableType:
+    inbox = stats.get("inbox") or {}
+    parts: list[RenderableType] = [
+        section("instances", _counts(stats.get("instances") or {})),
+        section("tasks", _counts(stats.get("tasks") or {})),
+        section(
+            "inbox",
+            facts(
+                [
+                    ("waiting", str(inbox.get("waiting", 0))),
+                    ("oldest", f"{inbox['oldestSeconds']:.1f} s" if inbox.get("oldestSeconds") else None),
+                    ("stalled instances", str(stats.get("stalled", 0))),
+                ]
+            ),
+        ),
+        section("workers", _workers_table(stats.get("workers") or ())),
+    ]
+    return Group(*parts)
+
+
+def _counts(counts: Mapping[str, int]) -> RenderableType:
+    if not any(counts.values()):
+        return Text("none", "dim")
+    return facts(
+        (name, Text(str(count), STATUS_STYLES.get(name, ""))) for name, count in counts.items() if count
+    )
+
+
+def _workers_table(workers: Iterable[Mapping[str, Any]]) -> RenderableType:
+    table = plain_table("duty", "host", "pid", "slots", "since", "seen", right=("pid", "slots"))
+    for one in workers:
+        table.add_row(
+            str(one.get("duty", "")),
+            str(one.get("host", "")),
+            str(one.get("pid", "")),
+            str(one.get("slots", "")),
+            instant(one.get("startedAt")),
+            ago(one.get("seenAt")),
+        )
+    return list_or("no worker is here: nothing moves until one starts", table)
+
+
+def nested(value: Json) -> RenderableType:
+    """Any JSON object as an outline: names and values, lists one item a line."""
+    if isinstance(value, Mapping):
+        return facts(
+            (str(name), nested(item)) for name, item in value.items() if item not in (None, [], {}, "")
+        )
+    if isinstance(value, list):
+        return Group(*(nested(item) for item in value)) if value else Text("none", "dim")
+    return Text(value if isinstance(value, str) else compact(value))

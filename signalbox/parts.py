@@ -1,0 +1,46 @@
+"""The command line of every process of Signalbox, as `signalbox up`, `signalbox worker` and `signalbox api` start it.
+
+Each is a command that works by hand as well: `celery -A orchestrator.worker worker …`, a WSGI server, Flower.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Literal
+
+Duty = Literal["orchestrator", "task-runner"]
+
+_APPS: dict[Duty, str] = {"orchestrator": "orchestrator.worker", "task-runner": "task_runner.worker"}
+_CELERY = (sys.executable, "-m", "celery")
+
+# Workers of ours agree through the database. What Celery would have them tell each other at their start costs a
+# second (mingle) and a connection (gossip); heartbeats stay, Flower lives on them.
+_ALONE = ("--without-mingle", "--without-gossip")
+
+
+def worker_command(duty: Duty, options: Sequence[str] = (), *, name: str | None = None) -> tuple[str, ...]:
+    """Celery's worker for one duty. `options` are Celery's own and win over ours; `name` is its node name.
+
+    Without a name, Celery's pattern `%h` and the process id keep several workers of one machine apart.
+    """
+    return (
+        *_CELERY,
+        *("-A", _APPS[duty]),
+        "worker",
+        *("-Q", f"workflow-{duty}"),
+        *("-n", f"{name or duty}@%h"),
+        *("--loglevel", "INFO"),
+        *_ALONE,
+        *options,
+    )
+
+
+def flower_command(port: int) -> tuple[str, ...]:
+    """Flower on the loopback: who works, and which doorbells rang."""
+    return (*_CELERY, "-A", _APPS["orchestrator"], "flower", "--address=127.0.0.1", f"--port={port}")
+
+
+def api_command() -> tuple[str, ...]:
+    """The HTTP API; host and port come from its environment."""
+    return (sys.executable, "-m", "api.server")
