@@ -35,6 +35,9 @@ __all__ = [
     "compile_expression",
 ]
 
+# Longer texts are rarely repeated, and a cache of them could be filled with hundreds of megabytes.
+_CACHED_LENGTH = 200
+
 
 class Expression:
     """A compiled text. `paths` are the dotted names that it reads wherever they stand (`context.order.amount`,
@@ -81,13 +84,18 @@ class Expression:
 def compile_expression(text: str, *, extra_names: Collection[str] = ()) -> Expression:
     """Compile `text`; names beside the roots must be in `extra_names`. Raises `ExpressionInvalid`.
 
-    Compiled expressions are immutable and cached, so that many definitions share what they have in common.
+    Compiled expressions are immutable; short ones are cached, so that many definitions share what they have in common.
     """
-    return _compiled(text, frozenset(extra_names))
+    names = frozenset(extra_names)
+    return _cached(text, names) if len(text) <= _CACHED_LENGTH else _compile(text, names)
 
 
-@lru_cache(maxsize=4_096)
-def _compiled(text: str, extra_names: frozenset[str]) -> Expression:
+@lru_cache(maxsize=512)
+def _cached(text: str, extra_names: frozenset[str]) -> Expression:
+    return _compile(text, extra_names)
+
+
+def _compile(text: str, extra_names: frozenset[str]) -> Expression:
     compiler = Compiler(text, extra_names)
     run = compiler.compile(parse(text)).run
     return Expression(text, run, compiler)

@@ -67,8 +67,8 @@ _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-# Calls whose value depends on their arguments alone and is cheap: done at compile time where these are literals.
-_FOLDED = frozenset(("timestamp", "duration"))
+# Calls that are made once and for all where their argument is a literal.
+_LITERAL_CALLS = frozenset(("timestamp", "duration"))
 
 
 class Code(NamedTuple):
@@ -390,7 +390,16 @@ class Compiler:
             return self.match_literal(codes[0].run, codes[1].value, place)
         self.is_flat = False
         code = Code(called(found.run, tuple(code.run for code in codes), place))
-        return folded(code, *codes) if name in _FOLDED else code
+        return self.literal_call(code, codes[0]) if name in _LITERAL_CALLS else code
+
+    def literal_call(self, code: Code, argument: Code) -> Code:
+        """`timestamp("…")` and `duration("…")`: read here where the text is a literal, and refused here."""
+        if not argument.is_constant:
+            return code
+        try:
+            return constant(code.run(Scope()))
+        except ExpressionFailed as error:
+            raise refused(error) from None
 
     def match_literal(self, subject: Run, pattern: Any, place: Place) -> Code:
         """A literal pattern is compiled here, and refused here."""
@@ -398,7 +407,7 @@ class Compiler:
         try:
             compiled = patterns.compile_pattern(need_string(pattern, place, "matches"), place)
         except ExpressionFailed as error:
-            raise ExpressionInvalid(error.code, error.detail, error.text, error.offset) from None
+            raise refused(error) from None
         self.size += compiled.programsize
         if self.size > MAX_SIZE:
             raise place.invalid(TOO_EXPENSIVE, "the patterns of the expression are too large together")
@@ -457,6 +466,11 @@ class Compiler:
 
 def constant(value: Any) -> Code:
     return Code(lambda _scope: value, is_constant=True, value=value)
+
+
+def refused(error: ExpressionFailed) -> ExpressionInvalid:
+    """What fails whenever it runs, as an error of the definition."""
+    return ExpressionInvalid(error.code, error.detail, error.text, error.offset)
 
 
 def folded(code: Code, *parts: Code) -> Code:

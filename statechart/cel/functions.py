@@ -94,7 +94,7 @@ def _double(meter: Meter, place: Place, value: Any) -> int | float:
 
 
 def _string(meter: Meter, place: Place, value: Any) -> str:
-    text = to_text(value, meter, place)
+    text = times.shortest(value) if type(value) is datetime else to_text(value, meter, place)
     if text is not value:
         meter.charge_bytes(weight(text), place)
     return text
@@ -315,8 +315,12 @@ def _upper_ascii(meter: Meter, place: Place, text: Any) -> str:
     return _built(meter, place, "upperAscii", text).translate(_ASCII_UPPER)
 
 
+# Unicode's property White_Space; Python's own strip() would also take four control characters.
+_SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+
+
 def _trim(meter: Meter, place: Place, text: Any) -> str:
-    return _built(meter, place, "trim", text).strip()
+    return _built(meter, place, "trim", text).strip(_SPACES)
 
 
 def _replace(meter: Meter, place: Place, text: Any, old: Any, new: Any, limit: Any = -1) -> str:
@@ -345,10 +349,12 @@ def _split(meter: Meter, place: Place, text: Any, separator: Any, limit: Any = -
 
 
 def _join(meter: Meter, place: Place, items: Any, separator: Any = "") -> str:
-    texts = [need_string(item, place, "join") for item in need_list(items, place, "join")]
+    texts = need_list(items, place, "join")
     between = need_string(separator, place, "join")
     meter.charge(len(texts), place)
-    meter.charge_bytes(sum(map(weight, texts)) + weight(between) * max(0, len(texts) - 1), place)
+    meter.charge_bytes(weight(between) * max(0, len(texts) - 1), place)
+    for text in texts:
+        meter.charge_bytes(weight(need_string(text, place, "join")), place)
     return between.join(texts)
 
 
@@ -429,7 +435,7 @@ def _has_value(meter: Meter, place: Place, value: Any) -> bool:
 
 def _date_part(name: str) -> Callable[..., int]:
     def run(meter: Meter, place: Place, value: Any, zone: Any = None) -> int:
-        return times.part(name, value, zone, place)
+        return times.part(name, value, zone, meter, place)
 
     return run
 

@@ -6,6 +6,7 @@ first. Charges depend on the text and the data alone, never on caches or clocks:
 
 from __future__ import annotations
 
+from datetime import tzinfo
 from typing import Any
 
 from statechart.cel.errors import TOO_EXPENSIVE, Place
@@ -22,14 +23,16 @@ class Meter:
     evaluations, for instance all of a step. Raises `ExpressionFailed("expression.too_expensive")` past a limit.
     """
 
-    __slots__ = ("bytes", "max_bytes", "max_operations", "operations", "patterns")
+    __slots__ = ("bytes", "max_bytes", "max_operations", "operations", "patterns", "zones")
 
     def __init__(self, max_operations: int = MAX_OPERATIONS, max_bytes: int = MAX_BYTES) -> None:
         self.operations = 0
         self.bytes = 0
         self.max_operations = max_operations
         self.max_bytes = max_bytes
-        self.patterns: dict[str, Any] = {}  # those that were compiled on this account
+        # What was compiled or read on this account, so that it is charged once.
+        self.patterns: dict[str, Any] = {}
+        self.zones: dict[str, tzinfo] = {}
 
     def charge(self, operations: int, place: Place) -> None:
         """Count `operations` about to be done."""

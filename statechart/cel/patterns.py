@@ -12,7 +12,7 @@ from statechart.cel.meter import Meter
 
 PATTERN = "expression.pattern"
 MAX_PATTERN_LENGTH = 1_000
-MAX_PROGRAM = 5_000
+MAX_PROGRAM = 3_000
 
 # Linear, but in characters times instructions of the program where the automaton does not fit its memory: measured
 # there at 7 ns a step, and 2 ms for the largest program to compile, so that an operation costs about as much as others.
@@ -23,7 +23,7 @@ _COMPILATION = 2_000
 def _options() -> Any:
     options = re2.Options()
     options.log_errors = False  # RE2 would write to standard error
-    options.max_mem = 256 * 1024
+    options.max_mem = 128 * 1024
     return options
 
 

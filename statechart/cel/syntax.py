@@ -29,7 +29,7 @@ from statechart.cel.errors import NUMBER, SYNTAX, TOO_DEEP, TOO_LONG, Place
 MAX_LENGTH = 10_000
 # Levels of brackets and operators inside one another. Each level takes up to nine Python frames while parsing, of the
 # thousand that an interpreter has; CEL asks for at least 32.
-MAX_NESTING = 50
+MAX_NESTING = 40
 MAX_EXACT = 2**53
 
 
