@@ -1,0 +1,38 @@
+"""Every integration test ends with an examination: whatever it did, the promises must hold afterwards."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from common import faults
+from common.commands.doctor import examine
+from common.db import Database
+from tests.support.engine import Engine
+from tests.support.manual_clock import ManualClock
+
+
+@pytest.fixture
+def engine(database: Database) -> Engine:
+    """The engine in process, on each database in turn."""
+    return Engine.on(database)
+
+
+@pytest.fixture
+def clock(database: Database) -> Iterator[ManualClock]:
+    """A clock that stands still at noon of 1 March 2026 until the test moves it."""
+    clock = ManualClock(database, datetime(2026, 3, 1, 12, tzinfo=UTC))
+    yield clock
+    clock.release()
+
+
+@pytest.fixture(autouse=True)
+def promises_hold(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Examine the database that the test used; a test that breaks rows on purpose is marked `breaks_promises`."""
+    uses_database = "database" in request.fixturenames
+    database: Database | None = request.getfixturevalue("database") if uses_database else None
+    yield
+    faults.disarm()
+    if database is not None and request.node.get_closest_marker("breaks_promises") is None:
+        report = examine(database)
+        assert report["healthy"], report["problems"]

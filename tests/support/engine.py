@@ -1,0 +1,176 @@
+"""The engine in process, one turn at a time: what the two workers do, without Celery and without waiting.
+
+A test applies a definition, starts instances, and says when the orchestrator advances and when a runner works; so that a
+race, a crash or a clock can be put exactly between two turns. Everything runs on a real database.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from common.canonical import dumps, read
+from common.clock import read_now
+from common.commands.outcome import Outcome, Reported, report_outcomes
+from common.commands.send import send_event
+from common.commands.start import Start, start_instance
+from common.config import Limits
+from common.db import Database
+from common.ids import InstanceId, TenantId, WorkerId, new_id, new_token
+from common.lifecycle import InstanceStatus
+from common.store import definitions, history, instances, keys, tasks
+from common.store.tasks import TaskClaim
+from orchestrator.advance import Advancing, Pass, advance_ready
+from orchestrator.sweep import expire_due_leases
+from orchestrator.timers import fire_due_timers
+from task_runner.call import call_handler, ended
+from task_runner.context import TaskContext
+from task_runner.registry import Registry, make_handler
+
+LIMITS = Limits()
+
+
+@dataclass
+class Engine:
+    """One tenant on one database, with handlers of the test's own."""
+
+    database: Database
+    tenant_id: TenantId
+    registry: Registry = field(default_factory=Registry)
+    lease: timedelta = timedelta(seconds=8)
+    worker: WorkerId = field(default_factory=lambda: WorkerId(new_id()))
+
+    @classmethod
+    def on(cls, database: Database, tenant: str = "default") -> Engine:
+        with database.transaction() as tx:
+            return cls(database, keys.ensure_tenant(tx, tenant))
+
+    def __post_init__(self) -> None:
+        self.advancing = Advancing(self.database, LIMITS.max_context_bytes)
+
+    # -- saying things ---------------------------------------------------------------------------------------------
+
+    def handler(self, name: str, function: Callable[..., Any]) -> None:
+        """Register a handler for task type `name`, and for SYSTEM tasks of that name."""
+        self.registry.add(make_handler(name, function))
+
+    def apply(self, document: Mapping[str, Any]) -> str:
+        """Store a document as the next, active version of its key; the key."""
+        text = dumps(dict(document))
+        key = str(document["id"])
+        with self.database.transaction() as tx:
+            newest = definitions.find_newest(tx, self.tenant_id, key)
+            version = newest.facts.version + 1 if newest else 1
+            definitions.insert_version(
+                tx,
+                self.tenant_id,
+                definition_id=new_id(),
+                key=key,
+                version=version,
+                document=text,
+                checksum=hashlib.sha256(text.encode()).hexdigest(),
+                warnings="[]",
+                created_by="test",
+                now=read_now(tx),
+            )
+            definitions.activate(tx, self.tenant_id, key, version)
+        return key
+
+    def start(self, document: Mapping[str, Any] | str, **request: Any) -> InstanceId:
+        """Start an instance of a key, or of a document that is applied first."""
+        key = document if isinstance(document, str) else self.apply(document)
+        with self.database.transaction() as tx:
+            wanted = Start(definition_key=key, **request)
+            return start_instance(tx, self.tenant_id, wanted, actor="test", limits=LIMITS).instance_id
+
+    def send(self, instance_id: str, type: str, **members: Any) -> None:
+        with self.database.transaction() as tx:
+            send_event(tx, self.tenant_id, instance_id, {"type": type, **members}, actor="test", limits=LIMITS)
+
+    # -- taking turns ----------------------------------------------------------------------------------------------
+
+    def advance(self) -> Pass:
+        """What the orchestrator does at a ring: step until nothing is ready."""
+        return advance_ready(self.advancing, until=time.monotonic() + 30)
+
+    def claim(self, limit: int = 100) -> list[TaskClaim]:
+        """What a runner does with free slots."""
+        with self.database.transaction() as tx:
+            return tasks.claim_due(
+                tx,
+                worker=self.worker,
+                token=new_token(),
+                types=self.registry.types(),
+                functions=self.registry.functions(),
+                limit=limit,
+                lease=self.lease,
+                now=read_now(tx),
+            )
+
+    def call(self, claim: TaskClaim) -> Outcome:
+        return call_handler(self.registry, claim, TaskContext(claim), max_output_bytes=LIMITS.max_output_bytes)
+
+    def succeeded(self, claim: TaskClaim, output: Any = None) -> Outcome:
+        """The outcome of a handler that returned `output`, without calling one."""
+        return ended(claim, output=dumps(output))
+
+    def report(self, *outcomes: Outcome) -> Reported:
+        with self.database.transaction() as tx:
+            return report_outcomes(tx, outcomes, now=read_now(tx))
+
+    def work(self) -> int:
+        """Claim, call and report everything that is due now; how many attempts that were."""
+        done = 0
+        while batch := self.claim():
+            self.report(*[self.call(claim) for claim in batch])
+            done += len(batch)
+        return done
+
+    def settle(self) -> None:
+        """Take turns until neither the orchestrator nor the runner finds anything to do."""
+        while True:
+            fire_due_timers(self.database)
+            expire_due_leases(self.database)
+            if not self.advance().steps and not self.work():
+                return
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+
+    def status(self, instance_id: str) -> InstanceStatus:
+        with self.database.reading() as tx:
+            found = instances.find_status(tx, self.tenant_id, instance_id)
+        assert found is not None, f"no instance {instance_id}"
+        return found[0]
+
+    def snapshot(self, instance_id: str) -> dict[str, Any]:
+        with self.database.reading() as tx:
+            stored = instances.read_stored(tx, self.tenant_id, instance_id)
+        assert stored is not None, f"no instance {instance_id}"
+        return dict(read(stored.snapshot or "{}"))
+
+    def context(self, instance_id: str) -> dict[str, Any]:
+        return dict(self.snapshot(instance_id)["context"])
+
+    def entries(self, instance_id: str) -> list[dict[str, Any]]:
+        """Every dotted entry of the history, in order."""
+        with self.database.reading() as tx:
+            rows = list(history.read_chain(tx, self.tenant_id, instance_id))
+        return [entry for row in rows for entry in read(row.changes or "[]")]
+
+    def entry_types(self, instance_id: str) -> list[str]:
+        return [entry["type"] for entry in self.entries(instance_id)]
+
+    def now(self) -> datetime:
+        with self.database.reading() as tx:
+            return read_now(tx)
+
+    def execute(self, statement: str, **parameters: Any) -> list[Any]:
+        """Run SQL of the test's own in a transaction; the rows, where there are any."""
+        with self.database.transaction() as tx:
+            result = tx.exec_driver_sql(statement, parameters or None)
+            return list(result) if result.returns_rows else []
+
