@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import lru_cache
 
-from statechart.cel.compiler import ROOTS, Compiler, Run
+from statechart.cel.compiler import ROOTS, Compiler
 from statechart.cel.errors import ExpressionFailed, ExpressionInvalid, Place
 from statechart.cel.meter import MAX_BYTES, MAX_OPERATIONS, Meter
-from statechart.cel.scope import Scope
+from statechart.cel.scope import Run, Scope
 from statechart.cel.syntax import MAX_LENGTH, parse
 from statechart.cel.values import to_json
 from statechart.env import Json

@@ -13,13 +13,11 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple, TypeAlias, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 from statechart.cel import patterns
 from statechart.cel.arithmetic import OPERATIONS, negate
 from statechart.cel.errors import (
-    INDEX,
-    MISSING,
     SYNTAX,
     TOO_DEEP,
     TOO_EXPENSIVE,
@@ -32,7 +30,17 @@ from statechart.cel.errors import (
     Place,
 )
 from statechart.cel.functions import GLOBALS, METHODS, Function
-from statechart.cel.scope import Scope, drawn_fraction, drawn_uuid
+from statechart.cel.macros import Loop, exactly_one, filtered, mapped, quantified
+from statechart.cel.members import (
+    Chain,
+    Step,
+    element,
+    extra_reader,
+    optional_reader,
+    presence,
+    reader,
+)
+from statechart.cel.scope import Run, Scope, drawn_fraction, drawn_uuid
 from statechart.cel.syntax import (
     Binary,
     Call,
@@ -48,8 +56,6 @@ from statechart.cel.syntax import (
     Unary,
 )
 from statechart.cel.values import TYPES, check_ordered, equal, is_number, kind, need_string
-
-Run: TypeAlias = Callable[[Scope], Any]
 
 ROOTS = ("context", "event", "input", "instance", "config", "now")
 MACROS = ("has", "all", "exists", "exists_one", "map", "filter")
@@ -77,28 +83,6 @@ class Code(NamedTuple):
     run: Run
     is_constant: bool = False
     value: Any = None
-
-
-class Step(NamedTuple):
-    """One member of a path; with `optional` null where it is missing."""
-
-    key: str
-    at: int
-    optional: bool
-
-
-class Chain(NamedTuple):
-    """Members in reading order, with what the messages about them need: the owner's name and the whole text."""
-
-    owner: str
-    steps: tuple[Step, ...]
-    text: str
-
-    def missing(self, position: int, value: Any) -> ExpressionFailed:
-        """Why the member at `position` cannot be read from `value`."""
-        step = self.steps[position]
-        owner = ".".join((self.owner, *(before.key for before in self.steps[:position])))
-        return no_member(owner, value, step.key, Place(self.text, step.at))
 
 
 class Compiler:
@@ -517,137 +501,6 @@ def unknown_function(name: str, place: Place, table: dict[str, Function]) -> Exp
     return place.invalid(UNKNOWN_FUNCTION, f'unknown function "{name[:80]}"', name, known)
 
 
-# Readers of members.
-
-
-def extra_reader(name: str, place: Place) -> Run:
-    def read(scope: Scope) -> Any:
-        try:
-            return scope.extra[name]
-        except KeyError:
-            raise place.failed(MISSING, f'"{name}" has no value here') from None
-
-    return read
-
-
-def reader(root: Run, chain: Chain) -> Run:
-    keys = tuple(step.key for step in chain.steps)
-    if len(keys) == 1:
-        key = keys[0]
-
-        def read_member(scope: Scope) -> Any:
-            value = root(scope)
-            try:
-                return value[key]
-            except (KeyError, TypeError):
-                raise chain.missing(0, value) from None
-
-        return read_member
-
-    def read(scope: Scope) -> Any:
-        value = start = root(scope)
-        try:
-            for key in keys:
-                value = value[key]
-        except (KeyError, TypeError):
-            raise unreadable(start, chain) from None
-        return value
-
-    return read
-
-
-def unreadable(value: Any, chain: Chain) -> ExpressionFailed:
-    """Why a chain of members cannot be read: walks it again up to the member that is not there."""
-    position = 0
-    while isinstance(value, dict) and chain.steps[position].key in value:
-        value = value[chain.steps[position].key]
-        position += 1
-    return chain.missing(position, value)
-
-
-def no_member(owner: str, value: Any, key: str, place: Place) -> ExpressionFailed:
-    if isinstance(value, dict):
-        return place.failed(MISSING, f'{owner[:80]} has no member "{key[:80]}"', key, value)
-    if value is None:
-        return place.failed(MISSING, f'{owner[:80]} is null and has no member "{key[:80]}"')
-    hint = "; its length is size(…)" if key in {"length", "size"} else ""
-    return place.failed(
-        TYPE, f'{owner[:80]} is a {kind(value)} and has no members such as "{key[:80]}"{hint}'
-    )
-
-
-def optional_reader(root: Run, chain: Chain) -> Run:
-    """From the first `.?` on, what is missing makes the whole chain null."""
-
-    def read(scope: Scope) -> Any:
-        value = root(scope)
-        forgiving = False
-        for position, step in enumerate(chain.steps):
-            forgiving = forgiving or step.optional
-            if isinstance(value, dict) and step.key in value:
-                value = value[step.key]
-            elif forgiving and (value is None or isinstance(value, dict)):
-                return None
-            else:
-                raise chain.missing(position, value)
-        return value
-
-    return read
-
-
-def presence(root: Run, chain: Chain) -> Run:
-    """`has(a.b.c)`: false where any member on the way is missing or null."""
-
-    def test(scope: Scope) -> bool:
-        try:
-            value = root(scope)
-        except ExpressionFailed as error:
-            if error.code in {MISSING, INDEX}:
-                return False
-            raise
-        for position, step in enumerate(chain.steps):
-            if value is None:
-                return False
-            if not isinstance(value, dict):
-                raise chain.missing(position, value)
-            if step.key not in value:
-                return False
-            value = value[step.key]
-        return True
-
-    return test
-
-
-def element(value: Any, wanted: Any, optional: bool, place: Place) -> Any:
-    """`value[wanted]`: an element of a list by number, a member of a map by name."""
-    match value:
-        case list():
-            if type(wanted) is float and wanted.is_integer():
-                wanted = int(wanted)
-            if type(wanted) is not int:
-                raise place.failed(TYPE, f"a list is indexed by an integer, found {kind(wanted)}")
-            if 0 <= wanted < len(value):
-                return value[wanted]
-            if optional:
-                return None
-            raise place.failed(INDEX, f"index {wanted} is outside a list of {len(value)}")
-        case dict():
-            if type(wanted) is not str:
-                raise place.failed(TYPE, f"a map is indexed by a string, found {kind(wanted)}")
-            if wanted in value:
-                return value[wanted]
-            if optional:
-                return None
-            raise no_member("the map", value, wanted, place)
-        case None:
-            if optional:
-                return None
-            raise place.failed(MISSING, "cannot index null")
-        case str():
-            raise place.failed(TYPE, "a string is not indexed; write charAt(…) or substring(…)")
-    raise place.failed(TYPE, f"only lists and maps are indexed, found {kind(value)}")
-
-
 # Operators with more to say than one line.
 
 
@@ -698,96 +551,3 @@ def called(function: Callable[..., Any], arguments: tuple[Run, ...], place: Plac
         case (one, other):
             return lambda scope: function(scope.working, place, one(scope), other(scope))
     return lambda scope: function(scope.working, place, *[argument(scope) for argument in arguments])
-
-
-# Macros.
-
-
-class Loop(NamedTuple):
-    """What all macros share: where the elements come from, the variable's slot, the nodes of one round."""
-
-    source: Run
-    slot: int
-    cost: int
-    place: Place
-    name: str
-
-    def elements(self, scope: Scope) -> list[Any]:
-        """The elements of a list, or the keys of a map in sorted order."""
-        value = self.source(scope)
-        if type(value) is list:
-            return value
-        if type(value) is dict:
-            scope.working.charge(len(value), self.place)
-            return sorted(value)
-        raise self.place.failed(TYPE, f"{self.name} needs a list or a map, found {kind(value)}")
-
-    def test(self, body: Run, scope: Scope) -> bool:
-        value = body(scope)
-        if type(value) is bool:
-            return value
-        raise self.place.failed(TYPE, f"the test of {self.name} must be a bool, found {kind(value)}")
-
-
-def quantified(loop: Loop, body: Run, *, decisive: bool) -> Run:
-    """`all` and `exists`: `&&` and `||` over the elements, absorbing errors as these do."""
-
-    def run(scope: Scope) -> bool:
-        failure: ExpressionFailed | None = None
-        variables, meter = scope.variables, scope.working
-        for item in loop.elements(scope):
-            meter.charge(loop.cost, loop.place)
-            variables[loop.slot] = item
-            try:
-                if loop.test(body, scope) is decisive:
-                    return decisive
-            except ExpressionFailed as error:
-                if error.code == TOO_EXPENSIVE:
-                    raise
-                failure = failure or error
-        if failure is not None:
-            raise failure
-        return not decisive
-
-    return run
-
-
-def exactly_one(loop: Loop, body: Run) -> Run:
-    def run(scope: Scope) -> bool:
-        count = 0
-        variables, meter = scope.variables, scope.working
-        for item in loop.elements(scope):
-            meter.charge(loop.cost, loop.place)
-            variables[loop.slot] = item
-            count += loop.test(body, scope)
-        return count == 1
-
-    return run
-
-
-def filtered(loop: Loop, body: Run) -> Run:
-    def run(scope: Scope) -> list[Any]:
-        kept: list[Any] = []
-        variables, meter = scope.variables, scope.working
-        for item in loop.elements(scope):
-            meter.charge(loop.cost, loop.place)
-            variables[loop.slot] = item
-            if loop.test(body, scope):
-                kept.append(item)
-        return kept
-
-    return run
-
-
-def mapped(loop: Loop, test: Run | None, body: Run) -> Run:
-    def run(scope: Scope) -> list[Any]:
-        built: list[Any] = []
-        variables, meter = scope.variables, scope.working
-        for item in loop.elements(scope):
-            meter.charge(loop.cost, loop.place)
-            variables[loop.slot] = item
-            if test is None or loop.test(test, scope):
-                built.append(body(scope))
-        return built
-
-    return run

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeAlias
 
 from statechart.cel.meter import Meter
 from statechart.env import Json
@@ -42,6 +42,10 @@ class Scope:
     def draw(self) -> bytes:
         """The next 32 bytes that belong to this seed; another for each call, the same in each replay."""
         return sha256(f"{self.seed}/{next(self.ordinals)}".encode("utf-8", "surrogatepass")).digest()
+
+
+# A compiled node: one function of the scope.
+Run: TypeAlias = Callable[[Scope], Any]
 
 
 def drawn_uuid(scope: Scope) -> str:

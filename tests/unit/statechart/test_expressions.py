@@ -269,7 +269,7 @@ def test_now_is_the_scope_s():
 
 
 def test_a_shared_meter_counts_all_evaluations():
-    meter = Meter(max_operations=1_000)
+    meter = Meter(max_operations=1_200)
     scope = Scope(context={"list": list(range(100))}, meter=meter)
     expression = compile_expression("context.list.all(x, x >= 0)")
 
@@ -277,8 +277,8 @@ def test_a_shared_meter_counts_all_evaluations():
     counted = meter.operations
 
     assert 300 < counted < 600
+    expression.evaluate(scope)
     with pytest.raises(ExpressionFailed) as caught:
-        expression.evaluate(scope)
         expression.evaluate(scope)
     assert caught.value.code == "expression.too_expensive"
 

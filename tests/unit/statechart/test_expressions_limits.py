@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 
@@ -131,10 +132,8 @@ def test_a_hostile_text_is_compiled_or_refused_within_a_second(text):
     whole = (text * MAX_LENGTH)[:MAX_LENGTH]
 
     started = time.process_time()
-    try:
+    with contextlib.suppress(ExpressionInvalid):
         compile_expression(whole)
-    except ExpressionInvalid as error:
-        assert error.message
     spent = time.process_time() - started
 
     assert spent < 1

@@ -187,6 +187,14 @@ def _grown(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 WELL_FORMED = st.recursive(LEAVES, _grown, max_leaves=12)
 
 
+def error_of(text: str, context) -> ExpressionInvalid | ExpressionFailed | None:
+    try:
+        compile_expression(text, extra_names=["x"]).evaluate(Scope(context=context, extra={"x": 1}))
+    except (ExpressionInvalid, ExpressionFailed) as error:
+        return error
+    return None
+
+
 def outcome(text: str, context, meter: Meter | None = None):
     """The value as JSON text, or the code and message of the error."""
     try:
@@ -194,7 +202,6 @@ def outcome(text: str, context, meter: Meter | None = None):
         scope = Scope(context=context, event={"type": "E"}, extra={"x": 1}, seed="s", meter=meter)
         return json.dumps(expression.evaluate(scope), allow_nan=False)
     except (ExpressionInvalid, ExpressionFailed) as error:
-        assert 0 <= error.offset <= len(text)
         return error.code, error.message
 
 
@@ -211,6 +218,16 @@ def test_any_well_formed_text_gives_the_same_each_time_within_its_account(text, 
 
     assert first == outcome(text, json.loads(json.dumps(context)))
     assert meter.operations <= MAX_OPERATIONS or first[0] == "expression.too_expensive"
+
+
+@given(text=st.text(max_size=60) | SOUP | WELL_FORMED, context=JSONS)
+def test_an_error_lies_in_its_text(text, context):
+    error = error_of(text, context)
+
+    if error is not None:
+        assert error.text == text
+        assert 0 <= error.offset <= len(text)
+        assert 1 <= error.line <= text.count("\n") + 1
 
 
 @given(text=WELL_FORMED, context=JSONS)

@@ -310,10 +310,8 @@ def test_data_passes_through_a_template_unchanged(value):
 @given(text=PIECES | st.text(max_size=30))
 def test_any_text_is_compiled_or_refused(text):
     try:
-        compiled = compile_value(text)
-        found = compiled.evaluate(Scope(context={"a": 1}))
-    except (ExpressionInvalid, ExpressionFailed) as error:
-        assert error.message
+        found = compile_value(text).evaluate(Scope(context={"a": 1}))
+    except (ExpressionInvalid, ExpressionFailed):
         return
     assert is_template(text) or found == text
     assert compile_value(text).evaluate(Scope(context={"a": 1})) == found
