@@ -58,6 +58,7 @@ class Plan:
     redis_url: str | None = None
     secret: str | None = field(default=None, repr=False)
     port: int | None = None
+    tenant: str = TENANT
     has_broker: bool = True
     has_flower: bool = False
     has_api: bool = True
@@ -97,6 +98,7 @@ class Stack:
         self.flower_url: str | None = None
         self.broker: Broker | None = None
         self._environment: dict[str, str] = {}
+        self.redis_url: str | None = None
         self.hurried: Callable[[], bool] = lambda: False
         self.supervisor = Supervisor(
             plan.folder.logs,
@@ -124,9 +126,9 @@ class Stack:
         self._exit.callback(lambda: self.supervisor.stop(hurried=self.hurried))
         port = self._choose_port()
         self.url = f"http://{LOOPBACK}:{port}"
-        redis_url = self._start_broker()
+        self.redis_url = self._start_broker()
         yield self._prepare_database()
-        self._environment = self._make_environment(port, redis_url)
+        self._environment = self._make_environment(port, self.redis_url)
         if self._plan.has_api:
             self._start_part("api", api_command())
         if self._plan.has_flower:
@@ -178,18 +180,19 @@ class Stack:
         return self.broker.url
 
     @property
-    def _database_url(self) -> str:
+    def database_url(self) -> str:
+        """The database that the processes use; it may hold a password."""
         return self._plan.database_url or self.folder.database_url
 
     def _prepare_database(self) -> Ready:
         """Bring the schema up, and make the tenant and the key of the CLI where they are missing."""
-        database = Database.open(self._database_url, name="signalbox-up")
+        database = Database.open(self.database_url, name="signalbox-up")
         try:
             before, after = upgrade(database)
             self.key = self._admin_key(database)
         finally:
             database.dispose()
-        detail = "SQLite" if self._plan.database_url is None else redact_url(self._database_url)
+        detail = "SQLite" if self._plan.database_url is None else redact_url(self.database_url)
         done = f"schema {after}" if before == after else f"schema {before or 'none'} → {after}"
         return self._ready("database", f"{detail}, {done}")
 
@@ -197,7 +200,7 @@ class Stack:
         """The stored key of the CLI if this database knows it, else a new one, stored."""
         secret = read_secret(self._secret)
         with database.transaction() as tx:
-            tenant_id = keys.ensure_tenant(tx, TENANT)
+            tenant_id = keys.ensure_tenant(tx, self._plan.tenant)
             stored = self.folder.key()
             prefix = key_prefix(stored) if stored else None
             known = keys.find_usable_key(tx, prefix) if prefix else None
@@ -240,7 +243,7 @@ class Stack:
 
     def _make_environment(self, port: int, redis_url: str | None) -> dict[str, str]:
         ours = {
-            "DATABASE_URL": self._database_url,
+            "DATABASE_URL": self.database_url,
             "REDIS_URL": redis_url or NO_BROKER,
             "SIGNALBOX_SECRET": self._secret,
             "SIGNALBOX_DATA": str(self.folder.path),
@@ -258,7 +261,7 @@ class Stack:
         """Tell each process as it begins to work; give up on one that keeps ending, or after `READY_SECONDS`."""
         waiting = list(names)
         began = time.monotonic()
-        database = Database.open(self._database_url, name="signalbox-up")
+        database = Database.open(self.database_url, name="signalbox-up")
         client = self.client()
         try:
             while waiting:

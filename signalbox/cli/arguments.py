@@ -77,6 +77,17 @@ def read_document(path: str) -> Any:
         raise Invalid(f"{path}: {error.message}", code=error.code) from error
 
 
+def read_object(path: str) -> dict[str, Any]:
+    """As `read_document`, for a file that holds a definition: anything but an object is `Invalid`."""
+    document = read_document(path)
+    if not isinstance(document, dict):
+        raise Invalid(
+            f"{path}: a definition is a JSON object, found {type(document).__name__}",
+            code="definition.invalid",
+        )
+    return document
+
+
 def read_source(path: str) -> str:
     """The text of a file, or of stdin for `-`. Raises `UsageError`."""
     try:

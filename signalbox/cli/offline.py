@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from common.errors import Invalid
-from signalbox.cli.arguments import read_document
+from signalbox.cli.arguments import read_document, read_object
 from signalbox.cli.exits import Exit, Failed, UsageError
 from signalbox.cli.options import DEFINE, AsJson
 from signalbox.cli.output import Output
@@ -72,7 +72,7 @@ def simulate(
     import statechart
 
     try:
-        snapshots = statechart.simulate(_object(spec), script)
+        snapshots = statechart.simulate(read_object(spec), script)
     except statechart.DefinitionInvalid as error:
         raise _refused(spec, error.problems) from error
     except statechart.StepFailed as error:
@@ -143,21 +143,11 @@ def _report(report: list[dict[str, Any]]) -> RenderableType:
     return Group(*lines)
 
 
-def _object(file: str) -> dict[str, Any]:
-    document = read_document(file)
-    if not isinstance(document, dict):
-        raise Invalid(
-            f"{file}: a definition is a JSON object, found {type(document).__name__}",
-            code="definition.invalid",
-        )
-    return document
-
-
 def _draw_file(file: str, form: str) -> str:
     import statechart
 
     try:
-        chart = statechart.load(_object(file))
+        chart = statechart.load(read_object(file))
     except statechart.DefinitionInvalid as error:
         raise _refused(file, error.problems) from error
     return statechart.diagram(chart, format="svg" if form == "svg" else "mermaid")

@@ -61,8 +61,8 @@ def console(stream: TextIO) -> Console:
     from rich.console import Console
 
     if stream.isatty():
-        return Console(file=stream, highlight=False, emoji=False)
-    return Console(file=stream, highlight=False, emoji=False, width=PIPE_COLUMNS, no_color=True)
+        return Console(file=stream, highlight=False, markup=False, emoji=False)
+    return Console(file=stream, highlight=False, markup=False, emoji=False, width=PIPE_COLUMNS, no_color=True)
 
 
 def _error_body(error: SignalboxError) -> Mapping[str, Any]:

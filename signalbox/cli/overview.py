@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from signalbox.cli.arguments import json_argument, read_object
+from signalbox.cli.exits import UsageError
 from signalbox.cli.options import LOOK, AsJson
 from signalbox.cli.output import Output
 from signalbox.cli.target import connect
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=LOOK)(stats)
+    app.command(rich_help_panel=LOOK)(bench)
 
 
 def stats(json: AsJson = False) -> None:
@@ -26,6 +29,65 @@ def stats(json: AsJson = False) -> None:
     with connect() as client:
         found = client.stats()
     Output(json).show(found, lambda: _view(found))
+
+
+def bench(
+    instances: Annotated[
+        int, typer.Option("--instances", "-n", min=1, help="How many, per way of asking.")
+    ] = 1_000,
+    steps: Annotated[
+        int, typer.Option("--steps", min=1, max=1_000, help="Tasks of the built-in workflow.")
+    ] = 3,
+    definition: Annotated[
+        str | None,
+        typer.Option("--definition", metavar="FILE", help="Another workflow, which ends by itself."),
+    ] = None,
+    input: Annotated[str | None, typer.Option("--input", "-i", metavar="JSON|@FILE")] = None,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="One at a time, with a tenth of the instances.")
+    ] = False,
+    live: Annotated[bool, typer.Option("--live", help="Started while the workers run.")] = False,
+    backlog: Annotated[bool, typer.Option("--backlog", help="All started before the workers come.")] = False,
+    postgres: Annotated[
+        bool, typer.Option("--postgres", help="On a real PostgreSQL from the development wheel.")
+    ] = False,
+    environment: Annotated[
+        bool,
+        typer.Option("--environment", help='On DATABASE_URL and REDIS_URL; adds a tenant "bench" there.'),
+    ] = False,
+    http: Annotated[bool, typer.Option("--http", help="Start through the API, not in process.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Measure workflows a second and their latency, on a stack of its own: one orchestrator, one task runner.
+
+    Without --latency, --live and --backlog all three are measured.
+    """
+    from signalbox.bench import Mode, Options, measure
+
+    if postgres and environment:
+        raise UsageError("--postgres and --environment name two databases; expected one of them")
+    ways: list[tuple[Mode, bool]] = [("latency", latency), ("live", live), ("backlog", backlog)]
+    chosen = [mode for mode, is_chosen in ways if is_chosen]
+    out = Output(json)
+    report = measure(
+        Options(
+            instances=instances,
+            steps=steps,
+            modes=chosen or ["latency", "live", "backlog"],
+            where="postgres" if postgres else "environment" if environment else "embedded",
+            over_http=http,
+            document=read_object(definition) if definition else None,
+            input=json_argument(input, "--input"),
+        ),
+        tell=lambda line: out.note(f"  {line}"),
+    )
+    out.show(report, lambda: _bench_view(report))
+
+
+def _bench_view(report: dict[str, Json]) -> RenderableType:
+    from signalbox.cli.render import bench_view
+
+    return bench_view(report)
 
 
 def _view(found: dict[str, Json]) -> RenderableType:

@@ -526,6 +526,38 @@ def _workers_table(workers: Iterable[Mapping[str, Any]]) -> RenderableType:
     return list_or("no worker is here: nothing moves until one starts", table)
 
 
+def bench_view(report: Mapping[str, Any]) -> RenderableType:
+    machine, stack, workflow = report["machine"], report["stack"], report["workflow"]
+    head = facts(
+        [
+            (
+                "machine",
+                f"{machine['cores']} cores, {machine['processor']}, {machine['system']}, Python {machine['python']}",
+            ),
+            ("stack", f"{stack['database']}; {stack['broker']}; one orchestrator, one task runner"),
+            (
+                "workflow",
+                f"{workflow['definition']}, {workflow['steps']} steps from start to end, started {stack['starts']}",
+            ),
+        ]
+    )
+    table = plain_table(
+        "asked", "instances", "workflows/s", "steps/s", "p50 ms", "p95 ms", "p99 ms", "caller p50 ms",
+        right=("instances", "workflows/s", "steps/s", "p50 ms", "p95 ms", "p99 ms", "caller p50 ms"),
+    )  # fmt: skip
+    for one in report["measurements"]:
+        table.add_row(
+            {"latency": "one at a time", "backlog": "from a backlog"}.get(one["mode"], one["mode"]),
+            str(one["instances"]),
+            f"{one['workflowsPerSecond']:.0f}",
+            f"{one['stepsPerSecond']:.0f}",
+            *(f"{one['latencyMs'][share]:.1f}" for share in ("p50", "p95", "p99")),
+            f"{one['callerLatencyMs']['p50']:.1f}" if "callerLatencyMs" in one else "",
+        )
+    notices = [Text(line, "yellow") for line in report["notices"]]
+    return Group(head, Text(""), table, *notices)
+
+
 def nested(value: Json) -> RenderableType:
     """Any JSON object as an outline: names and values, lists one item a line."""
     if isinstance(value, Mapping):

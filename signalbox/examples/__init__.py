@@ -11,6 +11,6 @@ __all__ = ["document"]
 
 
 def document(name: str) -> dict[str, Any]:
-    """The definition of this name: `hello-workflow` or `three-steps`. Raises `FileNotFoundError` for another one."""
+    """The definition of this name, such as `hello-workflow`. Raises `FileNotFoundError` for another one."""
     content: dict[str, Any] = orjson.loads(files(__name__).joinpath(f"{name}.json").read_bytes())
     return content

@@ -1,0 +1,110 @@
+"""What a child logged: warnings are picked out, each once, whatever the file does meanwhile."""
+
+from pathlib import Path
+
+import pytest
+
+from signalbox.tail import AT_ONCE, LONGEST_LINE, LogTail, warning_in
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "worker.log"
+
+
+def append(path: Path, text: str) -> None:
+    with path.open("a") as file:
+        file.write(text)
+
+
+def warning(event: str) -> str:
+    return f'{{"level": "warning", "event": "{event}"}}\n'
+
+
+@pytest.mark.parametrize("level", ["warning", "error", "critical"])
+def test_a_loud_line_is_told_with_its_facts(level: str) -> None:
+    line = f'{{"event": "broker away", "level": "{level}", "logger": "x", "process": "y", "seconds": 3}}'
+
+    assert warning_in(line.encode()) == "broker away seconds=3"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"a banner",
+        b'{"level": "info", "event": "fine"}',
+        b'{"level": "warn',
+        b"[1]",
+        b'{"event": "no level"}',
+    ],
+)
+def test_anything_else_is_not_told(line: bytes) -> None:
+    assert warning_in(line) is None
+
+
+def test_a_long_or_many_lined_warning_is_told_on_one_short_line() -> None:
+    told = warning_in(b'{"level": "error", "event": "a\\nb", "body": "' + b"x" * 1_000 + b'"}')
+
+    assert told is not None
+    assert told.startswith("a b body=xxx")
+    assert len(told) == LONGEST_LINE
+    assert "\n" not in told
+
+
+def test_a_warning_is_told_once(log: Path) -> None:
+    tail = LogTail(log)
+    append(log, warning("one"))
+
+    assert tail.new_warnings() == ["one"]
+    assert tail.new_warnings() == []
+
+
+def test_a_line_is_told_when_it_is_whole(log: Path) -> None:
+    tail = LogTail(log)
+    whole = warning("halved")
+    append(log, whole[:20])
+    assert tail.new_warnings() == []
+
+    append(log, whole[20:])
+
+    assert tail.new_warnings() == ["halved"]
+
+
+def test_what_stood_in_the_file_before_is_not_told_again(log: Path) -> None:
+    append(log, warning("of yesterday"))
+    tail = LogTail(log)
+    append(log, warning("of today"))
+
+    assert tail.new_warnings() == ["of today"]
+
+
+def test_of_a_flood_the_first_are_told_and_the_rest_counted(log: Path) -> None:
+    tail = LogTail(log)
+    append(log, "".join(warning(str(number)) for number in range(AT_ONCE + 7)))
+
+    told = tail.new_warnings()
+
+    assert told[:AT_ONCE] == [str(number) for number in range(AT_ONCE)]
+    assert told[AT_ONCE:] == [f"and 7 more, see {log}"]
+
+
+def test_a_large_file_is_put_aside_at_the_next_life(log: Path) -> None:
+    append(log, "x" * 101)
+    tail = LogTail(log)
+
+    tail.rotate(100)
+    append(log, warning("fresh"))
+
+    assert tail.new_warnings() == ["fresh"]
+    assert log.with_name("worker.log.1").read_text() == "x" * 101
+
+
+def test_the_last_lines_are_those_of_the_present_life(log: Path) -> None:
+    append(log, "before\n")
+    tail = LogTail(log)
+    tail.rotate(1_000)
+    append(log, "one\ntwo\nthree\n")
+
+    assert tail.last_lines(2) == ["two", "three"]
+    assert tail.last_lines(10) == ["one", "two", "three"]
