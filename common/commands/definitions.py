@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
+import orjson
 from sqlalchemy import Connection
 
 from common.canonical import dumps, read
@@ -64,7 +65,7 @@ def apply_definition(
     `document` has passed a door (`canonical.loads` or `clean`). With `activate` the version starts new instances from
     the commit on. Raises `Invalid` (`definition.invalid`) with every problem found, `LimitExceeded` for its size.
     """
-    text = dumps(document)
+    text = document_text(document)
     if len(text.encode()) > limits.max_definition_bytes:
         allowed = limits.max_definition_bytes
         raise LimitExceeded(
@@ -81,6 +82,11 @@ def apply_definition(
         return applied
     store.activate(tx, tenant_id, key, applied.version)
     return replace(applied, status=_ACTIVE)
+
+
+def document_text(document: Mapping[str, Any]) -> str:
+    """The text that is stored and hashed. Not sorted as canonical text is: the order of states and regions has a meaning."""
+    return orjson.dumps(document, option=orjson.OPT_STRICT_INTEGER).decode()
 
 
 def check_definition(

@@ -37,7 +37,7 @@ class DefinitionFacts:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """One version with its document, the canonical text that was applied."""
+    """One version with its document, the text that was applied: its members in their order."""
 
     facts: DefinitionFacts
     document: str
@@ -157,8 +157,9 @@ def insert_version(
             created_at=now,
         )
         .on_conflict_do_nothing(index_elements=[_c.tenant_id, _c.key, _c.version])
+        .returning(_c.id)  # SQLAlchemy does not tell how many rows an insert made
     )
-    return done.rowcount == 1
+    return done.one_or_none() is not None
 
 
 def activate(tx: Connection, tenant_id: TenantId, key: str, version: int) -> None:

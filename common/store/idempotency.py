@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Insert, bindparam, delete, select, tuple_, update
+from sqlalchemy import Connection, bindparam, delete, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.dml import ReturningInsert
 
 from common.db.tables import idempotency
 from common.db.types import UtcDateTime
@@ -44,14 +45,14 @@ _VALUES = {name: bindparam(name, type_=_c[name].type) for name in _NAMES}
 _KEY = (_c.tenant_id, _c.principal, _c.key)
 
 
-def _claim_statement(dialect: Any) -> Insert:
+def _claim_statement(dialect: Any) -> ReturningInsert[Any]:
     """An expired row is taken over as if it were not there; a row that holds is left, and no row is changed."""
     row = dialect.insert(idempotency).values(_VALUES)
-    taken: Insert = row.on_conflict_do_update(
+    taken: ReturningInsert[Any] = row.on_conflict_do_update(
         index_elements=_KEY,
         set_={name: row.excluded[name] for name in _NAMES[3:]},
         where=_c.expires_at <= row.excluded.created_at,
-    )
+    ).returning(_c.key)  # SQLAlchemy does not tell how many rows an insert made
     return taken
 
 
@@ -83,7 +84,7 @@ def claim(tx: Connection, key: IdempotencyKey, *, now: datetime, expires_at: dat
             "expires_at": expires_at,
         },
     )
-    return None if taken.rowcount == 1 else find(tx, key)
+    return find(tx, key) if taken.one_or_none() is None else None
 
 
 def find(tx: Connection, key: IdempotencyKey) -> KeptAnswer | None:

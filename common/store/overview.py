@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, case, exists, func, not_, select
+from sqlalchemy import Connection, and_, bindparam, case, exists, func, not_, select, text
 
 from common.clock import database_now
 from common.db.tables import handlers, inbox, instances, tasks, workers
@@ -22,6 +22,18 @@ _b = inbox.c
 _t = tasks.c
 _h = handlers.c
 _w = workers.c
+
+
+def hold_still(tx: Connection) -> None:
+    """Let everything that follows in a reading transaction see one instant: an instance and its history, say.
+
+    Must come before any other statement. A transaction on SQLite sees one instant anyway.
+    """
+    if tx.dialect.name == "postgresql":
+        tx.execute(_HOLD_STILL)
+
+
+_HOLD_STILL = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
 
 _WAITING_ROW = and_(_b.instance_id == _i.id, not_(_b.parked))
 _MACHINE_TASK = and_(_t.instance_id == _i.id, _t.status.in_(OPEN), _t.type != "HUMAN")
