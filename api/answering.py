@@ -1,0 +1,79 @@
+"""Answers on the wire: headers that go with each, refusals and their one line in the log, bodies that nobody read."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Mapping
+from typing import IO, Any
+
+import orjson
+import structlog
+from flask import Response
+
+from api.problems import MEDIA_TYPE, ProblemAnswer
+from api.transactions import Sent
+
+HEADERS: Mapping[str, str] = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+"""On every answer. Nothing is allowed to other origins: CORS is off by being absent."""
+
+_MOST_DISCARDED = 32_000_000
+_DISCARD_SECONDS = 2.0
+_PIECE = 65_536
+log = structlog.get_logger("signalbox.api")
+
+
+def respond(sent: Sent) -> Response:
+    """The response of an answer."""
+    response = Response(sent.payload, sent.status, content_type=sent.media_type)
+    response.headers.update(sent.headers)
+    return response
+
+
+def refuse(problem: ProblemAnswer, *, cause: BaseException, about: Mapping[str, Any]) -> Response:
+    """The response of a refusal, and its line in the log. `about`: method, path, tenant, key's name, duration, trace id."""
+    line = {"code": problem.code, "status": problem.status, **about}
+    if problem.status >= 500:
+        log.error("request.failed", **line, exc_info=cause)
+    else:
+        log.warning("request.refused", **line, detail=problem.detail[:300])
+    response = Response(orjson.dumps(problem.body), problem.status, content_type=MEDIA_TYPE)
+    response.headers.update(problem.headers)
+    return response
+
+
+def harden(response: Response, *, trace_id: str) -> Response:
+    """Put the headers on that every answer carries."""
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    response.headers["X-Trace-Id"] = trace_id
+    return response
+
+
+def discard_body(environ: Mapping[str, Any]) -> None:
+    """Read away what a refused request still sends, after it was answered and within bounds.
+
+    A server that closes while its client still sends resets the connection, and the client loses the answer.
+    """
+    stream: IO[bytes] = environ["wsgi.input"]
+    connection: socket.socket | None = environ.get("gunicorn.socket")
+    deadline = time.monotonic() + _DISCARD_SECONDS
+    left = _MOST_DISCARDED
+    try:
+        while left > 0 and (patience := deadline - time.monotonic()) > 0:
+            if connection is not None:
+                connection.settimeout(patience)
+            piece = stream.read(_PIECE)
+            if not piece:
+                break
+            left -= len(piece)
+    except OSError as error:  # it went away, or sends too slowly: the server closes the connection
+        log.debug("body.not_discarded", error=type(error).__name__)

@@ -1,0 +1,194 @@
+"""The WSGI application: puts the services together and turns the table of operations into routes.
+
+What happens to a request, in this order: trace id, route, key, role, path, query, body, transaction, answer. Whatever is
+refused on the way is stored nowhere and leaves one line in the log. Nothing is made per request that can be made once.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from flask import Flask, Response, g, request
+from sqlalchemy import Connection
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from api.answering import discard_body, harden, refuse, respond
+from api.auth import KeyRing, require
+from api.cursors import Cursors
+from api.health import Health
+from api.openapi import build_document
+from api.operations import Answer, Call, Operation
+from api.problems import describe, unavailable
+from api.reading import read_body, read_idempotency_key, read_path, read_query
+from api.reference import render
+from api.routes import OPERATIONS
+from api.services import Services
+from api.transactions import Command, Sent, Transactions, send
+from api.waiting import Waiter, wait_seconds
+from common.config import Limits, Settings
+from common.credentials import Principal, read_secret
+from common.db import Database
+from common.queues.changes import Changes
+from common.queues.doorbell import attach
+from common.store.idempotency import IdempotencyKey
+from common.store.keys import StoredKey, find_usable_key
+from common.version import signalbox_version
+
+THREADS = 32
+"""Requests served at once by one process; half of them may be waiting by `Prefer`."""
+
+_EXTENSION = "signalbox"
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_SMALL_BODY_BYTES = 65_536  # the server itself reads that much away
+
+
+def create_app(
+    settings: Settings | None = None, *, limits: Limits | None = None, threads: int = THREADS
+) -> Flask:
+    """Make the application. Call it in the process that serves: it opens the database and starts ringing.
+
+    Raises `Misconfigured` without a usable `SIGNALBOX_SECRET` or database URL. Connects with the first request.
+    """
+    settings = settings or Settings.load()
+    app = Flask("api", static_folder=None)
+    app.url_map.merge_slashes = False
+    app.config["MAX_CONTENT_LENGTH"] = (limits or Limits()).max_body_bytes
+    services = _open_services(app, settings, limits or Limits(), threads)
+    app.extensions[_EXTENSION] = services
+    transactions = Transactions(services.database, services.waiter)
+    for operation in OPERATIONS:
+        app.add_url_rule(
+            operation.rule,
+            endpoint=operation.name,
+            view_func=_view(operation, services, transactions),
+            methods=[operation.method],
+            provide_automatic_options=False,
+        )
+    app.before_request(_begin)
+    app.after_request(_finish)
+    app.register_error_handler(Exception, _refused)
+    return app
+
+
+def services_of(app: Flask) -> Services:
+    """What an application of ours was put together from; close it when the process ends."""
+    services: Services = app.extensions[_EXTENSION]
+    return services
+
+
+def _open_services(app: Flask, settings: Settings, limits: Limits, threads: int) -> Services:
+    secret = read_secret(settings.secret.get_secret_value() if settings.secret else None)
+    # Every thread may need a connection at once; the engine opens as many again as it keeps.
+    database = Database.open(settings.database_url, pool_size=max(threads // 2, 1), name="signalbox-api")
+
+    def find(prefix: str) -> StoredKey | None:
+        with database.reading() as tx:
+            return find_usable_key(tx, prefix)
+
+    document = build_document(OPERATIONS, version=signalbox_version())
+    return Services(
+        database=database,
+        limits=limits,
+        keys=KeyRing(secret, find),
+        cursors=Cursors.of(secret),
+        waiter=Waiter(database, Changes.open(settings.redis_url), most=max(threads // 2, 1)),
+        health=Health(database, settings.redis_url if settings.doorbells else None),
+        documents=render(document, app.jinja_env),
+        doorbells=attach(database, settings),
+    )
+
+
+# -- one request --------------------------------------------------------------------------------------------------
+
+
+def _view(operation: Operation, services: Services, transactions: Transactions) -> Callable[..., Response]:
+    """The function that Flask calls for an operation."""
+    if operation.kind == "open":
+
+        def view(**_path: str) -> Response:
+            read_query(None, request)
+            return respond(send(operation.handler(services)))
+
+        return view
+
+    def authenticated_view(**path: str) -> Response:
+        principal = services.keys.recognise(request.headers.get("Authorization"))
+        g.principal = principal
+        structlog.contextvars.bind_contextvars(tenant_id=principal.tenant_id)
+        return respond(_serve(operation, services, transactions, principal, path))
+
+    return authenticated_view
+
+
+def _serve(
+    operation: Operation,
+    services: Services,
+    transactions: Transactions,
+    principal: Principal,
+    path: dict[str, str],
+) -> Sent:
+    if operation.permission is not None:
+        require(principal, operation.permission)
+    arguments: dict[str, Any] = read_path(path)
+    query = read_query(operation.query, request)
+    if query is not None:
+        arguments["query"] = query
+    key, digest = None, b""
+    if operation.method == "POST":
+        key = read_idempotency_key(request)
+        arguments["body"], digest = read_body(operation, request, services.limits)
+    address, trace_id = request.path, g.trace_id
+
+    def handle(tx: Connection) -> Answer:
+        return operation.handler(Call(services, principal, tx, address, trace_id), **arguments)
+
+    if operation.kind == "read":
+        return transactions.read(handle)
+    asked = wait_seconds(request.headers.get("Prefer")) if operation.wait is not None else None
+    command = Command(
+        handle=handle,
+        key=IdempotencyKey(principal.tenant_id, principal.key_id, key, digest) if key else None,
+        wait=asked if asked is not None else operation.wait or None,
+        was_asked=asked is not None,
+    )
+    return transactions.command(command) if operation.kind == "command" else transactions.calculate(command)
+
+
+def _begin() -> None:
+    g.began = time.monotonic()
+    found = _TRACEPARENT.fullmatch(request.headers.get("traceparent", ""))
+    g.trace_id = found[1] if found else secrets.token_hex(16)
+    structlog.contextvars.clear_contextvars()  # threads are used again
+    structlog.contextvars.bind_contextvars(trace_id=g.trace_id)
+
+
+def _finish(response: Response) -> Response:
+    return harden(response, trace_id=g.trace_id)
+
+
+def _refused(error: Exception) -> Response:
+    path, trace_id = request.path, g.trace_id
+    if isinstance(error, OperationalError | InterfaceError | PoolTimeout):
+        problem = unavailable(path=path, trace_id=trace_id)
+    else:
+        problem = describe(error, path=path, trace_id=trace_id)
+    principal: Principal | None = g.get("principal")
+    about = {
+        "method": request.method,
+        "path": path,
+        "tenant_id": principal.tenant_id if principal else None,
+        "key_name": principal.name if principal else None,
+        "trace_id": trace_id,
+        "duration_ms": round((time.monotonic() - g.began) * 1000, 1),
+    }
+    response = refuse(problem, cause=error, about=about)
+    if "HTTP_TRANSFER_ENCODING" in request.environ or (request.content_length or 0) > _SMALL_BODY_BYTES:
+        environ = request.environ
+        response.call_on_close(lambda: discard_body(environ))
+    return response

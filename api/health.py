@@ -1,0 +1,93 @@
+"""Health: is this process alive, and can it serve? Open to everyone, so it names parts and never addresses.
+
+The broker is disposable: without it the API is as ready as with it, and says so. A report is kept for a second, because
+anybody may ask and each report costs a connection.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+import redis
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from common.db import Database
+from common.db.migrate import require_schema
+from common.errors import Misconfigured
+
+State = Literal["up", "down", "off", "outdated"]
+
+KEPT_SECONDS = 1.0
+_PATIENCE_SECONDS = 0.5
+log = structlog.get_logger("signalbox.api")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What answered. `off`: no doorbells by a setting, or a broker that lives in each process. `outdated`: the schema is older than this code."""
+
+    database: State
+    schema: State
+    broker: State
+
+    @property
+    def is_ready(self) -> bool:
+        return self.database == "up" and self.schema == "up"
+
+
+class Health:
+    """Asks the parts that this process stands on."""
+
+    def __init__(self, database: Database, broker_url: str | None) -> None:
+        self._database = database
+        self._broker_url = broker_url
+        self._kept: tuple[float, Report] | None = None
+        self._turn = threading.Lock()
+
+    def report(self) -> Report:
+        """The report of now, or one that is less than a second old."""
+        with self._turn:
+            if self._kept is None or time.monotonic() - self._kept[0] > KEPT_SECONDS:
+                report = Report(*self._ask_database(), self._ask_broker())
+                self._kept = (time.monotonic(), report)
+            return self._kept[1]
+
+    def _ask_database(self) -> tuple[State, State]:
+        try:
+            require_schema(self._database)
+        except Misconfigured as error:
+            log.warning("health.schema", reason=error.message)
+            return "up", "outdated"
+        except SQLAlchemyError as error:
+            log.warning("health.database", error=type(error).__name__)
+            return "down", "down"
+        return "up", "up"
+
+    def _ask_broker(self) -> State:
+        if self._broker_url is None or self._broker_url.startswith("memory:"):
+            return "off"
+        try:
+            _greet(self._broker_url)
+        except (OSError, redis.RedisError, ValueError) as error:
+            log.debug("health.broker", error=type(error).__name__)
+            return "down"
+        return "up"
+
+
+def _greet(broker_url: str) -> None:
+    """PING a Redis, or connect to whatever else; raises when nobody answers within half a second."""
+    parts = urlsplit(broker_url)
+    if parts.scheme in ("redis", "rediss", "unix"):
+        with redis.Redis.from_url(
+            broker_url, socket_timeout=_PATIENCE_SECONDS, socket_connect_timeout=_PATIENCE_SECONDS
+        ) as client:
+            client.ping()
+    else:
+        address = (parts.hostname or "127.0.0.1", parts.port or 5672)
+        socket.create_connection(address, timeout=_PATIENCE_SECONDS).close()

@@ -1,0 +1,209 @@
+"""Operations: each route is one typed entry in a table, from which the routing and the OpenAPI document are made.
+
+A handler is a plain function. What it needs is told by its signature: `call` for who asks and the open transaction,
+`body` and `query` annotated with the Pydantic model that the request must satisfy, and the parameters of its path.
+It returns an `Answer`, or raises one of our errors. It never commits: `transactions.py` does.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
+
+from pydantic import BaseModel
+from pydantic.alias_generators import to_snake
+from sqlalchemy import Connection
+
+from api.auth import Permission
+from api.services import Services
+from common.config import Limits
+from common.credentials import Principal
+from common.ids import TenantId
+
+PREFIX = "/api/v1"
+JSON = "application/json"
+
+Method = Literal["GET", "POST"]
+Kind = Literal["read", "command", "calculation", "open"]
+"""`command` writes, in one transaction; `calculation` is a POST that only reads; `open` needs neither key nor database."""
+
+Handler = Callable[..., "Answer"]
+H = TypeVar("H", bound=Handler)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One authenticated request: who asks, and the transaction that its handler works in."""
+
+    services: Services
+    principal: Principal
+    tx: Connection
+    path: str
+    trace_id: str
+
+    @property
+    def tenant_id(self) -> TenantId:
+        return self.principal.tenant_id
+
+    @property
+    def actor(self) -> str:
+        return self.principal.actor
+
+    @property
+    def limits(self) -> Limits:
+        return self.services.limits
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """An instance that an answer is about, for `Prefer: wait`.
+
+    Once it has settled it is the answer with `settled_status`, else with `unsettled_status`.
+    """
+
+    tenant_id: TenantId
+    instance_id: str
+    settled_status: int
+    unsettled_status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a handler answers: JSON values in `body` (or bytes of another media type), sent with `status`."""
+
+    body: Any
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    media_type: str = JSON
+    follow: Follow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One documented answer. `model` None: no JSON, but `media_type`."""
+
+    description: str
+    model: type[BaseModel] | None = None
+    media_type: str = JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path, as it is routed, documented and checked.
+
+    `wait`: whether `Prefer: wait` is understood, and the seconds that are waited where it is not sent; None: it is not.
+    """
+
+    method: Method
+    path: str  # OpenAPI's form: /api/v1/instances/{instanceId}
+    handler: Handler
+    kind: Kind
+    permission: Permission | None
+    tag: str
+    summary: str
+    description: str
+    answers: Mapping[int, Shape]
+    body: type[BaseModel] | None = None
+    body_is_optional: bool = False
+    query: type[BaseModel] | None = None
+    wait: float | None = None
+    example: Any = None  # of the body
+
+    @property
+    def name(self) -> str:
+        """The operation's id: the handler's name in camelCase."""
+        head, *rest = self.handler.__name__.split("_")
+        return head + "".join(part.title() for part in rest)
+
+    @property
+    def path_parameters(self) -> Sequence[str]:
+        return re.findall(r"{(\w+)}", self.path)
+
+    @property
+    def rule(self) -> str:
+        """The path as Flask's routing writes it; parameters in the handlers' snake_case."""
+        return re.sub(r"{(\w+)}", lambda found: f"<{to_snake(found[1])}>", self.path)
+
+
+@dataclass
+class Routes:
+    """The operations of one resource, collected by decorators. `tag` groups them in the documentation."""
+
+    tag: str
+    prefix: str = PREFIX
+    operations: list[Operation] = field(default_factory=list)
+
+    def get(
+        self,
+        path: str,
+        *,
+        answers: Mapping[int, Shape],
+        permission: Permission | None = Permission.READ,
+    ) -> Callable[[H], H]:
+        """A read. `permission` None opens it to everyone and gives its handler `services` instead of a call."""
+        return self._add("GET", path, "read" if permission else "open", permission, answers)
+
+    def post(
+        self,
+        path: str,
+        *,
+        answers: Mapping[int, Shape],
+        permission: Permission,
+        kind: Kind = "command",
+        wait: float | None = None,
+        example: Any = None,
+        body_is_optional: bool = False,
+    ) -> Callable[[H], H]:
+        """A command, or a calculation that takes a body."""
+        return self._add(
+            "POST",
+            path,
+            kind,
+            permission,
+            answers,
+            wait=wait,
+            example=example,
+            body_is_optional=body_is_optional,
+        )
+
+    def _add(
+        self,
+        method: Method,
+        path: str,
+        kind: Kind,
+        permission: Permission | None,
+        answers: Mapping[int, Shape],
+        **more: Any,
+    ) -> Callable[[H], H]:
+        def register(handler: H) -> H:
+            hints = get_type_hints(handler)
+            summary, _, description = (inspect.getdoc(handler) or "").partition("\n\n")
+            self.operations.append(
+                Operation(
+                    method=method,
+                    path=self.prefix + path,
+                    handler=handler,
+                    kind=kind,
+                    permission=permission,
+                    tag=self.tag,
+                    summary=summary.rstrip("."),
+                    description=description,
+                    answers=answers,
+                    body=_model(hints.get("body")),
+                    query=_model(hints.get("query")),
+                    **more,
+                )
+            )
+            return handler
+
+        return register
+
+
+def _model(hint: Any) -> type[BaseModel] | None:
+    """The model in `Model` or `Model | None`."""
+    return next(
+        (one for one in (hint, *get_args(hint)) if isinstance(one, type) and issubclass(one, BaseModel)), None
+    )

@@ -1,0 +1,174 @@
+"""Problems: how every refusal looks on the wire (RFC 9457), and the only place where HTTP statuses are chosen.
+
+`CATALOGUE` lists the stable codes with their titles; the docs page is made from it, and a problem's `type` leads there.
+What is told to a caller comes from our own errors; of anything else only a trace id is told, under which the log has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+from werkzeug.exceptions import HTTPException
+
+from common.errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    LimitExceeded,
+    NotFound,
+    SignalboxError,
+    Unauthorized,
+    Unavailable,
+)
+
+MEDIA_TYPE = "application/problem+json"
+DOCS_PATH = "/docs/problems"
+
+CATALOGUE: Mapping[str, str] = {
+    "auth.required": "A valid API key is needed",
+    "auth.forbidden": "The key's role may not do this",
+    "request.invalid": "The request has members or parameters that cannot be accepted",
+    "request.malformed": "The request is not understood",
+    "request.media_type": "The body must be JSON",
+    "json.invalid": "The body is not strict JSON",
+    "limit.exceeded": "A limit is exceeded",
+    "cursor.invalid": "The cursor does not belong to this list",
+    "route.not_found": "No such address",
+    "method.not_allowed": "This address does not take this method",
+    "definition.not_found": "No such definition",
+    "definition.invalid": "The definition has errors",
+    "definition.not_active": "The definition has no active version to start",
+    "definition.busy": "Others are applying this definition",
+    "definition.illegal_verb": "The version is in a status in which this cannot be done",
+    "instance.not_found": "No such instance",
+    "instance.finished": "The instance has finished",
+    "instance.illegal_verb": "The instance is in a status in which this cannot be done",
+    "instance.business_key_held": "A live instance holds this business key",
+    "event.invalid": "The event cannot be accepted",
+    "event.reserved": "Events of this name belong to the engine",
+    "task.not_found": "No such task",
+    "incident.not_found": "No such incident",
+    "idempotency.key_invalid": "The Idempotency-Key cannot be used",
+    "idempotency.key_reused": "The Idempotency-Key came with another request before",
+    "unavailable": "A part that is needed does not answer",
+    "internal": "Something failed on our side",
+}
+"""Stable code → title. A code that is not here gets the title of its status."""
+
+_STATUSES: Sequence[tuple[type[SignalboxError], int]] = (
+    (Unauthorized, 401),
+    (Forbidden, 403),
+    (NotFound, 404),
+    (Conflict, 409),
+    (Unavailable, 503),
+)
+_INVALID = {
+    "json.invalid": 400,
+    "cursor.invalid": 400,
+    "idempotency.key_invalid": 400,
+    "request.media_type": 415,
+}
+_TOO_LARGE = frozenset(
+    {"max_body_bytes", "max_definition_bytes", "max_event_bytes", "max_context_bytes", "max_output_bytes"}
+)
+_HTTP_CODES = {
+    HTTPStatus.NOT_FOUND: "route.not_found",
+    HTTPStatus.METHOD_NOT_ALLOWED: "method.not_allowed",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "request.media_type",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "limit.exceeded",
+}
+_CHALLENGE = 'Bearer realm="signalbox"'
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemAnswer:
+    """A refusal, ready to be sent: `body` is the problem, `headers` go with it."""
+
+    status: int
+    code: str
+    detail: str
+    body: dict[str, Any]
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def describe(error: BaseException, *, path: str, trace_id: str) -> ProblemAnswer:
+    """Turn any exception that left a request into what its caller is told."""
+    match error:
+        case SignalboxError():
+            return _from_ours(error, path, trace_id)
+        case HTTPException():
+            return _from_http(error, path, trace_id)
+        case _:
+            detail = f'the request failed on our side; the log has the reason under trace id "{trace_id}"'
+            return _problem(500, "internal", detail, path, trace_id)
+
+
+def unavailable(*, path: str, trace_id: str) -> ProblemAnswer:
+    """What is told when the database does not answer. What it said may name hosts and users: that is for the log."""
+    detail = f'the database does not answer; try again. The log has the reason under trace id "{trace_id}"'
+    return _problem(503, "unavailable", detail, path, trace_id, headers={"Retry-After": "1"})
+
+
+def item_problem(error: SignalboxError, *, path: str, trace_id: str) -> dict[str, Any]:
+    """The problem of one item of a batch, as it stands in the batch's answer."""
+    return _from_ours(error, path, trace_id).body
+
+
+def status_of(error: SignalboxError) -> int:
+    """The HTTP status of one of our errors."""
+    if isinstance(error, LimitExceeded):
+        return 413 if error.fields.get("limit") in _TOO_LARGE else 422
+    if isinstance(error, Invalid):
+        return _INVALID.get(error.code, 422)
+    return next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
+
+
+def _from_ours(error: SignalboxError, path: str, trace_id: str) -> ProblemAnswer:
+    more = dict(error.fields)
+    if isinstance(error, Invalid) and error.problems:
+        more["problems"] = error.problems
+    headers = {}
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = _CHALLENGE
+    if isinstance(error, Unavailable):
+        headers["Retry-After"] = "1"
+    return _problem(status_of(error), error.code, error.message, path, trace_id, more=more, headers=headers)
+
+
+def _from_http(error: HTTPException, path: str, trace_id: str) -> ProblemAnswer:
+    status = error.code or 500
+    code = _HTTP_CODES.get(HTTPStatus(status), "request.malformed" if status < 500 else "internal")
+    allowed = dict(error.get_headers()).get("Allow")
+    if status == 404:
+        detail = f'there is nothing at "{path}"; the addresses are listed at /docs'
+    elif status == 405:
+        detail = f'"{path}" takes only {allowed}'
+    else:
+        detail = (error.description or HTTPStatus(status).phrase).lower()
+    return _problem(status, code, detail, path, trace_id, headers={"Allow": allowed} if allowed else {})
+
+
+def _problem(
+    status: int,
+    code: str,
+    detail: str,
+    path: str,
+    trace_id: str,
+    *,
+    more: Mapping[str, Any] | None = None,
+    headers: dict[str, str] | None = None,
+) -> ProblemAnswer:
+    body = {
+        **(more or {}),
+        "type": f"{DOCS_PATH}#{code}",
+        "title": CATALOGUE.get(code) or HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "instance": path,
+        "traceId": trace_id,
+    }
+    return ProblemAnswer(status, code, detail, body, headers or {})

@@ -1,0 +1,209 @@
+"""Reading requests: strict JSON bodies, typed query parameters, headers. Everything refused here costs no statement.
+
+JSON is read by `common.canonical.loads` before Pydantic sees it: Pydantic lets duplicate keys, NaN and NUL pass.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from hashlib import sha256
+from types import NoneType
+from typing import Any, get_args, get_origin
+
+from flask import Request
+from pydantic import BaseModel, ValidationError
+from pydantic.alias_generators import to_camel
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from api.operations import Operation
+from common.canonical import dumps, loads
+from common.config import Limits
+from common.errors import Invalid, LimitExceeded, NotFound
+from common.ids import is_id
+from statechart.problems import nearest
+
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_LONGEST_KEY = 1_000
+_LARGEST_INTEGER = 2**31 - 1  # of a column: a version beyond it exists nowhere
+
+
+def read_path(values: Mapping[str, str]) -> dict[str, Any]:
+    """The parameters of the path: ids are UUIDs, versions are numbers, keys are text. Anything else names nothing: 404."""
+    return {name: _version(text) if name == "version" else _name(name, text) for name, text in values.items()}
+
+
+def _name(name: str, text: str) -> str:
+    if not (is_id(text) if name.endswith("_id") else "\0" not in text and len(text) <= _LONGEST_KEY):
+        raise missing(name.removesuffix("_id"), text)
+    return text
+
+
+def _version(text: str) -> int:
+    is_number = text.isascii() and text.isdigit() and len(text) <= 10
+    number = int(text) if is_number else 0
+    if not 0 < number <= _LARGEST_INTEGER:
+        raise missing("version", text)
+    return number
+
+
+def missing(thing: str, name: str) -> NotFound:
+    """The one error for what is not there, was never there, or belongs to another tenant."""
+    code = "definition" if thing in ("key", "version") else thing
+    return NotFound(
+        f'no {"definition" if thing == "key" else thing} "{name[:100]}"', code=f"{code}.not_found"
+    )
+
+
+# -- bodies -------------------------------------------------------------------------------------------------------
+
+
+def read_body(operation: Operation, request: Request, limits: Limits) -> tuple[BaseModel | None, bytes]:
+    """The validated body, and the SHA-256 of the request for its idempotency key. Raises `Invalid`, `LimitExceeded`."""
+    value = _json_body(operation, request, limits)
+    digest = _digest(request, value)
+    if operation.body is None or value is _NOTHING:
+        return None, digest
+    try:
+        return operation.body.model_validate(value), digest
+    except ValidationError as error:
+        raise refused_members(error, operation.body) from error
+
+
+_NOTHING: Any = object()
+
+
+def _json_body(operation: Operation, request: Request, limits: Limits) -> Any:
+    raw = _bounded(request, limits.max_body_bytes)
+    if not raw and operation.body_is_optional:
+        return _NOTHING
+    if not request.is_json:
+        found = request.mimetype or "none"
+        raise Invalid(
+            f'the body must be JSON: expected "Content-Type: application/json", found {found}',
+            code="request.media_type",
+        )
+    return loads(raw, max_bytes=limits.max_body_bytes, max_depth=limits.max_json_depth)
+
+
+def _bounded(request: Request, allowed: int) -> bytes:
+    """Read the body, but not more than is allowed of it: a `Content-Length` beyond that is refused unread."""
+    try:
+        return request.get_data(cache=False)
+    except RequestEntityTooLarge as error:
+        found = f"{request.content_length} bytes" if request.content_length else "more"
+        message = f"a body may have {allowed} bytes, found {found}"
+        raise LimitExceeded(message, limit="max_body_bytes", allowed=allowed) from error
+
+
+def _digest(request: Request, value: Any) -> bytes:
+    body = b"" if value is _NOTHING else dumps(value).encode()
+    head = f"{request.method} {request.full_path.rstrip('?')}\n"
+    return sha256(head.encode() + body).digest()
+
+
+# -- query parameters ---------------------------------------------------------------------------------------------
+
+
+def read_query(model: type[BaseModel] | None, request: Request) -> BaseModel | None:
+    """The validated query parameters; unknown ones are refused. Raises `Invalid`."""
+    values: dict[str, Any] = {}
+    repeatable = _repeatable(model) if model is not None else frozenset()
+    for name, texts in request.args.lists():
+        if any("\0" in text for text in texts):
+            raise Invalid(f'the parameter "{name[:100]}" contains NUL')
+        if name not in repeatable and len(texts) > 1:
+            raise Invalid(f'the parameter "{name[:100]}" may be given once, found {len(texts)} times')
+        values[name] = texts if name in repeatable else texts[0]
+    if model is None:
+        model = _NoParameters
+    try:
+        read = model.model_validate(values)
+    except ValidationError as error:
+        raise refused_members(error, model, what="parameter") from error
+    return None if model is _NoParameters else read
+
+
+class _NoParameters(BaseModel, extra="forbid"):
+    pass
+
+
+@cache
+def _repeatable(model: type[BaseModel]) -> frozenset[str]:
+    return frozenset(
+        field.alias or name
+        for name, field in model.model_fields.items()
+        if get_origin(field.annotation) in (list, tuple)
+    )
+
+
+# -- refusals -----------------------------------------------------------------------------------------------------
+
+
+def refused_members(error: ValidationError, model: type[BaseModel], *, what: str = "member") -> Invalid:
+    problems = [
+        _problem(each, model, what) for each in error.errors(include_url=False, include_input=False)[:50]
+    ]
+    message = "; ".join(f"{one['path'] or 'body'}: {one['message']}" for one in problems[:5])
+    return Invalid(message, problems=problems)
+
+
+def _problem(error: Any, model: type[BaseModel], what: str) -> dict[str, Any]:
+    path = ".".join(str(part) for part in error["loc"])
+    suggestion = None
+    match error["type"]:
+        case "extra_forbidden":
+            code = f"{what}.unknown"
+            suggestion = nearest(str(error["loc"][-1]), _known(model, error["loc"][:-1]))
+            message = f'unknown {what} "{str(error["loc"][-1])[:100]}"'
+            message += f'; did you mean "{suggestion}"?' if suggestion else ""
+        case "missing":
+            code, message = f"{what}.missing", f'"{error["loc"][-1]}" is missing'
+        case _:
+            text = error["msg"].removeprefix("Value error, ")
+            code, message = f"{what}.invalid", text[:1].lower() + text[1:]
+    return {
+        "severity": "error",
+        "code": code,
+        "path": path[:200],
+        "message": message,
+        "suggestion": suggestion,
+    }
+
+
+def _known(model: type[BaseModel], way: tuple[int | str, ...]) -> list[str]:
+    """The members that the object at `way` may have."""
+    found: type[BaseModel] = model
+    for step in way:
+        field = next(
+            (field for name, field in found.model_fields.items() if (field.alias or to_camel(name)) == step),
+            None,
+        )
+        nested = _nested(field.annotation) if field is not None else found
+        if nested is None:
+            return []
+        found = nested
+    return [field.alias or name for name, field in found.model_fields.items()]
+
+
+def _nested(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(
+        (found for one in get_args(annotation) if one is not NoneType and (found := _nested(one))), None
+    )
+
+
+# -- headers ------------------------------------------------------------------------------------------------------
+
+
+def read_idempotency_key(request: Request) -> str | None:
+    """The `Idempotency-Key`, or None. Raises `Invalid` for one that is not 1 to 255 visible ASCII characters."""
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise Invalid(
+            "an Idempotency-Key has 1 to 255 visible ASCII characters without spaces",
+            code="idempotency.key_invalid",
+        )
+    return key

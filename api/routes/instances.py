@@ -1,0 +1,317 @@
+"""Instances: start, send, cancel, note, read, explain, verify. Start and send are the API's hot paths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import Connection
+
+from api.auth import Permission
+from api.operations import Answer, Call, Follow, Routes, Shape
+from api.pages import Paging
+from api.problems import item_problem
+from api.reading import missing, refused_members
+from api.routes.definitions import chart_of
+from api.schemas import (
+    BatchAnswer,
+    BatchBody,
+    CancelBody,
+    EventBody,
+    Explanation,
+    HistoryPage,
+    Instance,
+    InstancePage,
+    InstanceQuery,
+    InstanceTaskQuery,
+    NoteBody,
+    PageQuery,
+    StartBody,
+    TaskPage,
+    Verification,
+)
+from api.shapes import history_entries, incident_json, instance_json, task_json
+from common.canonical import read
+from common.commands.control import cancel_instance
+from common.commands.send import add_note, send_event
+from common.commands.start import Start, Started, start_instance
+from common.commands.verify import verify_instance
+from common.db.tables import IncidentStatus
+from common.errors import LimitExceeded, SignalboxError
+from common.ids import is_id
+from common.lifecycle import OPEN
+from common.store import listing, overview
+from common.store.instances import read_definitions
+from statechart import explain
+
+routes = Routes("instances")
+
+CONTROL_WAIT_SECONDS = 2.0
+EXPLAINED = 20  # open tasks and incidents that an explanation shows
+
+
+# -- starting -----------------------------------------------------------------------------------------------------
+
+
+@routes.post(
+    "/instances",
+    permission=Permission.OPERATE,
+    answers={
+        201: Shape("started", Instance),
+        200: Shape("a live instance holds this business key: here it is", Instance),
+        202: Shape("with Prefer: started, and not settled in that time", Instance),
+    },
+    wait=0.0,
+    example={"definitionKey": "hello-workflow", "businessKey": "order-1001", "input": {"customer": "Ada"}},
+)
+def start(call: Call, body: StartBody) -> Answer:
+    """Start an instance.
+
+    It is accepted when this answers, and runs when an orchestrator takes it up. A business key that a live instance of
+    the definition holds is answered with that instance, or refused with `"onConflict": "reject"`.
+    """
+    started = _start(call, body)
+    record = _instance(call, started.instance_id)
+    status = 201 if started.created else 200
+    return Answer(
+        instance_json(record),
+        status,
+        {"Location": f"/api/v1/instances/{record.id}"},
+        follow=Follow(call.tenant_id, record.id, settled_status=status, unsettled_status=202),
+    )
+
+
+@routes.post(
+    "/instances:batch",
+    permission=Permission.OPERATE,
+    answers={200: Shape("a result for each, in order", BatchAnswer)},
+    example={"instances": [{"definitionKey": "hello-workflow"}, {"definitionKey": "hello-workflow"}]},
+)
+def start_batch(call: Call, body: BatchBody) -> Answer:
+    """Start up to 1,000 instances. Each is started or refused by itself; all that are started commit together."""
+    allowed = call.limits.max_batch
+    if len(body.instances) > allowed:
+        message = f"a batch starts at most {allowed} instances, found {len(body.instances)}"
+        raise LimitExceeded(message, limit="max_batch", allowed=allowed)
+    results = [_start_one(call, item) for item in body.instances]
+    ids = [result.instance_id for result in results if isinstance(result, Started)]
+    records = listing.read_instances(call.tx, call.tenant_id, ids)
+    return Answer({"items": [_batch_item(call, result, records) for result in results]})
+
+
+def _start_one(call: Call, item: Any) -> Started | SignalboxError:
+    try:
+        body = StartBody.model_validate(item)
+    except ValidationError as error:
+        return refused_members(error, StartBody)
+    try:
+        return _start(call, body)
+    except SignalboxError as error:  # raised before anything was written: the others are not touched
+        return error
+
+
+def _batch_item(
+    call: Call, result: Started | SignalboxError, records: dict[str, listing.InstanceRecord]
+) -> dict[str, Any]:
+    if isinstance(result, SignalboxError):
+        return {"problem": item_problem(result, path=call.path, trace_id=call.trace_id)}
+    return {"instance": instance_json(records[result.instance_id])}
+
+
+def _start(call: Call, body: StartBody) -> Started:
+    if body.definition_id is not None and not is_id(body.definition_id):
+        raise missing("definition", body.definition_id)
+    request = Start(
+        definition_key=body.definition_key,
+        definition_id=body.definition_id,
+        version=body.version,
+        business_key=body.business_key,
+        input=body.input,
+        context=body.context,
+        priority=body.priority,
+        start_at=body.start_at,
+        labels=body.labels,
+        on_conflict=body.on_conflict,
+    )
+    return start_instance(call.tx, call.tenant_id, request, actor=call.actor, limits=call.limits)
+
+
+# -- sending ------------------------------------------------------------------------------------------------------
+
+_ACCEPTED = {
+    202: Shape("accepted; the instance as it stands", Instance),
+    200: Shape("the instance, which has settled", Instance),
+}
+
+
+@routes.post(
+    "/instances/{instanceId}/events",
+    permission=Permission.OPERATE,
+    answers=_ACCEPTED,
+    wait=0.0,
+    example={"type": "APPROVED", "by": "ada"},
+)
+def send(call: Call, instance_id: str, body: EventBody) -> Answer:
+    """Send an event.
+
+    The body is the event. It is consumed exactly once and stands in the history as applied, ignored or rejected. Events
+    of a paused or failed instance wait; a finished one refuses them. `xstate.*`, `done.*` and `error.*` are the
+    engine's.
+    """
+    send_event(call.tx, call.tenant_id, instance_id, body.root, actor=call.actor, limits=call.limits)
+    return _accepted(call, instance_id)
+
+
+@routes.post(
+    "/instances/{instanceId}/cancel",
+    permission=Permission.OPERATE,
+    answers=_ACCEPTED,
+    wait=CONTROL_WAIT_SECONDS,
+    body_is_optional=True,
+    example={"reason": "ordered twice"},
+)
+def cancel(call: Call, instance_id: str, body: CancelBody | None = None) -> Answer:
+    """Cancel an instance.
+
+    Refused at once where the instance has finished. It overtakes waiting events; open tasks, timers and children end
+    with it. Answers as with `Prefer: wait=2` unless told otherwise.
+    """
+    reason = body.reason if body is not None else None
+    cancel_instance(call.tx, call.tenant_id, instance_id, reason=reason, actor=call.actor)
+    return _accepted(call, instance_id)
+
+
+@routes.post(
+    "/instances/{instanceId}/history",
+    permission=Permission.OPERATE,
+    answers=_ACCEPTED,
+    wait=0.0,
+    example={"note": "called the customer, who will pay tomorrow"},
+)
+def append_note(call: Call, instance_id: str, body: NoteBody) -> Answer:
+    """Append a note to the history. Any instance takes notes, a finished one too."""
+    add_note(call.tx, call.tenant_id, instance_id, body.note, actor=call.actor)
+    return _accepted(call, instance_id)
+
+
+def _accepted(call: Call, instance_id: str) -> Answer:
+    follow = Follow(call.tenant_id, instance_id, settled_status=200, unsettled_status=202)
+    return Answer(instance_json(_instance(call, instance_id)), 202, follow=follow)
+
+
+# -- reading ------------------------------------------------------------------------------------------------------
+
+
+@routes.get("/instances", answers={200: Shape("newest first", InstancePage)})
+def list_instances(call: Call, query: InstanceQuery) -> Answer:
+    """List instances. A page ends early where its instances are very large."""
+    paging = Paging(call, query)
+    labels = [tuple(pair.split(":", 1)) for pair in query.label]
+    wanted = listing.InstanceFilter(
+        statuses=query.status,
+        definition_key=query.definition_key,
+        business_key=query.business_key,
+        state=query.state,
+        labels=[(name, value) for name, value in labels],
+        created_after=query.created_after,
+        created_before=query.created_before,
+    )
+    page = listing.list_instances(
+        call.tx, call.tenant_id, wanted, before=paging.after_text(), limit=paging.limit
+    )
+    return Answer(paging.answer(page.items, instance_json, [page.items[-1].id] if page.has_more else None))
+
+
+@routes.get("/instances/{instanceId}", answers={200: Shape("the instance", Instance)})
+def get_instance(call: Call, instance_id: str) -> Answer:
+    """Read an instance."""
+    return Answer(instance_json(_instance(call, instance_id)))
+
+
+@routes.get("/instances/{instanceId}/tasks", answers={200: Shape("newest first", TaskPage)})
+def list_instance_tasks(call: Call, instance_id: str, query: InstanceTaskQuery) -> Answer:
+    """List the tasks of an instance."""
+    _instance(call, instance_id)
+    paging = Paging(call, query)
+    wanted = listing.TaskFilter(statuses=query.status, instance_id=instance_id)
+    page = listing.list_tasks(call.tx, call.tenant_id, wanted, before=paging.after_text(), limit=paging.limit)
+    return Answer(paging.answer(page.items, task_json, [page.items[-1].id] if page.has_more else None))
+
+
+@routes.get("/instances/{instanceId}/history", answers={200: Shape("in order", HistoryPage)})
+def list_history(call: Call, instance_id: str, query: PageQuery) -> Answer:
+    """Read the history, entry by entry.
+
+    Entries are numbered `row.entry`: a row is a consumed event, and what it caused are its entries.
+    """
+    _instance(call, instance_id)
+    paging = Paging(call, query)
+    sequence, ordinal = (int(part) for part in paging.position or (1, 0))
+    entries: list[tuple[int, int, dict[str, Any]]] = []
+    has_more = True
+    while has_more and len(entries) <= paging.limit:
+        page = listing.list_history(
+            call.tx, call.tenant_id, instance_id, since=sequence, limit=paging.limit + 1
+        )
+        for row in page.items:
+            entries += [
+                (row.sequence, number, entry)
+                for number, entry in enumerate(history_entries(row), start=1)
+                if (row.sequence, number) > (sequence, ordinal)
+            ]
+        has_more = page.has_more
+        if page.items:
+            sequence, ordinal = page.items[-1].sequence + 1, 0
+    shown = entries[: paging.limit]
+    following = [shown[-1][0], shown[-1][1]] if len(entries) > len(shown) else None
+    return Answer(paging.answer(shown, lambda entry: entry[2], following))
+
+
+@routes.get("/instances/{instanceId}/verify", answers={200: Shape("what the check found", Verification)})
+def verify(call: Call, instance_id: str) -> Answer:
+    """Check the history: the chain of hashes is intact, and replaying it gives the stored snapshot."""
+    overview.hold_still(call.tx)
+    return Answer(verify_instance(call.tx, call.tenant_id, instance_id))
+
+
+@routes.get("/instances/{instanceId}/explain", answers={200: Shape("the explanation", Explanation)})
+def explain_instance(call: Call, instance_id: str) -> Answer:
+    """Explain why an instance stands where it stands, and what would move it."""
+    overview.hold_still(call.tx)
+    record = _instance(call, instance_id)
+    tx, tenant_id = call.tx, call.tenant_id
+    waiting = overview.count_inbox(tx, tenant_id, instance_id)
+    tasks = listing.list_tasks(
+        tx,
+        tenant_id,
+        listing.TaskFilter(statuses=OPEN, instance_id=instance_id),
+        before=None,
+        limit=EXPLAINED,
+    )
+    incidents = listing.list_incidents(
+        tx, tenant_id, status=IncidentStatus.OPEN, instance_id=instance_id, before=None, limit=EXPLAINED
+    )
+    return Answer(
+        {
+            "instanceId": record.id,
+            "status": record.status.value,
+            "chart": _explain(tx, record),
+            "inbox": {"ready": waiting.ready, "parked": waiting.parked},
+            "tasks": [task_json(task) for task in tasks.items],
+            "incidents": [incident_json(incident) for incident in incidents.items],
+        }
+    )
+
+
+def _explain(tx: Connection, record: listing.InstanceRecord) -> dict[str, Any] | None:
+    if record.snapshot is None:
+        return None
+    (definition,) = read_definitions(tx, [record.definition_id])
+    return explain(chart_of(definition.document), read(record.snapshot))
+
+
+def _instance(call: Call, instance_id: str) -> listing.InstanceRecord:
+    record = listing.read_instance(call.tx, call.tenant_id, instance_id)
+    if record is None:
+        raise missing("instance", instance_id)
+    return record

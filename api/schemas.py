@@ -1,0 +1,486 @@
+"""The bodies and answers of the API, as Pydantic models: requests are validated by them, answers documented.
+
+Answers are built by shapes.py from stored text, without a detour over these models; a test holds every answer against
+its model, so that the document stays true.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel
+from pydantic.alias_generators import to_camel
+
+from common.clock import parse_instant
+from common.commands.control import MAX_REASON
+from common.commands.send import MAX_NOTE, MAX_TYPE
+from common.commands.start import MAX_KEY, MAX_LABELS, PRIORITIES
+from common.db.tables import AttemptOutcome, DefinitionStatus, IncidentStatus
+from common.lifecycle import InstanceStatus, TaskStatus
+
+Json = Any
+
+
+class Body(BaseModel):
+    """A request body: camelCase, unknown members refused, no type coerced into another."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, alias_generator=to_camel)
+
+
+class Query(BaseModel):
+    """Query parameters: text is read into the parameter's type, unknown ones are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel)
+
+
+class Shape(BaseModel):
+    """A piece of an answer. More members may be added at any time."""
+
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, use_enum_values=True)
+
+
+def _instant(value: Any) -> Any:
+    return parse_instant(value) if isinstance(value, str) else value
+
+
+def _label_name(name: str) -> str:
+    if not 0 < len(name) <= 63 or ":" in name:
+        raise ValueError(f'a label\'s name has 1 to 63 characters and no ":", found "{name[:80]}"')
+    return name
+
+
+def _label_pair(text: str) -> str:
+    if ":" not in text:
+        raise ValueError(f'a label filter is "name:value", found "{text[:80]}"')
+    return text
+
+
+Instant = Annotated[datetime, BeforeValidator(_instant)]
+Key = Annotated[str, Field(min_length=1, max_length=MAX_KEY)]
+Version = Annotated[int, Field(ge=1, le=2**31 - 1)]
+LabelName = Annotated[str, AfterValidator(_label_name)]
+LabelValue = Annotated[str, Field(max_length=MAX_KEY)]
+Labels = Annotated[dict[LabelName, LabelValue], Field(max_length=MAX_LABELS)]
+LabelPair = Annotated[str, AfterValidator(_label_pair)]
+
+# -- requests -----------------------------------------------------------------------------------------------------
+
+
+class ApplyBody(Body):
+    """A definition to apply."""
+
+    document: dict[str, Json] = Field(
+        description="the definition, as /api/v1/schema/definition.json describes it"
+    )
+    activate: bool = Field(
+        True, description="let it start new instances, in place of the version that does so now"
+    )
+    allow_unknown_types: bool = Field(
+        False, description="accept task types that no runner has published yet, with a warning"
+    )
+
+
+class EmptyBody(Body):
+    """Nothing, or an empty object."""
+
+
+class RestoreBody(Body):
+    """How an old version comes back."""
+
+    activate: bool = Field(True, description="let the restored version start new instances")
+
+
+class CheckBody(Body):
+    """A definition to check without applying it."""
+
+    document: dict[str, Json]
+
+
+class SimulateBody(Body):
+    """A definition and the events to run through it, on a virtual clock; `{"advance_ms": N}` moves the clock."""
+
+    document: dict[str, Json]
+    events: list[Json] = Field(default_factory=list)
+
+
+class StartBody(Body):
+    """What to start: a definition by its key (its active version, or the `version` named), or by its id."""
+
+    definition_key: Key | None = None
+    definition_id: str | None = Field(None, max_length=64)
+    version: Version | None = None
+    business_key: Key | None = Field(None, description="at most one live instance of a definition holds it")
+    input: Json = None
+    context: dict[str, Json] | None = Field(
+        None, description="laid over the definition's context, member by member"
+    )
+    priority: int = Field(0, ge=PRIORITIES[0], le=PRIORITIES[-1], description="higher goes first")
+    start_at: Instant | None = Field(None, description="not before this instant, RFC 3339 with an offset")
+    labels: Labels = Field(default_factory=dict)
+    on_conflict: Literal["return", "reject"] = Field(
+        "return",
+        description="where a live instance holds the business key: answer with that one, or refuse with 409",
+    )
+
+
+class BatchBody(Body):
+    """Instances to start, each with a result of its own."""
+
+    instances: list[Json] = Field(min_length=1, description="each as the body of POST /instances")
+
+
+class EventBody(RootModel[Json]):
+    """An event: `type` and any other members, which the definition reads as `event.member`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "type": "object",
+            "properties": {"type": {"type": "string", "minLength": 1, "maxLength": MAX_TYPE}},
+            "required": ["type"],
+            "additionalProperties": True,
+        }
+    )
+
+
+class CancelBody(Body):
+    """Why an instance is cancelled; it stands in the history."""
+
+    reason: str | None = Field(None, max_length=MAX_REASON)
+
+
+class NoteBody(Body):
+    """A note for the history."""
+
+    note: str = Field(min_length=1, max_length=MAX_NOTE)
+
+
+# -- query parameters ---------------------------------------------------------------------------------------------
+
+
+class PageQuery(Query):
+    limit: int = Field(50, ge=1, description="at most 200 unless the installation allows more")
+    cursor: str | None = Field(None, description='"nextCursor" of the page before, with the same filters')
+
+
+class InstanceQuery(PageQuery):
+    status: list[InstanceStatus] = Field(default_factory=list, description="may be repeated: any of these")
+    definition_key: str | None = None
+    business_key: str | None = None
+    state: str | None = Field(
+        None, description="dotted path of a state that is active, itself or by one below it"
+    )
+    label: list[LabelPair] = Field(
+        default_factory=list, max_length=16, description="name:value, all of these"
+    )
+    created_after: Instant | None = None
+    created_before: Instant | None = None
+
+
+class TaskQuery(PageQuery):
+    status: list[TaskStatus] = Field(default_factory=list, description="may be repeated: any of these")
+    type: str | None = None
+    instance_id: str | None = None
+
+
+class InstanceTaskQuery(PageQuery):
+    status: list[TaskStatus] = Field(default_factory=list, description="may be repeated: any of these")
+
+
+class IncidentQuery(PageQuery):
+    status: IncidentStatus | None = None
+    instance_id: str | None = None
+
+
+class DiagramQuery(Query):
+    format: Literal["mermaid", "svg"] = "mermaid"
+
+
+# -- answers ------------------------------------------------------------------------------------------------------
+
+
+class ProblemItem(Shape):
+    """One finding: in a definition, or in a request."""
+
+    severity: Literal["error", "warning"]
+    code: str
+    path: str
+    message: str
+    suggestion: str | None
+
+
+class Problem(Shape):
+    """A refusal, as RFC 9457 has it. `code` is stable; `detail` is for people."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    instance: str = Field(description="the path of the request")
+    trace_id: str = Field(description="under which the log tells more")
+    problems: list[ProblemItem] | None = None
+
+
+class DefinitionSummary(Shape):
+    """A version of a definition, without its document."""
+
+    id: str
+    key: str
+    version: int
+    status: DefinitionStatus
+    checksum: str = Field(description="SHA-256 of the stored document's text, in hex")
+    labels: dict[str, str]
+    warnings: list[ProblemItem]
+    created_at: Instant
+    created_by: str
+
+
+class Definition(DefinitionSummary):
+    """A version of a definition."""
+
+    document: dict[str, Json]
+
+
+class CurrentDefinition(DefinitionSummary):
+    """A definition's active version, or its newest where none is active."""
+
+    newest_version: int
+
+
+class DefinitionPage(Shape):
+    items: list[CurrentDefinition]
+    next_cursor: str | None
+
+
+class VersionPage(Shape):
+    items: list[DefinitionSummary]
+    next_cursor: str | None
+
+
+class CheckReport(Shape):
+    problems: list[ProblemItem]
+
+
+class SimulatedSnapshot(Shape):
+    """Where the machine stands: initially, then after each event."""
+
+    configuration: list[str]
+    context: dict[str, Json]
+    status: Literal["active", "done", "error"]
+    error: dict[str, Json] | None = Field(
+        None, description="why a step failed; what follows is not taken any more"
+    )
+
+
+class Simulation(Shape):
+    snapshots: list[SimulatedSnapshot]
+
+
+class ErrorShape(Shape):
+    code: str
+    message: str
+    data: Json = None
+
+
+class Instance(Shape):
+    """A running or finished copy of a definition's version."""
+
+    id: str
+    definition_key: str
+    definition_version: int
+    definition_id: str
+    status: InstanceStatus
+    configuration: list[str] = Field(description="dotted paths of the active states")
+    context: dict[str, Json]
+    input: Json
+    output: Json
+    error: ErrorShape | None
+    business_key: str | None
+    labels: dict[str, str]
+    priority: int
+    sequence: int = Field(description="how many events it has consumed")
+    parent_id: str | None
+    created_at: Instant
+    started_at: Instant | None
+    finished_at: Instant | None
+    deadline_at: Instant | None
+
+
+class BatchItem(Shape):
+    """Exactly one of the two."""
+
+    instance: Instance | None = None
+    problem: Problem | None = None
+
+
+class BatchAnswer(Shape):
+    items: list[BatchItem] = Field(description="in the order of the request")
+
+
+class InstancePage(Shape):
+    items: list[Instance]
+    next_cursor: str | None
+
+
+class HistoryEntry(Shape):
+    """One thing that happened. `hash` chains its row to the one before."""
+
+    sequence: str = Field(description='"row.entry": the number of the consumed event, and of the entry in it')
+    type: str
+    at: Instant
+    actor: str
+    payload: dict[str, Json]
+    hash: str
+    previous_hash: str
+
+
+class HistoryPage(Shape):
+    items: list[HistoryEntry]
+    next_cursor: str | None
+
+
+class Verification(Shape):
+    valid: bool
+    entries: int = Field(description="rows of the history")
+    replayed: bool = Field(description="false where it could not be: a body was erased, or by another kernel")
+    erased: int = Field(description="rows whose body was erased; the chain holds without them")
+    problems: list[Json]
+
+
+class Attempt(Shape):
+    attempt: int
+    worker_id: str
+    started_at: Instant
+    ended_at: Instant | None
+    outcome: AttemptOutcome | None
+    error: ErrorShape | None
+
+
+class Task(Shape):
+    """A piece of work, with every attempt at it."""
+
+    id: str
+    instance_id: str
+    type: str
+    name: str
+    status: TaskStatus
+    attempt: int
+    max_attempts: int
+    lost: int = Field(description="leases that ran out; they do not count against the attempts")
+    held: bool = Field(description="set aside while the instance is paused or failed")
+    priority: int
+    run_at: Instant
+    input: Json
+    output: Json
+    error: ErrorShape | None
+    progress: Json
+    idempotency_key: str | None
+    attempts: list[Attempt]
+    assignee: str | None
+    due_at: Instant | None
+    created_at: Instant
+    finished_at: Instant | None
+
+
+class TaskPage(Shape):
+    items: list[Task]
+    next_cursor: str | None
+
+
+class Incident(Shape):
+    """What stopped an instance."""
+
+    id: str
+    instance_id: str
+    task_id: str | None
+    code: str
+    message: str
+    detail: Json
+    sequence: int = Field(description="of the history row that tells of it")
+    status: IncidentStatus
+    opened_at: Instant
+    resolved_at: Instant | None
+    resolved_by: str | None
+
+
+class IncidentPage(Shape):
+    items: list[Incident]
+    next_cursor: str | None
+
+
+class Waiting(Shape):
+    ready: int = Field(description="accepted and not consumed yet")
+    parked: int = Field(description="set aside until the instance is resumed or retried")
+
+
+class Explanation(Shape):
+    """Why an instance stands where it stands, and what would move it."""
+
+    instance_id: str
+    status: InstanceStatus
+    chart: dict[str, Json] | None = Field(
+        description="the statechart's own account; null until the start is consumed"
+    )
+    inbox: Waiting
+    tasks: list[Task] = Field(description="the newest tasks that are open")
+    incidents: list[Incident] = Field(description="the newest incidents that are open")
+
+
+class Handler(Shape):
+    """A task type that some runner offers; `name` is the function's, where the type is SYSTEM."""
+
+    type: str
+    name: str | None
+    description: str
+    light: bool
+    isolated: bool
+    input_schema: Json
+    output_schema: Json
+    published_at: Instant
+
+
+class HandlerPage(Shape):
+    items: list[Handler]
+    next_cursor: None
+
+
+class InboxFigures(Shape):
+    waiting: int
+    oldest_seconds: float
+
+
+class Worker(Shape):
+    id: str
+    duty: str
+    host: str
+    pid: int
+    version: str
+    types: list[str]
+    slots: int
+    started_at: Instant
+    seen_at: Instant
+    is_alive: bool = Field(description="seen in the last 15 s")
+
+
+class Stats(Shape):
+    instances: dict[str, int] = Field(description="how many, by status")
+    tasks: dict[str, int] = Field(description="how many, by status")
+    inbox: InboxFigures
+    stalled: int = Field(description="instances without a reason to wake; always 0, or something is broken")
+    workers: list[Worker]
+
+
+class Alive(Shape):
+    status: Literal["alive"]
+
+
+class Readiness(Shape):
+    status: Literal["ready", "not ready"]
+    database: Literal["up", "down"]
+    schema_: Literal["up", "down", "outdated"] = Field(alias="schema")
+    broker: Literal["up", "down", "off"] = Field(
+        description="down is no reason not to be ready: work is found by looking"
+    )

@@ -1,0 +1,35 @@
+"""What the handlers of one process share, put together once by `app.create_app`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from api.auth import KeyRing
+from api.cursors import Cursors
+from api.health import Health
+from api.reference import Documents
+from api.waiting import Waiter
+from common.config import Limits
+from common.db import Database
+from common.queues.doorbell import Doorbells
+
+
+@dataclass(frozen=True)
+class Services:
+    """One API process: its database, its limits, and what recognises keys, signs cursors and waits for instances."""
+
+    database: Database
+    limits: Limits
+    keys: KeyRing
+    cursors: Cursors
+    waiter: Waiter
+    health: Health
+    documents: Documents = field(repr=False)
+    doorbells: Doorbells | None = field(default=None, repr=False)
+
+    def close(self) -> None:
+        """Ring what is still to be rung and let go of the connections."""
+        if self.doorbells is not None:
+            self.doorbells.close()
+        self.waiter.close()
+        self.database.dispose()

@@ -1,0 +1,186 @@
+"""From stored records to the JSON of the API. Member names are the contract of docs/api.md; schemas.py documents them.
+
+JSON columns are stored as canonical text, so they are put into the answer as they are, without being parsed.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from common.canonical import read
+from common.clock import instant_text
+from common.store.definitions import CurrentDefinition, Definition, DefinitionFacts
+from common.store.listing import AttemptRecord, HistoryRecord, IncidentRecord, InstanceRecord, TaskRecord
+from common.store.overview import HandlerRecord, WorkerRecord
+
+SEEN_RECENTLY_SECONDS = 15.0
+
+
+def stored(text: str | None) -> Any:
+    """Stored JSON text as a piece of the answer; None stays null."""
+    return None if text is None else orjson.Fragment(text)
+
+
+def instant(at: datetime | None) -> str | None:
+    return None if at is None else instant_text(at)
+
+
+# -- definitions --------------------------------------------------------------------------------------------------
+
+
+def definition_summary(facts: DefinitionFacts) -> dict[str, Any]:
+    """A definition without its document, which may be a megabyte."""
+    return {
+        "id": facts.id,
+        "key": facts.key,
+        "version": facts.version,
+        "status": facts.status.value,
+        "checksum": facts.checksum,
+        "labels": facts.labels,
+        "warnings": stored(facts.warnings),
+        "createdAt": instant(facts.created_at),
+        "createdBy": facts.created_by,
+    }
+
+
+def definition_json(definition: Definition) -> dict[str, Any]:
+    return {**definition_summary(definition.facts), "document": stored(definition.document)}
+
+
+def current_definition_json(current: CurrentDefinition) -> dict[str, Any]:
+    return {**definition_summary(current.facts), "newestVersion": current.newest_version}
+
+
+# -- instances ----------------------------------------------------------------------------------------------------
+
+
+def instance_json(record: InstanceRecord) -> dict[str, Any]:
+    """An instance; its context is empty until its start is consumed."""
+    snapshot = read(record.snapshot) if record.snapshot is not None else {}
+    return {
+        "id": record.id,
+        "definitionKey": record.definition_key,
+        "definitionVersion": record.definition_version,
+        "definitionId": record.definition_id,
+        "status": record.status.value,
+        "configuration": stored(record.configuration),
+        "context": snapshot.get("context", {}),
+        "input": stored(record.input),
+        "output": stored(record.output),
+        "error": stored(record.error),
+        "businessKey": record.business_key,
+        "labels": record.labels,
+        "priority": record.priority,
+        "sequence": record.sequence,
+        "parentId": record.parent_id,
+        "createdAt": instant(record.created_at),
+        "startedAt": instant(record.started_at),
+        "finishedAt": instant(record.finished_at),
+        "deadlineAt": instant(record.deadline_at),
+    }
+
+
+def history_entries(record: HistoryRecord) -> list[dict[str, Any]]:
+    """The entries of one history row, each with the hash of its row. A row whose body was erased shows that it was there."""
+    changes = [{"type": "erased"}] if record.changes is None else read(record.changes)
+    return [
+        {
+            "sequence": f"{record.sequence}.{ordinal}",
+            "type": change["type"],
+            "at": instant(record.at),
+            "actor": record.actor,
+            "payload": {name: value for name, value in change.items() if name != "type"},
+            "hash": record.hash.hex(),
+            "previousHash": record.previous_hash.hex(),
+        }
+        for ordinal, change in enumerate(changes, start=1)
+    ]
+
+
+# -- tasks, incidents, what runs ----------------------------------------------------------------------------------
+
+
+def task_json(record: TaskRecord) -> dict[str, Any]:
+    options = read(record.options) if record.options is not None else {}
+    return {
+        "id": record.id,
+        "instanceId": record.instance_id,
+        "type": record.type,
+        "name": record.name,
+        "status": record.status,
+        "attempt": record.attempt,
+        "maxAttempts": record.max_attempts,
+        "lost": record.lost,
+        "held": record.held,
+        "priority": record.priority,
+        "runAt": instant(record.run_at),
+        "input": stored(record.input),
+        "output": stored(record.output),
+        "error": stored(record.error),
+        "progress": stored(record.progress),
+        "idempotencyKey": record.idempotency_key,
+        "attempts": [_attempt(attempt) for attempt in record.attempts],
+        "assignee": options.get("assignee"),
+        "dueAt": options.get("dueAt"),
+        "createdAt": instant(record.created_at),
+        "finishedAt": instant(record.finished_at),
+    }
+
+
+def _attempt(record: AttemptRecord) -> dict[str, Any]:
+    return {
+        "attempt": record.attempt,
+        "workerId": record.worker_id,
+        "startedAt": instant(record.started_at),
+        "endedAt": instant(record.ended_at),
+        "outcome": record.outcome,
+        "error": stored(record.error),
+    }
+
+
+def incident_json(record: IncidentRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "instanceId": record.instance_id,
+        "taskId": record.task_id,
+        "code": record.code,
+        "message": record.message,
+        "detail": stored(record.detail),
+        "sequence": record.sequence,
+        "status": record.status,
+        "openedAt": instant(record.opened_at),
+        "resolvedAt": instant(record.resolved_at),
+        "resolvedBy": record.resolved_by,
+    }
+
+
+def handler_json(record: HandlerRecord) -> dict[str, Any]:
+    return {
+        "type": record.type,
+        "name": record.name or None,
+        "description": record.description,
+        "light": record.light,
+        "isolated": record.isolated,
+        "inputSchema": stored(record.input_schema),
+        "outputSchema": stored(record.output_schema),
+        "publishedAt": instant(record.published_at),
+    }
+
+
+def worker_json(record: WorkerRecord) -> dict[str, Any]:
+    silent = (record.now - record.seen_at).total_seconds()
+    return {
+        "id": record.id,
+        "duty": record.duty,
+        "host": record.host,
+        "pid": record.pid,
+        "version": record.version,
+        "types": stored(record.types),
+        "slots": record.slots,
+        "startedAt": instant(record.started_at),
+        "seenAt": instant(record.seen_at),
+        "isAlive": silent < SEEN_RECENTLY_SECONDS,
+    }

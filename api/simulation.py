@@ -1,0 +1,57 @@
+"""Simulating on behalf of a caller: the kernel's simulation under bounds, its failures as our errors.
+
+One step is bounded by the kernel; here their number, their time together and the size of the answer are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from common.config import Limits
+from common.errors import Invalid, LimitExceeded
+from statechart import DefinitionInvalid, StepFailed, load
+from statechart.simulate import Simulation
+
+LONGEST_SECONDS = 2
+MOST_BYTES = 8_000_000
+
+
+def simulate_within(document: Any, events: Sequence[Any], *, limits: Limits) -> list[orjson.Fragment]:
+    """The initial snapshot and the one after each event, as JSON.
+
+    Raises `Invalid` (`definition.invalid`, `event.invalid`) and `LimitExceeded` for too many events, too much time and
+    too large an answer.
+    """
+    if len(events) > limits.max_batch:
+        _refuse(
+            "max_batch", limits.max_batch, f"takes at most {limits.max_batch} events, found {len(events)}"
+        )
+    try:
+        return _run(Simulation(load(document)), events)
+    except DefinitionInvalid as error:
+        problems = [problem.to_json() for problem in error.problems]
+        raise Invalid(str(error), code="definition.invalid", problems=problems) from error
+    except StepFailed as error:
+        raise Invalid(error.message, code="event.invalid") from error
+
+
+def _run(simulation: Simulation, events: Sequence[Any]) -> list[orjson.Fragment]:
+    deadline = time.monotonic() + LONGEST_SECONDS
+    texts = [orjson.dumps(simulation.view())]
+    total = len(texts[0])
+    for event in events:
+        if time.monotonic() > deadline:
+            _refuse("max_simulation_seconds", LONGEST_SECONDS, f"may take {LONGEST_SECONDS} s")
+        texts.append(orjson.dumps(simulation.take(event)))
+        total += len(texts[-1])
+        if total > MOST_BYTES:
+            _refuse("max_simulation_bytes", MOST_BYTES, f"may answer with {MOST_BYTES} bytes")
+    return [orjson.Fragment(text) for text in texts]
+
+
+def _refuse(limit: str, allowed: int, what: str) -> None:
+    raise LimitExceeded(f"a simulation {what}", limit=limit, allowed=allowed)

@@ -1,0 +1,135 @@
+"""One transaction a command, and the promises around it: idempotency keys before, waiting after.
+
+Order in the transaction: the idempotency row is claimed first (a second request with the key waits here), the handler
+works, the answer is kept, then the commit. A refusal rolls everything back, the claim included: nothing is stored, and
+the same key may be tried again. Doorbells ring after the commit, from the database's listeners.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import orjson
+from sqlalchemy import Connection
+
+from api.operations import JSON, Answer, Follow
+from api.shapes import instance_json
+from api.waiting import Waiter
+from common import faults
+from common.clock import read_now
+from common.db import Database
+from common.errors import Invalid
+from common.store.idempotency import IdempotencyKey, KeptAnswer, claim, keep
+
+KEY_LIFETIME = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """An answer as bytes, on its way to the caller."""
+
+    payload: bytes
+    status: int
+    headers: Mapping[str, str]
+    media_type: str = JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A POST that has been read and checked. `handle` runs in a transaction, more than once if that was a deadlock victim.
+
+    `wait`: the seconds to wait for the instance that the answer is about, None not to. `was_asked` tells that the
+    caller asked for it, and is to be told that it was done.
+    """
+
+    handle: Callable[[Connection], Answer]
+    key: IdempotencyKey | None
+    wait: float | None = None
+    was_asked: bool = False
+
+
+class Transactions:
+    """Runs what was read and checked, on one database."""
+
+    def __init__(self, database: Database, waiter: Waiter) -> None:
+        self._database = database
+        self._waiter = waiter
+
+    def read(self, handle: Callable[[Connection], Answer]) -> Sent:
+        """Answer from one reading transaction."""
+        with self._database.reading() as tx:
+            return send(handle(tx))
+
+    def calculate(self, command: Command) -> Sent:
+        """Answer a POST that stores nothing; with a key, the first answer is kept and given again."""
+        with self._database.reading() as tx:
+            answer = command.handle(tx)
+        if command.key is None:
+            return send(answer)
+        return self.command(replace(command, handle=lambda _tx: answer))
+
+    def command(self, command: Command) -> Sent:
+        """Run a command in a transaction of its own, then wait for what it set in motion, where that is wanted."""
+        done = self._database.run(lambda tx: _once(tx, command))
+        faults.hit("after_accept_commit")
+        if isinstance(done, KeptAnswer):
+            return _replay(done)
+        sent = send(done)
+        if command.wait is not None and done.follow is not None:
+            sent = self._settle(command, done.follow, sent)
+        return sent
+
+    def _settle(self, command: Command, follow: Follow, sent: Sent) -> Sent:
+        seconds = command.wait or 0.0
+        waited = self._waiter.wait(follow.tenant_id, follow.instance_id, seconds)
+        if not (waited.has_settled or waited.has_waited):
+            return sent
+        status = follow.settled_status if waited.has_settled else follow.unsettled_status
+        headers = dict(sent.headers)
+        if command.was_asked and waited.has_waited:
+            headers["Preference-Applied"] = f"wait={seconds:g}"
+        later = send(Answer(instance_json(waited.record), status, headers))
+        if command.key is not None:
+            self._keep(command.key, later)
+        return later
+
+    def _keep(self, key: IdempotencyKey, sent: Sent) -> None:
+        """A repeat of the request is to get the answer that was given, not the one from before the wait."""
+        self._database.run(lambda tx: keep(tx, key, status=sent.status, answer=_kept_text(sent)))
+
+
+def _once(tx: Connection, command: Command) -> Answer | KeptAnswer:
+    key = command.key
+    if key is None:
+        return command.handle(tx)
+    now = read_now(tx)
+    kept = claim(tx, key, now=now, expires_at=now + KEY_LIFETIME)
+    if kept is not None:
+        return kept
+    answer = command.handle(tx)
+    keep(tx, key, status=answer.status, answer=_kept_text(send(answer)))
+    return answer
+
+
+def send(answer: Answer) -> Sent:
+    """An answer as bytes. Stored JSON comes as `orjson.Fragment` and goes out as it is."""
+    payload = answer.body if isinstance(answer.body, bytes) else orjson.dumps(answer.body)
+    return Sent(payload, answer.status, answer.headers, answer.media_type)
+
+
+def _kept_text(sent: Sent) -> str:
+    kept = {"body": orjson.Fragment(sent.payload), "headers": dict(sent.headers)}
+    return orjson.dumps(kept).decode()
+
+
+def _replay(kept: KeptAnswer) -> Sent:
+    if not kept.is_same_request:
+        raise Invalid(
+            "this Idempotency-Key came with another request before; a new request needs a new key",
+            code="idempotency.key_reused",
+        )
+    stored = orjson.loads(kept.answer)
+    headers = {**stored["headers"], "Idempotency-Replayed": "true"}
+    return Sent(orjson.dumps(stored["body"]), kept.status, headers)
