@@ -26,7 +26,7 @@ from common.commands.definitions import apply_definition
 from common.commands.start import Start, start_instance
 from common.config import Limits, Settings, redact_url
 from common.db import Database
-from common.errors import Misconfigured, NotFound, Unavailable
+from common.errors import Misconfigured, NotFound, SignalboxError
 from common.ids import TenantId
 from common.lifecycle import InstanceStatus
 from common.queues import doorbell
@@ -88,6 +88,12 @@ class Starter(Protocol):
 Tell = Callable[[str], None]
 
 
+class BenchFailed(SignalboxError):
+    """What was to be measured did not run to its end."""
+
+    code = "bench.failed"
+
+
 def steps_chart(steps: int) -> dict[str, Json]:
     """A chart that asks for `steps` no-op tasks, one after the other."""
     states: dict[str, Json] = {
@@ -108,7 +114,7 @@ def steps_chart(steps: int) -> dict[str, Json]:
 def measure(options: Options, tell: Tell) -> dict[str, Json]:
     """Bring up a stack, measure each mode on it, take it down; the report as JSON.
 
-    `tell` gets a line of progress now and then. Raises `Unavailable` when instances stop making progress.
+    `tell` gets a line of progress now and then. Raises `BenchFailed` when instances stop making progress.
     """
     with ExitStack() as ending:
         folder = DataFolder.at(
@@ -173,7 +179,7 @@ def _await_database(url: str, supervisor: Supervisor) -> None:
         except psycopg.OperationalError as error:
             if time.monotonic() > deadline:
                 log = "\n".join(supervisor.log_end("postgres"))
-                raise Unavailable(
+                raise BenchFailed(
                     f"PostgreSQL does not answer: {error}\n{log}", code="bench.postgres"
                 ) from error
             time.sleep(0.05)
@@ -317,7 +323,7 @@ class Bench:
                 changed.wait(0.005)  # what changed before we listened rings nobody
 
     def _await_all(self, ids: Sequence[str]) -> list[Run]:
-        """Wait until every instance has ended. Raises `Unavailable` when none ends for 30 s, or one did not complete."""
+        """Wait until every instance has ended. Raises `BenchFailed` when none ends for 30 s, or one did not complete."""
         found: dict[str, InstanceRecord] = {}
         left = list(ids)
         patience = time.monotonic() + STANDSTILL_SECONDS
@@ -353,7 +359,7 @@ def _run(record: InstanceRecord) -> Run:
         or record.started_at is None
         or record.finished_at is None
     ):
-        raise Unavailable(
+        raise BenchFailed(
             f'instance {record.id} is "{record.status}", expected "completed": a definition to measure runs to its '
             f"end by itself; error: {record.error}",
             code="bench.not_completed",
@@ -362,7 +368,7 @@ def _run(record: InstanceRecord) -> Run:
 
 
 def _standstill(count: int, status: str) -> Unavailable:
-    return Unavailable(
+    return BenchFailed(
         f'{count} instances made no progress for {STANDSTILL_SECONDS:g} s, one of them is "{status}"; '
         "a definition to measure runs to its end by itself",
         code="bench.standstill",

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, cast
+from urllib.parse import quote
 
 import httpx2
 
@@ -93,22 +94,26 @@ class Client:
 
     def definition(self, key: str, version: int | None = None) -> Definition:
         """One version of a definition; without a number the one that starts by this key."""
-        path = f"/definitions/{key}" if version is None else f"/definitions/{key}/versions/{version}"
+        path = (
+            _path("definitions", key) if version is None else _path("definitions", key, "versions", version)
+        )
         return cast("Definition", self._get(path))
 
     def versions(self, key: str) -> Iterator[DefinitionSummary]:
         """All versions of a definition."""
-        return self._items(f"/definitions/{key}/versions")
+        return self._items(_path("definitions", key, "versions"))
 
     def set_availability(self, key: str, version: int, verb: Availability) -> Definition:
         """Activate, deactivate, archive or restore one version."""
-        return cast("Definition", self._post(f"/definitions/{key}/versions/{version}/{verb}", {}))
+        return cast("Definition", self._post(_path("definitions", key, "versions", version, verb), {}))
 
     def diagram(
         self, key: str, version: int | None = None, *, form: Literal["mermaid", "svg"] = "mermaid"
     ) -> str:
         """The chart of a definition as Mermaid text or as SVG."""
-        path = f"/definitions/{key}" if version is None else f"/definitions/{key}/versions/{version}"
+        path = (
+            _path("definitions", key) if version is None else _path("definitions", key, "versions", version)
+        )
         return self._ask("GET", f"{path}/diagram", params={"format": form}).text
 
     # --- instances --------------------------------------------------------------------------------------------
@@ -166,36 +171,36 @@ class Client:
         return self._items("/instances", params, limit=limit)
 
     def instance(self, instance_id: str) -> Instance:
-        return cast("Instance", self._get(f"/instances/{instance_id}"))
+        return cast("Instance", self._get(_path("instances", instance_id)))
 
     def send(self, instance_id: str, event: Mapping[str, Json], *, wait: float | None = None) -> Instance:
         """Send an event: one JSON object with `type` and any other members."""
-        return cast("Instance", self._post(f"/instances/{instance_id}/events", event, wait=wait))
+        return cast("Instance", self._post(_path("instances", instance_id, "events"), event, wait=wait))
 
     def cancel(self, instance_id: str, *, reason: str | None = None) -> Instance:
         body = {} if reason is None else {"reason": reason}
-        return cast("Instance", self._post(f"/instances/{instance_id}/cancel", body))
+        return cast("Instance", self._post(_path("instances", instance_id, "cancel"), body))
 
     def note(self, instance_id: str, text: str) -> Json:
         """Append a note to an instance's history."""
-        return self._post(f"/instances/{instance_id}/history", {"note": text})
+        return self._post(_path("instances", instance_id, "history"), {"note": text})
 
     def history_page(self, instance_id: str, cursor: str | None = None) -> Page:
         """One page of an instance's history, oldest first."""
         params = [("limit", str(PAGE)), *_given(cursor=cursor)]
-        return cast("Page", self._get(f"/instances/{instance_id}/history", params))
+        return cast("Page", self._get(_path("instances", instance_id, "history"), params))
 
     def history(self, instance_id: str) -> Iterator[Entry]:
         """An instance's whole history, oldest first."""
-        return self._items(f"/instances/{instance_id}/history")
+        return self._items(_path("instances", instance_id, "history"))
 
     def verify(self, instance_id: str) -> Verdict:
         """Check an instance's hash chain and replay its history."""
-        return cast("Verdict", self._get(f"/instances/{instance_id}/verify"))
+        return cast("Verdict", self._get(_path("instances", instance_id, "verify")))
 
     def explain(self, instance_id: str) -> dict[str, Json]:
         """Why an instance stands where it stands, and what would move it."""
-        return cast("dict[str, Json]", self._get(f"/instances/{instance_id}/explain"))
+        return cast("dict[str, Json]", self._get(_path("instances", instance_id, "explain")))
 
     # --- tasks, incidents, the whole ---------------------------------------------------------------------------
 
@@ -208,11 +213,11 @@ class Client:
         limit: int | None = None,
     ) -> Iterator[Task]:
         """Tasks that match every filter; at most `limit`."""
-        path = "/tasks" if instance_id is None else f"/instances/{instance_id}/tasks"
+        path = "/tasks" if instance_id is None else _path("instances", instance_id, "tasks")
         return self._items(path, [*(("status", one) for one in status), *_given(type=type)], limit=limit)
 
     def task(self, task_id: str) -> Task:
-        return cast("Task", self._get(f"/tasks/{task_id}"))
+        return cast("Task", self._get(_path("tasks", task_id)))
 
     def incidents(
         self, *, instance_id: str | None = None, status: str | None = None, limit: int | None = None
@@ -220,7 +225,7 @@ class Client:
         return self._items("/incidents", _given(instanceId=instance_id, status=status), limit=limit)
 
     def incident(self, incident_id: str) -> Incident:
-        return cast("Incident", self._get(f"/incidents/{incident_id}"))
+        return cast("Incident", self._get(_path("incidents", incident_id)))
 
     def stats(self) -> dict[str, Json]:
         return cast("dict[str, Json]", self._get("/stats"))
@@ -273,6 +278,16 @@ class Client:
                     raise _no_answer(self.url, error) from error
                 time.sleep(pause)
         raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _path(*parts: object) -> str:
+    """A path of these segments. Whatever an id contains, it stays one segment: it cannot name another route."""
+    return "".join(f"/{_segment(str(part))}" for part in parts)
+
+
+def _segment(text: str) -> str:
+    # Quoting leaves dots alone, and "." and ".." would be taken for steps through the path.
+    return text.replace(".", "%2E") if set(text) <= {"."} else quote(text, safe="")
 
 
 def _given(**params: str | None) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from common.errors import SignalboxError, Unavailable
+from common.errors import SignalboxError
 from common.lifecycle import InstanceStatus
 from signalbox import examples
 from signalbox.cli.exits import Exit
@@ -44,7 +44,7 @@ SHOWN_HEADERS = ("From", "To", "Subject", "Date", "Message-ID")
 _NOT_FOR_THE_DEMO = ("DATABASE_URL", "REDIS_URL", "SMTP_URL")
 
 
-class DemoFailed(Unavailable):
+class DemoFailed(SignalboxError):
     """A step of the demo did not do what it should."""
 
     code = "demo.failed"

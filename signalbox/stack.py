@@ -23,7 +23,7 @@ from common.credentials import is_key, key_prefix, read_secret
 from common.db import Database
 from common.db.migrate import upgrade
 from common.db.tables import Role
-from common.errors import Misconfigured, Unavailable
+from common.errors import Misconfigured, SignalboxError
 from common.store import keys, overview
 from signalbox.broker import Broker, find_broker
 from signalbox.client import Client
@@ -65,7 +65,7 @@ class Plan:
     has_workers: bool = True
 
 
-class PartFailed(Unavailable):
+class PartFailed(SignalboxError):
     """A process that did not begin to work; `log_end` are the last lines that it wrote."""
 
     code = "up.part_failed"

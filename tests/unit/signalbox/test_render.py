@@ -1,0 +1,237 @@
+"""API bodies as text: what stands where, without a terminal."""
+
+import io
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from common.errors import Invalid
+from signalbox.cli import render
+from signalbox.cli.output import PIPE_COLUMNS, Output, console
+from signalbox.shapes import Entry, Instance
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def text_of(renderable: RenderableType) -> str:
+    """What a pipe gets, without the spaces at the ends of lines."""
+    stream = io.StringIO()
+    Console(file=stream, width=PIPE_COLUMNS, markup=False, no_color=True).print(renderable)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def entry(kind: str, payload: dict[str, Any], sequence: str = "1.1", hash: str = "ab" * 32) -> Entry:
+    return {
+        "sequence": sequence,
+        "type": kind,
+        "at": "2026-01-01T12:00:00.250000Z",
+        "actor": "key:alice",
+        "payload": payload,
+        "hash": hash,
+        "previousHash": "00" * 32,
+    }
+
+
+def instance(**changed: Any) -> Instance:
+    body: dict[str, Any] = {
+        "id": "01932d2b-7a00-7000-8000-000000000001",
+        "definitionKey": "order",
+        "definitionVersion": 3,
+        "definitionId": "d",
+        "status": "completed",
+        "configuration": ["done"],
+        "context": {"total": 7},
+        "input": None,
+        "output": None,
+        "error": None,
+        "businessKey": "order-7",
+        "labels": {"team": "a"},
+        "priority": 0,
+        "sequence": 4,
+        "parentId": None,
+        "createdAt": "2026-01-01T11:00:00.000000Z",
+        "startedAt": "2026-01-01T11:00:00.010000Z",
+        "finishedAt": "2026-01-01T11:00:00.040000Z",
+        "deadlineAt": None,
+    }
+    return {**body, **changed}  # type: ignore[return-value, typeddict-item]
+
+
+@pytest.mark.parametrize(
+    ("span", "told"),
+    [
+        (timedelta(microseconds=400), "0 ms"),
+        (timedelta(milliseconds=12), "12 ms"),
+        (timedelta(seconds=3.44), "3.4 s"),
+        (timedelta(seconds=60), "1 min"),
+        (timedelta(hours=5), "5 h"),
+        (timedelta(days=30), "30 d"),
+    ],
+)
+def test_a_span_is_told_in_one_unit(span: timedelta, told: str) -> None:
+    assert render.duration(span) == told
+
+
+def test_an_instant_is_told_from_now() -> None:
+    assert render.ago("2026-01-01T11:59:57.000000Z", NOW) == "3.0 s ago"
+    assert render.ago("2026-01-01T12:05:00.000000Z", NOW) == "in 5 min"
+    assert render.ago(None, NOW) == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "told"),
+    [
+        ("state.changed", {"configuration": ["a.b", "c"]}, "→ a.b, c"),
+        ("context.assigned", {"path": "total", "value": {"n": 1}}, 'total = {"n":1}'),
+        ("task.created", {"taskType": "EMAIL", "name": "send-hello", "key": "k"}, "EMAIL send-hello"),
+        ("task.failed", {"taskType": "HTTP", "name": "HTTP", "error": {"message": "no"}}, "HTTP: no"),
+        ("event.received", {"eventType": "APPROVED"}, "APPROVED"),
+        ("event.ignored", {"eventType": "APPROVED", "reason": "no_transition"}, "APPROVED (no_transition)"),
+        ("incident.opened", {"message": "it broke"}, "it broke"),
+        ("instance.completed", {"output": {"ok": True}}, 'output {"ok":true}'),
+        ("instance.completed", {"output": None}, '{"output":null}'),
+        ("something.new", {"a": 1}, '{"a":1}'),
+        ("instance.started", {}, ""),
+    ],
+)
+def test_an_entry_is_told_in_a_few_words(kind: str, payload: dict[str, Any], told: str) -> None:
+    assert render.summary(entry(kind, payload)) == told
+
+
+def test_a_summary_stays_on_one_line_of_bounded_length() -> None:
+    told = render.summary(entry("note", {"note": "a\nb " + "x" * 500}))
+
+    assert len(told) == render.LONGEST_SUMMARY
+    assert told.startswith("a b xxx")
+
+
+def test_a_timeline_tells_the_time_since_the_beginning() -> None:
+    line = text_of(render.entry_line(entry("event.received", {"eventType": "GO"}), "2026-01-01T12:00:00Z"))
+
+    assert line.split()[1:] == ["+250", "ms", "1.1", "event.received", "GO"]
+
+
+def test_a_history_shows_time_actor_and_hash_once_a_row() -> None:
+    table = text_of(
+        render.history_table(
+            [
+                entry("instance.started", {}, "1.1", "aa" * 32),
+                entry("state.changed", {"configuration": ["a"]}, "1.2", "aa" * 32),
+                entry("note", {"note": "hi"}, "2.1", "bb" * 32),
+            ]
+        )
+    )
+
+    assert table.count("key:alice") == 2
+    assert [table.count("aa" * 5), table.count("bb" * 5)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "told"),
+    [
+        (
+            {"valid": True, "entries": 1, "replayed": True, "problems": []},
+            "✓ chain verified: 1 entry, replaying them gives the stored state",
+        ),
+        ({"valid": True, "entries": 3, "replayed": False, "problems": []}, "✓ chain verified: 3 entries"),
+        (
+            {"valid": False, "entries": 3, "replayed": False, "problems": [{"code": "hash.wrong"}]},
+            '✗ history does not verify: 3 entries\n  {"code":"hash.wrong"}',
+        ),
+    ],
+)
+def test_a_verdict_is_one_sentence(verdict: Any, told: str) -> None:
+    assert text_of(render.verdict_line(verdict)) == told
+
+
+def test_a_problem_says_where_what_and_what_was_meant() -> None:
+    told = text_of(
+        render.problem_line(
+            {
+                "severity": "error",
+                "code": "target.unknown",
+                "path": "states.a.on.GO",
+                "message": 'unknown target "bb"',
+                "suggestion": "b",
+            }
+        )
+    )
+
+    assert told == '  ✗ states.a.on.GO: unknown target "bb"; did you mean "b"?  [target.unknown]'
+
+
+def test_an_instance_shows_what_it_has_and_nothing_that_is_empty() -> None:
+    told = text_of(render.instance_facts(instance()))
+
+    assert "order version 3" in told
+    assert "took 40 ms" in told
+    assert "team=a" in told
+    assert '"total": 7' in told
+    for absent in ("parent", "deadline", "output", "error", "tasks"):
+        assert absent not in told
+
+
+def test_a_list_of_instances_is_one_line_each() -> None:
+    told = text_of(render.instances_table([instance(), instance(finishedAt=None, status="waiting")], NOW))
+
+    header, _, first, second = told.splitlines()
+    assert header.split() == ["id", "definition", "status", "state", "business", "key", "started", "took"]
+    assert first.split()[1:4] == ["order", "v3", "completed"]
+    assert second.endswith("1 h ago")
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (render.instances_table([]), "no instances match"),
+        (render.definitions_table([]), "no definitions yet; apply one with `signalbox apply FILE`"),
+        (render.history_table([]), "no history yet"),
+    ],
+)
+def test_an_empty_list_is_a_sentence(table: RenderableType, said: str) -> None:
+    assert text_of(table) == said
+
+
+def test_text_in_square_brackets_is_text(capsys: pytest.CaptureFixture[str]) -> None:
+    Output(as_json=False).show(None, lambda: "[bold]data[/bold] [/]")
+
+    assert capsys.readouterr().out == "[bold]data[/bold] [/]\n"
+
+
+def test_into_a_pipe_nothing_is_wrapped_or_coloured(capsys: pytest.CaptureFixture[str]) -> None:
+    Output(as_json=False).show(None, lambda: render.status_text("failed" * 50))
+
+    assert capsys.readouterr().out == "failed" * 50 + "\n"
+
+
+def test_json_goes_to_stdout_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    Output(as_json=True).show({"a": 1}, lambda: pytest.fail("not for people"))
+
+    assert capsys.readouterr() == ('{\n  "a": 1\n}\n', "")
+
+
+def test_an_error_goes_to_stderr_with_its_problems(capsys: pytest.CaptureFixture[str]) -> None:
+    error = Invalid("the definition is invalid", code="definition.invalid", problems=[{"message": "no"}])
+
+    Output(as_json=False).fail(error)
+
+    assert capsys.readouterr() == ("", "error: the definition is invalid\n  ✗ no\n")
+
+
+def test_an_error_of_a_json_command_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    Output(as_json=True).fail(Invalid("no", code="x.y"))
+
+    out, err = capsys.readouterr()
+    assert '"code": "x.y"' in out
+    assert err == ""
+
+
+def test_a_terminal_is_drawn_on_and_a_pipe_is_not() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    assert console(Terminal()).is_terminal
+    assert not console(io.StringIO()).is_terminal

@@ -1,0 +1,108 @@
+"""Where a command goes, and which key it shows there."""
+
+from pathlib import Path
+
+import pytest
+
+from common.errors import Unauthorized, Unavailable
+from signalbox.cli.target import address, local_settings
+from signalbox.folder import DataFolder
+
+LOCAL = "http://127.0.0.1:8000"
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in (
+        "SIGNALBOX_URL",
+        "SIGNALBOX_KEY",
+        "SIGNALBOX_DATA",
+        "SIGNALBOX_SECRET",
+        "DATABASE_URL",
+        "REDIS_URL",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> DataFolder:
+    folder = DataFolder.at(tmp_path / ".signalbox")
+    folder.create()
+    return folder
+
+
+@pytest.fixture
+def used_folder(folder: DataFolder) -> DataFolder:
+    folder.store_url(LOCAL)
+    folder.store_key("sb_local")
+    return folder
+
+
+def test_the_folder_of_up_says_where(used_folder: DataFolder) -> None:
+    assert address(used_folder) == (LOCAL, "sb_local")
+
+
+def test_the_environment_wins(used_folder: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGNALBOX_URL", "https://example.org")
+    monkeypatch.setenv("SIGNALBOX_KEY", "sb_other")
+
+    assert address(used_folder) == ("https://example.org", "sb_other")
+
+
+def test_a_key_alone_is_shown_to_the_url_of_the_folder(
+    used_folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGNALBOX_KEY", "sb_viewer")
+
+    assert address(used_folder) == (LOCAL, "sb_viewer")
+
+
+def test_the_key_of_the_folder_is_never_shown_to_another_url(
+    used_folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGNALBOX_URL", "https://example.org")
+
+    with pytest.raises(Unauthorized, match=r"SIGNALBOX_KEY is not set, and no key for https://example\.org"):
+        address(used_folder)
+
+
+def test_the_url_of_the_folder_in_the_environment_takes_its_key(
+    used_folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGNALBOX_URL", f"{LOCAL}/")
+
+    assert address(used_folder) == (f"{LOCAL}/", "sb_local")
+
+
+def test_where_nothing_says_it_up_is_suggested(folder: DataFolder) -> None:
+    with pytest.raises(Unavailable, match="start one with `signalbox up`"):
+        address(folder)
+
+
+def test_local_commands_use_the_database_of_the_folder_with_its_secret(folder: DataFolder) -> None:
+    secret = folder.secret()
+
+    settings = local_settings()
+
+    assert settings.database_url == folder.database_url
+    assert settings.secret is not None
+    assert settings.secret.get_secret_value() == secret
+
+
+def test_another_database_is_not_opened_with_the_secret_of_the_folder(
+    folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.secret()
+    monkeypatch.setenv("DATABASE_URL", "postgresql://somewhere/else")
+
+    settings = local_settings()
+
+    assert settings.database_url == "postgresql://somewhere/else"
+    assert settings.secret is None
+
+
+def test_workers_beside_up_ring_its_broker(folder: DataFolder) -> None:
+    folder.store_broker_url("redis://:password@127.0.0.1:1/0")
+
+    assert local_settings().redis_url == "redis://:password@127.0.0.1:1/0"
