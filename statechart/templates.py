@@ -5,7 +5,8 @@
 - `"$.a.b"` is short for reading `context.a.b`, but null where anything on the way is missing; a segment may be the
   number of a list's element, and `length` is the size of a list.
 - `${secret.NAME}` stays text: secrets are resolved where a task runs, and nowhere else.
-- `$${` is a literal `${`, and a leading `$$.` a literal `$.`; a text that starts with `$config.` is left as it is.
+- One dollar more makes it literal: `$${` is `${`, and a leading `$$.` is `$.`. A text that starts with `$config.` is
+  left as it is.
 
 Objects and lists are searched to any depth; keys are never templates. What holds nothing to evaluate is a literal and
 returned as it stands, without a copy.
@@ -37,6 +38,7 @@ _INSIDE = re.compile(
     |//[^\n\r]*|[{}]""",
     re.VERBOSE | re.DOTALL,
 )
+_ESCAPED_PATH = re.compile(r"\$\$+\.")
 _SECRET = re.compile(r"\s*secret\.[A-Za-z_][A-Za-z0-9_.\-]*\s*")
 _SECRET_OPENING = re.compile(r"\$\{\s*secret\.")
 _WHOLE = Place("(the whole value)", 0)
@@ -87,7 +89,7 @@ def is_template(value: Json) -> bool:
     while pending:
         part = pending.pop()
         if isinstance(part, str):
-            if "${" in part or part.startswith(("$.", "$$.")):
+            if "${" in part or part.startswith("$.") or _ESCAPED_PATH.match(part):
                 return True
         elif isinstance(part, dict):
             pending.extend(part.values())
@@ -156,13 +158,12 @@ def _list(literal: list[Json], items: list[Evaluate | None]) -> Evaluate:
 
 
 def _compile_text(text: str, where: Where, found: _Found) -> Evaluate | None:
-    if text.startswith("$$."):
-        return _Constant(text[1:])
     if text.startswith("$."):
         return _compile_path(text, found)
+    is_escaped = _ESCAPED_PATH.match(text) is not None
     if "${" not in text:
-        return None
-    parts = list(_parts(text))
+        return _Constant(text[1:]) if is_escaped else None
+    parts = list(_parts(text[1:] if is_escaped else text))
     if any(part.is_secret for part in parts):
         found.secrets.append(where)
     compiled = [_compile_part(part, found) for part in parts]

@@ -181,7 +181,7 @@ class Compiler:
             return Code(operator.attrgetter(name))
         if name in TYPES:
             return constant(TYPES[name])
-        known = (*self.bound, *self.extra, *ROOTS)
+        known = (*self.bound, *sorted(self.extra), *ROOTS)
         raise self.place(origin.at).invalid(
             UNKNOWN_NAME, f'unknown name "{name[:80]}"; there are {", ".join(known)}', name, known
         )
@@ -205,6 +205,7 @@ class Compiler:
     def binary(self, node: Binary) -> Code:
         left, right = self.compile(node.left), self.compile(node.right)
         place = self.place(node.at)
+        was_flat = self.is_flat
         match node.operator:
             case "==":
                 code = self.equality(left, right, place)
@@ -217,7 +218,10 @@ class Compiler:
                 code = self.order(_ORDERS[symbol], left, right, place)
             case symbol:
                 code = self.arithmetic(symbol, left, right, place)
-        return folded(code, left, right)
+        code = folded(code, left, right)
+        if code.is_constant:
+            self.is_flat = was_flat
+        return code
 
     def equality(self, left: Code, right: Code, place: Place) -> Code:
         """Comparing with a literal needs no meter and mostly one test."""

@@ -7,7 +7,6 @@ are read: an error that `||` or `exists` absorbs a thousand times must cost litt
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import islice
 
 from statechart.problems import nearest
 
@@ -25,8 +24,8 @@ TOO_DEEP = "expression.too_deep"
 
 # How much of a long line the excerpt shows on each side of the place.
 _AROUND = 40
-# How many members of a map are looked through for the one that was meant, and how much the lengths may differ: finding
-# the nearest word is slow, and a map may have thousands of long ones.
+# Up to how many members of a map are looked through for the one that was meant, and how much the lengths may differ:
+# finding the nearest word is slow, and a map may have thousands of long ones.
 _CANDIDATES = 50
 _LENGTH_APART = 3
 
@@ -70,7 +69,8 @@ class ExpressionError(Exception):
         if self.wanted is None:
             return None
         length = len(self.wanted)
-        return nearest(self.wanted, [word for word in self.known if abs(len(word) - length) <= _LENGTH_APART])
+        # Sorted, since the same data may come with its members in another order.
+        return nearest(self.wanted, sorted(w for w in self.known if abs(len(w) - length) <= _LENGTH_APART))
 
     @property
     def message(self) -> str:
@@ -118,5 +118,5 @@ class Place:
     def failed(
         self, code: str, detail: str, wanted: str | None = None, known: Mapping[str, object] | None = None
     ) -> ExpressionFailed:
-        members = tuple(islice(known, _CANDIDATES)) if known else ()
+        members = tuple(known) if known and len(known) <= _CANDIDATES else ()
         return ExpressionFailed(code, detail, self.text, self.offset, wanted, members)

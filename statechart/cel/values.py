@@ -88,7 +88,8 @@ def _equal_inside(left: Any, right: Any, meter: Meter, place: Place) -> bool:
             meter.charge(min(len(one), len(other)), place)
             if one.keys() != other.keys():
                 return False
-            pending.extend((one[key], other[key]) for key in one)
+            # In sorted order, so that the charge up to the first difference is the same in each replay.
+            pending.extend((one[key], other[key]) for key in sorted(one))
         elif type(one) is type(other):
             if type(one) is str and len(one) == len(other):
                 meter.charge_scan(one, place)
