@@ -48,12 +48,20 @@ def _version(text: str) -> int:
     return number
 
 
+_MISSING = {
+    "key": ("definition", "definition.not_found"),
+    "version": ("version", "definition.not_found"),
+    "definition": ("definition", "definition.not_found"),
+    "instance": ("instance", "instance.not_found"),
+    "task": ("task", "task.not_found"),
+    "incident": ("incident", "incident.not_found"),
+}
+
+
 def missing(thing: str, name: str) -> NotFound:
     """The one error for what is not there, was never there, or belongs to another tenant."""
-    code = "definition" if thing in ("key", "version") else thing
-    return NotFound(
-        f'no {"definition" if thing == "key" else thing} "{name[:100]}"', code=f"{code}.not_found"
-    )
+    word, code = _MISSING[thing]
+    return NotFound(f'no {word} "{name[:100]}"', code=code)
 
 
 # -- bodies -------------------------------------------------------------------------------------------------------
