@@ -38,12 +38,11 @@ test: $(VENV)/.dev $(VENV)/.project ## install, then run every suite, real Postg
 	exit $$failed
 
 check: $(VENV)/.dev $(VENV)/.project ## the static part: format, lint, types, imports, dead code, dependencies
-	$(BIN)/ruff format --check $(CODE)
-	$(BIN)/ruff check $(CODE)
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(BIN)/vulture
-	$(BIN)/deptry .
+	@failed=0; \
+	for step in "ruff format --check $(CODE)" "ruff check $(CODE)" mypy lint-imports vulture "deptry ."; do \
+	  echo "--- $$step"; $(BIN)/$$step || failed=1; \
+	done; \
+	exit $$failed
 
 up: $(VENV)/.project ## keep the embedded stack running; Ctrl-C drains and stops it
 	@$(BIN)/signalbox up $(ARGS)
