@@ -108,11 +108,11 @@ def report_outcomes(tx: Connection, outcomes: Sequence[Outcome], *, now: datetim
     group = _Group(now)
     late = 0
     for outcome in outcomes:
-        held = won.get(outcome.task_id)
-        if held is None:
-            late += _record_late(tx, outcome, now)
+        claim = (outcome.task_id, outcome.token)
+        if claim in won:
+            group.add(outcome, joined=won.pop(claim))  # a claim ends once, however often it is in the group
         else:
-            group.add(outcome, joined=held[0])
+            late += _record_late(tx, outcome, now)
     group.save(tx)
     return Reported(len(group.succeeded), len(group.failed), group.retried, group.released, late)
 

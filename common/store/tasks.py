@@ -270,7 +270,7 @@ def save_progress(tx: Connection, rows: Sequence[tuple[TaskId, LeaseToken, str]]
 # -- ending -----------------------------------------------------------------------------------------------------
 
 _WON = (
-    select(_t.id, _t.joined_keys, _t.lost)
+    select(_t.id, _t.lease_token, _t.joined_keys)
     .where(among(_t.id, "ids"), among(_t.lease_token, "tokens"), _t.status == TaskStatus.RUNNING)
     .order_by(_t.id)
     .with_for_update()
@@ -279,9 +279,14 @@ _WON = (
 
 def lock_won(
     tx: Connection, ids: Sequence[TaskId], tokens: Sequence[LeaseToken]
-) -> dict[TaskId, tuple[str | None, int]]:
-    """Lock the tasks that are still running under their token, in id order: id → (joined keys, lost count)."""
-    return {row[0]: (row[1], row[2]) for row in tx.execute(_WON, {"ids": ids, "tokens": tokens})}
+) -> dict[tuple[TaskId, LeaseToken], str | None]:
+    """Lock the tasks of `ids` that run under one of `tokens`, in id order: (id, the row's token) → joined keys.
+
+    A group may hold an old and a new claim of one task. Who asks must find its own pair here: the id alone would let
+    the old claim's result pass under the new claim's token.
+    """
+    rows = tx.execute(_WON, {"ids": ids, "tokens": tokens})
+    return {(row.id, row.lease_token): row.joined_keys for row in rows}
 
 
 _FINISH = (
