@@ -3,7 +3,7 @@
     compile_expression('context.amount > 100 && event.type == "PAY"').evaluate(scope)
 
 The language is described in docs/expressions.md, with each difference from CEL; the parts stand in `statechart.cel`.
-Measured on one core: about 30 µs to compile that guard, about 1 µs to evaluate it.
+Measured on one core: about 25 µs to compile that guard, 0.6 µs to evaluate it.
 
 Invariant: the same text and the same scope give the same value or the same error, in each process and each replay,
 at a cost that the limits bound (`MAX_LENGTH`, `Meter`).

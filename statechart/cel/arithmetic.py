@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,6 +20,8 @@ Operation = Callable[[Any, Any, Meter, Place], Any]
 
 
 def add(left: Any, right: Any, meter: Meter, place: Place) -> Any:
+    if is_number(left) and is_number(right):
+        return _exact(operator.add, left, right, place)
     match left, right:
         case str(), str():
             meter.charge_bytes(weight(left) + weight(right), place)
@@ -32,26 +35,24 @@ def add(left: Any, right: Any, meter: Meter, place: Place) -> Any:
             return shifted(right, left, place)
         case timedelta(), timedelta():
             return bounded(left + right, place)
-    if is_number(left) and is_number(right):
-        return _exact(lambda: left + right, place)
     hint = "; convert the number with string(…)" if str in (type(left), type(right)) else ""
     raise _no_operator("+", left, right, place, hint)
 
 
 def subtract(left: Any, right: Any, meter: Meter, place: Place) -> Any:
+    if is_number(left) and is_number(right):
+        return _exact(operator.sub, left, right, place)
     match left, right:
         case datetime(), timedelta():
             return shifted(left, -right, place)
         case (datetime(), datetime()) | (timedelta(), timedelta()):
             return bounded(left - right, place)
-    if is_number(left) and is_number(right):
-        return _exact(lambda: left - right, place)
     raise _no_operator("-", left, right, place)
 
 
 def multiply(left: Any, right: Any, meter: Meter, place: Place) -> Any:
     if is_number(left) and is_number(right):
-        return _exact(lambda: left * right, place)
+        return _exact(operator.mul, left, right, place)
     raise _no_operator("*", left, right, place)
 
 
@@ -60,7 +61,7 @@ def divide(left: Any, right: Any, meter: Meter, place: Place) -> Any:
     if is_number(left) and is_number(right):
         if right == 0:
             raise place.failed(NUMBER, "division by zero")
-        return _exact(lambda: left / right, place)
+        return _exact(operator.truediv, left, right, place)
     raise _no_operator("/", left, right, place)
 
 
@@ -72,7 +73,7 @@ def remainder(left: Any, right: Any, meter: Meter, place: Place) -> Any:
         if type(left) is int and type(right) is int:
             rest = abs(left) % abs(right)
             return settled(-rest if left < 0 else rest, place)
-        return _exact(lambda: math.fmod(left, right), place)
+        return _exact(math.fmod, left, right, place)
     raise _no_operator("%", left, right, place)
 
 
@@ -84,16 +85,16 @@ def negate(value: Any, place: Place) -> Any:
     raise place.failed(TYPE, f"- needs a number, found {kind(value)}")
 
 
-def _exact(compute: Callable[[], float], place: Place) -> int | float:
+def _exact(compute: Callable[[Any, Any], Any], left: Any, right: Any, place: Place) -> int | float:
     try:
-        return settled(compute(), place)
+        return settled(compute(left, right), place)
     except (OverflowError, ValueError):
         # An integer of the data that no float holds, or an infinity in it.
         raise place.failed(NUMBER, f"an operand is beyond ±2^53 ({MAX_EXACT:,})") from None
 
 
-def _no_operator(operator: str, left: Any, right: Any, place: Place, hint: str = "") -> Exception:
-    return place.failed(TYPE, f"{operator} cannot combine {kind(left)} and {kind(right)}{hint}")
+def _no_operator(symbol: str, left: Any, right: Any, place: Place, hint: str = "") -> Exception:
+    return place.failed(TYPE, f"{symbol} cannot combine {kind(left)} and {kind(right)}{hint}")
 
 
 OPERATIONS: dict[str, Operation] = {

@@ -112,29 +112,12 @@ class Compiler:
             raise self.place(node.at).invalid(
                 TOO_DEEP, f"more than {MAX_HEIGHT} operations inside one another; use brackets or a list"
             )
-        match node:
-            case Literal(value=value):
-                code = constant(value)
-            case Select() | Name():
-                code = self.path(node)
-            case Binary():
-                code = self.binary(node)
-            case Logic():
-                code = self.logic(node)
-            case Call():
-                code = self.call(node)
-            case Unary():
-                code = self.unary(node)
-            case Index():
-                code = self.index(node)
-            case Choice():
-                code = self.choice(node)
-            case ListOf():
-                code = self.list_of(node)
-            case MapOf():
-                code = self.map_of(node)
+        code = _COMPILED_BY[type(node)](self, node)
         self.height -= 1
         return code
+
+    def literal(self, node: Literal) -> Code:
+        return constant(node.value)
 
     # Names and members.
 
@@ -153,18 +136,17 @@ class Compiler:
         """The node that a chain of members starts from, and the members in reading order."""
         steps: list[Step] = []
         while True:
-            match node:
-                case Select(at=at, operand=operand, name=name, optional=optional):
-                    steps.append(Step(name, at, optional))
-                    node = operand
-                case Index(at=at, operand=operand, key=Literal(value=str() as key), optional=optional):
-                    steps.append(Step(key, at, optional))
-                    node = operand
-                case _:
-                    steps.reverse()
-                    self.cost += len(steps)
-                    self.size += len(steps)
-                    return node, tuple(steps)
+            if isinstance(node, Select):
+                steps.append(Step(node.name, node.at, node.optional))
+            elif isinstance(node, Index) and isinstance(node.key, Literal) and type(node.key.value) is str:
+                steps.append(Step(node.key.value, node.at, node.optional))
+            else:
+                break
+            node = node.operand
+        steps.reverse()
+        self.cost += len(steps)
+        self.size += len(steps)
+        return node, tuple(steps)
 
     def root(self, origin: Node, steps: tuple[Step, ...]) -> Code:
         if not isinstance(origin, Name):
@@ -295,10 +277,8 @@ class Compiler:
 
     def logic(self, node: Logic) -> Code:
         codes = [self.compile(operand) for operand in node.operands]
-        places = [self.place(operand.at) for operand in node.operands]
-        decisive = node.operator == "||"
-        pairs = tuple(zip((code.run for code in codes), places, strict=True))
-        return folded(Code(combined(pairs, decisive, node.operator)), *codes)
+        runs = tuple([code.run for code in codes])
+        return folded(Code(combined(runs, node, self.text)), *codes)
 
     def choice(self, node: Choice) -> Code:
         codes = self.compile(node.condition), self.compile(node.then), self.compile(node.otherwise)
@@ -452,6 +432,22 @@ class Compiler:
                 return Code(mapped(loop, tests[0] if tests else None, body))
 
 
+# A `match` over the nodes would take a fifth of the whole compilation.
+_COMPILED_BY: dict[type, Callable[[Compiler, Any], Code]] = {
+    Literal: Compiler.literal,
+    Name: Compiler.path,
+    Select: Compiler.path,
+    Index: Compiler.index,
+    Call: Compiler.call,
+    ListOf: Compiler.list_of,
+    MapOf: Compiler.map_of,
+    Unary: Compiler.unary,
+    Binary: Compiler.binary,
+    Logic: Compiler.logic,
+    Choice: Compiler.choice,
+}
+
+
 def constant(value: Any) -> Code:
     return Code(lambda _scope: value, is_constant=True, value=value)
 
@@ -463,8 +459,9 @@ def refused(error: ExpressionFailed) -> ExpressionInvalid:
 
 def folded(code: Code, *parts: Code) -> Code:
     """`code` done once and for all where its parts are constants; a failure is left to happen when it runs."""
-    if not all(part.is_constant for part in parts):
-        return code
+    for part in parts:
+        if not part.is_constant:
+            return code
     try:
         value = code.run(Scope())
     except ExpressionFailed:
@@ -523,12 +520,13 @@ def contained(wanted: Any, container: Any, scope: Scope, place: Place) -> bool:
     raise place.failed(TYPE, f"in needs a list or a map, found {kind(container)}{hint}")
 
 
-def combined(operands: tuple[tuple[Run, Place], ...], decisive: bool, symbol: str) -> Run:
+def combined(operands: tuple[Run, ...], node: Logic, text: str) -> Run:
     """`&&` and `||`: one operand that decides makes the errors of all others unimportant, wherever it stands."""
+    decisive = node.operator == "||"
 
     def run(scope: Scope) -> bool:
         failure: ExpressionFailed | None = None
-        for operand, place in operands:
+        for position, operand in enumerate(operands):
             try:
                 value: object = operand(scope)
             except ExpressionFailed as error:
@@ -540,7 +538,8 @@ def combined(operands: tuple[tuple[Run, Place], ...], decisive: bool, symbol: st
             if value is decisive:
                 return decisive
             if type(value) is not bool:
-                failure = failure or place.failed(TYPE, f"{symbol} needs bools, found {kind(value)}")
+                place = Place(text, node.operands[position].at)
+                failure = failure or place.failed(TYPE, f"{node.operator} needs bools, found {kind(value)}")
         if failure is not None:
             raise failure
         return not decisive
