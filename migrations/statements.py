@@ -10,6 +10,8 @@ from sqlalchemy import Connection
 
 def run_beside(migration: str, connection: Connection) -> None:
     """Execute `<migration>.<dialect>.sql`: statements are separated by blank lines."""
+    is_postgresql = connection.dialect.name == "postgresql"
     script = Path(migration).with_suffix(f".{connection.dialect.name}.sql")
     for statement in re.split(r"\n\s*\n", script.read_text(encoding="utf-8").strip()):
-        connection.exec_driver_sql(statement)
+        # psycopg reads % as a placeholder even where no parameter is given
+        connection.exec_driver_sql(statement.replace("%", "%%") if is_postgresql else statement)

@@ -11,14 +11,17 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psycopg
+from psycopg.types.string import TextLoader
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 
 from common.clock import SQLITE_NOW, sqlite_now_text
 from common.errors import Misconfigured
@@ -29,6 +32,7 @@ ORCHESTRATOR_QUEUE = "workflow-orchestrator"
 TASK_RUNNER_QUEUE = "workflow-task-runner"
 
 _BELLS = "signalbox.bells"
+_USED_AT = "signalbox.used_at"
 _DEADLOCK_OR_SERIALIZATION = {"40P01", "40001"}
 _RETRIES = 3
 
@@ -147,12 +151,15 @@ class _WriteLock:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
 
 
+PING_AFTER = 2.0
+"""Seconds of rest after which a pooled connection is asked whether it still lives; busy ones save the round trip."""
+
+
 def _postgresql(url: str, *, pool_size: int, name: str) -> Engine:
-    return create_engine(
+    engine = create_engine(
         url,
         pool_size=pool_size,
         max_overflow=pool_size,
-        pool_pre_ping=True,
         connect_args={
             "application_name": name,
             "connect_timeout": 5,
@@ -160,6 +167,31 @@ def _postgresql(url: str, *, pool_size: int, name: str) -> Engine:
             "prepare_threshold": 2,
         },
     )
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, record: Any) -> None:
+        connection.adapters.register_loader("uuid", TextLoader)  # ids are text everywhere in Python
+        record.info[_USED_AT] = time.monotonic()
+
+    @event.listens_for(engine, "checkin")
+    def _note_use(_connection: Any, record: Any) -> None:
+        record.info[_USED_AT] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _ping_rested(connection: Any, record: Any, _proxy: Any) -> None:
+        if time.monotonic() - record.info[_USED_AT] > PING_AFTER and not _is_usable(connection):
+            raise DisconnectionError  # the pool opens another one
+
+    return engine
+
+
+def _is_usable(connection: Any) -> bool:
+    try:
+        connection.execute("SELECT 1")
+        connection.rollback()
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 def _sqlite(url: str, *, pool_size: int) -> Engine:

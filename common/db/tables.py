@@ -15,6 +15,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ForeignKey,
+    ForeignKeyConstraint,
     Identity,
     Index,
     Integer,
@@ -35,7 +36,7 @@ metadata = MetaData(
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
         "uq": "uq_%(table_name)s_%(column_0_N_name)s",
         "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
         "pk": "pk_%(table_name)s",
     }
 )
@@ -116,6 +117,14 @@ def _tenant() -> Column[str]:
     return Column("tenant_id", Id, ForeignKey("tenants.id"), nullable=False)
 
 
+def _same_tenant(column: str, table: str) -> ForeignKeyConstraint:
+    """Point at a row of the same tenant: the database itself keeps tenants apart.
+
+    It also takes the place of a foreign key to `tenants`, which would make every insert of a tenant lock that one row.
+    """
+    return ForeignKeyConstraint(["tenant_id", column], [f"{table}.tenant_id", f"{table}.id"])
+
+
 api_keys = Table(
     "api_keys",
     metadata,
@@ -162,6 +171,7 @@ definitions = Table(
     Column("created_by", Text, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     UniqueConstraint("tenant_id", "key", "version"),
+    UniqueConstraint("tenant_id", "id"),
     Index(
         "uq_definitions_active",
         "tenant_id",
@@ -178,8 +188,8 @@ instances = Table(
     "instances",
     metadata,
     Column("id", Id, primary_key=True),
-    _tenant(),
-    Column("definition_id", Id, ForeignKey("definitions.id"), nullable=False),
+    Column("tenant_id", Id, nullable=False),
+    Column("definition_id", Id, nullable=False),
     Column("definition_key", Text, nullable=False),
     Column("definition_version", Integer, nullable=False),
     Column("business_key", Text),
@@ -198,7 +208,7 @@ instances = Table(
     Column("open_children", Integer, nullable=False, server_default="0"),
     Column("accepts_events", Boolean, nullable=False, server_default=text("true")),
     Column("priority", SmallInteger, nullable=False, server_default="0"),
-    Column("parent_id", Id, ForeignKey("instances.id")),
+    Column("parent_id", Id),
     Column("deadline_at", UtcDateTime),
     Column("labels", Labels, nullable=False, server_default="{}"),
     Column("created_at", UtcDateTime, nullable=False),
@@ -214,7 +224,9 @@ instances = Table(
         postgresql_where=text(f"business_key IS NOT NULL AND {_LIVE}"),
         sqlite_where=text(f"business_key IS NOT NULL AND {_LIVE}"),
     ),
-    Index("ix_instances_list", "tenant_id", "id"),
+    UniqueConstraint("tenant_id", "id"),
+    _same_tenant("definition_id", "definitions"),
+    _same_tenant("parent_id", "instances"),
     Index("ix_instances_parent_id", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
     postgresql_with=_BUSY,
 )
@@ -223,14 +235,15 @@ inbox = Table(
     "inbox",
     metadata,
     Column("id", BigId, Identity(always=True), primary_key=True),
-    _tenant(),
-    Column("instance_id", Id, ForeignKey("instances.id"), nullable=False),
+    Column("tenant_id", Id, nullable=False),
+    Column("instance_id", Id, nullable=False),
     Column("lane", SmallInteger, CheckConstraint("lane IN (0, 1)", name="lane"), nullable=False),
     Column("type", Text, CheckConstraint(_one_of("type", InboxType), name="type"), nullable=False),
     Column("body", CanonicalText, nullable=False),
     Column("source", Text, nullable=False),  # who is named as the actor in the history
     Column("accepted_at", UtcDateTime, nullable=False),
     Column("parked", Boolean, nullable=False, server_default=text("false")),
+    _same_tenant("instance_id", "instances"),
     Index("ix_inbox_ready", "id", postgresql_where=text("NOT parked"), sqlite_where=text("NOT parked")),
     Index("ix_inbox_instance", "instance_id", "lane", "id"),
     postgresql_with=_QUEUE,
@@ -240,9 +253,9 @@ inbox = Table(
 history = Table(
     "history",
     metadata,
-    Column("instance_id", Id, ForeignKey("instances.id"), primary_key=True),
+    Column("instance_id", Id, primary_key=True),
     Column("sequence", Integer, primary_key=True),
-    _tenant(),
+    Column("tenant_id", Id, nullable=False),
     Column("at", UtcDateTime, nullable=False),
     Column("actor", Text, nullable=False),
     Column("input", CanonicalText),  # null once erased, as are changes and salt
@@ -252,6 +265,7 @@ history = Table(
     Column("previous_hash", Digest, nullable=False),
     Column("hash", Digest, nullable=False),
     Column("tx", TransactionId, nullable=False, server_default=current_transaction()),
+    _same_tenant("instance_id", "instances"),
     CheckConstraint("sequence > 0", name="sequence"),
     CheckConstraint("(input IS NULL) = (salt IS NULL) AND (changes IS NULL) = (salt IS NULL)", name="erased"),
 )
@@ -260,8 +274,8 @@ tasks = Table(
     "tasks",
     metadata,
     Column("id", Id, primary_key=True),
-    _tenant(),
-    Column("instance_id", Id, ForeignKey("instances.id"), nullable=False),
+    Column("tenant_id", Id, nullable=False),
+    Column("instance_id", Id, nullable=False),
     Column("key", Text, nullable=False),  # the obligation in the snapshot that this row answers
     Column("joined_keys", CanonicalText),  # further obligations that asked for the same idempotency key
     Column("type", Text, nullable=False),
@@ -318,16 +332,17 @@ tasks = Table(
         postgresql_where=text("status = 'running' AND lease_token IS NOT NULL"),
         sqlite_where=text("status = 'running' AND lease_token IS NOT NULL"),
     ),
-    Index("ix_tasks_list", "tenant_id", "id"),
+    UniqueConstraint("tenant_id", "id"),
+    _same_tenant("instance_id", "instances"),
     postgresql_with={**_BUSY, **_QUEUE},
 )
 
 attempts = Table(
     "attempts",
     metadata,
-    Column("task_id", Id, ForeignKey("tasks.id"), primary_key=True),
+    Column("task_id", Id, primary_key=True),
     Column("token", Id, primary_key=True),
-    _tenant(),
+    Column("tenant_id", Id, nullable=False),
     Column("attempt", Integer, nullable=False),  # not unique: a lost or released attempt does not count
     Column("worker_id", Id, nullable=False),
     Column("started_at", UtcDateTime, nullable=False),
@@ -336,6 +351,7 @@ attempts = Table(
     Column("error", CanonicalText),
     Column("progress", CanonicalText),
     Column("result_digest", Digest),  # of what a late handler brought, so that a repeat is recognised
+    _same_tenant("task_id", "tasks"),
     CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="ended"),
     postgresql_with=_BUSY,
 )
@@ -344,8 +360,8 @@ timers = Table(
     "timers",
     metadata,
     Column("id", Id, primary_key=True),
-    _tenant(),
-    Column("instance_id", Id, ForeignKey("instances.id"), nullable=False),
+    Column("tenant_id", Id, nullable=False),
+    Column("instance_id", Id, nullable=False),
     Column("key", Text, nullable=False),
     Column("due_at", UtcDateTime, nullable=False),
     Column("status", Text, CheckConstraint(_one_of("status", TimerStatus), name="status"), nullable=False),
@@ -354,6 +370,7 @@ timers = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
     UniqueConstraint("instance_id", "key"),
+    _same_tenant("instance_id", "instances"),
     CheckConstraint("(status = 'armed') = (finished_at IS NULL)", name="finished"),
     Index(
         "ix_timers_due",
@@ -367,9 +384,9 @@ incidents = Table(
     "incidents",
     metadata,
     Column("id", Id, primary_key=True),
-    _tenant(),
-    Column("instance_id", Id, ForeignKey("instances.id"), nullable=False),
-    Column("task_id", Id, ForeignKey("tasks.id")),
+    Column("tenant_id", Id, nullable=False),
+    Column("instance_id", Id, nullable=False),
+    Column("task_id", Id),
     Column("code", Text, nullable=False),
     Column("message", Text, nullable=False),
     Column("detail", CanonicalText, nullable=False, server_default="{}"),
@@ -378,6 +395,8 @@ incidents = Table(
     Column("opened_at", UtcDateTime, nullable=False),
     Column("resolved_at", UtcDateTime),
     Column("resolved_by", Text),
+    _same_tenant("instance_id", "instances"),
+    _same_tenant("task_id", "tasks"),
     CheckConstraint("(status = 'open') = (resolved_at IS NULL)", name="resolved"),
     Index("ix_incidents_list", "tenant_id", "id"),
     Index("ix_incidents_instance_id", "instance_id"),

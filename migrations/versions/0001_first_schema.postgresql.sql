@@ -65,6 +65,7 @@ CREATE TABLE definitions (
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     CONSTRAINT pk_definitions PRIMARY KEY (id),
     CONSTRAINT uq_definitions_tenant_id_key_version UNIQUE (tenant_id, key, version),
+    CONSTRAINT uq_definitions_tenant_id_id UNIQUE (tenant_id, id),
     CONSTRAINT fk_definitions_tenant_id_tenants FOREIGN KEY(tenant_id) REFERENCES tenants (id)
 )
 
@@ -115,13 +116,11 @@ CREATE TABLE instances (
     finished_at TIMESTAMP WITH TIME ZONE,
     CONSTRAINT pk_instances PRIMARY KEY (id),
     CONSTRAINT ck_instances_finished CHECK ((status IN ('completed', 'cancelled', 'timed_out')) = (finished_at IS NOT NULL)),
-    CONSTRAINT fk_instances_tenant_id_tenants FOREIGN KEY(tenant_id) REFERENCES tenants (id),
-    CONSTRAINT fk_instances_definition_id_definitions FOREIGN KEY(definition_id) REFERENCES definitions (id),
-    CONSTRAINT fk_instances_parent_id_instances FOREIGN KEY(parent_id) REFERENCES instances (id)
+    CONSTRAINT uq_instances_tenant_id_id UNIQUE (tenant_id, id),
+    CONSTRAINT fk_instances_tenant_id_definition_id_definitions FOREIGN KEY(tenant_id, definition_id) REFERENCES definitions (tenant_id, id),
+    CONSTRAINT fk_instances_tenant_id_parent_id_instances FOREIGN KEY(tenant_id, parent_id) REFERENCES instances (tenant_id, id)
 )
  WITH (fillfactor = 75)
-
-CREATE INDEX ix_instances_list ON instances (tenant_id, id)
 
 CREATE INDEX ix_instances_parent_id ON instances (parent_id) WHERE parent_id IS NOT NULL
 
@@ -141,10 +140,9 @@ CREATE TABLE history (
     hash BYTEA NOT NULL,
     tx xid8 DEFAULT pg_current_xact_id() NOT NULL,
     CONSTRAINT pk_history PRIMARY KEY (instance_id, sequence),
+    CONSTRAINT fk_history_tenant_id_instance_id_instances FOREIGN KEY(tenant_id, instance_id) REFERENCES instances (tenant_id, id),
     CONSTRAINT ck_history_sequence CHECK (sequence > 0),
-    CONSTRAINT ck_history_erased CHECK ((input IS NULL) = (salt IS NULL) AND (changes IS NULL) = (salt IS NULL)),
-    CONSTRAINT fk_history_instance_id_instances FOREIGN KEY(instance_id) REFERENCES instances (id),
-    CONSTRAINT fk_history_tenant_id_tenants FOREIGN KEY(tenant_id) REFERENCES tenants (id)
+    CONSTRAINT ck_history_erased CHECK ((input IS NULL) = (salt IS NULL) AND (changes IS NULL) = (salt IS NULL))
 )
 
 CREATE TABLE inbox (
@@ -152,14 +150,13 @@ CREATE TABLE inbox (
     tenant_id UUID NOT NULL,
     instance_id UUID NOT NULL,
     lane SMALLINT NOT NULL CONSTRAINT ck_inbox_lane CHECK (lane IN (0, 1)),
-    type TEXT NOT NULL CONSTRAINT ck_inbox_type CHECK (type IN ('start', 'event', 'task', 'task.late', 'timer', 'child', 'undelivered', 'note', 'cancel', 'pause', 'resume', 'retry')),
+    type TEXT NOT NULL CONSTRAINT ck_inbox_type CHECK (type IN ('start', 'event', 'task', 'task.late', 'timer', 'child', 'undelivered', 'incident', 'note', 'cancel', 'pause', 'resume', 'retry')),
     body TEXT NOT NULL,
     source TEXT NOT NULL,
     accepted_at TIMESTAMP WITH TIME ZONE NOT NULL,
     parked BOOLEAN DEFAULT false NOT NULL,
     CONSTRAINT pk_inbox PRIMARY KEY (id),
-    CONSTRAINT fk_inbox_tenant_id_tenants FOREIGN KEY(tenant_id) REFERENCES tenants (id),
-    CONSTRAINT fk_inbox_instance_id_instances FOREIGN KEY(instance_id) REFERENCES instances (id)
+    CONSTRAINT fk_inbox_tenant_id_instance_id_instances FOREIGN KEY(tenant_id, instance_id) REFERENCES instances (tenant_id, id)
 )
  WITH (autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_scale_factor = 0)
 
@@ -202,16 +199,14 @@ CREATE TABLE tasks (
     CONSTRAINT ck_tasks_finished CHECK ((status IN ('succeeded', 'failed', 'cancelled', 'skipped')) = (finished_at IS NOT NULL)),
     CONSTRAINT ck_tasks_leased CHECK (lease_token IS NULL OR status = 'running'),
     CONSTRAINT ck_tasks_lease CHECK ((lease_token IS NULL) = (lease_expires_at IS NULL) AND (lease_token IS NULL) = (lease_owner IS NULL)),
-    CONSTRAINT fk_tasks_tenant_id_tenants FOREIGN KEY(tenant_id) REFERENCES tenants (id),
-    CONSTRAINT fk_tasks_instance_id_instances FOREIGN KEY(instance_id) REFERENCES instances (id)
+    CONSTRAINT uq_tasks_tenant_id_id UNIQUE (tenant_id, id),
+    CONSTRAINT fk_tasks_tenant_id_instance_id_instances FOREIGN KEY(tenant_id, instance_id) REFERENCES instances (tenant_id, id)
 )
  WITH (fillfactor = 75, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_scale_factor = 0)
 
 CREATE INDEX ix_tasks_due ON tasks (type, priority DESC, run_at, id) WHERE status = 'pending' AND NOT held
 
 CREATE INDEX ix_tasks_lease ON tasks (lease_expires_at) WHERE status = 'running' AND lease_token IS NOT NULL
-
-CREATE INDEX ix_tasks_list ON tasks (tenant_id, id)
 
 CREATE UNIQUE INDEX uq_tasks_idempotency_key ON tasks (instance_id, idempotency_key) WHERE idempotency_key IS NOT NULL
 
@@ -228,9 +223,8 @@ CREATE TABLE timers (
     finished_at TIMESTAMP WITH TIME ZONE,
     CONSTRAINT pk_timers PRIMARY KEY (id),
     CONSTRAINT uq_timers_instance_id_key UNIQUE (instance_id, key),
-    CONSTRAINT ck_timers_finished CHECK ((status = 'armed') = (finished_at IS NULL)),
-    CONSTRAINT fk_timers_tenant_id_tenants FOREIGN KEY(tenant_id) REFERENCES tenants (id),
-    CONSTRAINT fk_timers_instance_id_instances FOREIGN KEY(instance_id) REFERENCES instances (id)
+    CONSTRAINT fk_timers_tenant_id_instance_id_instances FOREIGN KEY(tenant_id, instance_id) REFERENCES instances (tenant_id, id),
+    CONSTRAINT ck_timers_finished CHECK ((status = 'armed') = (finished_at IS NULL))
 )
 
 CREATE INDEX ix_timers_due ON timers (due_at) WHERE status = 'armed'
@@ -248,9 +242,8 @@ CREATE TABLE attempts (
     progress TEXT,
     result_digest BYTEA,
     CONSTRAINT pk_attempts PRIMARY KEY (task_id, token),
-    CONSTRAINT ck_attempts_ended CHECK ((ended_at IS NULL) = (outcome IS NULL)),
-    CONSTRAINT fk_attempts_task_id_tasks FOREIGN KEY(task_id) REFERENCES tasks (id),
-    CONSTRAINT fk_attempts_tenant_id_tenants FOREIGN KEY(tenant_id) REFERENCES tenants (id)
+    CONSTRAINT fk_attempts_tenant_id_task_id_tasks FOREIGN KEY(tenant_id, task_id) REFERENCES tasks (tenant_id, id),
+    CONSTRAINT ck_attempts_ended CHECK ((ended_at IS NULL) = (outcome IS NULL))
 )
  WITH (fillfactor = 75)
 
@@ -268,10 +261,9 @@ CREATE TABLE incidents (
     resolved_at TIMESTAMP WITH TIME ZONE,
     resolved_by TEXT,
     CONSTRAINT pk_incidents PRIMARY KEY (id),
-    CONSTRAINT ck_incidents_resolved CHECK ((status = 'open') = (resolved_at IS NULL)),
-    CONSTRAINT fk_incidents_tenant_id_tenants FOREIGN KEY(tenant_id) REFERENCES tenants (id),
-    CONSTRAINT fk_incidents_instance_id_instances FOREIGN KEY(instance_id) REFERENCES instances (id),
-    CONSTRAINT fk_incidents_task_id_tasks FOREIGN KEY(task_id) REFERENCES tasks (id)
+    CONSTRAINT fk_incidents_tenant_id_instance_id_instances FOREIGN KEY(tenant_id, instance_id) REFERENCES instances (tenant_id, id),
+    CONSTRAINT fk_incidents_tenant_id_task_id_tasks FOREIGN KEY(tenant_id, task_id) REFERENCES tasks (tenant_id, id),
+    CONSTRAINT ck_incidents_resolved CHECK ((status = 'open') = (resolved_at IS NULL))
 )
 
 CREATE INDEX ix_incidents_instance_id ON incidents (instance_id)
