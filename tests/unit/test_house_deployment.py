@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,27 @@ def celery_app(command: list[str]) -> str | None:
     return command[command.index("-A") + 1] if command[0] == "celery" else None
 
 
+@cache
+def facts_of_app(module: str) -> list[str]:
+    """The class of a worker module's `app`, and its pool; loaded where it cannot disturb other tests."""
+    show = f"from {module} import app; print(type(app).__name__, app.conf.worker_pool)"
+    answer = subprocess.run(
+        [sys.executable, "-c", show], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout.split()
+
+
+@cache
+def help_of(*words: str) -> str:
+    """What a command of ours says of itself; fails for one that it does not know."""
+    answer = subprocess.run(
+        [*words, "--help"], capture_output=True, text=True, check=False, env={"PATH": str(BIN)}
+    )
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
 @COMMANDS
 def test_a_started_command_is_installed(command):
     assert command[0] in PROJECT["project"]["scripts"] or shutil.which(command[0], path=str(BIN))
@@ -56,13 +78,7 @@ def test_a_celery_command_names_an_app_that_exists(command):
         assert command[0] == "signalbox"
         return
 
-    # In a process of its own: each worker module adds its own steps to the one Celery app.
-    show = f"from {name} import app; print(type(app).__name__, app.conf.worker_pool)"
-    answer = subprocess.run(
-        [sys.executable, "-c", show], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-
-    assert answer.stdout.split() == ["Celery", "threads"], answer.stderr
+    assert facts_of_app(name) == ["Celery", "threads"]
 
 
 @COMMANDS
@@ -73,13 +89,9 @@ def test_a_signalbox_command_is_one_that_it_knows(command):
     words = [word for word in command if not word.startswith("-")]
     words = words[: 3 if words[1] == "db" else 2]
 
-    answer = subprocess.run(
-        [*words, "--help"], capture_output=True, text=True, check=False, env={"PATH": str(BIN)}
-    )
+    known = help_of(*words)
 
-    assert answer.returncode == 0, answer.stderr
-    for option in (word for word in command if word.startswith("--")):
-        assert option in answer.stdout
+    assert [word for word in command if word.startswith("--") and word not in known] == []
 
 
 @pytest.mark.parametrize("duty", QUEUES)
