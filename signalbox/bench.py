@@ -29,6 +29,7 @@ from common.db import Database
 from common.errors import Misconfigured, NotFound, SignalboxError
 from common.ids import TenantId
 from common.lifecycle import InstanceStatus
+from common.observability import configure_logging
 from common.queues import doorbell
 from common.queues.changes import Changes
 from common.store import keys, listing
@@ -116,6 +117,7 @@ def measure(options: Options, tell: Tell) -> dict[str, Json]:
 
     `tell` gets a line of progress now and then. Raises `BenchFailed` when instances stop making progress.
     """
+    configure_logging("bench", level="WARNING")
     with ExitStack() as ending:
         folder = DataFolder.at(
             Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-bench-")))
@@ -367,7 +369,7 @@ def _run(record: InstanceRecord) -> Run:
     return Run(record.created_at, record.started_at, record.finished_at, record.sequence)
 
 
-def _standstill(count: int, status: str) -> Unavailable:
+def _standstill(count: int, status: str) -> BenchFailed:
     return BenchFailed(
         f'{count} instances made no progress for {STANDSTILL_SECONDS:g} s, one of them is "{status}"; '
         "a definition to measure runs to its end by itself",

@@ -25,6 +25,7 @@ from common.db.migrate import upgrade
 from common.db.tables import Role
 from common.errors import Misconfigured, SignalboxError
 from common.store import keys, overview
+from signalbox.access import opened_database
 from signalbox.broker import Broker, find_broker
 from signalbox.client import Client
 from signalbox.folder import DataFolder
@@ -44,7 +45,9 @@ PORT_SECONDS = 2.0
 """How long a port that our folder used last is waited for: servers of a killed `up` take a second to notice."""
 
 DUTIES: tuple[Duty, ...] = ("orchestrator", "task-runner")
-_STAGES = {"api": 0, "flower": 0, "task-runner": 0, "orchestrator": 1, "broker": 2}
+# Both workers drain at the same time: what a handler still brings is committed, and stepped at the next start. The
+# broker ends last, so that nobody has to miss it.
+_STAGES = {"api": 0, "flower": 0, "task-runner": 0, "orchestrator": 0, "broker": 1}
 
 
 @dataclass(frozen=True)
@@ -186,12 +189,9 @@ class Stack:
 
     def _prepare_database(self) -> Ready:
         """Bring the schema up, and make the tenant and the key of the CLI where they are missing."""
-        database = Database.open(self.database_url, name="signalbox-up")
-        try:
+        with opened_database(self.database_url, name="signalbox-up") as database:
             before, after = upgrade(database)
             self.key = self._admin_key(database)
-        finally:
-            database.dispose()
         detail = "SQLite" if self._plan.database_url is None else redact_url(self.database_url)
         done = f"schema {after}" if before == after else f"schema {before or 'none'} → {after}"
         return self._ready("database", f"{detail}, {done}")

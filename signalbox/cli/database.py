@@ -37,15 +37,12 @@ def upgrade(json: AsJson = False) -> None:
     from rich.text import Text
 
     from common.config import redact_url
-    from common.db import Database
     from common.db.migrate import upgrade as upgrade_schema
+    from signalbox.access import opened_database
 
     url = local_settings().database_url
-    database = Database.open(url, name="signalbox-cli")
-    try:
+    with opened_database(url, name="signalbox-cli") as database:
         before, after = upgrade_schema(database)
-    finally:
-        database.dispose()
     said = (
         f"schema is at {after}"
         if before == after

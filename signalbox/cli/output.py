@@ -8,9 +8,11 @@ progress and errors go to stderr in either case, except that a failed `--json` c
 
 from __future__ import annotations
 
+import io
+import re
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import orjson
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:  # rich is loaded when something is shown with it, so that `--
 
 PIPE_COLUMNS = 1_000
 """Into a pipe nothing is wrapped or cut: a line is a line, whatever its length."""
+_TRAILING_SPACES = re.compile(r" +(?=\n)")
 
 
 class Output:
@@ -62,7 +65,28 @@ def console(stream: TextIO) -> Console:
 
     if stream.isatty():
         return Console(file=stream, highlight=False, markup=False, emoji=False)
-    return Console(file=stream, highlight=False, markup=False, emoji=False, width=PIPE_COLUMNS, no_color=True)
+    return Console(
+        file=cast("TextIO", _Trimmed(stream)),
+        highlight=False,
+        markup=False,
+        emoji=False,
+        width=PIPE_COLUMNS,
+        no_color=True,
+    )
+
+
+class _Trimmed(io.TextIOBase):
+    """A stream that gets no spaces at the ends of lines: tables pad their cells to the width of the column."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str, /) -> int:
+        self._stream.write(_TRAILING_SPACES.sub("", text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 def _error_body(error: SignalboxError) -> Mapping[str, Any]:

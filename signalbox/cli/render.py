@@ -17,6 +17,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from common.ids import is_id
 from signalbox.shapes import (
     Definition,
     DefinitionSummary,
@@ -68,6 +69,7 @@ ENTRY_STYLES: Mapping[str, str] = {
 
 LONGEST_SUMMARY = 100
 SHOWN_HASH = 10
+SHOWN_ID = 8
 
 
 # --- words ----------------------------------------------------------------------------------------------------
@@ -320,7 +322,7 @@ def history_table(entries: Iterable[Entry]) -> RenderableType:
             "" if is_same_row else clock_time(entry["at"]),
             Text(entry["type"], ENTRY_STYLES.get(entry["type"], "")),
             summary(entry),
-            "" if is_same_row else entry["actor"],
+            "" if is_same_row else actor_text(entry["actor"]),
             "" if is_same_row else Text(entry["hash"][:SHOWN_HASH], "dim"),
         )
     return list_or("no history yet", table)
@@ -330,8 +332,9 @@ def summary(entry: Entry) -> str:
     """What an entry says, on one line; entries without a sentence of their own show their payload."""
     payload = entry["payload"] or {}
     told = _SUMMARIES.get(entry["type"])
-    text = told(payload) if told else ""
-    return short(text or (compact(payload) if payload else ""))
+    if told is not None:
+        return short(told(payload))
+    return short(compact(payload)) if payload else ""
 
 
 def _state_changed(payload: Mapping[str, Any]) -> str:
@@ -371,10 +374,6 @@ def _completed(payload: Mapping[str, Any]) -> str:
     return "" if output is None else f"output {compact(output)}"
 
 
-def _nothing(_payload: Mapping[str, Any]) -> str:
-    return ""
-
-
 _SUMMARIES = {
     "state.changed": _state_changed,
     "context.assigned": _assigned,
@@ -395,14 +394,21 @@ _SUMMARIES = {
     "guard.failed": _message,
     "note": _message,
     "log": _message,
+    "machine.done": _completed,
     "instance.completed": _completed,
     "instance.cancelled": _message,
 }
 
 
+def actor_text(actor: str) -> str:
+    """Who did it; of an id only the end, which tells ids of one second apart."""
+    kind, separator, name = actor.partition(":")
+    return f"{kind}:…{name[-SHOWN_ID:]}" if separator and is_id(name) else actor
+
+
 def verdict_line(verdict: Verdict) -> Text:
     """What `verify` found, in one line."""
-    counted = f"{verdict['entries']} {'entry' if verdict['entries'] == 1 else 'entries'}"
+    counted = f"{verdict['entries']} {'row' if verdict['entries'] == 1 else 'rows'}"
     if verdict["valid"]:
         replayed = ", replaying them gives the stored state" if verdict["replayed"] else ""
         return Text.assemble(("✓ ", "green"), ("chain verified", "green"), f": {counted}{replayed}")

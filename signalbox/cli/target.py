@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import NotFound, Unauthorized, Unavailable
+from common.errors import Misconfigured, NotFound, Unauthorized, Unavailable
 from signalbox.folder import DataFolder
 
 if TYPE_CHECKING:
@@ -85,15 +86,24 @@ def local_environment(settings: Settings) -> dict[str, str]:
 @contextmanager
 def open_database() -> Iterator[Database]:
     """The database that settings or the data folder name, its schema as new as this code."""
-    from common.db import Database
     from common.db.migrate import require_schema
+    from signalbox.access import opened_database
 
-    database = Database.open(local_settings().database_url, name="signalbox-cli")
-    try:
+    url = local_settings().database_url
+    _require_file(url)
+    with opened_database(url, name="signalbox-cli") as database:
         require_schema(database)
         yield database
-    finally:
-        database.dispose()
+
+
+def _require_file(url: str) -> None:
+    """Opening a SQLite file makes it; a command that only looks must not leave an empty database behind."""
+    path = Path(url.removeprefix("sqlite:///"))
+    if url.startswith("sqlite:") and not path.exists():
+        raise Misconfigured(
+            f'there is no database at "{path}": `signalbox up` and `signalbox db upgrade` make one, '
+            "DATABASE_URL and SIGNALBOX_DATA name another"
+        )
 
 
 def find_tenant(database: Database, name: str) -> TenantId:

@@ -91,7 +91,7 @@ def test_an_instant_is_told_from_now() -> None:
         ("event.ignored", {"eventType": "APPROVED", "reason": "no_transition"}, "APPROVED (no_transition)"),
         ("incident.opened", {"message": "it broke"}, "it broke"),
         ("instance.completed", {"output": {"ok": True}}, 'output {"ok":true}'),
-        ("instance.completed", {"output": None}, '{"output":null}'),
+        ("instance.completed", {"output": None}, ""),
         ("something.new", {"a": 1}, '{"a":1}'),
         ("instance.started", {}, ""),
     ],
@@ -133,12 +133,12 @@ def test_a_history_shows_time_actor_and_hash_once_a_row() -> None:
     [
         (
             {"valid": True, "entries": 1, "replayed": True, "problems": []},
-            "✓ chain verified: 1 entry, replaying them gives the stored state",
+            "✓ chain verified: 1 row, replaying them gives the stored state",
         ),
-        ({"valid": True, "entries": 3, "replayed": False, "problems": []}, "✓ chain verified: 3 entries"),
+        ({"valid": True, "entries": 3, "replayed": False, "problems": []}, "✓ chain verified: 3 rows"),
         (
             {"valid": False, "entries": 3, "replayed": False, "problems": [{"code": "hash.wrong"}]},
-            '✗ history does not verify: 3 entries\n  {"code":"hash.wrong"}',
+            '✗ history does not verify: 3 rows\n  {"code":"hash.wrong"}',
         ),
     ],
 )

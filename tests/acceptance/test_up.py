@@ -1,0 +1,385 @@
+"""`signalbox up` with everything that it starts: it says where it is, brings back what dies, and takes all down again."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.support.processes import BIN, Child, Processes, plain_environment
+from tests.support.waiting import wait_until
+
+UP_SECONDS = 60
+STOP_SECONDS = 20
+PARTS = {"broker", "api", "orchestrator", "task-runner"}
+HELLO = Path(__file__).parents[2] / "fixtures" / "001-hello-workflow.json"
+
+
+@dataclass(frozen=True)
+class Up:
+    """One `signalbox up`, and the command line that talks to it."""
+
+    child: Child
+    home: Path
+
+    @property
+    def data(self) -> Path:
+        return self.home / ".signalbox"
+
+    @property
+    def url(self) -> str:
+        return (self.data / "url").read_text().strip()
+
+    def cli(self, *arguments: str, stdin: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run `signalbox …` in the folder of this `up`, as its user would."""
+        return subprocess.run(
+            [str(BIN / "signalbox"), *arguments],
+            env=plain_environment(self.home, env),
+            cwd=self.home,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def json(self, *arguments: str) -> Any:
+        """The JSON answer of a command that must succeed."""
+        answer = self.cli(*arguments, "--json")
+        assert answer.returncode == 0, (
+            f"{arguments}: exit {answer.returncode}\n{answer.stdout}{answer.stderr}"
+        )
+        return json.loads(answer.stdout)
+
+    def pids(self) -> dict[str, int]:
+        """The process of each part, as it was told at the start."""
+        found = re.findall(r"✓ (\S+) .*pid (\d+)", self.child.log())
+        return {part: int(pid) for part, pid in found}
+
+
+def start_up(processes: Processes, *options: str, name: str = "up", env: dict[str, str] | None = None) -> Up:
+    child = processes.start(name, "signalbox", "up", *options, env=env)
+    child.wait_for_log("Signalbox is up", seconds=UP_SECONDS)
+    child.wait_for_log("signalbox apply FILE", seconds=5)
+    return Up(child, processes.folder)
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """A process and everything below it."""
+    root = psutil.Process(pid)
+    return [root, *root.children(recursive=True)]
+
+
+def living(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run; a zombie that nobody has reaped yet runs no more."""
+    found = []
+    for process in processes:
+        try:
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """One stack for the tests that only talk to it."""
+    with Processes(tmp_path_factory.mktemp("up")) as running:
+        yield start_up(running)
+
+
+# --- what it says ---------------------------------------------------------------------------------------------------
+
+
+def test_up_says_where_it_is_and_keeps_its_secrets(up: Up) -> None:
+    log = up.child.log()
+    key = (up.data / "key").read_text().strip()
+
+    assert up.url in log
+    assert key in log
+    assert set(up.pids()) == PARTS
+    for name in ("key", "secret", "url", "signalbox.db", "broker/server.conf"):
+        assert (up.data / name).stat().st_mode & 0o077 == 0, f"others may read {name}"
+    assert up.data.stat().st_mode & 0o077 == 0
+
+
+def test_everything_listens_on_the_loopback_only(up: Up) -> None:
+    listening = {
+        connection.laddr
+        for process in family(up.child.pid)
+        for connection in process.net_connections(kind="tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+    assert len(listening) == 2  # the API and the broker
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+
+
+def test_no_password_stands_in_the_arguments_of_a_process(up: Up) -> None:
+    settings = (up.data / "broker" / "server.conf").read_text()
+    (password,) = re.findall(r"requirepass (\S+)", settings)
+    secrets = {password, (up.data / "secret").read_text().strip(), (up.data / "key").read_text().strip()}
+
+    for process in family(up.child.pid):
+        assert not secrets & set(" ".join(process.cmdline()).split()), process
+
+
+def test_a_second_up_in_the_same_folder_is_refused(up: Up) -> None:
+    second = up.cli("up")
+
+    assert second.returncode == 4
+    assert f"another Signalbox (pid {up.child.pid}) already works in" in second.stderr
+    assert up.url in second.stderr
+    assert up.child.is_alive
+
+
+def test_a_port_that_is_taken_is_named(up: Up) -> None:
+    port = up.url.rpartition(":")[2]
+
+    refused = up.cli("up", "--data", "elsewhere", "--port", port)
+
+    assert refused.returncode == 2
+    assert f"port {port} is taken by another program" in refused.stderr
+
+
+# --- what the command line does with it ------------------------------------------------------------------------------
+
+
+def test_hello_workflow_from_the_command_line(up: Up) -> None:
+    assert up.json("apply", str(HELLO))["items"][0]["version"] == 1
+
+    started = up.json(
+        "start", "hello-workflow", "--label", "team=a", "--business-key", "first", "--wait", "10"
+    )
+
+    assert started["status"] == "completed"
+    identity = started["id"]
+    assert up.json("show", identity)["context"] == {"greeted": False}
+    assert [one["id"] for one in up.json("ls", "--label", "team=a")["items"]] == [identity]
+    assert up.json("tasks", "list", "--instance", identity)["items"][0]["type"] == "EMAIL"
+    history = up.json("history", identity, "--verify")
+    assert history["verify"]["valid"]
+    assert history["items"][-1]["type"] == "instance.completed"
+    assert up.json("incidents", "list")["items"] == []
+    assert up.json("doctor")["healthy"]
+
+
+def test_watching_shows_the_timeline_and_ends_with_the_instance(up: Up) -> None:
+    up.json("apply", str(HELLO))
+
+    watched = up.cli("start", "hello-workflow", "--watch")
+
+    assert watched.returncode == 0, watched.stderr
+    assert "instance.started" in watched.stdout
+    assert watched.stdout.splitlines()[-1].split()[1] == "completed"
+    identity = watched.stdout.splitlines()[-1].split()[0]
+    lines = up.cli("watch", identity, "--json").stdout.splitlines()
+    assert json.loads(lines[0])["type"] == "instance.started"
+    assert json.loads(lines[-1])["type"] == "instance.completed"
+
+
+def test_an_event_moves_a_waiting_instance(up: Up) -> None:
+    document = {
+        "id": "approval",
+        "initial": "open",
+        "states": {"open": {"on": {"APPROVED": "done"}}, "done": {"type": "final"}},
+    }
+    assert up.cli("apply", "-", stdin=json.dumps(document)).returncode == 0
+    identity = up.json("start", "approval", "--wait", "10")["id"]
+    timed_out = up.cli("watch", identity, "--timeout", "0.2")
+    assert (timed_out.returncode, "is waiting after 0.2 s" in timed_out.stderr) == (6, True)
+
+    sent = up.json("send", identity, "APPROVED", "--data", '{"by": "alice"}')
+    assert sent["id"] == identity
+    assert up.cli("watch", identity, "--timeout", "20").returncode == 0
+
+    late = up.cli("send", identity, "APPROVED")
+    assert late.returncode == 4
+    assert "completed" in late.stderr
+
+
+def test_a_cancelled_instance_is_a_no(up: Up) -> None:
+    document = {"id": "patience", "initial": "open", "states": {"open": {"on": {"GO": "open"}}}}
+    assert up.cli("apply", "-", stdin=json.dumps(document)).returncode == 0
+    identity = up.json("start", "patience", "--wait", "10")["id"]
+
+    up.json("cancel", identity, "--reason", "not needed")
+
+    assert up.cli("watch", identity, "--timeout", "20").returncode == 1
+    assert up.json("show", identity)["status"] == "cancelled"
+    assert "not needed" in up.cli("history", identity).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("show", "01932d2b-7a00-7000-8000-000000000001"), 3, "01932d2b-7a00-7000-8000-000000000001"),
+        (("start", "nothing-of-this-name"), 3, "nothing-of-this-name"),
+        (("start", "x", "--input", "{"), 2, "--input: not JSON"),
+        (("apply", "nowhere.json"), 2, 'cannot read "nowhere.json"'),
+        (("tasks", "show", "x"), 3, ""),
+        (("frobnicate",), 2, "No such command"),
+    ],
+)
+def test_what_cannot_be_done_has_its_exit_code(
+    up: Up, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    answer = up.cli(*arguments)
+
+    assert answer.returncode == code, answer.stderr
+    assert said in answer.stderr
+    assert answer.stdout == ""
+
+
+def test_a_wrong_key_is_no_access(up: Up) -> None:
+    answer = up.cli("ls", SIGNALBOX_KEY="sb_wrong")
+
+    assert answer.returncode == 5
+    assert "error:" in answer.stderr
+
+
+def test_a_refused_definition_shows_path_reason_and_suggestion(up: Up, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.json"
+    bad.write_text(
+        '{"id": "bad", "initial": "open", "states": {"open": {"on": {"GO": "dome"}}, "done": {"type": "final"}}}'
+    )
+
+    applied = up.cli("apply", str(bad), str(HELLO))
+
+    assert applied.returncode == 1
+    assert "dome" in applied.stdout
+    assert 'did you mean "done"?' in applied.stdout
+    assert "hello-workflow version 1" in applied.stdout
+    checked = up.cli("check", str(bad))
+    assert checked.returncode == 1
+    assert 'did you mean "done"?' in checked.stdout
+
+
+def test_a_key_that_was_revoked_opens_nothing(up: Up) -> None:
+    issued = up.json("keys", "create", "--name", "temporary", "--role", "viewer")
+    assert up.cli("ls", SIGNALBOX_KEY=issued["key"]).returncode == 0
+
+    up.json("keys", "revoke", issued["id"])
+
+    listed = {one["id"]: one for one in up.json("keys", "list")["items"]}
+    assert listed[issued["id"]]["revokedAt"] is not None
+    # A server may remember a key for a moment; it must forget it soon.
+    wait_until(
+        lambda: up.cli("ls", SIGNALBOX_KEY=issued["key"]).returncode == 5, what="the key's end", seconds=20
+    )
+
+
+def test_a_worker_beside_up_joins_it(up: Up) -> None:
+    with Processes(up.home) as more:
+        worker = more.start("second-runner", "signalbox", "worker", "task-runner", "--loglevel", "WARNING")
+
+        def duties() -> list[str]:
+            return sorted(one["duty"] for one in up.json("stats")["workers"])
+
+        worker.wait_until_ready(
+            lambda: duties() == ["orchestrator", "task-runner", "task-runner"], what="row"
+        )
+        assert worker.terminate() == 0
+
+
+# --- what it survives -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", sorted(PARTS))
+def test_a_killed_part_is_started_again_and_it_says_so(processes: Processes, part: str) -> None:
+    up = start_up(processes)
+    up.json("apply", str(HELLO))
+    killed = up.pids()[part]
+
+    os.kill(killed, signal.SIGKILL)
+
+    up.child.wait_for_log(f"{part} │ ended (killed by SIGKILL, pid {killed}); starting it again in 0.2 s")
+    wait_until(
+        lambda: up.cli("start", "hello-workflow", "--wait", "10", "--json").returncode == 0,
+        what="work to go on",
+        seconds=40,
+    )
+    instances = up.json("ls")["items"]
+    wait_until(
+        lambda: all(one["status"] == "completed" for one in up.json("ls")["items"]),
+        what=f"{len(instances)} instances to complete",
+        seconds=30,
+    )
+    assert up.json("doctor")["healthy"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_up_takes_everything_down_when_it_is_asked_to(processes: Processes, number: signal.Signals) -> None:
+    up = start_up(processes)
+    everything = family(up.child.pid)
+    assert len(everything) >= 1 + len(PARTS)
+
+    up.child.popen.send_signal(number)
+
+    assert up.child.wait(seconds=STOP_SECONDS) == 0
+    assert living(everything) == []
+    assert re.search(r"stopped in [\d.]+ s; everything is kept in", up.child.log())
+    assert "killed" not in up.child.log()
+
+
+def test_a_killed_up_leaves_no_child_and_the_next_one_goes_on(processes: Processes) -> None:
+    up = start_up(processes)
+    up.json("apply", str(HELLO))
+    identity = up.json("start", "hello-workflow", "--wait", "10")["id"]
+    everything = family(up.child.pid)
+    url, key = up.url, (up.data / "key").read_text()
+
+    up.child.kill()
+
+    wait_until(lambda: not living(everything), what="every child to end with its supervisor", seconds=10)
+    again = start_up(processes, name="again")
+    assert (again.url, (again.data / "key").read_text()) == (url, key)
+    assert again.json("show", identity)["status"] == "completed"
+    assert again.json("start", "hello-workflow", "--wait", "10")["status"] == "completed"
+
+
+def test_without_a_broker_work_goes_on_by_looking(processes: Processes) -> None:
+    up = start_up(processes, "--no-broker")
+    up.json("apply", str(HELLO))
+
+    done = up.json("start", "hello-workflow", "--wait", "15")
+
+    assert done["status"] == "completed"
+    assert set(up.pids()) == PARTS - {"broker"}
+
+
+def test_a_usual_port_that_is_taken_is_stepped_around(processes: Processes) -> None:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        (processes.folder / ".signalbox").mkdir()
+        (processes.folder / ".signalbox" / "url").write_text(f"http://127.0.0.1:{port}\n")
+
+        up = start_up(processes)
+
+        assert up.url.rpartition(":")[2] != str(port)
+        assert up.json("stats")["workers"]
+
+
+def test_flower_shows_on_the_loopback(processes: Processes) -> None:
+    up = start_up(processes, "--flower")
+
+    (url,) = re.findall(r"Flower\s+(http://127\.0\.0\.1:\d+)", up.child.log())
+    port = int(url.rpartition(":")[2])
+
+    def answers() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    up.child.wait_until_ready(answers, what="Flower", seconds=30)
