@@ -19,6 +19,7 @@ POINTS = frozenset(
         "after_commit_before_ring",  # any process: committed, nobody told
         "after_claim",  # task-runner: tasks leased, handlers not called
         "after_handler",  # task-runner: a handler returned, nothing stored
+        "before_report",  # task-runner: ended tasks taken for a commit, nothing written
         "before_outcome_commit",  # task-runner: outcomes written, not committed
         "after_outcome_commit",  # task-runner: outcomes committed, nobody told
         "after_accept_commit",  # api: a start or an event accepted, answer not sent

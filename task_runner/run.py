@@ -12,11 +12,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import structlog
 from sqlalchemy import Connection
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from common import faults
 from common.clock import read_now
@@ -36,6 +38,9 @@ log = structlog.get_logger("signalbox.task_runner")
 REFUSED = (DataError, IntegrityError, ProgrammingError)
 UNREPORTED_MAX = 512
 """Ended tasks that wait for their commit; beyond it nothing is claimed, so that a slow database is not run away from."""
+LAST_REPORT = 2.0
+"""Seconds that a drain waits for the commit of what has ended."""
+REJECTION = TaskError("output.rejected", "the database refused what the handler returned", retryable=False)
 
 
 class Runner:
@@ -61,6 +66,7 @@ class Runner:
         self.slots = Slots(slots)
         self._held: dict[TaskId, tuple[TaskClaim, TaskContext]] = {}
         self._ready: list[Outcome] = []
+        self._reporting: list[Outcome] = []
         self._turn = threading.Condition()
         self._closing = False
         self._committer = threading.Thread(target=self._commit, name="committer", daemon=True)
@@ -69,6 +75,12 @@ class Runner:
 
     def start(self) -> None:
         self._committer.start()
+
+    @property
+    def held(self) -> int:
+        """How many claims this process holds: in a slot, or ended and not yet stored."""
+        with self._turn:
+            return len(self._held)
 
     # -- claiming ------------------------------------------------------------------------------------------------
 
@@ -124,8 +136,9 @@ class Runner:
 
     def _run(self, claim: TaskClaim, context: TaskContext) -> None:
         outcome = call_handler(self.registry, claim, context, max_output_bytes=self.max_output_bytes)
+        # Also where the task was claimed anew meanwhile: this token is refused, and that goes on record.
         with self._turn:
-            if self._held.get(claim.id, (None,))[0] is claim:  # else: released meanwhile, or claimed anew
+            if not self._closing:
                 self._ready.append(outcome)
                 self._turn.notify_all()
 
@@ -135,35 +148,57 @@ class Runner:
         while True:
             with self._turn:
                 self._turn.wait_for(lambda: self._ready or self._closing)
-                group, self._ready = self._ready, []
-                if not group:
-                    return
-            self._report(group)
+                self._reporting, self._ready = self._ready, []
+            if not self._reporting:
+                return
+            faults.hit("before_report")
+            self._report(self._reporting)
+            with self._turn:
+                for outcome in self._reporting:
+                    held = self._held.get(outcome.task_id)
+                    if held is not None and held[0].token == outcome.token:
+                        del self._held[outcome.task_id]
+                self._reporting = []
+                self._turn.notify_all()
+            self.on_room()
 
     def _report(self, group: list[Outcome]) -> None:
+        """Store a group, split it where it is refused. Never raises: other outcomes wait behind this one."""
+        try:
+            self._report_patiently(group)
+        except Exception as error:  # noqa: BLE001 - the committer's outer loop: it must outlive whatever one outcome does to it
+            if len(group) > 1:
+                log.warning("outcomes.refused", count=len(group), error=type(error).__name__)
+                for outcome in group:
+                    self._report([outcome])
+            else:
+                self._report_refused(group[0], error)
+
+    def _report_refused(self, outcome: Outcome, refusal: Exception) -> None:
+        about = {"task_id": outcome.task_id, "instance_id": outcome.instance_id}
+        if not isinstance(refusal, REFUSED) or outcome.released or _is_rejection(outcome):
+            # Not beaten any more, its lease runs out; the third time the task fails as lost, in the open.
+            log.error("outcome.unstorable", **about, error=_text(refusal))
+            return
+        log.error("outcome.refused", **about, error=_text(refusal))
+        self._report([replace(outcome, output=None, error=REJECTION)])
+
+    def _report_patiently(self, group: list[Outcome]) -> None:
+        """Store a group; while the database is away, wait for it. Raises what it refuses for good."""
         delay = 0.1
         while True:
             try:
                 self._report_once(group)
-                break
-            except REFUSED as refusal:
-                log.warning("outcomes.refused", count=len(group), error=type(refusal).__name__)
-                self._report_each(group)
-                break
-            except SQLAlchemyError as error:
+                return
+            except REFUSED:
+                raise
+            except (DBAPIError, PoolTimeout) as error:
                 # Nothing is lost: the outcomes are kept here and their leases beaten until the database is back.
                 log.warning("database.trouble", duty="task-runner", error=_text(error), rest_seconds=delay)
                 if self._closing:
-                    break
+                    return
                 time.sleep(delay)
                 delay = min(delay * 2, 2.0)
-        with self._turn:
-            for outcome in group:
-                held = self._held.get(outcome.task_id)
-                if held is not None and held[0].token == outcome.token:
-                    del self._held[outcome.task_id]
-            self._turn.notify_all()
-        self.on_room()
 
     def _report_once(self, group: list[Outcome]) -> Reported:
         def use_case(tx: Connection) -> Reported:
@@ -174,24 +209,6 @@ class Runner:
         reported = self.database.run(use_case)
         faults.hit("after_outcome_commit")
         return reported
-
-    def _report_each(self, group: list[Outcome]) -> None:
-        """The database refuses something in the group: report one by one, and fail the one that it is."""
-        for outcome in group:
-            try:
-                self._report_once([outcome])
-            except REFUSED as refusal:
-                log.error(
-                    "outcome.refused",
-                    task_id=outcome.task_id,
-                    instance_id=outcome.instance_id,
-                    error=_text(refusal),
-                )
-                error = TaskError(
-                    "output.rejected", "the database refused what the handler returned", retryable=False
-                )
-                claim = self._held[outcome.task_id][0]
-                self._report_once([ended(claim, error=error)])
 
     # -- beating -------------------------------------------------------------------------------------------------
 
@@ -225,13 +242,13 @@ class Runner:
     def drain(self, seconds: float) -> int:
         """Let handlers end for up to `seconds`, report them, give the rest back uncounted; returns how many were given back."""
         self.slots.wait_idle(seconds)
-        with self._turn:
-            ready = {outcome.task_id for outcome in self._ready}
-            self._turn.wait_for(lambda: not self._ready, 2.0)
         rest = []
         with self._turn:
+            # A result whose commit is on its way is neither lost nor given back: its work is done.
+            self._turn.wait_for(lambda: not self._ready and not self._reporting, LAST_REPORT)
+            ended_here = {(outcome.task_id, outcome.token) for outcome in (*self._ready, *self._reporting)}
             for task_id, (claim, context) in list(self._held.items()):
-                if task_id not in ready:
+                if (task_id, claim.token) not in ended_here:
                     context.cancel()
                     rest.append(ended(claim, released=True))
                     del self._held[task_id]
@@ -243,5 +260,10 @@ class Runner:
         return len(rest)
 
 
-def _text(error: SQLAlchemyError) -> str:
-    return str(error.orig)[:300] if isinstance(error, DBAPIError) else str(error)[:300]
+def _is_rejection(outcome: Outcome) -> bool:
+    return outcome.error is REJECTION
+
+
+def _text(error: Exception) -> str:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return f"{type(cause).__name__}: {cause}"[:300]

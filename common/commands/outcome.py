@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from common.canonical import dumps, read
 from common.clock import instant_text
-from common.db import ORCHESTRATOR_QUEUE, note_bell
+from common.db import ORCHESTRATOR_QUEUE, TASK_RUNNER_QUEUE, note_bell
 from common.db.tables import AttemptOutcome, InboxType
 from common.ids import InstanceId, LeaseToken, TaskId, TenantId
 from common.lifecycle import TaskStatus
@@ -216,6 +216,8 @@ class _Group:
         tasks.finish(tx, self._finish)
         tasks.release(tx, self._release)
         tasks.end_attempts(tx, self._attempts)
+        if self.released:
+            note_bell(tx, TASK_RUNNER_QUEUE)
         ended = [*self.succeeded, *self.failed]
         if not ended:
             return
