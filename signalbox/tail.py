@@ -73,6 +73,8 @@ def warning_in(line: bytes) -> str | None:
 
 
 def _told(entry: Mapping[str, Any]) -> str:
-    facts = (f"{name}={value}" for name, value in entry.items() if name not in _UNINTERESTING)
-    text = " ".join([str(entry.get("event", "")), *facts]).replace("\n", " ")
+    facts = [f"{name}={value}" for name, value in entry.items() if name not in _UNINTERESTING]
+    # Of a traceback the last line says what was raised; the rest is in the file.
+    raised = str(entry.get("exception", "")).strip().rpartition("\n")[2]
+    text = " ".join(filter(None, [str(entry.get("event", "")), raised, *facts])).replace("\n", " ")
     return text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE - 1]}…"

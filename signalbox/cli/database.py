@@ -201,12 +201,12 @@ def _diagnosis(report: dict[str, Any]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    from signalbox.cli.render import facts, section
+    from signalbox.cli.render import count, facts, section
 
     problems, delays = report["problems"], report["delays"]
-    examined = f"{report['instances']} instances examined"
+    examined = f"{count(report['instances'], 'instance')} examined"
     head = (
-        Text.assemble(("✗ ", "red"), (f"{len(problems)} problems", "bold red"), f", {examined}")
+        Text.assemble(("✗ ", "red"), (count(len(problems), "problem"), "bold red"), f", {examined}")
         if problems
         else Text.assemble(("✓ ", "green"), ("healthy", "green"), f", {examined}")
     )

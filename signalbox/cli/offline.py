@@ -130,13 +130,14 @@ def _report(report: list[dict[str, Any]]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    from signalbox.cli.render import problem_line
+    from signalbox.cli.render import count, problem_line
 
     lines: list[RenderableType] = []
     for one in report:
         problems = one["problems"]
         errors = sum(problem["severity"] == "error" for problem in problems)
-        said = "no problems" if not problems else f"{errors} errors, {len(problems) - errors} warnings"
+        warnings = count(len(problems) - errors, "warning")
+        said = f"{count(errors, 'error')}, {warnings}" if problems else "no problems"
         mark, style = ("✗", "red") if errors else ("✓", "green")
         lines.append(Text.assemble((f"{mark} ", style), (one["file"], "bold"), f": {said}"))
         lines.extend(problem_line(problem) for problem in problems)

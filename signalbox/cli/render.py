@@ -125,6 +125,11 @@ def compact(value: Json) -> str:
     return orjson.dumps(value).decode()
 
 
+def count(number: int, thing: str) -> str:
+    """A number of things: "1 row", "2 rows"."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def short(text: str, length: int = LONGEST_SUMMARY) -> str:
     """A text on one line, cut with an ellipsis."""
     line = " ".join(text.split())
@@ -408,7 +413,7 @@ def actor_text(actor: str) -> str:
 
 def verdict_line(verdict: Verdict) -> Text:
     """What `verify` found, in one line."""
-    counted = f"{verdict['entries']} {'row' if verdict['entries'] == 1 else 'rows'}"
+    counted = count(verdict["entries"], "row")
     if verdict["valid"]:
         replayed = ", replaying them gives the stored state" if verdict["replayed"] else ""
         return Text.assemble(("✓ ", "green"), ("chain verified", "green"), f": {counted}{replayed}")

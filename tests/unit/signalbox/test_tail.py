@@ -52,6 +52,14 @@ def test_a_long_or_many_lined_warning_is_told_on_one_short_line() -> None:
     assert "\n" not in told
 
 
+def test_of_a_traceback_the_last_line_is_told() -> None:
+    line = (
+        b'{"event": "step.raised", "level": "error", "exception": "Traceback:\\n  File x\\nValueError: no"}'
+    )
+
+    assert warning_in(line) == "step.raised ValueError: no"
+
+
 def test_a_warning_is_told_once(log: Path) -> None:
     tail = LogTail(log)
     append(log, warning("one"))

@@ -1,0 +1,63 @@
+"""Signals are counted, end a wait, and leave everything as it was."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from signalbox.signals import STOPPING, Signals
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_request_to_stop_is_counted_and_ends_a_wait(number: signal.Signals) -> None:
+    with Signals() as signals:
+        began = time.monotonic()
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+
+        signals.wait(30)
+
+        assert signals.stops == 1
+        assert time.monotonic() - began < 10
+
+
+def test_the_end_of_a_child_ends_a_wait_and_asks_nobody_to_stop() -> None:
+    with Signals() as signals:
+        began = time.monotonic()
+        child = subprocess.Popen([sys.executable, "-I", "-S", "-c", "pass"])
+
+        signals.wait(30)
+
+        assert time.monotonic() - began < 10
+        assert signals.stops == 0
+        assert child.wait(timeout=10) == 0
+
+
+def test_a_wait_ends_by_itself() -> None:
+    with Signals() as signals:
+        signals.wait(0.01)
+
+        assert signals.stops == 0
+
+
+def test_signals_that_came_before_the_wait_are_not_lost() -> None:
+    with Signals() as signals:
+        os.kill(os.getpid(), signal.SIGTERM)
+        began = time.monotonic()
+
+        signals.wait(30)
+
+        assert signals.stops == 1
+        assert time.monotonic() - began < 10
+
+
+def test_the_handlers_of_before_come_back() -> None:
+    before = [signal.getsignal(number) for number in (*STOPPING, signal.SIGCHLD)]
+
+    with Signals():
+        assert signal.getsignal(signal.SIGTERM) not in before
+
+    assert [signal.getsignal(number) for number in (*STOPPING, signal.SIGCHLD)] == before
