@@ -26,12 +26,12 @@ from itertools import groupby
 
 import structlog
 from sqlalchemy import Connection
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import DBAPIError
 
 from common import faults
 from common.canonical import dumps, read
 from common.clock import instant_text, read_now
-from common.db import TASK_RUNNER_QUEUE, Database, note_bell
+from common.db import TASK_RUNNER_QUEUE, Database, is_trouble, note_bell
 from common.db.tables import InboxType
 from common.decide import Decision, Incident, Standing, decide
 from common.errors import SignalboxError
@@ -51,8 +51,6 @@ STEP_BUDGET = 0.1
 """Seconds of stepping in one transaction; instances that are left over are taken by the next."""
 SUSPICION = timedelta(seconds=60)
 STRIKES = 3
-REFUSED = (DataError, IntegrityError, ProgrammingError)
-"""What a database says of rows that it will never take; everything else is the connection's or the server's trouble."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +103,7 @@ def advance_pass(advancing: Advancing, after: int) -> Pass:
     elif advancing.database.is_sqlite and not _peek(advancing, after):
         return NOTHING  # the one writer's turn is not taken just to find that there is nothing to do
     else:
-        try:
-            done = advancing.database.run(lambda tx: _batch(advancing, tx, inbox.page_ready(tx, after)))
-        except REFUSED as refusal:
-            log.warning("batch.refused", error=type(refusal).__name__)
-            done = _each_alone(advancing, _first_instances(_peek(advancing, after))[0])
+        done = _pass(advancing, lambda tx: inbox.page_ready(tx, after))
     if done.changed:
         advancing.publish(done.changed)
     return done
@@ -121,6 +115,24 @@ _Page = Sequence[tuple[int, InstanceId, datetime]]
 def _peek(advancing: Advancing, after: int) -> _Page:
     with advancing.database.reading() as tx:
         return inbox.page_ready(tx, after)
+
+
+def _pass(advancing: Advancing, read_page: Callable[[Connection], _Page]) -> Pass:
+    """Step the instances of a page in one transaction; each alone where that fails for a reason that does not pass."""
+    page: _Page = ()
+
+    def step(tx: Connection) -> Pass:
+        nonlocal page
+        page = read_page(tx)
+        return _batch(advancing, tx, page)
+
+    try:
+        return advancing.database.run(step)
+    except Exception as error:
+        if is_trouble(error) or isinstance(error, LostRace):
+            raise
+        log.warning("batch.refused", error=type(error).__name__)
+        return _each_alone(advancing, _first_instances(page)[0])
 
 
 def _batch(advancing: Advancing, tx: Connection, page: _Page) -> Pass:
@@ -297,7 +309,7 @@ def _careful_pass(advancing: Advancing, after: int, death: datetime) -> Pass:
     ids, last, is_whole = _first_instances(page)
     suspected = {instance_id for _, instance_id, accepted_at in page if accepted_at <= death}
     clean = [row for row in page if row[1] not in suspected and row[1] in set(ids)]
-    done = advancing.database.run(lambda tx: _batch(advancing, tx, clean)) if clean else NOTHING
+    done = _pass(advancing, lambda _tx: clean) if clean else NOTHING
     alone = [id_ for id_ in ids if id_ in suspected and _strike(advancing, id_)]
     careful = _each_alone(advancing, alone)
     total = Pass(
@@ -343,8 +355,10 @@ def _each_alone(advancing: Advancing, ids: Sequence[InstanceId]) -> Pass:
 def _alone(advancing: Advancing, instance_id: InstanceId) -> int:
     try:
         return advancing.database.run(lambda tx: _one(advancing, tx, instance_id))
-    except (*REFUSED, SignalboxError) as refusal:
-        reason = str(refusal.orig) if isinstance(refusal, DBAPIError) else str(refusal)
+    except Exception as error:
+        if is_trouble(error) or isinstance(error, LostRace):
+            raise
+        reason = str(error.orig if isinstance(error, DBAPIError) else error)
         log.error("instance.refused", instance_id=instance_id, reason=reason[:500])
         incident = Incident("engine.rejected", f"the database refused this step: {_storable(reason)}", {})
         advancing.database.run(lambda tx: _give_up(advancing, tx, instance_id, incident))

@@ -17,13 +17,12 @@ from datetime import timedelta
 
 import structlog
 from sqlalchemy import Connection
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import DBAPIError
 
 from common import faults
 from common.clock import read_now
 from common.commands.outcome import Outcome, Reported, TaskError, report_outcomes
-from common.db import TASK_RUNNER_QUEUE, Database, note_bell
+from common.db import TASK_RUNNER_QUEUE, Database, is_trouble, note_bell
 from common.ids import TaskId, WorkerId, new_token
 from common.queues.dispatcher import Drained
 from common.store import tasks
@@ -35,7 +34,6 @@ from task_runner.slots import Slots
 
 log = structlog.get_logger("signalbox.task_runner")
 
-REFUSED = (DataError, IntegrityError, ProgrammingError)
 UNREPORTED_MAX = 512
 """Ended tasks that wait for their commit; beyond it nothing is claimed, so that a slow database is not run away from."""
 LAST_REPORT = 2.0
@@ -176,7 +174,7 @@ class Runner:
 
     def _report_refused(self, outcome: Outcome, refusal: Exception) -> None:
         about = {"task_id": outcome.task_id, "instance_id": outcome.instance_id}
-        if not isinstance(refusal, REFUSED) or outcome.released or _is_rejection(outcome):
+        if outcome.error is REJECTION:
             # Not beaten any more, its lease runs out; the third time the task fails as lost, in the open.
             log.error("outcome.unstorable", **about, error=_text(refusal))
             return
@@ -190,9 +188,9 @@ class Runner:
             try:
                 self._report_once(group)
                 return
-            except REFUSED:
-                raise
-            except (DBAPIError, PoolTimeout) as error:
+            except Exception as error:
+                if not is_trouble(error):
+                    raise
                 # Nothing is lost: the outcomes are kept here and their leases beaten until the database is back.
                 log.warning("database.trouble", duty="task-runner", error=_text(error), rest_seconds=delay)
                 if self._closing:
@@ -258,10 +256,6 @@ class Runner:
             self.database.run(lambda tx: report_outcomes(tx, rest, now=read_now(tx)))
         self._committer.join(5)
         return len(rest)
-
-
-def _is_rejection(outcome: Outcome) -> bool:
-    return outcome.error is REJECTION
 
 
 def _text(error: Exception) -> str:

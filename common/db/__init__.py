@@ -1,5 +1,14 @@
 """The database: engine, tables, types, migrations. Queries live in `common.store`."""
 
 from common.db.engine import ORCHESTRATOR_QUEUE, TASK_RUNNER_QUEUE, Bells, Database, note_bell, sqlstate
+from common.db.trouble import is_trouble
 
-__all__ = ["ORCHESTRATOR_QUEUE", "TASK_RUNNER_QUEUE", "Bells", "Database", "note_bell", "sqlstate"]
+__all__ = [
+    "ORCHESTRATOR_QUEUE",
+    "TASK_RUNNER_QUEUE",
+    "Bells",
+    "Database",
+    "is_trouble",
+    "note_bell",
+    "sqlstate",
+]
