@@ -41,6 +41,8 @@ NO_BROKER = "memory://localhost"
 """kombu's broker inside each process: a worker on it waits for nobody and reaches nobody."""
 READY_SECONDS = 30.0
 TRIES_AT_START = 3
+LAST_WORDS_SECONDS = 2.0
+"""What a worker gets beyond its drain, to store what it holds and say good-bye."""
 PORT_SECONDS = 2.0
 """How long a port that our folder used last is waited for: servers of a killed `up` take a second to notice."""
 
@@ -62,6 +64,7 @@ class Plan:
     secret: str | None = field(default=None, repr=False)
     port: int | None = None
     tenant: str = TENANT
+    drain_seconds: float = 8.0
     has_broker: bool = True
     has_flower: bool = False
     has_api: bool = True
@@ -126,7 +129,11 @@ class Stack:
         """
         self.folder.create()
         self._exit.enter_context(self.folder.locked())
-        self._exit.callback(lambda: self.supervisor.stop(hurried=self.hurried))
+        self._exit.callback(
+            lambda: self.supervisor.stop(
+                seconds=self._plan.drain_seconds + LAST_WORDS_SECONDS, hurried=self.hurried
+            )
+        )
         port = self._choose_port()
         self.url = f"http://{LOOPBACK}:{port}"
         self.redis_url = self._start_broker()
@@ -159,7 +166,7 @@ class Stack:
         return Client(self.url, self.key)
 
     def stop(self) -> None:
-        """End every process in order, within about 10 s, and let go of the folder."""
+        """End every process in order, within the drain and 2 s, and let go of the folder."""
         self._exit.close()
 
     # --- broker and database ----------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ def _plan(data: Path | None, *, port: int | None, has_flower: bool, has_broker: 
         redis_url=settings.redis_url if has_broker and "redis_url" in given else None,
         secret=settings.secret.get_secret_value() if settings.secret else None,
         port=port,
+        drain_seconds=settings.drain_seconds,
         has_broker=has_broker,
         has_flower=has_flower,
     )
