@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Insert, bindparam, delete, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from common.db.tables import handlers, workers
 from common.db.types import Id, UtcDateTime, among
@@ -108,19 +109,37 @@ class PublishedHandler:
     output_schema: str | None
 
 
+_PUBLISHED = (
+    "type",
+    "name",
+    "description",
+    "light",
+    "isolated",
+    "input_schema",
+    "output_schema",
+    "published_at",
+)
+
+
+def _publish_statement(dialect: Any) -> Insert:
+    row = dialect.insert(handlers).values(
+        {name: bindparam(name, type_=handlers.c[name].type) for name in _PUBLISHED}
+    )
+    statement: Insert = row.on_conflict_do_update(
+        index_elements=(handlers.c.type, handlers.c.name),
+        set_={name: row.excluded[name] for name in _PUBLISHED[2:]},
+    )
+    return statement
+
+
+_PUBLISH = {"postgresql": _publish_statement(postgresql), "sqlite": _publish_statement(sqlite)}
+
+
 def publish(tx: Connection, published: Iterable[PublishedHandler], *, now: datetime) -> None:
-    """Upsert handlers. They stay when the runner ends: a definition may be applied while none runs."""
-    known = {(row[0], row[1]) for row in tx.execute(select(handlers.c.type, handlers.c.name))}
-    for one in published:
-        values: Mapping[str, Any] = {
-            "description": one.description, "light": one.light, "isolated": one.isolated,
-            "input_schema": one.input_schema, "output_schema": one.output_schema, "published_at": now,
-        }  # fmt: skip
-        if (one.type, one.name) in known:
-            tx.execute(
-                update(handlers)
-                .where(handlers.c.type == one.type, handlers.c.name == one.name)
-                .values(**values)
-            )
-        else:
-            tx.execute(insert(handlers).values(type=one.type, name=one.name, **values))
+    """Upsert handlers. They stay when the runner ends: a definition may be applied while none runs.
+
+    In key order, and in one statement each: runners that start together meet on these rows.
+    """
+    rows = [asdict(one) | {"published_at": now} for one in published]
+    if rows:
+        tx.execute(_PUBLISH[tx.dialect.name], sorted(rows, key=lambda row: (row["type"], row["name"])))
