@@ -19,21 +19,35 @@ from common.errors import Invalid, LimitExceeded
 MAX_INTEGER = 2**53
 MAX_DEPTH = 64
 MAX_MEMBERS = 200_000
+ANY = 2**62
 _DUMP = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
 
 
 def dumps(value: Any) -> str:
     """Return the canonical text of a value that came through a door (or was computed from such values).
 
-    Raises `Invalid` (`json.invalid`) for what JSON or the database cannot hold.
+    Raises `Invalid` (`json.invalid`) for what JSON or the database cannot hold. NaN and infinities are the doors' to
+    refuse, and the kernel's: looking for them here would cost a walk through every value.
     """
     try:
         text = orjson.dumps(value, option=_DUMP).decode()
     except TypeError as error:  # orjson.JSONEncodeError is a TypeError
-        raise Invalid(f"value cannot be stored as JSON: {error}", code="json.invalid") from error
+        return _dumps_exactly(value, error)
     if "\\u0000" in text:  # may be an escaped backslash before u0000: look closer only then
-        clean(value)
+        clean(value, max_depth=ANY, max_members=ANY)
     return text
+
+
+def _dumps_exactly(value: Any, error: TypeError) -> str:
+    """Store ±2^53 itself, which orjson takes for inexact; everything else that it refused stays refused."""
+    if "53-bit" not in str(error):
+        raise Invalid(f"value cannot be stored as JSON: {error}", code="json.invalid") from error
+    return orjson.dumps(clean(value, max_depth=ANY, max_members=ANY), option=orjson.OPT_SORT_KEYS).decode()
+
+
+def size(text: str) -> int:
+    """How many bytes a text has in UTF-8: what the limits count."""
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def read(text: str | bytes) -> Any:
@@ -49,11 +63,12 @@ def loads(
     Raises `LimitExceeded` for size, depth or count and `Invalid` (`json.invalid`) for anything that is not plain JSON:
     duplicate keys, NaN and Infinity, NUL, lone surrogates, integers beyond ±2^53, invalid UTF-8.
     """
-    if len(raw) > max_bytes:
-        raise LimitExceeded(
-            f"{len(raw)} bytes of JSON, at most {max_bytes} are allowed", limit=limit, allowed=max_bytes
-        )
     try:
+        found = len(raw) if isinstance(raw, bytes) else size(raw)
+        if found > max_bytes:
+            raise LimitExceeded(
+                f"{found} bytes of JSON, at most {max_bytes} are allowed", limit=limit, allowed=max_bytes
+            )
         text = raw.decode("utf-8") if isinstance(raw, bytes) else raw
         value = json.loads(
             text,
@@ -66,7 +81,7 @@ def loads(
         raise LimitExceeded(
             f"JSON nests deeper than {max_depth} levels", limit="max_json_depth", allowed=max_depth
         ) from error
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise Invalid(f"body is not UTF-8: byte {error.start} cannot be read", code="json.invalid") from error
     except json.JSONDecodeError as error:
         raise Invalid(
@@ -81,6 +96,11 @@ def clean(value: Any, *, max_depth: int = MAX_DEPTH, max_members: int = MAX_MEMB
     Raises `Invalid` (`json.invalid`) with the path of the first offence, `LimitExceeded` for depth and count.
     """
     return _Cleaner(max_depth, max_members).clean(value, (), 0)
+
+
+def storable(text: str) -> str:
+    """Text about an error as a database takes it: NUL and lone surrogates are replaced by something to see."""
+    return text.replace("\x00", "␀").encode("utf-8", "replace").decode()
 
 
 class _Cleaner:
@@ -172,7 +192,8 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise Invalid(f'duplicate key "{key}" in an object', code="json.invalid")
+                # Escaped: a key that is not Unicode must not spoil the answer that tells of it.
+                raise Invalid(f"duplicate key {json.dumps(key)} in an object", code="json.invalid")
             seen.add(key)
     return found
 
