@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import statechart
-from common.canonical import dumps
+from common.canonical import dumps, size, storable
 from common.db.tables import InboxType
 from common.errors import SignalboxError
 from common.lifecycle import FINAL, InstanceStatus
 from statechart import Chart, Env, Step, StepFailed
-from statechart.effects import Effect
+from statechart.effects import CancelTimer, Effect
 
 NOT_RUN_BY_A_RUNNER = frozenset({"HUMAN", "WORKFLOW", "MAP", "TIMER"})
 """Task types that wait without a runner: an instance that has only these open is `waiting`."""
+
+START_TIMER = "start"
+"""The key of the timer that starts a pending instance at the time it was asked for."""
 
 Json = Any
 
@@ -58,7 +61,7 @@ class Decision:
 
 
 def decide(
-    chart: Chart,
+    chart: Chart | None,
     standing: Standing,
     type: InboxType,
     body: Json,
@@ -68,6 +71,7 @@ def decide(
 ) -> Decision:
     """Decide one inbox row. Never raises for what a definition, an event or a handler's output can cause.
 
+    `chart` None, for a definition that does not compile any more: notes, late results, cancels and incidents only.
     `body` by type: start {input, context} · event: the event itself · task {key, event, entry} · task.late {entry} ·
     timer {key, event} · undelivered: the event · note {note} · cancel {reason} ·
     incident {code, message, detail}: the engine gives up on the instance.
@@ -82,12 +86,14 @@ def decide(
         return _fails(standing, Incident(body["code"], body["message"], body.get("detail", {})), [])
     if type is InboxType.CANCEL:
         return _cancel(chart, standing, body, env)
+    if chart is None:
+        raise ValueError(f'a row of type "{type.value}" cannot be decided without a chart')
     try:
         decided = _DECIDERS[type](chart, standing, body, env)
         return _bounded(standing, decided, max_context_bytes)
     except StepFailed as error:
         detail = {"path": error.path, "data": error.data}
-        return _fails(standing, Incident(error.code, str(error), detail), [_received(type, body)])
+        return _fails(standing, Incident(error.code, storable(str(error)), detail), [_received(type, body)])
 
 
 def _start(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:
@@ -142,16 +148,21 @@ _DECIDERS = {
 }
 
 
-def _cancel(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:
+def _cancel(chart: Chart | None, standing: Standing, body: Json, env: Env) -> Decision:
     changes: list[dict[str, Json]] = [{"type": "instance.cancelled", "reason": body.get("reason")}]
-    if standing.snapshot is None:
-        return Decision(InstanceStatus.CANCELLED, None, None, changes, resolves=True)
+    if standing.snapshot is None:  # not started; a start that waits for its time must not come any more
+        return Decision(
+            InstanceStatus.CANCELLED, None, None, changes, (CancelTimer(START_TIMER),), resolves=True
+        )
     try:
+        if chart is None:
+            raise StepFailed("definition.unusable", "the definition does not compile, no exit action is run")
         step = statechart.stop(chart, standing.snapshot, env)
         text = dumps(step.snapshot)
-    except (StepFailed, SignalboxError) as error:
+        dumps(step.changes)
+    except Exception as error:  # noqa: BLE001 - see below: whatever it is, it must not keep an instance from ending
         # A broken exit action must not make an instance impossible to cancel: it ends without its exit actions.
-        changes.append({"type": "error.execution", "message": str(error)})
+        changes.append({"type": "error.execution", "message": storable(str(error))})
         stopped = standing.snapshot | {"status": "stopped", "tasks": {}, "timers": {}, "children": {}}
         return Decision(
             InstanceStatus.CANCELLED,
@@ -175,7 +186,7 @@ def closing(snapshot: Mapping[str, Json]) -> tuple[Effect, ...]:
     """The effects that end every open obligation of a snapshot."""
     return (
         *(statechart.effects.CancelTask(key) for key in snapshot.get("tasks", {})),
-        *(statechart.effects.CancelTimer(key) for key in snapshot.get("timers", {})),
+        *(CancelTimer(key) for key in snapshot.get("timers", {})),
         *(statechart.effects.CancelChild(key) for key in snapshot.get("children", {})),
     )
 
@@ -216,9 +227,9 @@ def _bounded(standing: Standing, decided: Decision, max_context_bytes: int) -> D
         text = dumps(decided.snapshot)
     except SignalboxError as error:
         return _fails(standing, Incident("context.unstorable", str(error), {}), decided.changes[:1])
-    if len(text) > max_context_bytes:
+    if size(text) > max_context_bytes:
         message = (
-            f"the snapshot grew to {len(text)} characters, at most {max_context_bytes} are allowed "
+            f"the snapshot grew to {size(text)} bytes, at most {max_context_bytes} are allowed "
             '("SIGNALBOX_MAX_CONTEXT_BYTES"); keep large data outside and store a reference'
         )
         detail = {"limit": "max_context_bytes", "allowed": max_context_bytes}
@@ -292,6 +303,7 @@ def _message_of(error: Json) -> str:
 
 __all__ = [
     "NOT_RUN_BY_A_RUNNER",
+    "START_TIMER",
     "Decision",
     "Incident",
     "Standing",

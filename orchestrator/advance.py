@@ -40,7 +40,7 @@ from common.lifecycle import FINAL, FROZEN, InstanceStatus
 from common.store import history, inbox, instances
 from common.store.inbox import InboxRow
 from common.store.instances import LockedInstance
-from orchestrator.batch import Batch, LostRace
+from orchestrator.batch import Batch, LostRace, error_text
 from orchestrator.charts import Charts, CompiledChart
 from statechart import KERNEL, Env
 
@@ -167,7 +167,7 @@ def _advance_locked(advancing: Advancing, tx: Connection, locked: list[LockedIns
         waiting = by_instance.get(held.id)
         if not waiting:  # its rows were consumed between the page and the lock: an ordinary race
             continue
-        faults.hit("in_step")
+        faults.hit("in_step", held.business_key)
         batch.merge(_step_instance(advancing, held, waiting, charts[held.definition_id], batch.now))
         advanced.append(held.id)
         if time.perf_counter() > deadline:
@@ -214,20 +214,26 @@ class _Stepping:
         self.head = held.head_hash
         snapshot = None if held.snapshot is None else read(held.snapshot)
         self.decision = Decision(held.status, snapshot, held.snapshot, [])
-        self.error: Incident | None = None
+        self.error = held.error
         self.facts = facts_of(held, self.at)
 
     def through(self, rows: list[InboxRow]) -> Batch:
-        if self.compiled.chart is None:
-            problem = self.compiled.problem or "the definition does not compile"
-            return self.give_up(Incident("definition.unusable", problem, {}), rows)
         for row in rows:
+            if self.compiled.chart is None and row.lane != inbox.CONTROL:
+                self._freeze_without_chart()
             if self.decision.status in FROZEN and row.lane != inbox.CONTROL:
                 self.batch.parked.append(row.id)
             else:
                 self._step(row.type, row.body, row.source)
                 self.batch.consumed.append(row.id)
         return self._settled()
+
+    def _freeze_without_chart(self) -> None:
+        """The definition does not compile: say so once; what is not a control command waits for code that reads it."""
+        if self.decision.status not in (*FROZEN, *FINAL):
+            problem = self.compiled.problem or "the definition does not compile"
+            body = dumps({"code": "definition.unusable", "detail": {}, "message": problem})
+            self._step(InboxType.INCIDENT, body, "engine")
 
     def give_up(self, incident: Incident, rows: list[InboxRow]) -> Batch:
         """Record an incident of the engine itself; the rows are parked, for `retry` to take up again."""
@@ -244,7 +250,7 @@ class _Stepping:
         env = Env(now=self.at, seed=f"{self.held.id}:{self.sequence}")
         standing = Standing(self.decision.status, self.decision.snapshot, self.facts)
         chart = self.compiled.chart
-        decided = decide(chart, standing, type, read(body), env, max_context_bytes=self.limit)  # type: ignore[arg-type]
+        decided = decide(chart, standing, type, read(body), env, max_context_bytes=self.limit)
         entry = history.chained(
             self.held.tenant_id,
             self.held.id,
@@ -258,7 +264,10 @@ class _Stepping:
         self.batch.history.append(entry)
         self.head = entry["hash"]
         self.batch.take(self.held, decided, sequence=self.sequence, actor=actor)
-        self.error = decided.incident or (self.error if decided.status is InstanceStatus.FAILED else None)
+        if decided.incident is not None:
+            self.error = error_text(decided.incident)
+        elif decided.status is not InstanceStatus.FAILED:
+            self.error = None
         self.decision = decided
 
     def _settled(self) -> Batch:

@@ -59,7 +59,7 @@ class Batch:
     consumed: list[int] = field(default_factory=list)
     parked: list[int] = field(default_factory=list)
     frozen: set[str] = field(default_factory=set)
-    ended: set[str] = field(default_factory=set)
+    thawed: set[str] = field(default_factory=set)
     steps: int = 0
     due_tasks: list[str] = field(default_factory=list)
     _tasks: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
@@ -92,15 +92,15 @@ class Batch:
         sequence: int,
         head_hash: bytes,
         at: datetime,
-        error: Incident | None,
+        error: str | None,
     ) -> None:
         """Collect an instance's row after its last event of this batch."""
         snapshot = decision.snapshot or {}
         final = decision.status in FINAL
         if decision.status is InstanceStatus.FAILED:
             self.frozen.add(held.id)
-        if final:
-            self.ended.add(held.id)
+        if final and held.status is InstanceStatus.FAILED:
+            self.thawed.add(held.id)
         completed = decision.status is InstanceStatus.COMPLETED
         self.instances.append(
             {
@@ -110,7 +110,7 @@ class Batch:
                 "configuration": dumps(snapshot.get("configuration", [])),
                 "snapshot": decision.snapshot_text,
                 "output": dumps(snapshot.get("output")) if completed else None,
-                "error": None if error is None else _error_text(error),
+                "error": error,
                 "sequence": sequence,
                 "head_hash": head_hash,
                 "last_step_at": at,
@@ -122,7 +122,8 @@ class Batch:
                 and chart is not None
                 and accepts(chart, snapshot),
                 "started_at": held.started_at or (at if snapshot else None),
-                "finished_at": at if final else None,
+                # A note or a late event after the end does not move the end.
+                "finished_at": (held.finished_at or at) if final else None,
             }
         )
 
@@ -133,7 +134,7 @@ class Batch:
         self.consumed += other.consumed
         self.parked += other.parked
         self.frozen |= other.frozen
-        self.ended |= other.ended
+        self.thawed |= other.thawed
         self.steps += other.steps
         self._tasks.update(other._tasks)
         self._asked_again += other._asked_again
@@ -194,6 +195,7 @@ class Batch:
             "status": (TaskStatus.PENDING if executed else TaskStatus.RUNNING).value,
             "priority": held.priority if effect.priority is None else effect.priority,
             "run_at": run_at,
+            "held": False,
             "max_attempts": RetryPolicy.read(effect.retry).max_attempts,
             "retry": dumps(effect.retry) if effect.retry else None,
             "timeout_ms": effect.timeout_ms,
@@ -253,6 +255,8 @@ class Batch:
             incidents.resolve_of(tx, [instance_id], actor=actor, now=self.now)
         inbox.put(tx, self._deliveries(tx))
         inbox.park(tx, self.parked)
+        if self.thawed:  # what waited parked is taken up again, also where it can only be rejected: on record
+            inbox.unpark(tx, sorted(self.thawed))
         if inbox.consume(tx, self.consumed) != len(self.consumed):
             raise LostRace("inbox rows that were read under the lock are gone")
         self.due_tasks = [
@@ -265,6 +269,7 @@ class Batch:
         concerned = {instance_id for instance_id, _ in self._cancelled_tasks} | self.frozen
         if not concerned:
             return
+        self._cancel_and_hold_new()
         cancelled: list[TaskId] = []
         held: list[TaskId] = []
         for task_id, instance_id, key, joined in tasks.lock_open(tx, sorted(concerned)):
@@ -275,8 +280,14 @@ class Batch:
                 held.append(task_id)
         tasks.cancel(tx, cancelled, now=self.now)
         tasks.hold(tx, held)
-        for row in self._tasks.values():
-            if row["instance_id"] in self.frozen:
+
+    def _cancel_and_hold_new(self) -> None:
+        """The same for rows of this batch, which are not stored yet: asked for by one event, given up by a later one."""
+        for (instance_id, key), row in self._tasks.items():
+            keys = {key, *(read(row["joined_keys"]) if row["joined_keys"] else ())}
+            if all((instance_id, one) in self._cancelled_tasks for one in keys):
+                row.update(status=TaskStatus.CANCELLED.value, finished_at=self.now)
+            elif instance_id in self.frozen:
                 row["held"] = True
 
     def _save_asked_again(self, tx: Connection) -> None:
@@ -396,5 +407,6 @@ def _delivery(
     }
 
 
-def _error_text(incident: Incident) -> str:
+def error_text(incident: Incident) -> str:
+    """What the instance's row says of the incident that froze it."""
     return dumps({"code": incident.code, "message": incident.message, "data": incident.detail})

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from common.canonical import clean, dumps
+from common.canonical import clean, dumps, size
 from common.clock import instant_text, read_now
 from common.config import Limits
 from common.db import ORCHESTRATOR_QUEUE, note_bell
@@ -29,7 +29,7 @@ def send_event(
     """Put an event into an instance's inbox. The caller commits; bells ring afterwards.
 
     Raises `Invalid` (`event.invalid`, `event.reserved`), `LimitExceeded`, `NotFound` (`instance.not_found`) and
-    `Conflict` (`instance.illegal_verb`) for a finished instance. Paused and failed ones accept it, and it waits.
+    `Conflict` (`instance.finished`) for a finished instance. Paused and failed ones accept it, and it waits.
     """
     body = event_text(event, limits=limits)
     accept(tx, tenant_id, instance_id, "send", InboxType.EVENT, body, lane=inbox.ORDINARY, actor=actor)
@@ -60,9 +60,9 @@ def event_text(event: Any, *, limits: Limits) -> str:
             code="event.reserved",
         )
     text = dumps(clean(event, max_depth=limits.max_json_depth))
-    if len(text) > limits.max_event_bytes:
+    if size(text) > limits.max_event_bytes:
         raise LimitExceeded(
-            f"the event is {len(text)} bytes, at most {limits.max_event_bytes} are allowed",
+            f"the event is {size(text)} bytes, at most {limits.max_event_bytes} are allowed",
             limit="max_event_bytes",
             allowed=limits.max_event_bytes,
         )

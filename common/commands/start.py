@@ -13,11 +13,12 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection
 
-from common.canonical import clean, dumps
+from common.canonical import clean, dumps, size
 from common.clock import read_now
 from common.config import Limits
 from common.db import ORCHESTRATOR_QUEUE, note_bell
 from common.db.tables import DefinitionStatus, InboxType, TimerStatus
+from common.decide import START_TIMER
 from common.errors import Conflict, Invalid, LimitExceeded, NotFound
 from common.ids import InstanceId, TenantId, is_id, new_id
 from common.store import definitions, inbox, instances, timers
@@ -62,9 +63,9 @@ def start_instance(
     """
     _check(request)
     body = dumps({"context": clean(request.context), "input": clean(request.input)})
-    if len(body) > limits.max_event_bytes:
+    if size(body) > limits.max_event_bytes:
         raise LimitExceeded(
-            f"input and context are {len(body)} bytes, at most {limits.max_event_bytes} are allowed",
+            f"input and context are {size(body)} bytes, at most {limits.max_event_bytes} are allowed",
             limit="max_event_bytes",
             allowed=limits.max_event_bytes,
         )
@@ -133,7 +134,7 @@ def _start_later(
                 "id": new_id(),
                 "tenant_id": tenant_id,
                 "instance_id": instance_id,
-                "key": "start",
+                "key": START_TIMER,
                 "due_at": start_at,
                 "status": TimerStatus.ARMED.value,
                 "inbox_type": InboxType.START.value,
@@ -164,6 +165,8 @@ def _check(request: Start) -> None:
         )
     if request.business_key is not None and not 0 < len(request.business_key) <= MAX_KEY:
         raise Invalid(f"businessKey: expected 1 to {MAX_KEY} characters", code="start.invalid")
+    if request.start_at is not None and request.start_at.tzinfo is None:
+        raise Invalid("startAt: expected an instant with an offset", code="start.invalid")
     if request.priority not in PRIORITIES:
         raise Invalid(f"priority: expected -100 to 100, found {request.priority}", code="start.invalid")
     if len(request.labels) > MAX_LABELS or any(

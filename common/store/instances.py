@@ -36,6 +36,7 @@ class LockedInstance:
     business_key: str | None
     status: InstanceStatus
     snapshot: str | None
+    error: str | None
     sequence: int
     head_hash: bytes
     last_step_at: datetime | None
@@ -44,14 +45,15 @@ class LockedInstance:
     parent_id: InstanceId | None
     created_at: datetime
     started_at: datetime | None
+    finished_at: datetime | None
     now: datetime  # the database's clock when the row was locked
 
 
 _c = instances.c
 _COLUMNS = (
     _c.id, _c.tenant_id, _c.definition_id, _c.definition_key, _c.definition_version, _c.business_key, _c.status,
-    _c.snapshot, _c.sequence, _c.head_hash, _c.last_step_at, _c.strikes, _c.priority, _c.parent_id, _c.created_at,
-    _c.started_at,
+    _c.snapshot, _c.error, _c.sequence, _c.head_hash, _c.last_step_at, _c.strikes, _c.priority, _c.parent_id,
+    _c.created_at, _c.started_at, _c.finished_at,
 )  # fmt: skip
 
 # The clock comes with the lock: it saves a round trip, and a step's time is never before its lock.
