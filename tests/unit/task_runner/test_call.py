@@ -1,0 +1,224 @@
+"""Calling a handler: whatever it returns or raises becomes an outcome; nothing of it escapes into the slot."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from common import faults
+from common.canonical import read
+from common.clock import utc_now
+from common.commands.outcome import Outcome, TaskError
+from common.ids import InstanceId, LeaseToken, TaskId, TenantId, new_id
+from common.store.tasks import TaskClaim
+from task_runner.call import MAX_MESSAGE, call_handler
+from task_runner.context import TaskContext
+from task_runner.registry import Permanent, Registry, Retryable, make_handler
+
+ROOM = 1_000
+
+
+def a_claim(type: str = "work", name: str = "job", input: str = "null", **more: Any) -> TaskClaim:
+    values: dict[str, Any] = {
+        "id": TaskId(new_id()),
+        "tenant_id": TenantId(new_id()),
+        "instance_id": InstanceId(new_id()),
+        "key": "working:0/1",
+        "attempt": 1,
+        "max_attempts": 3,
+        "idempotency_key": None,
+        "retry": None,
+        "timeout_ms": None,
+        "options": None,
+        "progress": None,
+        "completion_event": "DONE",
+        "failure_event": "FAILED",
+        "joined_keys": None,
+        "run_at": utc_now(),
+        "token": LeaseToken(new_id()),
+        **more,
+    }
+    return TaskClaim(type=type, name=name, input=input, **values)
+
+
+def called(function: Callable[..., Any], **claim: Any) -> Outcome:
+    registry = Registry()
+    registry.add(make_handler("work", function))
+    made = a_claim(**claim)
+    return call_handler(registry, made, TaskContext(made), max_output_bytes=ROOM)
+
+
+def failure(function: Callable[..., Any], **claim: Any) -> TaskError:
+    outcome = called(function, **claim)
+    assert outcome.output is None
+    assert outcome.error is not None
+    return outcome.error
+
+
+def raising(error: BaseException) -> Callable[[Any], Any]:
+    def handler(_input: Any) -> Any:
+        raise error
+
+    return handler
+
+
+def test_a_handler_gets_its_input_and_returns_canonical_text() -> None:
+    outcome = called(lambda input: {"twice": input["n"] * 2, "also": (1.0, None)}, input='{"n":21}')
+
+    assert outcome.output == '{"also":[1,null],"twice":42}'
+    assert outcome.error is None
+
+
+def test_a_handler_with_two_parameters_gets_the_context_too() -> None:
+    outcome = called(
+        lambda _input, context: [context.attempt, context.idempotency_key], idempotency_key="k", attempt=2
+    )
+
+    assert outcome.output == '[2,"k"]'
+
+
+def test_a_task_without_idempotency_key_is_known_by_its_id() -> None:
+    claim = a_claim()
+    assert TaskContext(claim).idempotency_key == claim.id
+
+
+def test_a_system_task_is_the_function_of_its_name() -> None:
+    outcome = called(lambda _input: "ran", type="SYSTEM", name="work")
+    assert outcome.output == '"ran"'
+
+
+def test_an_exception_becomes_an_error_with_its_name_and_trace() -> None:
+    error = failure(raising(ValueError("no such order")))
+
+    assert (error.code, error.message, error.retryable) == ("ValueError", "no such order", None)
+    assert error.trace is not None
+    assert "test_call.py" in error.trace
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "retryable"),
+    [
+        (Retryable("later"), "handler.retryable", True),
+        (Retryable("later", code="rate.limited"), "rate.limited", True),
+        (Permanent("never"), "handler.permanent", False),
+        (Permanent("never", code="card.declined", data={"reason": "expired"}), "card.declined", False),
+    ],
+)
+def test_retryable_and_permanent_say_so(raised: Permanent | Retryable, code: str, retryable: bool) -> None:
+    error = failure(raising(raised))
+
+    assert (error.code, error.retryable, error.data) == (code, retryable, raised.data)
+
+
+@pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+def test_a_handler_cannot_end_its_process_by_an_exception(raised: BaseException) -> None:
+    assert failure(raising(raised)).code == type(raised).__name__
+
+
+def test_an_injected_fault_is_not_taken_for_a_failure() -> None:
+    with pytest.raises(faults.FaultInjected):
+        called(raising(faults.FaultInjected()))
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("my own text fails")
+
+
+def test_an_exception_that_cannot_say_what_it_is_costs_nothing_but_its_task() -> None:
+    assert failure(raising(Unspeakable())).message == "Unspeakable"
+
+
+def test_the_words_of_an_error_are_storable_and_bounded() -> None:
+    error = failure(raising(ValueError("nul \x00, surrogate \ud800, " + "x" * 10_000)))
+
+    assert error.message.startswith("nul ␀, surrogate ?, xxx")
+    assert len(error.message) == MAX_MESSAGE
+
+
+@pytest.mark.parametrize("data", [object(), {"a": "\x00"}, {1: 2}, float("nan"), ["\ud800"], 2**60])
+def test_error_data_that_cannot_be_stored_is_named_instead(data: Any) -> None:
+    error = failure(raising(Permanent("no", data=data)))
+    assert error.data == f"data of type {type(data).__name__} that cannot be stored"
+
+
+def test_error_data_is_bounded() -> None:
+    assert failure(raising(Permanent("no", data="x" * 100_000))).data == "more than 64000 bytes of data"
+
+
+class Ambush(Mapping[str, Any]):
+    def __getitem__(self, key: str) -> Any:
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        raise RuntimeError("gotcha")
+
+    def __len__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "nul \x00",
+        {"deep": ["\ud800"]},
+        float("inf"),
+        {"amount": float("nan")},
+        2**53 + 1,
+        {1: "number as key"},
+        object(),
+        b"bytes",
+        {"set": {1}},
+        Ambush(),
+    ],
+)
+def test_an_output_that_cannot_be_stored_fails_its_task_for_good(output: Any) -> None:
+    error = failure(lambda _input: output)
+
+    assert error.code == "output.invalid"
+    assert error.retryable is False
+    assert error.message.startswith("the handler's output cannot be stored: ")
+
+
+def test_an_output_is_measured_in_bytes() -> None:
+    assert called(lambda _input: "é" * 499).output is not None  # 2 * 499 + 2 quotes
+
+    error = failure(lambda _input: "é" * 500)
+    assert (error.code, error.retryable) == ("output.too_large", False)
+    assert "returned 1002 bytes, at most 1000" in error.message
+
+
+def test_a_handler_that_this_process_does_not_have_is_named_with_a_suggestion() -> None:
+    error = failure(lambda _input: None, type="SYSTEM", name="wrok")
+    assert 'no handler "wrok" in this task runner; did you mean "work"?' in error.message
+
+
+def test_the_fault_point_after_a_handler_is_passed_only_when_it_returned() -> None:
+    passed: list[str] = []
+    faults.arm("after_handler", lambda: passed.append("passed"))
+    try:
+        called(raising(ValueError("no")))
+        assert passed == []
+        called(lambda _input: None)
+        assert passed == ["passed"]
+    finally:
+        faults.disarm()
+
+
+def test_progress_is_handed_over_once_and_given_to_the_next_attempt() -> None:
+    claim = a_claim(progress='{"page":3}')
+    context = TaskContext(claim)
+    assert context.progress == {"page": 3}
+
+    context.heartbeat({"page": 4})
+    context.heartbeat({"page": 5})
+
+    assert read(context.take_unsaved_progress() or "null") == {"page": 5}
+    assert context.take_unsaved_progress() is None
+
+
+def test_a_cancelled_context_says_so() -> None:
+    context = TaskContext(a_claim())
+    assert not context.cancelled
+    context.cancel()
+    assert context.cancelled
