@@ -1,8 +1,9 @@
 """Named fault points: places where a test stops or kills this process; in production they do nothing.
 
 `SIGNALBOX_FAULTS="before_commit=kill@3,after_claim=raise"` arms them: at the third pass of `before_commit` the process
-sends itself SIGKILL, and the first pass of `after_claim` raises. A test in process calls `arm` instead.
-Points are listed in `POINTS`, so that a misspelt one is refused.
+sends itself SIGKILL, and the first pass of `after_claim` raises. `in_step:order-7=kill` counts only the passes about the
+subject `order-7` (in a step: the instance's business key), so that one instance can be made deadly and no other.
+A test in process calls `arm` instead. Points are listed in `POINTS`, so that a misspelt one is refused.
 """
 
 from __future__ import annotations
@@ -31,22 +32,26 @@ class FaultInjected(BaseException):
     """Raised at an armed point; a BaseException, so that no `except Exception` hides it."""
 
 
-_armed: dict[str, Callable[[], None]] = {}
+_armed: dict[tuple[str, str | None], Callable[[], None]] = {}
 
 
-def hit(point: str) -> None:
-    """Pass a fault point. Costs one dictionary look-up when nothing is armed."""
+def hit(point: str, subject: str | None = None) -> None:
+    """Pass a fault point, on behalf of `subject` where it has one. Costs one look when nothing is armed."""
     if _armed:
-        action = _armed.get(point)
-        if action is not None:
-            action()
+        for armed in {(point, None), (point, subject)}:
+            action = _armed.get(armed)
+            if action is not None:
+                action()
 
 
-def arm(point: str, action: Callable[[], None]) -> None:
-    """Call `action` at each pass of `point`, until `disarm`. Raises `ValueError` for an unknown point."""
+def arm(point: str, action: Callable[[], None], *, subject: str | None = None) -> None:
+    """Call `action` at each pass of `point`, or only at those about `subject`, until `disarm`.
+
+    Raises `ValueError` for an unknown point.
+    """
     if point not in POINTS:
         raise ValueError(f'unknown fault point "{point}"; known: {", ".join(sorted(POINTS))}')
-    _armed[point] = action
+    _armed[point, subject] = action
 
 
 def disarm() -> None:
@@ -55,11 +60,17 @@ def disarm() -> None:
 
 
 def arm_from_environment(text: str | None) -> None:
-    """Arm what `SIGNALBOX_FAULTS` says: comma-separated `point=kill|raise|stop[@pass]`."""
+    """Arm what `SIGNALBOX_FAULTS` says: comma-separated `point[:subject]=kill|raise|stop[@pass]`.
+
+    Raises `ValueError` for an unknown point or verb.
+    """
     for part in filter(None, (text or "").split(",")):
-        point, _, what = part.strip().partition("=")
+        where, _, what = part.strip().partition("=")
+        point, _, subject = where.partition(":")
         verb, _, count = what.partition("@")
-        arm(point, _at_pass(int(count or 1), _VERBS[verb]))
+        if verb not in _VERBS:
+            raise ValueError(f'fault point "{where}": expected {" | ".join(_VERBS)}, found "{verb}"')
+        arm(point, _at_pass(int(count or 1), _VERBS[verb]), subject=subject or None)
 
 
 def _at_pass(number: int, action: Callable[[], None]) -> Callable[[], None]:

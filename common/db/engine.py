@@ -23,6 +23,7 @@ from psycopg.types.string import TextLoader
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 
+from common import faults
 from common.clock import SQLITE_NOW, sqlite_now_text
 from common.errors import Misconfigured
 
@@ -88,6 +89,7 @@ class Database:
                 yield tx
             bells = tx.info.pop(_BELLS, None)
         if bells:
+            faults.hit("after_commit_before_ring")
             for listener in self.listeners:
                 listener(bells)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 
 from common.faults import FaultInjected
 
@@ -121,7 +121,7 @@ class Dispatcher:
             return None
         try:
             return self._due()
-        except (SQLAlchemyError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - a process's outer loop: nobody would fire a timer or look again
             self._rest(error)
             return None
 
