@@ -67,6 +67,7 @@ class Runner:
         self._reporting: list[Outcome] = []
         self._turn = threading.Condition()
         self._closing = False
+        self._is_wanted = False
         self._committer = threading.Thread(target=self._commit, name="committer", daemon=True)
         self._types = registry.types()
         self._functions = registry.functions()
@@ -86,7 +87,7 @@ class Runner:
         """Claim due tasks until the slots are full, nothing is due, or `until` is over."""
         claimed = 0
         while True:
-            room = min(self.slots.free, UNREPORTED_MAX - len(self._held))
+            room = self._room()
             if room <= 0:
                 return Drained(Counter(claimed=claimed))
             batch = self._claim_batch(room)
@@ -97,6 +98,16 @@ class Runner:
                 return Drained(Counter(claimed=claimed))
             if time.monotonic() > until:
                 return Drained(Counter(claimed=claimed), more=True)
+
+    def _room(self) -> int:
+        """How many more tasks may be held. Where none, the committer rings when that has changed, and only then."""
+        room = min(self.slots.free, UNREPORTED_MAX - len(self._held))
+        if room <= 0:
+            self._is_wanted = (
+                True  # said before the second look, so that a commit in between is seen by one of the two
+            )
+            room = min(self.slots.free, UNREPORTED_MAX - len(self._held))
+        return room
 
     def _claim_batch(self, limit: int) -> list[TaskClaim]:
         if self.database.is_sqlite and not self._is_anything_due():
@@ -158,7 +169,9 @@ class Runner:
                         del self._held[outcome.task_id]
                 self._reporting = []
                 self._turn.notify_all()
-            self.on_room()
+            if self._is_wanted:
+                self._is_wanted = False
+                self.on_room()
 
     def _report(self, group: list[Outcome]) -> None:
         """Store a group, split it where it is refused. Never raises: other outcomes wait behind this one."""

@@ -101,19 +101,22 @@ class Dispatcher:
         return self._drain()
 
     def _reside(self) -> None:
-        next_look = time.monotonic()
+        next_look = next_due = time.monotonic()
         while not self._ending.is_set():
-            due_in = self._look_at_the_clock()
-            now = time.monotonic()
-            if self._look_seconds and now >= next_look:
+            if (
+                time.monotonic() >= next_due
+            ):  # a ring alone does not ask the clock: it would delay what was rung for
+                due_in = self._look_at_the_clock()
+                next_due = time.monotonic() + (
+                    DUE_CHECK if due_in is None else min(DUE_CHECK, max(due_in, 0.0))
+                )
+            if self._look_seconds and time.monotonic() >= next_look:
                 with self._turn:
                     self._again = True
-                next_look = now + self._look_seconds
+                next_look = time.monotonic() + self._look_seconds
             self._drain_here()
-            timeout = DUE_CHECK if due_in is None else min(DUE_CHECK, max(due_in, 0.0))
-            if self._look_seconds:
-                timeout = min(timeout, max(next_look - time.monotonic(), 0.0))
-            self._wake.wait(timeout)
+            until = min(next_due, next_look) if self._look_seconds else next_due
+            self._wake.wait(max(until - time.monotonic(), 0.0))
             self._wake.clear()
 
     def _look_at_the_clock(self) -> float | None:

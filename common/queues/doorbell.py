@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ log = structlog.get_logger("signalbox.doorbell")
 INTERVAL = 0.010
 ENOUGH = 50
 HINTS = 20
+ASK_EVERY = 10
 REST = 1.0
 
 
@@ -40,6 +42,8 @@ class Doorbells:
         self._wake = threading.Condition()
         self._closing = False
         self._rang_at: dict[str, float] = {}
+        self._rings: Counter[str] = Counter()
+        self._full: set[str] = set()
         self._broker: Broker | None = None
         self._quiet_until = 0.0
         self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
@@ -115,7 +119,7 @@ class Doorbells:
         if self._broker is None:
             self._broker = self._app.connection_for_write(connect_timeout=1)
             self._broker.ensure_connection(max_retries=1, timeout=1)
-        if self._waiting(queue) >= ENOUGH:
+        if self._is_full(queue):
             return
         self._app.send_task(
             TASK_OF_QUEUE[queue],
@@ -125,6 +129,13 @@ class Doorbells:
             retry=False,
             ignore_result=True,
         )
+
+    def _is_full(self, queue: str) -> bool:
+        """Whether 50 doorbells wait untaken: asked at each tenth ring, because the question costs as much as a ring."""
+        if queue in self._full or self._rings[queue] % ASK_EVERY == 0:
+            (self._full.add if self._waiting(queue) >= ENOUGH else self._full.discard)(queue)
+        self._rings[queue] += 1
+        return queue in self._full
 
     def _waiting(self, queue: str) -> int:
         """How many doorbells wait untaken. The default channel is used, so nothing is opened per ring."""
