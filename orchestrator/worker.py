@@ -111,8 +111,8 @@ class Orchestrator:
         while not self._ending.wait(self.settings.beat_seconds):
             try:
                 self.last_death = self.database.run(lambda tx: stay(tx, self.presence))
-            except SQLAlchemyError as error:
-                log.warning("presence.unsaid", error=type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - an outer loop: should it end, we would be taken for dead
+                log.warning("presence.unsaid", error=f"{type(error).__name__}: {error}"[:300])
 
 
 settings = Settings.load()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -16,7 +16,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from common import faults
 from common.canonical import dumps
-from common.clock import read_now
 from common.commands.presence import Presence, arrive, leave, stay
 from common.config import Limits, Settings
 from common.db import TASK_RUNNER_QUEUE, Database
@@ -25,9 +24,9 @@ from common.observability import configure_logging
 from common.queues import bootstep, doorbell
 from common.queues.app import RUN, make_app
 from common.queues.dispatcher import Dispatcher
-from common.store import tasks
 from common.store.workers import PublishedHandler
 from common.version import signalbox_version
+from task_runner.due import DueTasks
 from task_runner.registry import REGISTRY, SYSTEM, Handler, discover
 from task_runner.run import Runner
 
@@ -58,7 +57,7 @@ class TaskRunner:
             "task-runner", work=self.runner.claim, due=self._due, look_seconds=settings.look_seconds
         )
         self._ended = threading.Event()
-        self._seen_until: datetime | None = None
+        self._delayed = DueTasks(REGISTRY.types())
         self._beat = threading.Thread(target=self._stay, name="beat", daemon=True)
 
     def start(self) -> None:
@@ -98,23 +97,18 @@ class TaskRunner:
     def _due(self) -> float | None:
         """Ring for delayed tasks and retries whose time has come; tell how long until the next."""
         with self.database.reading() as tx:
-            now = read_now(tx)
-            coming = tasks.next_due_at(tx, types=REGISTRY.types(), after=self._seen_until or now)
-        if coming is None:
-            return None
-        if coming <= now:
-            self._seen_until = now
+            fell_due, seconds = self._delayed.look(tx)
+        if fell_due:
             self.dispatcher.ring()
-            return 0.0
-        return (coming - now).total_seconds()
+        return seconds
 
     def _stay(self) -> None:
         while not self._ended.wait(self.settings.beat_seconds):
             try:
                 self.runner.beat()
                 self.database.run(lambda tx: stay(tx, self.presence))
-            except SQLAlchemyError as error:
-                log.warning("beat.missed", error=type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - an outer loop: should it end, every lease here would run out
+                log.warning("beat.missed", error=f"{type(error).__name__}: {error}"[:300])
 
 
 def _published(handler: Handler) -> list[PublishedHandler]:

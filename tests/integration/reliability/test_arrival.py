@@ -34,7 +34,7 @@ def test_runners_that_start_together_publish_the_same_handlers(database: Databas
         together.wait(10)
         try:
             database.run(publish)
-        except BaseException as error:  # kept for the test's thread, which raises it
+        except BaseException as error:  # noqa: BLE001 - kept for the test's thread, which raises it
             failures.append(error)
 
     for _ in range(ROUNDS):

@@ -1,0 +1,40 @@
+"""When delayed tasks and retries fall due: nobody rings for them, their instant does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection
+
+from common.clock import read_now
+from common.store import tasks
+
+LATE_COMMIT = timedelta(seconds=1)
+"""How long after its instant a row may become visible: a short delay is over before its transaction commits."""
+
+
+@dataclass
+class DueTasks:
+    """Looks at the next `run_at` of `types`, and tells of each task that fell due since the look before."""
+
+    types: Sequence[str]
+    _seen_until: datetime | None = None
+    _told_of: datetime | None = None
+
+    def look(self, tx: Connection) -> tuple[bool, float | None]:
+        """Return (a task fell due that was not told of, seconds until the next one or None).
+
+        Each instant is told once. A task that finds no free slot then must not be rung for again and again: whoever
+        gets a slot free looks by himself.
+        """
+        now = read_now(tx)
+        since = (self._seen_until or now) - LATE_COMMIT
+        oldest = tasks.next_due_at(tx, types=self.types, after=since)
+        coming = tasks.next_due_at(tx, types=self.types, after=now)
+        self._seen_until = now
+        fell_due = oldest is not None and oldest <= now and oldest != self._told_of
+        if fell_due:
+            self._told_of = oldest
+        return fell_due, None if coming is None else (coming - now).total_seconds()
