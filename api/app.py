@@ -56,10 +56,11 @@ def create_app(
     Raises `Misconfigured` without a usable `SIGNALBOX_SECRET` or database URL. Connects with the first request.
     """
     settings = settings or Settings.load()
+    limits = limits or Limits()
     app = Flask("api", static_folder=None)
     app.url_map.merge_slashes = False
-    app.config["MAX_CONTENT_LENGTH"] = (limits or Limits()).max_body_bytes
-    services = _open_services(app, settings, limits or Limits(), threads)
+    app.config["MAX_CONTENT_LENGTH"] = limits.max_body_bytes + 1  # see reading._bounded
+    services = _open_services(app, settings, limits, threads)
     app.extensions[_EXTENSION] = services
     transactions = Transactions(services.database, services.waiter)
     for operation in OPERATIONS:

@@ -1,7 +1,8 @@
 """Operations: each route is one typed entry in a table, from which the routing and the OpenAPI document are made.
 
 A handler is a plain function. What it needs is told by its signature: `call` for who asks and the open transaction,
-`body` and `query` annotated with the Pydantic model that the request must satisfy, and the parameters of its path.
+`body` and `query` annotated with the Pydantic model that the request must satisfy (`Model | None`: the body may be left
+out), and the parameters of its path.
 It returns an `Answer`, or raises one of our errors. It never commits: `transactions.py` does.
 """
 
@@ -11,6 +12,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from pydantic import BaseModel
@@ -155,7 +157,6 @@ class Routes:
         kind: Kind = "command",
         wait: float | None = None,
         example: Any = None,
-        body_is_optional: bool = False,
     ) -> Callable[[H], H]:
         """A command, or a calculation that takes a body."""
         return self._add(
@@ -166,7 +167,6 @@ class Routes:
             answers,
             wait=wait,
             example=example,
-            body_is_optional=body_is_optional,
         )
 
     def _add(
@@ -193,6 +193,7 @@ class Routes:
                     description=description,
                     answers=answers,
                     body=_model(hints.get("body")),
+                    body_is_optional=NoneType in get_args(hints.get("body")),
                     query=_model(hints.get("query")),
                     **more,
                 )

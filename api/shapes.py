@@ -137,8 +137,16 @@ def _attempt(record: AttemptRecord) -> dict[str, Any]:
         "startedAt": instant(record.started_at),
         "endedAt": instant(record.ended_at),
         "outcome": record.outcome,
-        "error": stored(record.error),
+        "error": _without_trace(record.error),
     }
+
+
+def _without_trace(error: str | None) -> dict[str, Any] | None:
+    """An attempt's error for callers: its stack trace, with our paths and the values in them, stays in the database."""
+    if error is None:
+        return None
+    told: dict[str, Any] = read(error)
+    return {name: told.get(name) for name in ("code", "message", "data")}
 
 
 def incident_json(record: IncidentRecord) -> dict[str, Any]:

@@ -141,7 +141,6 @@ def archive_version(call: Call, key: str, version: int, body: EmptyBody | None =
         201: Shape("restored as a new version", Definition),
         200: Shape("the newest version is this document already", Definition),
     },
-    body_is_optional=True,
 )
 def restore_version(call: Call, key: str, version: int, body: RestoreBody | None = None) -> Answer:
     """Restore an old version: its document becomes the next version. Nothing is deleted."""

@@ -167,7 +167,6 @@ def send(call: Call, instance_id: str, body: EventBody) -> Answer:
     permission=Permission.OPERATE,
     answers=_ACCEPTED,
     wait=CONTROL_WAIT_SECONDS,
-    body_is_optional=True,
     example={"reason": "ordered twice"},
 )
 def cancel(call: Call, instance_id: str, body: CancelBody | None = None) -> Answer:

@@ -1,0 +1,100 @@
+"""Every operation answers as its document says: the status, the members and their types, and nothing beyond them."""
+
+from typing import Any
+
+import pytest
+from flask import Response, request
+
+from api.operations import JSON, Operation
+from api.routes import OPERATIONS
+from tests.integration.api.conftest import APPROVAL, Api
+from tests.integration.api.test_instances import CRASHING, crash
+
+BY_ENDPOINT = {operation.name: operation for operation in OPERATIONS}
+
+
+@pytest.fixture
+def seen(api: Api) -> list[tuple[Operation, Response]]:
+    """Every answer that the API gives from here on, refusals apart, in the order of the requests."""
+    answers: list[tuple[Operation, Response]] = []
+
+    def note(response: Response) -> Response:
+        if response.status_code < 400 and request.endpoint in BY_ENDPOINT:
+            answers.append((BY_ENDPOINT[request.endpoint], response))
+        return response
+
+    api.app.after_request(note)
+    return answers
+
+
+def names_of(value: Any) -> Any:
+    """The member names of a JSON value, at every depth."""
+    match value:
+        case dict():
+            return {name: names_of(part) for name, part in value.items()}
+        case list():
+            return [names_of(part) for part in value]
+        case _:
+            return None
+
+
+def test_every_operation_answers_as_documented(api: Api, seen: list[tuple[Operation, Response]]) -> None:
+    visit_everything(api)
+
+    for operation, response in seen:
+        where = f"{operation.name} {response.status_code}"
+        assert response.status_code in operation.answers, where
+        shape = operation.answers[response.status_code]
+        if shape.model is None:
+            assert response.mimetype == shape.media_type or shape.media_type == "text/plain", where
+            continue
+        assert response.mimetype == JSON, where
+        read = shape.model.model_validate_json(response.get_data())
+        documented = read.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        assert names_of(response.json) == names_of(documented), where
+    visited = {operation.name for operation, _ in seen}
+    assert visited == set(BY_ENDPOINT)
+
+
+def visit_everything(api: Api) -> None:
+    """Ask every operation at least once for something that is there."""
+    api.engine.handler("CRASH", crash)
+    api.engine.execute(
+        "INSERT INTO handlers (type, name, description, input_schema, published_at) "
+        "VALUES ('CRASH', '', 'ends badly', '{\"type\":\"object\"}', '2026-01-01 00:00:00')"
+    )
+    waiting = api.start(businessKey="b", labels={"a": "b"}, input={"x": 1})
+    crashed = api.start(CRASHING)
+    api.post("/instances", {"definitionKey": "approval", "businessKey": "b"})
+    api.post("/instances", {"definitionKey": "approval"}, headers={"Prefer": "wait=0"})
+    api.post("/instances:batch", {"instances": [{"definitionKey": "approval"}, {"definitionKey": "nothing"}]})
+    api.post(f"/instances/{waiting}/events", {"type": "LOOKED"})
+    api.post(f"/instances/{waiting}/history", {"note": "looked"})
+    api.engine.settle()
+    for path in ("", "/tasks", "/history", "/verify", "/explain"):
+        api.get(f"/instances/{waiting}{path}")
+        api.get(f"/instances/{crashed}{path}")
+    (task,) = api.get("/tasks").json["items"]
+    api.get(f"/tasks/{task['id']}")
+    (incident,) = api.get("/incidents").json["items"]
+    api.get(f"/incidents/{incident['id']}")
+    api.post(f"/instances/{waiting}/cancel", headers={"Prefer": "wait=0"})
+    api.engine.settle()
+    for path in ("/instances", "/handlers", "/stats", "/schema/definition.json", "/definitions"):
+        api.get(path)
+    key = "/definitions/approval"
+    for path in (key, f"{key}/versions", f"{key}/versions/1", f"{key}/diagram", f"{key}/versions/1/diagram"):
+        api.get(path)
+    for verb in ("deactivate", "activate", "archive", "restore"):
+        api.post(f"{key}/versions/1/{verb}")
+    api.post("/definitions/check", {"document": {**APPROVAL, "initial": "revue"}})
+    api.post("/definitions/simulate", {"document": APPROVAL, "events": [{"type": "APPROVED"}]})
+    for path in (
+        "/health/live",
+        "/health/ready",
+        "/openapi.json",
+        "/docs",
+        "/docs/problems",
+        "/docs/style.css",
+    ):
+        api.send_raw("GET", path, key="")

@@ -1,0 +1,298 @@
+"""Definitions over HTTP: applied, numbered, moved about, drawn, checked and simulated."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from tests.integration.api.conftest import APPROVAL, Api, problem_of
+
+BROKEN = {"id": "broken", "initial": "a", "states": {"a": {"on": {"GO": "bb"}}, "b": {"type": "final"}}}
+
+
+def changed(number: int) -> dict[str, Any]:
+    return {**APPROVAL, "description": f"edition {number}"}
+
+
+def test_an_applied_definition_is_active_and_readable_as_it_was_written(api: Api) -> None:
+    answer = api.post("/definitions", {"document": APPROVAL})
+
+    assert answer.status_code == 201
+    assert answer.json["key"] == "approval"
+    assert answer.json["version"] == 1
+    assert answer.json["status"] == "active"
+    assert answer.json["createdBy"] == "key:the admin"
+    stored = api.get("/definitions/approval").json
+    assert stored["document"] == APPROVAL
+    assert list(stored["document"]["states"]) == list(APPROVAL["states"]), "the order of states has a meaning"
+
+
+def test_the_newest_document_again_changes_nothing(api: Api) -> None:
+    first = api.apply()
+
+    again = api.post("/definitions", {"document": APPROVAL})
+
+    assert again.status_code == 200
+    assert again.json["id"] == first["id"]
+    assert len(api.get("/definitions/approval/versions").json["items"]) == 1
+
+
+def test_another_document_is_the_next_version_and_takes_over(api: Api) -> None:
+    api.apply(changed(1))
+    api.apply(changed(2))
+
+    versions = api.get("/definitions/approval/versions").json["items"]
+    assert [(one["version"], one["status"]) for one in versions] == [(2, "active"), (1, "inactive")]
+    assert api.get("/definitions/approval/versions/1").json["document"] == changed(1)
+
+
+def test_a_definition_may_be_applied_without_being_activated(api: Api) -> None:
+    api.apply(changed(1))
+    draft = api.apply(changed(2), activate=False)
+
+    assert draft["status"] == "draft"
+    assert api.get("/definitions/approval").json["version"] == 1
+    activated = api.post("/definitions/approval/versions/2/activate")
+    assert activated.json["status"] == "active"
+    assert api.get("/definitions/approval/versions/1").json["status"] == "inactive"
+
+
+def test_the_newest_document_again_activates_it_where_it_is_not(api: Api) -> None:
+    api.apply(changed(1))
+    api.apply(changed(2), activate=False)
+
+    again = api.post("/definitions", {"document": changed(2)})
+
+    assert again.status_code == 200
+    assert (again.json["version"], again.json["status"]) == (2, "active")
+
+
+def test_an_invalid_definition_is_refused_with_every_problem(api: Api) -> None:
+    problem = problem_of(api.post("/definitions", {"document": BROKEN}), 422, "definition.invalid")
+
+    (finding,) = [one for one in problem["problems"] if one["code"] == "target.unknown"]
+    assert finding["path"].startswith("states.a.on.GO")
+    assert finding["severity"] == "error"
+    assert finding["suggestion"] == "b"
+    assert api.get("/definitions").json["items"] == []
+
+
+@pytest.mark.parametrize("key", [None, "", " padded ", "with/slash", "with\nline", "x" * 300, 7])
+def test_a_definition_without_a_usable_id_is_refused(api: Api, key: Any) -> None:
+    document = {**APPROVAL, "id": key}
+    if key is None:
+        del document["id"]
+
+    problem_of(api.post("/definitions", {"document": document}), 422, "definition.invalid")
+
+
+def test_verbs_move_a_version_through_its_statuses(api: Api) -> None:
+    api.apply()
+    path = "/definitions/approval/versions/1"
+
+    assert api.post(f"{path}/deactivate").json["status"] == "inactive"
+    assert api.post(f"{path}/deactivate").json["status"] == "inactive"
+    assert api.post(f"{path}/archive").json["status"] == "archived"
+    refused = problem_of(api.post(f"{path}/activate"), 409, "definition.illegal_verb")
+    assert "archived" in refused["detail"]
+    problem_of(api.post(f"{path}/deactivate"), 409, "definition.illegal_verb")
+
+
+def test_a_draft_cannot_be_deactivated(api: Api) -> None:
+    api.apply(activate=False)
+
+    problem_of(api.post("/definitions/approval/versions/1/deactivate"), 409, "definition.illegal_verb")
+
+
+def test_a_restore_makes_the_old_document_the_next_version(api: Api) -> None:
+    api.apply(changed(1))
+    api.apply(changed(2))
+
+    restored = api.post("/definitions/approval/versions/1/restore")
+
+    assert restored.status_code == 201
+    assert (restored.json["version"], restored.json["status"]) == (3, "active")
+    assert restored.json["document"] == changed(1)
+    assert len(api.get("/definitions/approval/versions").json["items"]) == 3
+
+
+def test_an_archived_newest_version_can_be_restored(api: Api) -> None:
+    api.apply()
+    api.post("/definitions/approval/versions/1/archive")
+
+    restored = api.post("/definitions/approval/versions/1/restore", {"activate": False})
+
+    assert restored.status_code == 201
+    assert (restored.json["version"], restored.json["status"]) == (2, "draft")
+
+
+@pytest.mark.parametrize("verb", ["activate", "deactivate", "archive", "restore"])
+def test_a_version_that_is_not_there_cannot_be_moved(api: Api, verb: str) -> None:
+    api.apply()
+
+    problem_of(api.post(f"/definitions/approval/versions/9/{verb}"), 404, "definition.not_found")
+    problem_of(api.post(f"/definitions/nothing/versions/1/{verb}"), 404, "definition.not_found")
+
+
+def test_an_inactive_definition_starts_nothing_and_lets_its_instances_finish(api: Api) -> None:
+    instance_id = api.start()
+    api.post("/definitions/approval/versions/1/deactivate")
+
+    problem_of(api.post("/instances", {"definitionKey": "approval"}), 409, "definition.not_active")
+    api.post(f"/instances/{instance_id}/events", {"type": "APPROVED"})
+    api.engine.settle()
+
+    assert api.get(f"/instances/{instance_id}").json["status"] == "completed"
+
+
+def test_the_same_key_lives_in_two_tenants(api: Api) -> None:
+    api.apply(changed(1))
+
+    theirs = api.post("/definitions", {"document": changed(2)}, key=api.other_key)
+
+    assert theirs.status_code == 201
+    assert theirs.json["version"] == 1
+    assert api.get("/definitions/approval").json["document"] == changed(1)
+
+
+def test_definitions_are_listed_by_their_active_version(api: Api) -> None:
+    api.apply(changed(1))
+    api.apply(changed(2), activate=False)
+    api.apply({**APPROVAL, "id": "another"})
+
+    items = api.get("/definitions").json["items"]
+
+    shown = [(one["key"], one["version"], one["newestVersion"]) for one in items]
+    assert shown == [("another", 1, 1), ("approval", 1, 2)]
+
+
+def test_many_appliers_at_once_make_one_version_each_and_one_is_active(api: Api) -> None:
+    documents = [changed(number) for number in range(6)]
+    answers: list[int] = []
+    begin = threading.Barrier(len(documents))
+
+    def apply(document: dict[str, Any]) -> None:
+        begin.wait()
+        answers.append(api.post("/definitions", {"document": document}).status_code)
+
+    threads = [threading.Thread(target=apply, args=(document,)) for document in documents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert answers == [201] * 6
+    versions = api.get("/definitions/approval/versions").json["items"]
+    assert [one["version"] for one in versions] == [6, 5, 4, 3, 2, 1]
+    assert [one["status"] for one in versions].count("active") == 1
+
+
+# -- task types ---------------------------------------------------------------------------------------------------
+
+WORKING: dict[str, Any] = {
+    "id": "working",
+    "initial": "busy",
+    "states": {
+        "busy": {
+            "entry": {
+                "type": "createTask",
+                "task": {"type": "LAUNCH", "name": "go", "completionEvent": "GONE"},
+            },
+            "on": {"GONE": "done"},
+        },
+        "done": {"type": "final"},
+    },
+}
+
+
+def publish(api: Api, type_: str, name: str = "") -> None:
+    api.engine.execute(
+        f"INSERT INTO handlers (type, name, published_at) VALUES ('{type_}', '{name}', '2026-01-01 00:00:00')"
+    )
+
+
+def test_before_a_first_runner_a_type_that_nobody_offers_is_a_warning(api: Api) -> None:
+    applied = api.apply(WORKING)
+
+    assert [one["severity"] for one in applied["warnings"]] == ["warning"]
+    assert "LAUNCH" in applied["warnings"][0]["message"]
+
+
+def test_once_runners_have_published_an_unknown_type_is_refused(api: Api) -> None:
+    publish(api, "LAUNCHER")
+
+    problem = problem_of(api.post("/definitions", {"document": WORKING}), 422, "definition.invalid")
+    assert any("LAUNCH" in one["message"] and one["severity"] == "error" for one in problem["problems"])
+
+    allowed = api.post("/definitions", {"document": WORKING, "allowUnknownTypes": True})
+    assert allowed.status_code == 201
+    assert [one["severity"] for one in allowed.json["warnings"]] == ["warning"]
+
+
+def test_a_type_that_a_runner_offers_is_no_finding(api: Api) -> None:
+    publish(api, "LAUNCH")
+
+    assert api.apply(WORKING)["warnings"] == []
+
+
+# -- drawing, checking, simulating --------------------------------------------------------------------------------
+
+
+def test_a_definition_is_drawn_as_mermaid_and_as_svg(api: Api) -> None:
+    api.apply()
+
+    for path in ("/definitions/approval", "/definitions/approval/versions/1"):
+        mermaid = api.get(f"{path}/diagram")
+        assert mermaid.mimetype == "text/plain"
+        assert "review" in mermaid.text
+        svg = api.get(f"{path}/diagram", format="svg")
+        assert svg.mimetype == "image/svg+xml"
+        assert svg.text.lstrip().startswith("<svg")
+    problem_of(api.get("/definitions/approval/diagram", format="png"), 422, "request.invalid")
+
+
+def test_a_check_answers_with_problems_and_stores_nothing(api: Api) -> None:
+    answer = api.post("/definitions/check", {"document": BROKEN}, key=api.keys["viewer"])
+
+    assert answer.status_code == 200
+    assert any(one["code"] == "target.unknown" for one in answer.json["problems"])
+    assert api.get("/definitions").json["items"] == []
+    assert api.post("/definitions/check", {"document": APPROVAL}).json["problems"] == []
+
+
+def test_a_simulation_shows_every_snapshot(api: Api) -> None:
+    answer = api.post("/definitions/simulate", {"document": APPROVAL, "events": [{"type": "APPROVED"}]})
+
+    assert answer.json["snapshots"] == [
+        {"configuration": ["review.open"], "context": {"approved": False}, "status": "active"},
+        {"configuration": ["done"], "context": {"approved": True}, "status": "done"},
+    ]
+
+
+def test_a_simulation_takes_the_engines_own_events(api: Api) -> None:
+    events = [{"type": "done.task.go"}, {"type": "GONE"}]
+
+    answer = api.post("/definitions/simulate", {"document": WORKING, "events": events})
+
+    assert answer.json["snapshots"][-1]["status"] == "done"
+
+
+def test_a_simulation_of_nonsense_is_refused(api: Api) -> None:
+    problem_of(
+        api.post("/definitions/simulate", {"document": BROKEN, "events": []}), 422, "definition.invalid"
+    )
+    problem_of(
+        api.post("/definitions/simulate", {"document": APPROVAL, "events": [{"no": "type"}]}),
+        422,
+        "event.invalid",
+    )
+    too_many = {"document": APPROVAL, "events": [{"type": "X"}] * 1_001}
+    problem = problem_of(api.post("/definitions/simulate", too_many), 422, "limit.exceeded")
+    assert problem["limit"] == "max_batch"
+
+
+def test_the_schema_of_definitions_is_served(api: Api) -> None:
+    answer = api.get("/schema/definition.json")
+
+    assert answer.mimetype == "application/schema+json"
+    assert "states" in answer.text

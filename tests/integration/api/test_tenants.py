@@ -1,0 +1,169 @@
+"""Tenants never meet: every operation, with everything of another tenant."""
+
+import json
+from typing import Any
+
+import pytest
+
+from api.operations import Operation
+from api.routes import OPERATIONS
+from common.db.tables import Role
+from tests.integration.api.conftest import Api, problem_of
+from tests.integration.api.test_instances import CRASHING, crash
+
+CLOSED = [operation for operation in OPERATIONS if operation.permission is not None]
+BY_NAME = [operation for operation in CLOSED if operation.path_parameters]
+LISTS = ["/definitions", "/instances", "/tasks", "/incidents"]
+
+
+@pytest.fixture
+def theirs(api: Api) -> dict[str, str]:
+    """What one tenant has of everything: a failed instance with a task and an incident, and its definition."""
+    api.engine.handler("CRASH", crash)
+    instance_id = api.start(CRASHING, businessKey="theirs", labels={"whose": "theirs"})
+    return {
+        "instanceId": instance_id,
+        "taskId": api.get("/tasks").json["items"][0]["id"],
+        "incidentId": api.get("/incidents").json["items"][0]["id"],
+        "key": "crashing",
+        "version": "1",
+        "definitionId": api.get("/definitions/crashing").json["id"],
+    }
+
+
+def body_of(operation: Operation) -> dict[str, Any]:
+    if operation.method == "GET":
+        return {}
+    bodies: dict[str, Any] = {"send": {"type": "GONE"}, "appendNote": {"note": "I was here"}}
+    return {"data": json.dumps(bodies.get(operation.name, {})), "content_type": "application/json"}
+
+
+def ask(api: Api, operation: Operation, names: dict[str, str], key: str) -> Any:
+    path = operation.path
+    for name in operation.path_parameters:
+        path = path.replace(f"{{{name}}}", names[name])
+    headers = {"Prefer": "wait=0"}
+    return api.send_raw(operation.method, path, key=key, headers=headers, **body_of(operation))
+
+
+@pytest.mark.parametrize("operation", BY_NAME, ids=lambda one: one.name)
+def test_what_belongs_to_another_tenant_is_not_there(
+    api: Api, theirs: dict[str, str], operation: Operation
+) -> None:
+    before = api.engine.execute("SELECT count(*) FROM inbox")
+
+    answer = ask(api, operation, theirs, api.other_key)
+
+    problem = problem_of(answer, 404, answer.json["code"])
+    assert problem["code"].endswith(".not_found")
+    leaked = {"crash", "GONE", "whose", "the admin", "as the test wants it"}
+    assert not [word for word in leaked if word in json.dumps({**problem, "instance": "", "detail": ""})]
+    assert api.engine.execute("SELECT count(*) FROM inbox") == before
+
+
+@pytest.mark.parametrize("operation", BY_NAME, ids=lambda one: one.name)
+def test_what_is_elsewhere_and_what_is_nowhere_look_the_same(
+    api: Api, theirs: dict[str, str], operation: Operation
+) -> None:
+    nowhere = dict.fromkeys(theirs, "0199a3c5-7f1e-7c42-9b63-2f4d8e6a1b90") | {
+        "key": "nothing!",
+        "version": "1",
+    }
+
+    def shown(names: dict[str, str]) -> str:
+        text = ask(api, operation, names, api.other_key).text
+        problem = json.loads(text)
+        problem["traceId"] = ""
+        text = json.dumps(problem)
+        for name in names.values():
+            text = text.replace(name, "…")
+        return text
+
+    assert shown(theirs) == shown(nowhere)
+
+
+@pytest.mark.parametrize("operation", BY_NAME, ids=lambda one: one.name)
+def test_their_owner_finds_them(api: Api, theirs: dict[str, str], operation: Operation) -> None:
+    """The counterpart: the same requests are no 404 for whom these things belong to."""
+    assert ask(api, operation, theirs, api.keys["admin"]).status_code < 404
+
+
+@pytest.mark.parametrize("path", LISTS)
+def test_lists_never_mix(api: Api, theirs: dict[str, str], path: str) -> None:
+    assert api.get(path).json["items"]
+    assert api.get(path, key=api.other_key).json["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "query"),
+    [
+        ("/instances", {"definitionKey": "crashing"}),
+        ("/instances", {"businessKey": "theirs"}),
+        ("/instances", {"label": "whose:theirs"}),
+        ("/instances", {"status": "failed"}),
+        ("/tasks", {"type": "CRASH"}),
+    ],
+)
+def test_filters_do_not_reach_across(
+    api: Api, theirs: dict[str, str], path: str, query: dict[str, str]
+) -> None:
+    assert api.get(path, **query).json["items"]
+    assert api.get(path, key=api.other_key, **query).json["items"] == []
+    for named in ("/tasks", "/incidents"):
+        assert api.get(named, key=api.other_key, instanceId=theirs["instanceId"]).json["items"] == []
+
+
+def test_nothing_is_started_from_another_tenants_definition(api: Api, theirs: dict[str, str]) -> None:
+    for body in ({"definitionKey": "crashing"}, {"definitionId": theirs["definitionId"]}):
+        problem_of(api.post("/instances", body, key=api.other_key), 404, "definition.not_found")
+
+
+def test_a_business_key_of_another_tenant_is_free(api: Api, theirs: dict[str, str]) -> None:
+    api.post("/definitions", {"document": CRASHING}, key=api.other_key)
+
+    answer = api.post("/instances", {"definitionKey": "crashing", "businessKey": "theirs"}, key=api.other_key)
+
+    assert answer.status_code == 201
+    assert answer.json["id"] != theirs["instanceId"]
+
+
+def test_figures_count_ones_own(api: Api, theirs: dict[str, str]) -> None:
+    stats = api.get("/stats", key=api.other_key).json
+
+    assert (stats["instances"], stats["tasks"], stats["inbox"]["waiting"]) == ({}, {}, 0)
+
+
+# -- roles --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("operation", CLOSED, ids=lambda one: one.name)
+def test_an_operation_asks_for_its_role(api: Api, role: Role, operation: Operation) -> None:
+    allowed = {
+        "read": {Role.VIEWER, Role.OPERATOR, Role.AUTHOR, Role.ADMIN},
+        "operate": {Role.OPERATOR, Role.ADMIN},
+        "define": {Role.AUTHOR, Role.ADMIN},
+    }[str(operation.permission)]
+    names = dict.fromkeys(operation.path_parameters, "nothing")
+
+    answer = ask(api, operation, names, api.keys[role])
+
+    if role in allowed:
+        assert answer.status_code not in (401, 403), answer.text
+    else:
+        problem = problem_of(answer, 403, "auth.forbidden")
+        assert f'"the {role}" has "{role}"' in problem["detail"]
+
+
+@pytest.mark.parametrize("operation", CLOSED, ids=lambda one: one.name)
+def test_no_operation_is_served_without_a_key(api: Api, operation: Operation) -> None:
+    names = dict.fromkeys(operation.path_parameters, "nothing")
+
+    problem_of(ask(api, operation, names, ""), 401, "auth.required")
+
+
+@pytest.mark.parametrize(
+    "operation", [one for one in OPERATIONS if one.permission is None], ids=lambda one: one.name
+)
+def test_health_and_documentation_are_open(api: Api, operation: Operation) -> None:
+    assert api.send_raw("GET", operation.path, key="").status_code == 200
