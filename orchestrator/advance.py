@@ -7,8 +7,9 @@ Theory of operation (statement by statement; the order matters).
    the previous holder consumed before it let go.
 3. Decide each row, purely. Whatever one instance does wrong is that instance's incident.
 4. Save, set-based, guarded by the sequence that was read; delete exactly the rows that were stepped; commit.
-5. Ring for new tasks, then look again from the beginning, always, until a pass finds nothing to lock. A pass that skipped a
-   locked instance may sleep: its holder takes this fifth step too, and if it dies its rows are free for the next look.
+5. Ring for new tasks, then look at what comes behind in the inbox, and again from the beginning, always, until a whole
+   sweep finds nothing to lock. A sweep that skipped a locked instance may sleep: its holder takes this fifth step too, and
+   if it dies its rows are free for the next look.
 
 A batch that the database refuses is rolled back and each of its instances stepped alone; one that is refused
 alone gets the incident `engine.rejected`. While a process of this duty has died within the last minute, instances with
@@ -19,8 +20,8 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import groupby
 
@@ -29,7 +30,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from common import faults
-from common.canonical import dumps, read
+from common.canonical import dumps, read, storable
 from common.clock import instant_text, read_now
 from common.db import TASK_RUNNER_QUEUE, Database, is_trouble, note_bell
 from common.db.tables import InboxType
@@ -66,44 +67,71 @@ class Advancing:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What one pass did. `resume_after` names the inbox id to go on from when nothing could be locked."""
+    """What one pass did.
+
+    `resume_after` names the inbox id to go on from, None at the inbox's end; `left` were locked, but the time was over.
+    """
 
     steps: int = 0
     instances: int = 0
     tasks: int = 0
     resume_after: int | None = None
     changed: tuple[InstanceId, ...] = ()
+    left: tuple[InstanceId, ...] = ()
 
 
 NOTHING = Pass()
 
 
-def advance_ready(advancing: Advancing, *, until: float) -> Pass:
-    """Pass until nothing is left to lock or `until` (monotonic seconds) is over; return what was done in all.
+@dataclass
+class Sweep:
+    """One way through the inbox: the row to go on after, the instances that had their turn, how many were found free.
 
-    `resume_after` of the result is not None when the time ran out before the work did.
+    A sweep may outlast a drain: who keeps it goes on where it stopped, so that those behind get their turn too.
     """
+
+    after: int = 0
+    seen: set[InstanceId] = field(default_factory=set)
+    found: int = 0
+
+    def begin(self) -> None:
+        self.after, self.found = 0, 0
+        self.seen.clear()
+
+
+def advance_ready(advancing: Advancing, *, until: float, sweep: Sweep | None = None) -> Pass:
+    """Sweep the inbox until a whole sweep finds nothing to lock or `until` (monotonic seconds) is over; what was done in all.
+
+    A sweep goes through the inbox page by page and steps each instance once, at most 200 of its rows: a giant inbox, or
+    an instance that somebody else holds, hides nobody behind it. `resume_after` of the result is not None when the time
+    ran out before the work did.
+    """
+    sweep = sweep or Sweep()
     steps = advanced = created = 0
-    after = 0
     while True:
-        done = advance_pass(advancing, after)
+        done = advance_pass(advancing, sweep)
         steps, advanced, created = steps + done.steps, advanced + done.instances, created + done.tasks
-        if done.instances == 0 and done.resume_after is None:
+        sweep.found += done.instances
+        is_over = done.resume_after is None and not sweep.found
+        if done.resume_after is not None:
+            sweep.after = done.resume_after
+        else:
+            sweep.begin()  # what was stepped may have made more to do, also before the place we are at
+        if is_over:
             return Pass(steps, advanced, created)
-        after = done.resume_after or 0
         if time.monotonic() > until:
-            return Pass(steps, advanced, created, resume_after=after)
+            return Pass(steps, advanced, created, resume_after=sweep.after)
 
 
-def advance_pass(advancing: Advancing, after: int) -> Pass:
-    """Step one batch of ready instances whose oldest row is beyond inbox id `after`, and publish what changed."""
+def advance_pass(advancing: Advancing, sweep: Sweep) -> Pass:
+    """Step one batch of ready instances that have not had their turn in this sweep, and publish what changed."""
     death = advancing.last_death()
     if death is not None:
-        done = _careful_pass(advancing, after, death)
-    elif advancing.database.is_sqlite and not _peek(advancing, after):
+        done = _careful_pass(advancing, sweep, death)
+    elif advancing.database.is_sqlite and not _peek(advancing, sweep.after):
         return NOTHING  # the one writer's turn is not taken just to find that there is nothing to do
     else:
-        done = _pass(advancing, lambda tx: inbox.page_ready(tx, after))
+        done = _pass(advancing, sweep, lambda tx: inbox.page_ready(tx, sweep.after))
     if done.changed:
         advancing.publish(done.changed)
     return done
@@ -117,43 +145,56 @@ def _peek(advancing: Advancing, after: int) -> _Page:
         return inbox.page_ready(tx, after)
 
 
-def _pass(advancing: Advancing, read_page: Callable[[Connection], _Page]) -> Pass:
+def _pass(advancing: Advancing, sweep: Sweep, read_page: Callable[[Connection], _Page]) -> Pass:
     """Step the instances of a page in one transaction; each alone where that fails for a reason that does not pass."""
-    page: _Page = ()
+    chosen = _Chosen((), None)
 
     def step(tx: Connection) -> Pass:
-        nonlocal page
-        page = read_page(tx)
-        return _batch(advancing, tx, page)
+        nonlocal chosen
+        chosen = _choose(read_page(tx), sweep.seen)
+        return _batch(advancing, tx, chosen)
 
     try:
-        return advancing.database.run(step)
+        done = advancing.database.run(step)
     except Exception as error:
         if is_trouble(error) or isinstance(error, LostRace):
             raise
         log.warning("batch.refused", error=type(error).__name__)
-        return _each_alone(advancing, _first_instances(page)[0])
+        done = replace(_each_alone(advancing, chosen.ids), resume_after=chosen.resume_after)
+    if done.left:  # the time of this pass was over before all that were locked had their turn: they are next
+        sweep.seen.update(set(chosen.ids) - set(done.left))
+        return replace(done, resume_after=sweep.after)
+    sweep.seen.update(chosen.ids)
+    return done
 
 
-def _batch(advancing: Advancing, tx: Connection, page: _Page) -> Pass:
-    ids, last, is_whole = _first_instances(page)
-    locked = instances.lock_ready(tx, ids) if ids else []
+def _batch(advancing: Advancing, tx: Connection, chosen: _Chosen) -> Pass:
+    locked = instances.lock_ready(tx, chosen.ids) if chosen.ids else []
     if not locked:
-        return Pass(resume_after=None if is_whole else last)
+        return Pass(resume_after=chosen.resume_after)
     faults.hit("after_lock")
-    return _advance_locked(advancing, tx, locked)
+    return replace(_advance_locked(advancing, tx, locked), resume_after=chosen.resume_after)
 
 
-def _first_instances(page: _Page) -> tuple[list[InstanceId], int, bool]:
-    """The first 100 distinct instances of a page, the last row considered, and whether the inbox ends there."""
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The instances of a page to step now; `resume_after` None where the inbox ends with them."""
+
+    ids: Sequence[InstanceId]
+    resume_after: int | None
+
+
+def _choose(page: _Page, seen: Set[InstanceId]) -> _Chosen:
+    """Take the first 100 distinct instances of a page that are not in `seen`."""
     distinct: dict[InstanceId, None] = {}
     last = 0
     for row_id, instance_id, _ in page:
-        if instance_id not in distinct and len(distinct) == BATCH:
-            return list(distinct), last, False
-        distinct[instance_id] = None
+        if instance_id not in seen and instance_id not in distinct:
+            if len(distinct) == BATCH:
+                return _Chosen(list(distinct), last)
+            distinct[instance_id] = None
         last = row_id
-    return list(distinct), last, len(page) < inbox.PAGE
+    return _Chosen(list(distinct), None if len(page) < inbox.PAGE else last)
 
 
 def _advance_locked(advancing: Advancing, tx: Connection, locked: list[LockedInstance]) -> Pass:
@@ -163,37 +204,47 @@ def _advance_locked(advancing: Advancing, tx: Connection, locked: list[LockedIns
     batch = Batch(max(held.now for held in locked))
     deadline = time.perf_counter() + STEP_BUDGET
     advanced = []
-    for held in locked:
+    left: tuple[InstanceId, ...] = ()
+    for at, held in enumerate(locked, start=1):
         waiting = by_instance.get(held.id)
         if not waiting:  # its rows were consumed between the page and the lock: an ordinary race
             continue
         faults.hit("in_step", held.business_key)
-        batch.merge(_step_instance(advancing, held, waiting, charts[held.definition_id], batch.now))
+        batch.merge(_step_instance(advancing, held, waiting, charts[held.definition_id], batch.now, deadline))
         advanced.append(held.id)
         if time.perf_counter() > deadline:
+            left = tuple(other.id for other in locked[at:])
             break
     batch.save(tx)
     if batch.due_tasks:
         note_bell(tx, TASK_RUNNER_QUEUE, *batch.due_tasks)
     faults.hit("before_commit")
     # A lock that found an empty inbox still counts as work: the next pass must look again before it may sleep.
-    return Pass(batch.steps, len(locked), len(batch.due_tasks), changed=tuple(advanced))
+    return Pass(batch.steps, len(locked), len(batch.due_tasks), changed=tuple(advanced), left=left)
 
 
 def _step_instance(
-    advancing: Advancing, held: LockedInstance, rows: list[InboxRow], compiled: CompiledChart, now: datetime
+    advancing: Advancing,
+    held: LockedInstance,
+    rows: list[InboxRow],
+    compiled: CompiledChart,
+    now: datetime,
+    deadline: float,
 ) -> Batch:
     """Step one instance through its rows. Never raises for what its definition or its events can cause."""
     try:
-        return _Stepping(advancing, held, compiled, now).through(rows)
+        return _Stepping(advancing, held, compiled, now).through(rows, deadline)
     except LostRace:
         raise
     except Exception as error:
         log.exception("step.raised", instance_id=held.id, tenant_id=held.tenant_id)
         incident = Incident(
             error.code if isinstance(error, SignalboxError) else "engine.error",
-            f"{type(error).__name__}: {error}"[:2_000],
-            {"trace": traceback.format_exc(limit=-8)[-4_000:], "inboxIds": [row.id for row in rows]},
+            storable(f"{type(error).__name__}: {error}")[:2_000],
+            {
+                "trace": storable(traceback.format_exc(limit=-8))[-4_000:],
+                "inboxIds": [row.id for row in rows],
+            },
         )
         return _Stepping(advancing, held, compiled, now).give_up(incident, rows)
 
@@ -217,7 +268,11 @@ class _Stepping:
         self.error = held.error
         self.facts = facts_of(held, self.at)
 
-    def through(self, rows: list[InboxRow]) -> Batch:
+    def through(self, rows: list[InboxRow], deadline: float) -> Batch:
+        """Step rows until `deadline` (perf_counter seconds), at least one; the others stay in the inbox for the next pass.
+
+        Without it, 200 slow steps would hold the locks so long that the database ends our session, again and again.
+        """
         for row in rows:
             if self.compiled.chart is None and row.lane != inbox.CONTROL:
                 self._freeze_without_chart()
@@ -226,6 +281,8 @@ class _Stepping:
             else:
                 self._step(row.type, row.body, row.source)
                 self.batch.consumed.append(row.id)
+            if time.perf_counter() > deadline:
+                break
         return self._settled()
 
     def _freeze_without_chart(self) -> None:
@@ -309,33 +366,52 @@ def input_text(type: InboxType, body: str, env: Env, checksum: str, limit: int, 
 # -- refused and suspected ---------------------------------------------------------------------------------------
 
 
-def _careful_pass(advancing: Advancing, after: int, death: datetime) -> Pass:
+def _careful_pass(advancing: Advancing, sweep: Sweep, death: datetime) -> Pass:
     """A pass within a minute of an unexplained death: instances that the dead process may have held go alone.
 
     Suspect is who has a row from before the death; a backlog that nobody died on strikes nobody.
     """
-    page = _peek(advancing, after)
-    ids, last, is_whole = _first_instances(page)
+    page = _peek(advancing, sweep.after)
+    chosen = _choose(page, sweep.seen)
     suspected = {instance_id for _, instance_id, accepted_at in page if accepted_at <= death}
-    clean = [row for row in page if row[1] not in suspected and row[1] in set(ids)]
-    done = _pass(advancing, lambda _tx: clean) if clean else NOTHING
-    alone = [id_ for id_ in ids if id_ in suspected and _strike(advancing, id_)]
-    careful = _each_alone(advancing, alone)
-    total = Pass(
-        done.steps + careful.steps,
-        done.instances + careful.instances,
+    clear = {id_ for id_ in chosen.ids if id_ not in suspected}
+    done = _pass(advancing, sweep, lambda _tx: [row for row in page if row[1] in clear]) if clear else NOTHING
+    suspects = [id_ for id_ in chosen.ids if id_ in suspected]
+    careful = [_step_suspect(advancing, id_) for id_ in suspects]
+    sweep.seen.update(suspects)
+    touched = tuple(id_ for id_, steps in zip(suspects, careful, strict=True) if steps is not None)
+    return Pass(
+        done.steps + sum(steps or 0 for steps in careful),
+        done.instances + len(touched),
         done.tasks,
-        None,
-        done.changed + careful.changed,
+        sweep.after if done.left else chosen.resume_after,
+        done.changed + touched,
     )
-    if total.instances == 0 and not is_whole:
-        return Pass(resume_after=last)
-    return total
 
 
-def _strike(advancing: Advancing, instance_id: InstanceId) -> bool:
-    """Count, in a transaction of its own, that this instance is about to be stepped; False where it should not be."""
-    database = advancing.database
+def _step_suspect(advancing: Advancing, instance_id: InstanceId) -> int | None:
+    """Strike an instance and step it alone, before the next one is struck: only who was being stepped pays for a death.
+
+    The turn keeps others from striking it between our strike and our step; they would count a death that nobody died.
+    Returns its steps, or None when somebody else has its turn or holds it.
+    """
+    with advancing.database.reading() as turn:
+        if not instances.take_turn(turn, instance_id):
+            return None
+        strikes = _strike(advancing, instance_id)
+        if strikes is None:
+            return None
+        if strikes < STRIKES:
+            return _alone(advancing, instance_id)
+    message = f"stepping this instance ended its process {STRIKES - 1} times; it is not tried again by itself"
+    log.error("instance.poison", instance_id=instance_id)
+    incident = Incident("engine.poison", message, {})
+    advancing.database.run(lambda tx: _give_up(advancing, tx, instance_id, incident))
+    return 0
+
+
+def _strike(advancing: Advancing, instance_id: InstanceId) -> int | None:
+    """Count, in a transaction of its own, that this instance is about to be stepped; None where somebody else holds it."""
 
     def count(tx: Connection) -> int | None:
         locked = instances.lock_ready(tx, [instance_id])
@@ -344,15 +420,7 @@ def _strike(advancing: Advancing, instance_id: InstanceId) -> bool:
         instances.strike(tx, [instance_id])
         return locked[0].strikes + 1
 
-    strikes = database.run(count)
-    if strikes is not None and strikes >= STRIKES:
-        message = (
-            f"stepping this instance ended its process {STRIKES - 1} times; it is not tried again by itself"
-        )
-        log.error("instance.poison", instance_id=instance_id)
-        database.run(lambda tx: _give_up(advancing, tx, instance_id, Incident("engine.poison", message, {})))
-        return False
-    return strikes is not None
+    return advancing.database.run(count)
 
 
 def _each_alone(advancing: Advancing, ids: Sequence[InstanceId]) -> Pass:
@@ -369,13 +437,10 @@ def _alone(advancing: Advancing, instance_id: InstanceId) -> int:
             raise
         reason = str(error.orig if isinstance(error, DBAPIError) else error)
         log.error("instance.refused", instance_id=instance_id, reason=reason[:500])
-        incident = Incident("engine.rejected", f"the database refused this step: {_storable(reason)}", {})
+        message = f"the database refused this step: {storable(reason)[:1_000]}"
+        incident = Incident("engine.rejected", message, {})
         advancing.database.run(lambda tx: _give_up(advancing, tx, instance_id, incident))
         return 0
-
-
-def _storable(text: str) -> str:
-    return text.replace("\x00", "␀").encode("utf-8", "replace").decode()[:1_000]
 
 
 def _one(advancing: Advancing, tx: Connection, instance_id: InstanceId) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, func, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from common.db.tables import DefinitionStatus, definitions, handlers
@@ -77,13 +77,21 @@ def _of(tenant_id: TenantId, key: str) -> ColumnElement[bool]:
 # -- one ----------------------------------------------------------------------------------------------------------
 
 
+_OF_KEY = (_c.tenant_id == bindparam("tenant_id"), _c.key == bindparam("key"))
+# Built once: every start asks one of these, and building a statement costs more than running it.
+_ACTIVE_FACTS = select(*_FACTS).where(*_OF_KEY, _c.status == DefinitionStatus.ACTIVE)
+_VERSION_FACTS = select(*_FACTS).where(*_OF_KEY, _c.version == bindparam("version"))
+
+
 def find_facts(
     tx: Connection, tenant_id: TenantId, key: str, *, version: int | None = None
 ) -> DefinitionFacts | None:
     """One version of a key, or without `version` its active one; None when there is no such version."""
-    query = select(*_FACTS).where(_of(tenant_id, key))
-    query = query.where(_c.status == DefinitionStatus.ACTIVE if version is None else _c.version == version)
-    row = tx.execute(query).one_or_none()
+    names: dict[str, Any] = {"tenant_id": tenant_id, "key": key}
+    if version is None:
+        row = tx.execute(_ACTIVE_FACTS, names).one_or_none()
+    else:
+        row = tx.execute(_VERSION_FACTS, names | {"version": version}).one_or_none()
     return None if row is None else _facts(row)
 
 

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, insert, select
 
 from common.canonical import dumps
 from common.clock import instant_text
+from common.db.rows import write_rows
 from common.db.tables import history
 from common.ids import InstanceId, TenantId
 
@@ -94,8 +95,7 @@ _INSERT = insert(history)
 
 def append(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Append rows made by `chained`. The caller holds the lock of each instance."""
-    if rows:
-        tx.execute(_INSERT, [dict(row) for row in rows])
+    write_rows(tx, _INSERT, rows)
 
 
 _READ = select(

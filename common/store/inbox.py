@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, lateral, literal_column, select, update
 
+from common.db.rows import write_rows
 from common.db.tables import InboxType, inbox
 from common.db.types import IdList, among
 from common.ids import InstanceId
@@ -41,8 +42,7 @@ _INSERT = insert(inbox)
 
 def put(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Accept rows {tenant_id, instance_id, lane, type, body, source, accepted_at}. Takes no lock that anyone waits for."""
-    if rows:
-        tx.execute(_INSERT, [dict(row) for row in rows])
+    write_rows(tx, _INSERT, rows)
 
 
 _PAGE = (

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, update
 
+from common.db.rows import write_rows
 from common.db.tables import IncidentStatus, incidents
 from common.db.types import UtcDateTime, among
 
@@ -26,8 +27,7 @@ _RESOLVE = (
 
 def open_all(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert open incidents {id, tenant_id, instance_id, task_id, code, message, detail, sequence, status, opened_at}."""
-    if rows:
-        tx.execute(_INSERT, [dict(row) for row in rows])
+    write_rows(tx, _INSERT, rows)
 
 
 def resolve_of(tx: Connection, instance_ids: Sequence[str], *, actor: str, now: datetime) -> None:

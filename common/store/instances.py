@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, Text, bindparam, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from common.clock import database_now
+from common.db.rows import write_rows
 from common.db.tables import definitions, instances
 from common.db.types import among
 from common.ids import DefinitionId, InstanceId, TenantId
@@ -111,7 +112,7 @@ def save(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
 
     Returns how many rows changed; fewer than given means that somebody else wrote, and the caller must roll back.
     """
-    return tx.execute(_SAVE, list(rows)).rowcount if rows else 0
+    return write_rows(tx, _SAVE, rows)
 
 
 _STRIKE = update(instances).where(among(_c.id, "ids")).values(strikes=_c.strikes + 1)
@@ -120,6 +121,18 @@ _STRIKE = update(instances).where(among(_c.id, "ids")).values(strikes=_c.strikes
 def strike(tx: Connection, ids: Sequence[str]) -> None:
     """Count one more try that may end this process; `save` sets the count back."""
     tx.execute(_STRIKE, {"ids": ids})
+
+
+_TURN = select(func.pg_try_advisory_xact_lock(func.hashtextextended(bindparam("id", type_=Text()), 0)))
+
+
+def take_turn(tx: Connection, instance_id: InstanceId) -> bool:
+    """Take the turn to strike and step a suspected instance, until `tx` ends; False when another process has it.
+
+    An advisory lock, because a strike must be committed before the step, and a row lock ends with its commit. On SQLite
+    nobody else steps beside us.
+    """
+    return tx.dialect.name == "sqlite" or bool(tx.execute(_TURN, {"id": instance_id}).scalar_one())
 
 
 def insert_pending(tx: Connection, row: Mapping[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, insert, not_, or_, select, update
 
+from common.db.rows import write_rows
 from common.db.tables import AttemptOutcome, attempts, tasks
 from common.db.types import Id, UtcDateTime, among
 from common.ids import InstanceId, LeaseToken, TaskId, TenantId, WorkerId
@@ -27,8 +28,7 @@ _INSERT = insert(tasks)
 
 def create(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert task rows, all with the same members. The caller holds the locks of their instances."""
-    if rows:
-        tx.execute(_INSERT, [dict(row) for row in rows])
+    write_rows(tx, _INSERT, rows)
 
 
 # -- asked again ------------------------------------------------------------------------------------------------
@@ -198,9 +198,8 @@ def claim_due(
         },
     )
     claimed = [_claim(row, token) for row in rows]  # fmt: skip
-    if claimed:
-        tx.execute(
-            _ATTEMPT,
+    write_rows(
+            tx, _ATTEMPT,
             [
                 {"task_id": task.id, "token": token, "tenant_id": task.tenant_id, "attempt": task.attempt,
                  "worker_id": worker, "started_at": now}
@@ -317,7 +316,7 @@ _END_ATTEMPT = (
 
 def finish(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
     """End locked tasks: rows {b_id, status, output, error, finished_at}. Returns how many changed."""
-    return tx.execute(_FINISH, list(rows)).rowcount if rows else 0
+    return write_rows(tx, _FINISH, rows)
 
 
 def release(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -325,14 +324,12 @@ def release(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
 
     `uncounted` 1 takes the attempt back (a drain, a lost lease); `lost` 1 counts a lost lease.
     """
-    if rows:
-        tx.execute(_RELEASE, list(rows))
+    write_rows(tx, _RELEASE, rows)
 
 
 def end_attempts(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Close attempt rows: {b_id, b_token, ended_at, outcome, error}."""
-    if rows:
-        tx.execute(_END_ATTEMPT, list(rows))
+    write_rows(tx, _END_ATTEMPT, rows)
 
 
 _LATE = (

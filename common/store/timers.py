@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
+from common.db.rows import write_rows
 from common.db.tables import InboxType, TimerStatus, timers
 from common.db.types import UtcDateTime, among
 from common.ids import InstanceId, TenantId
@@ -35,8 +36,7 @@ _INSERT = insert(timers)
 
 def arm(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert timer rows {id, tenant_id, instance_id, key, due_at, status, inbox_type, body, created_at, finished_at}."""
-    if rows:
-        tx.execute(_INSERT, [dict(row) for row in rows])
+    write_rows(tx, _INSERT, rows)
 
 
 _CANCEL = (
