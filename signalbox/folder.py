@@ -33,11 +33,6 @@ class DataFolder:
     def at(cls, path: Path) -> DataFolder:
         return cls(path.absolute())
 
-    @classmethod
-    def from_environment(cls) -> DataFolder:
-        """The folder that `SIGNALBOX_DATA` names, else `.signalbox` in the current one."""
-        return cls.at(Path(os.environ.get("SIGNALBOX_DATA") or DEFAULT_FOLDER))
-
     @property
     def database_path(self) -> Path:
         return self.path / "signalbox.db"

@@ -106,6 +106,7 @@ class Stack:
         self._environment: dict[str, str] = {}
         self.redis_url: str | None = None
         self.hurried: Callable[[], bool] = lambda: False
+        self.is_unwanted: Callable[[], bool] = lambda: False
         self.supervisor = Supervisor(
             plan.folder.logs,
             plan.cwd,
@@ -124,6 +125,7 @@ class Stack:
     def start(self) -> Iterator[Ready]:
         """Bring everything up, telling each part as it begins to work. Exhaust it before using the stack.
 
+        Waits for nobody any more once `is_unwanted` says so.
         Raises `Conflict` where another `up` holds the folder, `Misconfigured` for a port that is taken, and
         `PartFailed` for a part that does not begin to work.
         """
@@ -271,7 +273,7 @@ class Stack:
         database = Database.open(self.database_url, name="signalbox-up")
         client = self.client()
         try:
-            while waiting:
+            while waiting and not self.is_unwanted():
                 self.supervisor.tick()
                 workers = _worker_pids(database)
                 for name in list(waiting):

@@ -15,7 +15,7 @@ from common.config import Settings
 from signalbox.cli.exits import Exit
 from signalbox.cli.output import console
 from signalbox.cli.render import facts
-from signalbox.folder import DEFAULT_FOLDER, DataFolder
+from signalbox.folder import DataFolder
 from signalbox.screen import notice_line, ready_line, tell_failure
 from signalbox.signals import Signals
 from signalbox.stack import PartFailed, Plan, Stack
@@ -29,6 +29,7 @@ def run_up(data: Path | None, *, port: int | None, has_flower: bool, has_broker:
     screen = console(sys.stdout)
     plan = _plan(data, port=port, has_flower=has_flower, has_broker=has_broker)
     with Signals() as signals, Stack(plan, lambda notice: screen.print(notice_line(notice))) as stack:
+        stack.is_unwanted = lambda: signals.stops > 0
         stack.hurried = lambda: signals.stops > 1
         try:
             if not _bring_up(stack, signals, screen):
@@ -47,13 +48,13 @@ def _plan(data: Path | None, *, port: int | None, has_flower: bool, has_broker: 
     settings = Settings.load()
     given = settings.model_fields_set
     return Plan(
-        folder=DataFolder.at(data or DEFAULT_FOLDER),
+        folder=DataFolder.at(data or settings.data),
         cwd=Path.cwd(),
         environment=os.environ.copy(),
         database_url=settings.database_url if "database_url" in given else None,
         redis_url=settings.redis_url if has_broker and "redis_url" in given else None,
         secret=settings.secret.get_secret_value() if settings.secret else None,
-        port=port,
+        port=settings.port if port is None and "port" in given else port,
         drain_seconds=settings.drain_seconds,
         has_broker=has_broker,
         has_flower=has_flower,
@@ -65,9 +66,7 @@ def _bring_up(stack: Stack, signals: Signals, screen: Console) -> bool:
     screen.print(Text.assemble(("Signalbox", "bold"), f" starts in {stack.folder.path}"))
     for ready in stack.start():
         screen.print(ready_line(ready))
-        if signals.stops:
-            return False
-    return True
+    return signals.stops == 0
 
 
 def _panel(stack: Stack, screen: Console) -> RenderableType:

@@ -8,13 +8,13 @@ wrote both. A key from the folder is shown to the URL from the folder only, neve
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import Misconfigured, NotFound, Unauthorized, Unavailable
-from signalbox.folder import DataFolder
+from signalbox.folder import DEFAULT_FOLDER, DataFolder
 
 if TYPE_CHECKING:
     from common.config import Settings
@@ -23,23 +23,27 @@ if TYPE_CHECKING:
     from signalbox.client import Client
 
 
+URL, KEY, DATA = "SIGNALBOX_URL", "SIGNALBOX_KEY", "SIGNALBOX_DATA"
+
+
 def connect() -> Client:
     """A client for the API that the environment or the data folder names."""
-    url, key = address(DataFolder.from_environment())
+    url, key = address()
     from signalbox.client import Client  # httpx2 costs 0.2 s, and `--help` does not need it
 
     return Client(url, key)
 
 
-def address(folder: DataFolder) -> tuple[str, str]:
+def address() -> tuple[str, str]:
     """(URL, key) of the API. Raises `Unavailable` where nothing says it, `Unauthorized` for a URL without a key."""
-    url = os.environ.get("SIGNALBOX_URL")
-    key = os.environ.get("SIGNALBOX_KEY")
+    named = _named()
+    folder = DataFolder.at(Path(named.get(DATA) or DEFAULT_FOLDER))
+    url, key = named.get(URL), named.get(KEY)
     if url is None:
         url = folder.url()
         if url is None:
             raise Unavailable(
-                f'no Signalbox is known here: SIGNALBOX_URL is not set and "{folder.path}" has none; '
+                f'no Signalbox is known here: {URL} is not set and "{folder.path}" has none; '
                 "start one with `signalbox up`",
                 code="client.unreachable",
             )
@@ -47,8 +51,29 @@ def address(folder: DataFolder) -> tuple[str, str]:
     elif key is None and url.rstrip("/") == folder.url():
         key = folder.key()
     if not key:
-        raise Unauthorized(f"SIGNALBOX_KEY is not set, and no key for {url} is known here")
+        raise Unauthorized(f"{KEY} is not set, and no key for {url} is known here")
     return url, key
+
+
+def _named() -> Mapping[str, str]:
+    """What the environment names of URL, key and folder, and `.env` where the environment does not."""
+    found = {name: os.environ[name] for name in (URL, KEY, DATA) if os.environ.get(name)}
+    if not Path(".env").exists():
+        return found
+    from pydantic_settings import (
+        BaseSettings,
+        SettingsConfigDict,
+    )  # a third of a second, for those who have a file
+
+    class Target(BaseSettings):
+        model_config = SettingsConfigDict(env_prefix="SIGNALBOX_", env_file=".env", extra="ignore")
+        url: str = ""
+        key: str = ""
+        data: str = ""
+
+    target = Target()
+    from_file = {URL: target.url, KEY: target.key, DATA: target.data}
+    return {name: value for name, value in from_file.items() if value} | found
 
 
 def local_settings() -> Settings:

@@ -317,6 +317,21 @@ def test_every_killed_part_is_started_again_and_it_says_so(processes: Processes)
     assert up.json("doctor")["healthy"]
 
 
+def test_a_part_that_freezes_with_the_write_lock_is_killed_and_work_goes_on(processes: Processes) -> None:
+    # The second batch of each orchestrator's life stops before its commit, so the first life freezes with the lock.
+    up = start_up(processes, env={"SIGNALBOX_FAULTS": "before_commit=stop@2"})
+    up.json("apply", str(HELLO))
+    frozen = up.pids()["orchestrator"]
+
+    identity = up.json("start", "hello-workflow")["id"]
+
+    up.child.wait_for_log(
+        f"pid {frozen} held the database's write lock for more than 5 s; killing it", seconds=30
+    )
+    up.child.wait_for_log(f"orchestrator │ ended (killed by SIGKILL, pid {frozen})")
+    assert up.cli("watch", identity, "--timeout", "30").returncode == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_up_takes_everything_down_when_it_is_asked_to(processes: Processes, number: signal.Signals) -> None:
     up = start_up(processes)

@@ -84,12 +84,3 @@ def test_a_path_that_cannot_be_a_folder_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(Misconfigured, match=r'cannot make the data folder ".*file/data": Not a directory'):
         DataFolder.at(tmp_path / "file" / "data").create()
-
-
-def test_the_environment_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SIGNALBOX_DATA", raising=False)
-    assert DataFolder.from_environment().path == tmp_path / ".signalbox"
-
-    monkeypatch.setenv("SIGNALBOX_DATA", str(tmp_path / "elsewhere"))
-    assert DataFolder.from_environment().path == tmp_path / "elsewhere"

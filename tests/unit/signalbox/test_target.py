@@ -40,14 +40,14 @@ def used_folder(folder: DataFolder) -> DataFolder:
 
 
 def test_the_folder_of_up_says_where(used_folder: DataFolder) -> None:
-    assert address(used_folder) == (LOCAL, "sb_local")
+    assert address() == (LOCAL, "sb_local")
 
 
 def test_the_environment_wins(used_folder: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIGNALBOX_URL", "https://example.org")
     monkeypatch.setenv("SIGNALBOX_KEY", "sb_other")
 
-    assert address(used_folder) == ("https://example.org", "sb_other")
+    assert address() == ("https://example.org", "sb_other")
 
 
 def test_a_key_alone_is_shown_to_the_url_of_the_folder(
@@ -55,7 +55,7 @@ def test_a_key_alone_is_shown_to_the_url_of_the_folder(
 ) -> None:
     monkeypatch.setenv("SIGNALBOX_KEY", "sb_viewer")
 
-    assert address(used_folder) == (LOCAL, "sb_viewer")
+    assert address() == (LOCAL, "sb_viewer")
 
 
 def test_the_key_of_the_folder_is_never_shown_to_another_url(
@@ -64,7 +64,7 @@ def test_the_key_of_the_folder_is_never_shown_to_another_url(
     monkeypatch.setenv("SIGNALBOX_URL", "https://example.org")
 
     with pytest.raises(Unauthorized, match=r"SIGNALBOX_KEY is not set, and no key for https://example\.org"):
-        address(used_folder)
+        address()
 
 
 def test_the_url_of_the_folder_in_the_environment_takes_its_key(
@@ -72,12 +72,32 @@ def test_the_url_of_the_folder_in_the_environment_takes_its_key(
 ) -> None:
     monkeypatch.setenv("SIGNALBOX_URL", f"{LOCAL}/")
 
-    assert address(used_folder) == (f"{LOCAL}/", "sb_local")
+    assert address() == (f"{LOCAL}/", "sb_local")
+
+
+def test_a_file_of_settings_says_what_the_environment_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text("SIGNALBOX_URL=https://example.org\nSIGNALBOX_KEY=sb_file\nSMTP_URL=x\n")
+    assert address() == ("https://example.org", "sb_file")
+
+    monkeypatch.setenv("SIGNALBOX_KEY", "sb_environment")
+    assert address() == ("https://example.org", "sb_environment")
+
+
+def test_the_environment_names_the_folder(used_folder: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = DataFolder.at(used_folder.path.parent / "elsewhere")
+    elsewhere.create()
+    elsewhere.store_url("http://127.0.0.1:9000")
+    elsewhere.store_key("sb_elsewhere")
+    monkeypatch.setenv("SIGNALBOX_DATA", "elsewhere")
+
+    assert address() == ("http://127.0.0.1:9000", "sb_elsewhere")
 
 
 def test_where_nothing_says_it_up_is_suggested(folder: DataFolder) -> None:
     with pytest.raises(Unavailable, match="start one with `signalbox up`"):
-        address(folder)
+        address()
 
 
 def test_local_commands_use_the_database_of_the_folder_with_its_secret(folder: DataFolder) -> None:
