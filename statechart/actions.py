@@ -187,9 +187,13 @@ class InvokeTask:
         spec = self.spec.evaluate(draft)
         kind = _text(spec.get("type"), "task.type", "the type of the task")
         name = _text(spec.get("name") or kind, "task.name", "the name of the task")
+        self.cancel(draft)
         key = draft.next_key(self.place)
         done, failed = f"xstate.done.actor.{self.id}", f"xstate.error.actor.{self.id}"
         draft.create_task(_task(draft, key, kind, name, done, failed, spec, invoke=self.id))
+
+    def cancel(self, draft: Draft) -> None:
+        draft.cancel_task(draft.last_key(self.place))
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +239,8 @@ class ArmAfter:
     delay: Value
 
     def perform(self, draft: Draft) -> None:
+        # XState may enter a state again that it has not left (its own history as a target): one timer is enough.
+        self.disarm(draft)
         due_at = after(draft.env.now, _milliseconds(draft.evaluate(self.delay), "after"))
         draft.arm_timer(
             draft.next_key(self.place), due_at, {"type": self.event_type}, identifier=self.event_type

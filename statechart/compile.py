@@ -7,13 +7,20 @@ check.py and is a warning. A chart is handed out only when there is no error.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 
 from statechart import document as doc
 from statechart.actions import ArmAfter, InvokeTask
-from statechart.chart import ROOT_PATH, Chart, EntryPlan, NodeType, StateNode, Transition
+from statechart.chart import ROOT_PATH, Chart, EntryPlan, NodeType, StateNode, Transition, is_descendant
 from statechart.compile_actions import ActionCompiler
 from statechart.compile_guards import GuardCompiler
-from statechart.configuration import NOTHING_REMEMBERED, compute_entry_set, get_transition_domain
+from statechart.configuration import (
+    NOTHING_REMEMBERED,
+    compute_entry_set,
+    find_least_common_ancestor,
+    get_transition_domain,
+    with_ancestors,
+)
 from statechart.env import Json
 from statechart.findings import Findings, join
 from statechart.naming import UnknownTarget, delay_reference, js_order, resolve_target
@@ -22,6 +29,7 @@ from statechart.reading import read_definition
 from statechart.select import wildcard_candidates
 
 MAX_PLANNED = 100_000  # states in all entry plans together; what goes beyond is worked out in the step
+MAX_TARGETS = 100  # of one transition
 ENGINE_PREFIXES = ("xstate.", "done.", "error.")
 
 
@@ -285,12 +293,25 @@ class Compiler:
 
     def _targets(self, source: StateNode, targets: Sequence[str], at: str) -> tuple[StateNode, ...]:
         found = []
-        for target in targets:
+        if len(targets) > MAX_TARGETS:
+            self.findings.error(
+                "target.conflict", at, f"expected at most {MAX_TARGETS} targets, found {len(targets)}"
+            )
+        for target in targets[:MAX_TARGETS]:
             try:
                 found.append(resolve_target(source, target, self.by_id))
             except UnknownTarget as unknown:
                 self.findings.error("target.unknown", at, str(unknown), unknown.suggestion)
-        return tuple(found)
+        distinct = tuple(dict.fromkeys(found))
+        for one, other in _exclusive_pairs(distinct):
+            self.findings.error(
+                "target.conflict",
+                at,
+                f"expected targets that can be active together, in different regions of a parallel state; "
+                f"found {one.name!r} and {other.name!r}",
+            )
+            break
+        return distinct
 
     def compile_triggers(self) -> None:
         """Triggers are for whoever publishes events; here their expressions are made sure of."""
@@ -300,6 +321,15 @@ class Compiler:
                 self.guards.compile(trigger.condition, join(at, "condition"))
             self.findings.value(trigger.business_key, join(at, "businessKey"))
             self.findings.value(trigger.input, join(at, "input"))
+
+
+def _exclusive_pairs(targets: Sequence[StateNode]) -> Iterator[tuple[StateNode, StateNode]]:
+    """Pairs of targets that no configuration can hold both of, as the transition would enter them."""
+    for one, other in combinations(targets, 2):
+        common = find_least_common_ancestor((one, other))
+        is_nested = is_descendant(one, other) or is_descendant(other, one)
+        if is_nested or common is None or common.type != "parallel":
+            yield one, other
 
 
 def _inferred_type(part: doc.StateBody) -> NodeType:
@@ -384,7 +414,8 @@ def plan_entries(transitions: Sequence[Transition]) -> None:
         key = (domain, targets, enters_source)
         plan = plans.get(key)
         if plan is None:
-            plan = plans[key] = compute_entry_set([transition], NOTHING_REMEMBERED)
+            around = with_ancestors((transition.source,)) if domain is not None else {}
+            plan = plans[key] = compute_entry_set({transition: domain}, NOTHING_REMEMBERED, around)
             planned += len(plan.nodes)
         if not any(node.initial is not None and node.initial.type == "history" for node in plan.nodes):
             transition.plan, transition.domain = plan, domain

@@ -56,7 +56,7 @@ class GuardCompiler:
         )
         return _NEVER
 
-    def _compile(self, guard: Guard, at: str) -> guards.Guard:  # noqa: PLR0911 - one return for each form
+    def _compile(self, guard: Guard, at: str) -> guards.Guard:
         match guard:
             case bool():
                 return guards.Constant("true" if guard else "false", guard)

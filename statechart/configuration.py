@@ -89,17 +89,28 @@ def get_transition_domain(transition: Transition, history: HistoryValue) -> Stat
     return source.ancestors[-1] if source.ancestors else source
 
 
-def compute_exit_set(
-    transitions: Iterable[Transition], active: ActiveNodes, history: HistoryValue
-) -> list[StateNode]:
+def get_transition_domains(
+    transitions: Iterable[Transition], history: HistoryValue
+) -> dict[Transition, StateNode | None]:
+    """The domain of each transition, taken once for a microstep.
+
+    XState asks again between leaving and entering, when the history may have changed; where a state targets the
+    history of a state around it, this leaves that state half entered. Here leaving and entering agree.
+    """
+    return {
+        transition: transition.domain
+        if transition.plan is not None
+        else get_transition_domain(transition, history)
+        for transition in transitions
+    }
+
+
+def compute_exit_set(domains: Mapping[Transition, StateNode | None], active: ActiveNodes) -> list[StateNode]:
     """The active states that the transitions leave, deepest and last first."""
     leaving: dict[StateNode, None] = {}
-    for transition in transitions:
-        if not transition.target:
-            continue
-        planned = transition.plan is not None
-        domain = transition.domain if planned else get_transition_domain(transition, history)
-        leaving.update((node, None) for node in active if is_descendant(node, domain))
+    for transition, domain in domains.items():
+        if transition.target:
+            leaving.update((node, None) for node in active if is_descendant(node, domain))
     return sorted(leaving, key=_by_order, reverse=True)
 
 
@@ -143,18 +154,33 @@ class EntrySet:
         return EntryPlan(tuple(sorted(self.nodes, key=_by_order)), frozenset(self.by_default))
 
 
-def compute_entry_set(transitions: Sequence[Transition], history: HistoryValue) -> EntryPlan:
-    """The states that the transitions enter, in document order."""
-    if len(transitions) == 1 and (plan := transitions[0].plan) is not None:
-        return plan
+def compute_entry_set(
+    domains: Mapping[Transition, StateNode | None], history: HistoryValue, active: ActiveNodes
+) -> EntryPlan:
+    """The states that the transitions enter, in document order. `active` is what they have left standing."""
+    if len(domains) == 1:
+        plan = next(iter(domains)).plan
+        if plan is not None:
+            return plan
     entry_set = EntrySet(history)
-    for transition in transitions:
-        _add_entries(transition, entry_set)
+    for transition, domain in domains.items():
+        _add_entries(transition, domain, entry_set)
+    _close_upwards(entry_set, active)
     return entry_set.plan()
 
 
-def _add_entries(transition: Transition, entry_set: EntrySet) -> None:
-    domain = get_transition_domain(transition, entry_set.history)
+def _close_upwards(entry_set: EntrySet, active: ActiveNodes) -> None:
+    """No state stands without those around it.
+
+    A transition to its own source leaves nothing and so conflicts with nothing, and another one may leave what is
+    around it; XState then enters the inner state alone.
+    """
+    for node in list(entry_set.nodes):
+        missing = [a for a in node.ancestors if a not in active and a not in entry_set.nodes]
+        add_ancestor_states_to_enter(missing, None, entry_set)
+
+
+def _add_entries(transition: Transition, domain: StateNode | None, entry_set: EntrySet) -> None:
     source = transition.source
     for target in transition.target or ():
         # A transition to its own source stays inside it, unless it re-enters or its domain lies further out.

@@ -23,6 +23,7 @@ from statechart.chart import Block, Chart, StateNode, Transition
 from statechart.configuration import (
     compute_entry_set,
     compute_exit_set,
+    get_transition_domains,
     is_in_final_state,
     remembered_on_exit,
 )
@@ -276,10 +277,11 @@ def microstep(draft: Draft, enabled: Sequence[Transition]) -> None:
     draft.has_taken_transition |= not all(transition.is_inert for transition in transitions)
     before, remembered = list(draft.active), draft.history
     recorded = len(draft.changes)
-    exited = exit_states(draft, transitions)
+    domains = get_transition_domains(transitions, draft.history)
+    exited = exit_states(draft, domains)
     for transition in transitions:
         execute(draft, transition.actions)
-    entered = enter_states(draft, transitions)
+    entered = enter_states(draft, domains)
     if exited or entered:
         keep_order(draft, before, remembered)
         draft.changes.insert(recorded, state_changed(draft, exited, entered))
@@ -309,23 +311,23 @@ def keep_order(draft: Draft, before: list[StateNode], remembered: dict[str, Sequ
         draft.is_changed = True
 
 
-def exit_states(draft: Draft, transitions: Sequence[Transition]) -> list[StateNode]:
-    exiting = compute_exit_set(transitions, draft.active, draft.history)
+def exit_states(draft: Draft, domains: Mapping[Transition, StateNode | None]) -> list[StateNode]:
+    exiting = compute_exit_set(domains, draft.active)
     memory = remembered_on_exit(exiting, draft.active)
     if memory:
         draft.history = {**draft.history, **memory}
     for node in exiting:
+        execute(draft, node.exit)
         for timer in node.after:
             timer.disarm(draft)
-        execute(draft, node.exit)
         for invoke in node.invokes:
-            draft.cancel_task(draft.last_key(invoke.place))
+            invoke.cancel(draft)
         del draft.active[node]
     return exiting
 
 
-def enter_states(draft: Draft, transitions: Sequence[Transition]) -> Sequence[StateNode]:
-    plan = compute_entry_set(transitions, draft.history)
+def enter_states(draft: Draft, domains: Mapping[Transition, StateNode | None]) -> Sequence[StateNode]:
+    plan = compute_entry_set(domains, draft.history, draft.active)
     draft.charge_work(len(plan.nodes))
     completed: set[StateNode] = set()
     for node in plan.nodes:
