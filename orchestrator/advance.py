@@ -107,6 +107,9 @@ def advance_ready(advancing: Advancing, *, until: float, sweep: Sweep | None = N
     ran out before the work did.
     """
     sweep = sweep or Sweep()
+    if sweep.after or sweep.seen:
+        # Begun before this call, so it may have passed by what we were woken for: only a whole sweep of our own ends this.
+        sweep.found += 1
     steps = advanced = created = 0
     while True:
         done = advance_pass(advancing, sweep)
@@ -411,11 +414,14 @@ def _step_suspect(advancing: Advancing, instance_id: InstanceId) -> int | None:
 
 
 def _strike(advancing: Advancing, instance_id: InstanceId) -> int | None:
-    """Count, in a transaction of its own, that this instance is about to be stepped; None where somebody else holds it."""
+    """Count, in a transaction of its own, that this instance is about to be stepped.
+
+    None where somebody else holds it, or has stepped it since we looked: no step would take such a strike back.
+    """
 
     def count(tx: Connection) -> int | None:
         locked = instances.lock_ready(tx, [instance_id])
-        if not locked:
+        if not locked or not inbox.count_waiting(tx, instance_id):
             return None
         instances.strike(tx, [instance_id])
         return locked[0].strikes + 1

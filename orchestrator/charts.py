@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from common.canonical import read
+from common.canonical import read, storable
 from common.store import instances
 from statechart import Chart, DefinitionInvalid, load
 
@@ -56,6 +56,7 @@ class Charts:
 def _compiled(definition: instances.DefinitionText) -> CompiledChart:
     try:
         return CompiledChart(load(read(definition.document)), definition.checksum)
-    except DefinitionInvalid as error:
+    except Exception as error:  # noqa: BLE001 - one document, whatever is wrong with it, must not stop a whole batch
         # Applied by a version of this code that accepted it: its instances get an incident, others go on.
-        return CompiledChart(None, definition.checksum, str(error))
+        problem = str(error) if isinstance(error, DefinitionInvalid) else f"{type(error).__name__}: {error}"
+        return CompiledChart(None, definition.checksum, storable(problem)[:2_000])

@@ -29,7 +29,7 @@ from common.queues.changes import Changes
 from common.queues.dispatcher import Dispatcher, Drained
 from common.store import tasks, timers
 from common.version import signalbox_version
-from orchestrator.advance import Advancing, advance_ready
+from orchestrator.advance import Advancing, Sweep, advance_ready
 from orchestrator.sweep import expire_due_leases, forget
 from orchestrator.timers import fire_due_timers
 
@@ -58,6 +58,7 @@ class Orchestrator:
         self.dispatcher = Dispatcher(
             "orchestrator", work=self._work, due=self._due, look_seconds=settings.look_seconds
         )
+        self._sweep = Sweep()
         self._ending = threading.Event()
         self._beat = threading.Thread(target=self._stay, name="presence", daemon=True)
         self._forgot_at = time.monotonic()
@@ -88,7 +89,7 @@ class Orchestrator:
         log.info("worker.ended", worker_id=self.presence.id)
 
     def _work(self, until: float) -> Drained:
-        done = advance_ready(self.advancing, until=until)
+        done = advance_ready(self.advancing, until=until, sweep=self._sweep)
         counts = Counter(steps=done.steps, instances=done.instances, tasks=done.tasks)
         return Drained(counts, more=done.resume_after is not None)
 

@@ -1,0 +1,151 @@
+"""Whose turn it is: a giant inbox, a slow instance, or one that somebody else holds hides nobody behind it."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import Connection
+
+from common.clock import read_now
+from common.db import Database
+from common.ids import InstanceId
+from common.lifecycle import InstanceStatus
+from common.store import inbox, instances
+from orchestrator.advance import STEP_BUDGET, Sweep, advance_pass, advance_ready
+from tests.integration.engine.documents import COUNTER, assign, on_go
+from tests.support.engine import Engine
+
+
+def flood(engine: Engine, instance_id: InstanceId, count: int, body: str = '{"n":1,"type":"NOBODY"}') -> None:
+    """Accept many events at once, as `send` would one by one."""
+    with engine.database.transaction() as tx:
+        row = {
+            "tenant_id": engine.tenant_id,
+            "instance_id": instance_id,
+            "lane": inbox.ORDINARY,
+            "type": "event",
+            "body": body,
+            "source": "test",
+            "accepted_at": read_now(tx),
+        }
+        inbox.put(tx, [row] * count)
+
+
+@contextmanager
+def held(database: Database, instance_id: InstanceId) -> Iterator[Connection]:
+    """Hold an instance as another orchestrator does while it steps it."""
+    with database.transaction() as tx:
+        assert [one.id for one in instances.lock_ready(tx, [instance_id])] == [instance_id]
+        yield tx
+
+
+def waiting(engine: Engine, instance_id: InstanceId) -> int:
+    rows = engine.execute(f"SELECT count(*) FROM inbox WHERE instance_id = '{instance_id}'")
+    return int(rows[0][0])
+
+
+def test_a_giant_inbox_hides_nobody(engine: Engine) -> None:
+    giant = engine.start(COUNTER)
+    engine.advance()
+    flood(engine, giant, 3_000)
+    last = engine.start("counter")
+    sweep = Sweep()
+
+    advance_ready(engine.advancing, until=time.monotonic() - 1, sweep=sweep)
+    passes = 1
+    while engine.status(last) is InstanceStatus.PENDING:
+        advance_ready(engine.advancing, until=time.monotonic() - 1, sweep=sweep)
+        passes += 1
+
+    assert passes <= 5, "one for the giant, the others walk past its three pages"
+    assert waiting(engine, giant) >= 2_000
+    engine.execute(f"DELETE FROM inbox WHERE instance_id = '{giant}'")  # the rest proves nothing more
+
+
+def test_an_instance_that_somebody_else_holds_hides_nobody(postgres_url: str) -> None:
+    database = Database.open(postgres_url)
+    engine = Engine.on(database)
+    locked = engine.start(COUNTER)
+    engine.advance()
+    flood(engine, locked, 2_500)
+    last = engine.start("counter")
+
+    with held(database, locked):
+        engine.advance()
+
+        assert engine.status(last) is InstanceStatus.WAITING
+        assert waiting(engine, locked) == 2_500
+    database.dispose()
+
+
+def test_rows_behind_the_first_hundred_instances_are_reached_in_one_sweep(engine: Engine) -> None:
+    started = [engine.start(COUNTER), *(engine.start("counter") for _ in range(120))]
+    sweep = Sweep()
+
+    first = advance_pass(engine.advancing, sweep)
+    assert first.resume_after is not None
+    sweep.after = first.resume_after
+    second = advance_pass(engine.advancing, sweep)
+
+    assert (first.instances, second.instances) == (100, 21)
+    assert {engine.status(one) for one in started} == {InstanceStatus.WAITING}
+
+
+def test_a_pass_takes_at_most_200_rows_of_one_instance(engine: Engine) -> None:
+    giant = engine.start(COUNTER)
+    engine.advance()
+    flood(engine, giant, 250)
+
+    done = advance_pass(engine.advancing, Sweep())
+
+    assert done.steps <= 200
+    engine.advance()
+    assert waiting(engine, giant) == 0
+
+
+def slow_document() -> dict[str, object]:
+    """A GO that costs some 10,000 operations: milliseconds."""
+    numbers = list(range(80))
+    expression = "${context.numbers.all(a, context.numbers.all(b, a + b >= 0))}"
+    return on_go(assign("ok", expression), context={"numbers": numbers})
+
+
+def test_slow_steps_give_way_before_the_locks_get_old(engine: Engine) -> None:
+    """200 slow events in one transaction would hold the instance until the database ends the session, for ever."""
+    slow = engine.start(slow_document())
+    engine.advance()
+    flood(engine, slow, 200, body='{"type":"GO"}')
+
+    began = time.perf_counter()
+    done = advance_pass(engine.advancing, Sweep())
+    took = time.perf_counter() - began
+
+    assert 1 <= done.steps < 200
+    assert took < STEP_BUDGET * 10
+    assert waiting(engine, slow) == 200 - done.steps
+    engine.execute(f"DELETE FROM inbox WHERE instance_id = '{slow}'")
+
+
+def test_who_was_locked_but_not_reached_in_time_is_next(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = [engine.start(COUNTER), engine.start("counter"), engine.start("counter")]
+    monkeypatch.setattr("orchestrator.advance.STEP_BUDGET", 0.0)  # time is over after each step
+    sweep = Sweep()
+
+    done = [advance_ready(engine.advancing, until=time.monotonic() - 1, sweep=sweep).steps for _ in range(3)]
+
+    assert done == [1, 1, 1]
+    assert {engine.status(one) for one in started} == {InstanceStatus.WAITING}
+
+
+def test_what_comes_to_an_instance_that_had_its_turn_ends_no_drain_unseen(engine: Engine) -> None:
+    """A drain that goes on with an older sweep has passed its rows by; it must not say that nothing is left."""
+    instance_id = engine.start(COUNTER)
+    sweep = Sweep(after=10_000, seen={instance_id})
+
+    done = advance_ready(engine.advancing, until=time.monotonic() + 10, sweep=sweep)
+
+    assert done.resume_after is None
+    assert engine.status(instance_id) is InstanceStatus.WAITING
