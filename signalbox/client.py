@@ -47,7 +47,6 @@ PAUSES_SECONDS = (0.1, 0.3)
 TIMEOUT_SECONDS = 30.0
 PAGE = 200
 
-Control = Literal["cancel"]
 Availability = Literal["activate", "deactivate", "archive", "restore"]
 
 

@@ -1,0 +1,73 @@
+"""`signalbox bench` with few instances: it measures what it says, on a stack of its own, and leaves nothing behind."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import Child, Processes
+
+BENCH_SECONDS = 90
+
+
+def run_bench(processes: Processes, *options: str, env: dict[str, str] | None = None) -> Child:
+    child = processes.start("bench", "signalbox", "bench", "--json", *options, env=env)
+    child.wait(seconds=BENCH_SECONDS)
+    return child
+
+
+def report_in(log: str) -> dict[str, object]:
+    """The JSON answer, which follows the lines of progress."""
+    report: dict[str, object] = json.loads(log[log.index("\n{") :])
+    return report
+
+
+@pytest.mark.parametrize("where", [(), ("--postgres",)], ids=["embedded", "postgres"])
+def test_three_ways_of_asking_are_measured(
+    processes: Processes, tmp_path: Path, where: tuple[str, ...]
+) -> None:
+    bench = run_bench(
+        processes, "--instances", "40", "--steps", "2", *where, env={"TMPDIR": tempfile.gettempdir()}
+    )
+
+    assert bench.exit_code == 0, bench.log()
+    report = report_in(bench.log())
+    assert report["workflow"] == {"definition": "bench-2-steps", "steps": 3}
+    assert report["notices"] == []
+    measurements = {one["mode"]: one for one in report["measurements"]}  # type: ignore[attr-defined]
+    assert {mode: one["instances"] for mode, one in measurements.items()} == {
+        "latency": 4,
+        "live": 40,
+        "backlog": 40,
+    }
+    for one in measurements.values():
+        assert one["workflowsPerSecond"] > 0
+        assert one["stepsPerSecond"] == pytest.approx(3 * one["workflowsPerSecond"], rel=0.01)
+        assert 0 < one["latencyMs"]["p50"] <= one["latencyMs"]["p95"] <= one["latencyMs"]["p99"]
+    assert not list(tmp_path.glob("**/*.db"))
+
+
+def test_starts_may_come_over_http(processes: Processes) -> None:
+    bench = run_bench(processes, "--instances", "20", "--live", "--http")
+
+    assert bench.exit_code == 0, bench.log()
+    (live,) = report_in(bench.log())["measurements"]  # type: ignore[misc]
+    assert live["instances"] == 20
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--environment",), "--environment measures on DATABASE_URL, and that is not set"),
+        (("--environment", "--postgres"), "--postgres and --environment name two databases"),
+        (("--definition", "nowhere.json"), 'cannot read "nowhere.json"'),
+    ],
+)
+def test_what_cannot_be_measured_is_a_usage_error(
+    processes: Processes, options: tuple[str, ...], said: str
+) -> None:
+    bench = run_bench(processes, *options)
+
+    assert bench.exit_code == 2
+    assert said in json.loads(bench.log())["error"]["message"]
