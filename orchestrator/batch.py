@@ -242,6 +242,7 @@ class Batch:
 
     def save(self, tx: Connection) -> None:
         """Write everything collected, in lock order. Raises `LostRace` when a guarded write found another row."""
+        self._lock_tasks(tx)
         self._save_asked_again(tx)
         self._cancel_and_hold(tx)
         timers.cancel(tx, sorted(self._cancelled_timers), now=self.now)
@@ -265,8 +266,21 @@ class Batch:
             if row["status"] == TaskStatus.PENDING and row["run_at"] <= self.now
         ]
 
+    def _lock_tasks(self, tx: Connection) -> None:
+        if self._asked_again:
+            tasks.lock_in_order(
+                tx,
+                withdrawing=sorted(self._withdrawing()),
+                asking=sorted({held.id for held, _ in self._asked_again}),
+                idempotency_keys=sorted({effect.idempotency_key or "" for _, effect in self._asked_again}),
+            )
+
+    def _withdrawing(self) -> set[str]:
+        """Instances that cancel tasks, or may not have any run."""
+        return {instance_id for instance_id, _ in self._cancelled_tasks} | self.frozen
+
     def _cancel_and_hold(self, tx: Connection) -> None:
-        concerned = {instance_id for instance_id, _ in self._cancelled_tasks} | self.frozen
+        concerned = self._withdrawing()
         if not concerned:
             return
         self._cancel_and_hold_new()
@@ -296,11 +310,20 @@ class Batch:
             known = tasks.lock_same_work(tx, held.id, effect.idempotency_key or "")
             if known is None:
                 self._create_once(held, effect)
-            elif known.status in ENDED:
-                self._answer_again(tx, held, effect, known)
-            else:
+                continue
+            if (
+                known.status is TaskStatus.CANCELLED
+            ):  # it has no outcome to give, so the work is asked for anew
+                tasks.give_up_key(tx, known.id)
+                self._create_once(held, effect)
+                continue
+            if (
+                known.status is not TaskStatus.SUCCEEDED
+            ):  # a failure that nobody catches stays open under this key too
                 keys = read(known.joined_keys) if known.joined_keys else []
                 tasks.join(tx, known.id, dumps([*keys, effect.key]))
+            if known.status in ENDED:
+                self._answer_again(tx, held, effect, known)
 
     def _create_once(self, held: LockedInstance, effect: CreateTask) -> None:
         for (instance_id, _), row in self._tasks.items():

@@ -12,7 +12,8 @@ from common.clock import read_now
 from common.commands.findings import Finding
 from common.commands.verify import verify_instance
 from common.db import Database
-from common.lifecycle import FINAL, InstanceStatus
+from common.db.tables import TimerStatus
+from common.lifecycle import FINAL, OPEN, InstanceStatus, TaskStatus
 from common.store import invariants
 from common.store.invariants import Obligations
 
@@ -73,18 +74,13 @@ def check_obligations(one: Obligations) -> list[Finding]:
     snapshot = read(one.snapshot)
     answering = {read(body).get("key") for type_, body in one.inbox_bodies if type_ in ("task", "timer")}
     uncaught = one.status is InstanceStatus.FAILED  # its failed task stays an open obligation, for `retry`
-    live_tasks = {
-        key
-        for key_, joined, status in one.task_keys
-        if status in ("pending", "running") or (uncaught and status == "failed")
-        for key in (key_, *(read(joined) if joined else ()))
-    }
-    live_timers = {key for key, status in one.timer_keys if status == "armed"}
+    rows = [({key, *(read(joined) if joined else ())}, status) for key, joined, status in one.task_keys]
+    running = [keys for keys, status in rows if status in OPEN]
+    failed = [keys for keys, status in rows if uncaught and status == TaskStatus.FAILED]
+    armed = [{key} for key, status in one.timer_keys if status == TimerStatus.ARMED]
     findings = []
-    for kind, open_, live in (
-        ("task", set(snapshot["tasks"]), live_tasks),
-        ("timer", set(snapshot["timers"]), live_timers),
-    ):
+    for kind, live, kept in (("task", running, failed), ("timer", armed, [])):
+        wanted = set(snapshot[f"{kind}s"])
         findings += [
             Finding(
                 f"{kind}.missing",
@@ -92,17 +88,18 @@ def check_obligations(one: Obligations) -> list[Finding]:
                 None,
                 one.instance_id,
             )
-            for key in sorted(open_ - live - answering)
+            for key in sorted(wanted.difference(answering, *live, *kept))
         ]
-        running = live if kind == "timer" or not uncaught else live & open_
+        # A task that was asked for again lives as long as one of those who asked waits for it.
         findings += [
             Finding(
                 f"{kind}.unasked",
-                f'{kind} "{key}" lives, but the snapshot does not wait for it',
+                f'{kind} "{", ".join(sorted(keys))}" lives, but the snapshot does not wait for it',
                 None,
                 one.instance_id,
             )
-            for key in sorted(running - open_)
+            for keys in live
+            if wanted.isdisjoint(keys)
         ]
     if one.status in FINAL and (snapshot["tasks"] or snapshot["timers"] or snapshot["children"]):
         findings.append(Finding("instance.open", "it ended with open obligations", None, one.instance_id))

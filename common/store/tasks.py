@@ -31,6 +31,31 @@ def create(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     write_rows(tx, _INSERT, rows)
 
 
+_IN_ORDER = (
+    select(_t.id)
+    .where(
+        or_(
+            among(_t.instance_id, "withdrawing") & _t.status.in_(OPEN),
+            among(_t.instance_id, "asking") & among(_t.idempotency_key, "idempotency_keys", "text"),
+        )
+    )
+    .order_by(_t.id)
+    .with_for_update()
+)
+
+
+def lock_in_order(
+    tx: Connection, *, withdrawing: Sequence[str], asking: Sequence[str], idempotency_keys: Sequence[str]
+) -> None:
+    """Lock the open tasks of some instances, and those that answer one of the keys for others, in id order.
+
+    Who locks a few of them first and others later does not lock in id order, and deadlocks with a runner that
+    reports both. What is asked for afterwards is held already.
+    """
+    names = {"withdrawing": withdrawing, "asking": asking, "idempotency_keys": idempotency_keys}
+    tx.execute(_IN_ORDER, names).all()
+
+
 # -- asked again ------------------------------------------------------------------------------------------------
 
 
@@ -54,6 +79,7 @@ _SAME = (
     .where(_t.instance_id == bindparam("instance_id"), _t.idempotency_key == bindparam("idempotency_key"))
     .with_for_update()
 )
+_GIVE_UP_KEY = update(tasks).where(_t.id == bindparam("b_id")).values(idempotency_key=None)
 _JOIN = update(tasks).where(_t.id == bindparam("b_id")).values(joined_keys=bindparam("b_keys"))
 
 
@@ -64,8 +90,13 @@ def lock_same_work(tx: Connection, instance_id: InstanceId, idempotency_key: str
 
 
 def join(tx: Connection, task_id: TaskId, joined_keys: str) -> None:
-    """Let a locked, open task answer further obligations of its instance."""
+    """Let a locked task answer further obligations of its instance."""
     tx.execute(_JOIN, {"b_id": task_id, "b_keys": joined_keys})
+
+
+def give_up_key(tx: Connection, task_id: TaskId) -> None:
+    """Free the idempotency key of a cancelled task, so that the same work can be asked for again."""
+    tx.execute(_GIVE_UP_KEY, {"b_id": task_id})
 
 
 # -- cancelling -------------------------------------------------------------------------------------------------
