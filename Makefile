@@ -12,7 +12,7 @@ CODE := statechart common orchestrator task_runner api signalbox migrations test
 # Suites that keep to themselves share the two cores; suites of whole processes get both at once.
 PURE_SUITES = $(wildcard tests/unit tests/conformance)
 SERVER_SUITES = $(wildcard tests/integration tests/migrations)
-PROCESS_SUITES = $(wildcard tests/acceptance tests/chaos)
+PROCESS_SUITES = $(wildcard tests/acceptance tests/chaos tests/stress)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check up bench chaos stress conformance docs lock clean
@@ -54,7 +54,7 @@ chaos: $(VENV)/.dev $(VENV)/.project ## only the suites that kill, freeze and fl
 	@$(BIN)/pytest $(PROCESS_SUITES) $(ARGS)
 
 stress: $(VENV)/.dev $(VENV)/.project ## only the stress suite, longer: STRESS_SECONDS=60 unless you say otherwise
-	@STRESS_SECONDS=$${STRESS_SECONDS:-60} $(BIN)/pytest --timeout 3600 -k stress $(SERVER_SUITES) $(PROCESS_SUITES) $(ARGS)
+	@STRESS_SECONDS=$${STRESS_SECONDS:-60} $(BIN)/pytest tests/stress $(ARGS)
 
 conformance: $(VENV)/.dev $(VENV)/.project ## only the event scripts of fixtures/ against the kernel
 	@$(BIN)/pytest -n 2 $(wildcard tests/conformance) $(ARGS)
