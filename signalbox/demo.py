@@ -23,6 +23,7 @@ from rich.text import Text
 from common.errors import SignalboxError
 from common.lifecycle import InstanceStatus
 from signalbox import examples
+from signalbox.cli import STARTED
 from signalbox.cli.exits import Exit
 from signalbox.cli.output import console
 from signalbox.cli.render import between, duration, history_table, json_block, status_text, verdict_line
@@ -57,7 +58,6 @@ def run_demo(data: Path | None) -> Exit:
     folder = DataFolder.at(data or DEMO_FOLDER)
     # Children start in the demo's folder: a `.env` of the current one is not for them.
     plan = Plan(folder=folder, cwd=folder.path, environment=_environment(os.environ))
-    began = time.monotonic()
     with Stack(plan, lambda notice: screen.print(notice_line(notice))) as stack:
         demo = Demo(screen, stack)
         try:
@@ -67,7 +67,7 @@ def run_demo(data: Path | None) -> Exit:
             return Exit.FAILED
         stopping = time.monotonic()
         stack.stop()
-        demo.show_end(total=time.monotonic() - began, stopping=time.monotonic() - stopping)
+        demo.show_end(total=time.monotonic() - STARTED, stopping=time.monotonic() - stopping)
     return Exit.OK
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import NoReturn
 
 from common.errors import SignalboxError
 from signalbox.cli.exits import Exit, exit_code
 from signalbox.cli.output import Output
+
+STARTED = time.monotonic()
+"""When this process began to do something: what it takes to load libraries is time, too."""
 
 
 def main() -> NoReturn:
