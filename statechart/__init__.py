@@ -6,7 +6,7 @@ clock, a database, a network, an id generator or a log: same inputs, same step, 
 """
 
 from statechart.chart import Chart
-from statechart.compile import compile_document as load
+from statechart.check import check, load
 from statechart.draft import KERNEL
 from statechart.effects import (
     ArmTimer,
@@ -47,6 +47,7 @@ __all__ = [
     "Step",
     "StepFailed",
     "accepts",
+    "check",
     "load",
     "simulate",
     "simulate_lines",

@@ -54,6 +54,7 @@ class StateNode:
     output: Value | None = None
     tags: tuple[str, ...] = ()
     description: str | None = None
+    ignored: tuple[str, ...] = ()  # keys of the document that mean nothing on a state of this type
     accepts_external: bool = False  # some descriptor of `on` answers to the world outside
 
     def __repr__(self) -> str:
@@ -114,7 +115,7 @@ class Chart:
     by_path: dict[str, StateNode]
     by_id: dict[str, StateNode]
     context: dict[str, Json]
-    warnings: list[Problem]
+    warnings: list[Problem]  # found by check.py when it was loaded
     events: frozenset[str]  # external event descriptors named anywhere
     task_types: frozenset[str]
     config_names: frozenset[str]
@@ -122,7 +123,7 @@ class Chart:
     initial_transition: Transition
     has_always: bool
     has_parallel: bool
-    uses: Sequence[Use]  # what it names: task types, events that answer tasks, events that it raises
+    uses: Sequence[Use]
     answers: frozenset[str]  # events that answer tasks and children
     guards: Mapping[str, Guard]
     unused_guards: tuple[str, ...]
@@ -132,11 +133,24 @@ class Chart:
         return self.by_path.get(path)
 
 
+AnswerKind = Literal["completion_event", "failure_event"]
+UseKind = Literal[
+    "task_type",
+    "task_name",
+    "invoke_id",
+    "completion_event",
+    "failure_event",
+    "raised_event",
+    "cancelled_id",
+    "cancellable_id",
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Something that the document names and that check.py compares with what is known elsewhere."""
+    """A name that the document writes out, for check.py to compare with the others."""
 
-    kind: Literal["task_type", "completion_event", "failure_event", "sent_event"]
+    kind: UseKind
     name: str
     at: str
     node: StateNode

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
+from pydantic.alias_generators import to_camel
+
 from statechart import document as doc
 from statechart.actions import ArmAfter, InvokeTask
 from statechart.chart import ROOT_PATH, Chart, EntryPlan, NodeType, StateNode, Transition, is_descendant
@@ -29,6 +31,14 @@ from statechart.reading import read_definition
 from statechart.select import wildcard_candidates
 
 MAX_PLANNED = 100_000  # states in all entry plans together; what goes beyond is worked out in the step
+# What means nothing on a state of that type. The root is not asked for `output`, which it may always have.
+_IGNORED: Mapping[NodeType, tuple[str, ...]] = {
+    "atomic": ("initial", "on_done", "history", "target", "output"),
+    "compound": ("history", "target", "output"),
+    "parallel": ("initial", "history", "target", "output"),
+    "final": ("initial", "on_done", "history", "target"),
+    "history": ("initial", "on_done", "output", "on", "always", "after", "entry", "exit", "invoke"),
+}
 MAX_TARGETS = 100  # of one transition
 ENGINE_PREFIXES = ("xstate.", "done.", "error.")
 
@@ -166,7 +176,7 @@ class Compiler:
         if node.type in ("compound", "parallel"):
             node.regions = tuple(child for child in node.children if child.type != "history")
             node.history_states = tuple(child for child in node.children if child.type == "history")
-        if part.initial is not None:
+        if part.initial is not None and node.regions:
             self._compile_initial(node, part.initial)
         elif node.type == "compound":
             first = next((child.key for child in node.children), None)
@@ -176,9 +186,18 @@ class Compiler:
                 f"expected initial, as {node.name!r} has states, found none",
                 first,
             )
+        self._note_ignored(node, part)
         if node.type == "history":
             node.history = part.history or "shallow"
             self._compile_history_default(node, part)
+
+    def _note_ignored(self, node: StateNode, part: doc.StateBody) -> None:
+        given = part.model_fields_set
+        node.ignored = tuple(
+            to_camel(name)
+            for name in _IGNORED[node.type]
+            if name in given and getattr(part, name) and not (name == "output" and node.parent is None)
+        )
 
     def _compile_initial(self, node: StateNode, initial: doc.Initial) -> None:
         at = join(node.at, "initial")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from pydantic.alias_generators import to_camel
 
 from statechart import actions
-from statechart.chart import Block, StateNode
+from statechart.chart import AnswerKind, Block, StateNode, UseKind
 from statechart.document import (
     Action,
     AssignAction,
@@ -71,8 +70,9 @@ class ActionCompiler:
                 to = self._addressee(part.to, join(at, "to"))
                 action = actions.Send(at, self.place(node), to, *self._delayed_event(part, node, at))
             case EmitAction():
-                action = actions.EmitEvent(at, self.place(node), self._event(part.event, node, at))
+                action = actions.EmitEvent(at, self.place(node), self._event(part.event, at))
             case CancelAction():
+                self._note("cancelled_id", part.id, at, node)
                 action = actions.Cancel(at, self.findings.value(part.id, join(at, "id")))
             case StartWorkflowAction():
                 action = self._new_workflow(part, node, at)
@@ -85,7 +85,16 @@ class ActionCompiler:
         self, part: RaiseAction | SendAction, node: StateNode, at: str
     ) -> tuple[Value, Value | None, Value | None]:
         identifier = None if part.id is None else self.findings.value(part.id, join(at, "id"))
-        return self._event(part.event, node, at), self._delay(part.delay, at), identifier
+        self._note("cancellable_id", part.id, at, node)
+        if isinstance(part, RaiseAction) or part.to == "self":
+            kind = part.event if isinstance(part.event, str) else part.event.get("type")
+            self._note("raised_event", kind, join(at, "event"), node)
+        return self._event(part.event, at), self._delay(part.delay, at), identifier
+
+    def _note(self, kind: UseKind, name: Json, at: str, node: StateNode) -> None:
+        """Note a name that is written out; one that is only known later cannot be checked."""
+        if isinstance(name, str) and not is_template(name):
+            self.findings.use(kind, name, at, node)
 
     # --- assign
 
@@ -124,16 +133,14 @@ class ActionCompiler:
 
     # --- events
 
-    def _event(self, event: EventSpec, node: StateNode, at: str) -> Value:
+    def _event(self, event: EventSpec, at: str) -> Value:
         where = join(at, "event")
         kind = event if isinstance(event, str) else event.get("type")
         if not isinstance(kind, str) or not kind:
             self.findings.error(
                 "event.form", where, f"expected an event type or an object with a type, found {event!r}"
             )
-        elif not is_template(kind):
-            self.findings.use("sent_event", kind, where, node)
-        return self.findings.value({"type": event} if isinstance(event, str) else event, where)
+        return self.findings.value(event, where)
 
     def _addressee(self, to: str | Mapping[str, Json], at: str) -> Value:
         if isinstance(to, str) and not is_template(to) and to not in actions.NAMED_ADDRESSEES:
@@ -190,22 +197,17 @@ class ActionCompiler:
         return actions.InvokeTask(at, self.place(node), identifier, self._template(fields, at), output_key)
 
     def _answered_by(
-        self,
-        fields: dict[str, Json],
-        kind: Literal["completion_event", "failure_event"],
-        name: str | None,
-        at: str,
-        node: StateNode,
+        self, fields: dict[str, Json], kind: AnswerKind, name: str | None, at: str, node: StateNode
     ) -> None:
         if name is not None:
             fields[to_camel(kind)] = name
-            if not is_template(name):
-                self.findings.use(kind, name, at, node)
+            self._note(kind, name, at, node)
 
     def _note_task(self, fields: Mapping[str, Json], node: StateNode, at: str) -> None:
-        kind = fields["type"]
-        if isinstance(kind, str) and not is_template(kind):
-            self.findings.use("task_type", kind, at, node)
+        self._note("task_type", fields["type"], at, node)
+        name = fields.get("name") or fields["type"]
+        self._note("task_name", name, at, node)
+        self._note("cancellable_id", name, at, node)
 
     def _options(self, part: TaskOptions, at: str) -> dict[str, Json]:
         """The options that were written, by their names in the document; literals are checked here."""
@@ -261,6 +263,7 @@ class ActionCompiler:
             "input": part.input,
             "businessKey": part.business_key,
         }
+        self._note("cancellable_id", part.definition_key, at, node)
         self._answered_by(fields, "completion_event", part.completion_event, at, node)
         self._answered_by(fields, "failure_event", part.failure_event, at, node)
         written = {key: value for key, value in fields.items() if value is not None}

@@ -364,7 +364,7 @@ class Transition(Part):
 
     target: Texts | None = None
     guard: Guard | None = None
-    actions: Actions = []
+    actions: Actions = Field(default_factory=list)
     reenter: bool = False
     description: str | None = None
     meta: Json = None
@@ -393,7 +393,7 @@ class Initial(Part):
     """`"child"` or `{"target": "child", "actions": [...]}`."""
 
     target: str
-    actions: Actions = []
+    actions: Actions = Field(default_factory=list)
     description: str | None = None
     meta: Json = None
     source: Json = None
@@ -416,9 +416,9 @@ class Invoke(TaskOptions):
     type: str | None = None
     id: str | None = None
     output_key: str | None = None
-    on_done: Transitions = []
-    on_error: Transitions = []
-    on_snapshot: Transitions = []
+    on_done: Transitions = Field(default_factory=list)
+    on_error: Transitions = Field(default_factory=list)
+    on_snapshot: Transitions = Field(default_factory=list)
     system_id: Json = None
 
 
@@ -431,20 +431,20 @@ class StateBody(Part):
 
     type: Literal["atomic", "compound", "parallel", "final", "history"] | None = None
     initial: Annotated[Initial, Shorthand(as_initial, TEXT)] | None = None
-    states: dict[str, State] = {}
-    on: dict[str, Transitions] = {}
-    always: Transitions = []
-    after: dict[str, Transitions] = {}
-    entry: Actions = []
-    exit: Actions = []
-    invoke: Annotated[list[Invoke], Shorthand(as_list)] = []
-    on_done: Transitions = []
+    states: dict[str, State] = Field(default_factory=dict)
+    on: dict[str, Transitions] = Field(default_factory=dict)
+    always: Transitions = Field(default_factory=list)
+    after: dict[str, Transitions] = Field(default_factory=dict)
+    entry: Actions = Field(default_factory=list)
+    exit: Actions = Field(default_factory=list)
+    invoke: Annotated[list[Invoke], Shorthand(as_list)] = Field(default_factory=list)
+    on_done: Transitions = Field(default_factory=list)
     history: Annotated[Literal["shallow", "deep"] | None, Shorthand(_read_history, {"type": "boolean"})] = (
         None
     )
     target: Texts | None = None
     id: str | None = None
-    tags: Texts = []
+    tags: Texts = Field(default_factory=list)
     meta: Json = None
     output: Json = None
     description: str | None = None
@@ -479,12 +479,12 @@ class Defaults(Part):
 class Definition(StateBody):
     """The whole document."""
 
-    context: dict[str, Json] = {}
-    guards: dict[str, Guard] = {}
-    delays: dict[str, Duration] = {}
+    context: dict[str, Json] = Field(default_factory=dict)
+    guards: dict[str, Guard] = Field(default_factory=dict)
+    delays: dict[str, Duration] = Field(default_factory=dict)
     input: Json = None
     events: Json = None
-    triggers: Annotated[list[Trigger], Shorthand(as_list)] = []
+    triggers: Annotated[list[Trigger], Shorthand(as_list)] = Field(default_factory=list)
     timeout: Duration | None = None
     defaults: Defaults | None = None
     concurrency: Json = None

@@ -7,9 +7,8 @@ tells its author everything.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Literal
 
-from statechart.chart import StateNode, Use
+from statechart.chart import StateNode, Use, UseKind
 from statechart.env import Json
 from statechart.expressions import Expression, ExpressionInvalid, compile_expression
 from statechart.problems import DefinitionInvalid, Problem, Severity
@@ -41,13 +40,7 @@ class Findings:
     def has_errors(self) -> bool:
         return any(problem.severity == "error" for problem in self.problems)
 
-    def use(
-        self,
-        kind: Literal["task_type", "completion_event", "failure_event", "sent_event"],
-        name: str,
-        at: str,
-        node: StateNode,
-    ) -> None:
+    def use(self, kind: UseKind, name: str, at: str, node: StateNode) -> None:
         self.uses.append(Use(kind, name, at, node))
 
     def value(self, value: Json, at: str, extra_names: Collection[str] = ()) -> Value:

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
 from typing import Literal
 
 from statechart.env import Json
 
 Severity = Literal["error", "warning"]
+MAX_COMPARED = 200
+MAX_COMPARED_LENGTH = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +73,17 @@ class StepFailed(Exception):
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that `word` was probably meant to be, or None."""
-    words = list(known)
-    folded = {candidate.lower(): candidate for candidate in words}
-    if word.lower() in folded:
-        return folded[word.lower()]
-    # The comparison is quadratic in the lengths, and a hostile document may name thousands of long words.
-    if len(word) > 100 or len(words) > 2_000:
+    """The known word that `word` was probably meant to be, or None.
+
+    Looks at a bounded number of words of about the same length, so that a hostile document with thousands of long
+    names costs no more than a friendly one.
+    """
+    if len(word) > MAX_COMPARED_LENGTH:
         return None
-    close = get_close_matches(
-        word, [candidate for candidate in words if len(candidate) <= 100], n=1, cutoff=0.6
-    )
-    return close[0] if close else None
+    alike = (other for other in known if abs(len(other) - len(word)) <= 3 + len(word) // 4)
+    candidates = list(islice(alike, MAX_COMPARED))
+    folded = word.lower()
+    for candidate in candidates:
+        if candidate.lower() == folded:
+            return candidate
+    return next(iter(get_close_matches(word, candidates, n=1, cutoff=0.6)), None)
