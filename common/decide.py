@@ -117,19 +117,28 @@ def _event(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:
 def _task(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:
     if standing.snapshot is None:
         return _unchanged(standing, [{"type": "event.ignored", "reason": "not_started"}])
-    step = statechart.step(chart, standing.snapshot, body["event"], env, obligation=body["key"])
     entry = body["entry"]
+    event = _as_asked(standing.snapshot, body["key"], body["event"], entry["type"])
+    step = statechart.step(chart, standing.snapshot, event, env, obligation=body["key"])
     if entry["type"] == "task.failed" and step.reason == "no_transition":
         # Caught nowhere: the obligation stays open in the old snapshot, so that `retry` can run the task again.
         error = entry.get("error") or {}
         incident = Incident(
             error.get("code", "task.failed"),
-            f'task "{entry.get("name")}" failed and no transition takes "{body["event"]["type"]}": {error.get("message", "")}',
+            f'task "{entry.get("name")}" failed and no transition takes "{event["type"]}": {error.get("message", "")}',
             {"key": body["key"], "error": error},
             task_id=entry.get("taskId"),
         )
         return _fails(standing, incident, [entry])
-    return _stepped(step, [entry, _event_entry(step, body["event"])])
+    return _stepped(step, [entry, _event_entry(step, event)])
+
+
+def _as_asked(snapshot: Mapping[str, Json], key: str, event: dict[str, Json], ended: str) -> dict[str, Json]:
+    """Name an outcome as the obligation that it answers wants it: askers of the same work may want different names."""
+    asked = snapshot["tasks"].get(key)
+    if asked is None:
+        return event
+    return event | {"type": asked["failureEvent" if ended == "task.failed" else "completionEvent"]}
 
 
 def _timer(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:

@@ -66,6 +66,7 @@ class Batch:
     _asked_again: list[tuple[LockedInstance, CreateTask]] = field(default_factory=list)
     _timers: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     _cancelled_tasks: set[tuple[str, str]] = field(default_factory=set)
+    _open_tasks: dict[str, set[str]] = field(default_factory=dict)
     _cancelled_timers: set[tuple[str, str]] = field(default_factory=set)
     _sends: list[_Send] = field(default_factory=list)
     _incidents: list[dict[str, Any]] = field(default_factory=list)
@@ -99,6 +100,7 @@ class Batch:
         final = decision.status in FINAL
         if decision.status is InstanceStatus.FAILED:
             self.frozen.add(held.id)
+        self._open_tasks[held.id] = set(snapshot.get("tasks", ()))
         if final and held.status is InstanceStatus.FAILED:
             self.thawed.add(held.id)
         completed = decision.status is InstanceStatus.COMPLETED
@@ -140,6 +142,7 @@ class Batch:
         self._asked_again += other._asked_again
         self._timers.update(other._timers)
         self._cancelled_tasks |= other._cancelled_tasks
+        self._open_tasks.update(other._open_tasks)
         self._cancelled_timers |= other._cancelled_timers
         self._sends += other._sends
         self._incidents += other._incidents
@@ -283,23 +286,26 @@ class Batch:
         concerned = self._withdrawing()
         if not concerned:
             return
-        self._cancel_and_hold_new()
+        self._cancel_and_hold_new(concerned)
         cancelled: list[TaskId] = []
         held: list[TaskId] = []
         for task_id, instance_id, key, joined in tasks.lock_open(tx, sorted(concerned)):
-            keys = {key, *(read(joined) if joined else ())}
-            if all((instance_id, one) in self._cancelled_tasks for one in keys):
+            if not self._is_wanted(instance_id, key, joined):
                 cancelled.append(task_id)
             elif instance_id in self.frozen:
                 held.append(task_id)
         tasks.cancel(tx, cancelled, now=self.now)
         tasks.hold(tx, held)
 
-    def _cancel_and_hold_new(self) -> None:
+    def _is_wanted(self, instance_id: str, key: str, joined: str | None) -> bool:
+        """Does an obligation that a task answers stand in the snapshot? Of several, all may have been given up one by one."""
+        keys = {key, *(read(joined) if joined else ())}
+        return not keys.isdisjoint(self._open_tasks[instance_id])
+
+    def _cancel_and_hold_new(self, concerned: set[str]) -> None:
         """The same for rows of this batch, which are not stored yet: asked for by one event, given up by a later one."""
         for (instance_id, key), row in self._tasks.items():
-            keys = {key, *(read(row["joined_keys"]) if row["joined_keys"] else ())}
-            if all((instance_id, one) in self._cancelled_tasks for one in keys):
+            if instance_id in concerned and not self._is_wanted(instance_id, key, row["joined_keys"]):
                 row.update(status=TaskStatus.CANCELLED.value, finished_at=self.now)
             elif instance_id in self.frozen:
                 row["held"] = True
