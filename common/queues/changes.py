@@ -1,6 +1,7 @@
 """Telling who waits that an instance changed: Redis pub/sub, best effort. A look each 250 ms backs it up.
 
-Only ids travel. With a broker that is not Redis, or none, nothing is published and the look alone serves.
+Only ids travel, from a thread of its own: whoever advances instances must not wait for a Redis that hangs. With a
+broker that is not Redis, or none, nothing is published and the look alone serves.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import structlog
 
 CHANNEL = "signalbox:changed"
 REST = 1.0
+UNPUBLISHED_MAX = 10_000
+"""Ids that wait to be told; what comes beyond is left to the look."""
 log = structlog.get_logger("signalbox.changes")
 
 
@@ -29,6 +32,9 @@ class Changes:
         self._listener: threading.Thread | None = None
         self._quiet_until = 0.0
         self._closed = threading.Event()
+        self._untold: dict[str, None] = {}
+        self._tell = threading.Condition()
+        self._teller: threading.Thread | None = None
 
     @classmethod
     def open(cls, redis_url: str) -> Changes:
@@ -38,14 +44,30 @@ class Changes:
         return cls(redis.Redis.from_url(redis_url, socket_connect_timeout=1, socket_timeout=2))
 
     def publish(self, ids: Sequence[str]) -> None:
-        """Tell that these instances changed. Never raises; an unreachable Redis is left alone for a second."""
+        """Tell that these instances changed. Returns at once, never raises; an unreachable Redis is left alone for a second."""
         if self._client is None or not ids or time.monotonic() < self._quiet_until:
             return
-        try:
-            self._client.publish(CHANNEL, orjson.dumps(list(ids)))
-        except redis.RedisError as error:
-            self._quiet_until = time.monotonic() + REST
-            log.debug("changes.unpublished", error=str(error))
+        with self._tell:
+            if len(self._untold) < UNPUBLISHED_MAX:
+                self._untold.update(dict.fromkeys(ids))
+            if self._teller is None:
+                self._teller = threading.Thread(target=self._tell_all, name="changes-teller", daemon=True)
+                self._teller.start()
+            self._tell.notify()
+
+    def _tell_all(self) -> None:
+        assert self._client is not None  # noqa: S101 - the teller is started only with a client
+        while True:
+            with self._tell:
+                self._tell.wait_for(lambda: self._untold or self._closed.is_set())
+                ids, self._untold = list(self._untold), {}
+            if not ids:
+                return
+            try:
+                self._client.publish(CHANNEL, orjson.dumps(ids))
+            except redis.RedisError as error:
+                self._quiet_until = time.monotonic() + REST
+                log.debug("changes.unpublished", error=str(error))
 
     @contextmanager
     def subscribe(self, instance_id: str) -> Iterator[threading.Event]:
@@ -64,8 +86,13 @@ class Changes:
                 if not self._waiting[instance_id]:
                     del self._waiting[instance_id]
 
-    def close(self) -> None:
+    def close(self, *, wait: float = 0.2) -> None:
+        """Tell what waits to be told, for up to `wait` seconds, and let go."""
         self._closed.set()
+        with self._tell:
+            self._tell.notify()
+        if self._teller is not None:
+            self._teller.join(wait)
         if self._client is not None:
             self._client.close()
 
