@@ -7,6 +7,7 @@ clock, a database, a network, an id generator or a log: same inputs, same step, 
 
 from statechart.chart import Chart
 from statechart.check import check, load
+from statechart.diagram import diagram
 from statechart.draft import KERNEL
 from statechart.effects import (
     ArmTimer,
@@ -22,7 +23,9 @@ from statechart.effects import (
     StartWorkflow,
 )
 from statechart.env import Env, Json
+from statechart.explain import explain
 from statechart.problems import DefinitionInvalid, Problem, StepFailed
+from statechart.schema import json_schema
 from statechart.simulate import simulate, simulate_lines
 from statechart.step import Step, accepts, start, step, stop
 
@@ -48,6 +51,9 @@ __all__ = [
     "StepFailed",
     "accepts",
     "check",
+    "diagram",
+    "explain",
+    "json_schema",
     "load",
     "simulate",
     "simulate_lines",

@@ -6,7 +6,7 @@ that a node's descendants are exactly the nodes with `order < other <= last`. Te
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -159,3 +159,13 @@ class Use:
 def is_descendant(node: StateNode, ancestor: StateNode | None) -> bool:
     """Is `node` properly below `ancestor`? Everything is below None (XState's reading for a root that re-enters)."""
     return ancestor is None or ancestor.order < node.order <= ancestor.last
+
+
+def transitions_of(node: StateNode) -> Iterator[Transition]:
+    """The node's own transitions in document order, each once."""
+    seen: set[Transition] = set()
+    for candidates in (*node.exact.values(), node.always):
+        for transition in candidates:
+            if transition not in seen:
+                seen.add(transition)
+                yield transition

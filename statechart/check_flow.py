@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from statechart.actions import Action, Assign, Raise
-from statechart.chart import Chart, StateNode, Transition, is_descendant
+from statechart.chart import Chart, StateNode, Transition, is_descendant, transitions_of
 from statechart.configuration import NOTHING_REMEMBERED, get_transition_domain
 from statechart.guards import Constant
 from statechart.problems import Problem
@@ -16,16 +16,6 @@ MAX_COMPARISONS = 200_000  # what looking for shadowed transitions may cost
 
 def warning(code: str, at: str, message: str, suggestion: str | None = None) -> Problem:
     return Problem("warning", code, at, message, suggestion)
-
-
-def transitions_of(node: StateNode) -> Iterator[Transition]:
-    """The node's own transitions in document order, each once."""
-    seen: set[Transition] = set()
-    for candidates in (*node.exact.values(), node.always):
-        for transition in candidates:
-            if transition not in seen:
-                seen.add(transition)
-                yield transition
 
 
 def own_candidates(node: StateNode) -> Iterator[tuple[str, tuple[Transition, ...]]]:

@@ -191,6 +191,8 @@ class ActionCompiler:
             self.findings.error("invoke.src", at, "expected src, the type of the task to run, found none")
         fields = {**self._options(part, at), "type": kind}
         self._note_task(fields, node, at)
+        self._note("invoke_id", identifier, at, node)
+        self._note("cancellable_id", identifier, at, node)
         output_key = (
             None if part.output_key is None else self.context_path(part.output_key, join(at, "outputKey"))
         )

@@ -8,7 +8,7 @@ end of a macrostep `queue` is empty, so that a snapshot has nothing waiting insi
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -80,7 +80,7 @@ class Draft:
         "work",
     )
 
-    def __init__(self, chart: Chart, snapshot: Mapping[str, Json], env: Env) -> None:
+    def __init__(self, chart: Chart, snapshot: Snapshot, env: Env) -> None:
         """Raises `StepFailed("snapshot.unusable")` for a snapshot that this chart and kernel cannot go on from."""
         self.chart = chart
         self.env = env

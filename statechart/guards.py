@@ -36,6 +36,14 @@ class Guard(Protocol):
     @property
     def size(self) -> Size: ...
 
+    @property
+    def parts(self) -> tuple[Guard, ...]:
+        """The guards that it is made of, for explanations."""
+
+    @property
+    def paths(self) -> frozenset[str]:
+        """The dotted names that it reads itself, without its parts."""
+
     def holds(self, draft: Draft) -> bool: ...
 
 
@@ -44,6 +52,14 @@ class Constant:
     text: str
     answer: bool
     size: Size = ONE
+
+    @property
+    def parts(self) -> tuple[Guard, ...]:
+        return ()
+
+    @property
+    def paths(self) -> frozenset[str]:
+        return frozenset()
 
     def holds(self, draft: Draft) -> bool:
         del draft
@@ -57,6 +73,14 @@ class Condition:
     text: str
     expression: Expression
     size: Size = ONE
+
+    @property
+    def parts(self) -> tuple[Guard, ...]:
+        return ()
+
+    @property
+    def paths(self) -> frozenset[str]:
+        return self.expression.paths
 
     def holds(self, draft: Draft) -> bool:
         answer = self.expression.evaluate(draft.scope)
@@ -73,6 +97,14 @@ class Comparison:
     operator: OperatorGuard
     size: Size = ONE
 
+    @property
+    def parts(self) -> tuple[Guard, ...]:
+        return ()
+
+    @property
+    def paths(self) -> frozenset[str]:
+        return self.operator.paths
+
     def holds(self, draft: Draft) -> bool:
         return self.operator.evaluate(draft.scope)
 
@@ -84,6 +116,14 @@ class Named:
     text: str
     inner: Guard
     size: Size
+
+    @property
+    def parts(self) -> tuple[Guard, ...]:
+        return (self.inner,)
+
+    @property
+    def paths(self) -> frozenset[str]:
+        return frozenset()
 
     def holds(self, draft: Draft) -> bool:
         return self.inner.holds(draft)
@@ -97,6 +137,14 @@ class WithParams:
     params: Value
     inner: Guard
     size: Size
+
+    @property
+    def parts(self) -> tuple[Guard, ...]:
+        return (self.inner,)
+
+    @property
+    def paths(self) -> frozenset[str]:
+        return self.params.paths
 
     def holds(self, draft: Draft) -> bool:
         scope = draft.scope
@@ -116,6 +164,14 @@ class And:
     guards: tuple[Guard, ...]
     size: Size
 
+    @property
+    def parts(self) -> tuple[Guard, ...]:
+        return self.guards
+
+    @property
+    def paths(self) -> frozenset[str]:
+        return frozenset()
+
     def holds(self, draft: Draft) -> bool:
         return _decide(self.guards, draft, deciding=False)
 
@@ -127,6 +183,14 @@ class Or:
     text: str
     guards: tuple[Guard, ...]
     size: Size
+
+    @property
+    def parts(self) -> tuple[Guard, ...]:
+        return self.guards
+
+    @property
+    def paths(self) -> frozenset[str]:
+        return frozenset()
 
     def holds(self, draft: Draft) -> bool:
         return _decide(self.guards, draft, deciding=True)
@@ -153,6 +217,14 @@ class Not:
     guard: Guard
     size: Size
 
+    @property
+    def parts(self) -> tuple[Guard, ...]:
+        return (self.guard,)
+
+    @property
+    def paths(self) -> frozenset[str]:
+        return frozenset()
+
     def holds(self, draft: Draft) -> bool:
         return not self.guard.holds(draft)
 
@@ -164,6 +236,14 @@ class StateIn:
     text: str
     states: tuple[StateNode, ...]
     size: Size = ONE
+
+    @property
+    def parts(self) -> tuple[Guard, ...]:
+        return ()
+
+    @property
+    def paths(self) -> frozenset[str]:
+        return frozenset()
 
     def holds(self, draft: Draft) -> bool:
         return all(state in draft.active for state in self.states)

@@ -146,9 +146,8 @@ def stop(chart: Chart, snapshot: Snapshot, env: Env) -> Step:
     return finish(draft)
 
 
-def accepts(chart: Chart, snapshot: Snapshot, env: Env | None = None) -> bool:
+def accepts(chart: Chart, snapshot: Snapshot) -> bool:
     """Does an active state, or one around it, answer to some event from outside? Guards are not asked."""
-    del env
     if snapshot["status"] != "active":
         return False
     leaves = (chart.by_path[path] for path in snapshot["configuration"])
@@ -161,7 +160,7 @@ def finish(draft: Draft) -> Step:
     # Nothing has moved; what may have changed is the obligation that was answered.
     is_as_before = not any(change["type"] != "guard.failed" for change in draft.changes)
     snapshot = draft.snapshot if is_as_before else draft.finished()
-    return Step(dict(snapshot), tuple(draft.effects), tuple(draft.changes), "ignored", "no_transition")
+    return Step(snapshot, tuple(draft.effects), tuple(draft.changes), "ignored", "no_transition")
 
 
 # --- obligations
