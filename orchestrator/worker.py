@@ -25,6 +25,7 @@ from common.db.migrate import require_schema
 from common.observability import configure_logging
 from common.queues import bootstep, doorbell
 from common.queues.app import ADVANCE, make_app
+from common.queues.calls import Calls
 from common.queues.changes import Changes
 from common.queues.dispatcher import Dispatcher, Drained
 from common.store import tasks, timers
@@ -46,6 +47,7 @@ class Orchestrator:
         self.database = Database.open(settings.database_url, name="signalbox-orchestrator")
         require_schema(self.database)
         self.bells = doorbell.attach(self.database, settings)
+        self.calls = Calls.open(settings.redis_url)
         self.changes = Changes.open(settings.redis_url)
         self.presence = Presence.of("orchestrator")
         self.advancing = Advancing(
@@ -67,6 +69,8 @@ class Orchestrator:
         self.database.run(lambda tx: arrive(tx, self.presence, version=signalbox_version()))
         self.last_death = self.database.run(lambda tx: stay(tx, self.presence))
         self.dispatcher.start()
+        if self.settings.doorbells:
+            self.calls.listen(ORCHESTRATOR_QUEUE, self.dispatcher.ring)
         self._beat.start()
         log.info("worker.ready", worker_id=self.presence.id, settings=self.settings.redacted())
 
@@ -83,6 +87,7 @@ class Orchestrator:
             self.database.run(lambda tx: leave(tx, self.presence))
         except SQLAlchemyError as error:
             log.warning("worker.goodbye_unsaid", error=type(error).__name__)
+        self.calls.close()
         if self.bells is not None:
             self.bells.close()
         self.changes.close()

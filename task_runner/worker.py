@@ -23,6 +23,7 @@ from common.db.migrate import require_schema
 from common.observability import configure_logging
 from common.queues import bootstep, doorbell
 from common.queues.app import RUN, make_app
+from common.queues.calls import Calls
 from common.queues.dispatcher import Dispatcher
 from common.store.workers import PublishedHandler
 from common.version import signalbox_version
@@ -43,6 +44,7 @@ class TaskRunner:
         self.database = Database.open(settings.database_url, name="signalbox-task-runner")
         require_schema(self.database)
         self.bells = doorbell.attach(self.database, settings)
+        self.calls = Calls.open(settings.redis_url)
         self.presence = Presence.of("task-runner", types=REGISTRY.types(), slots=settings.slots)
         self.runner = Runner(
             self.database,
@@ -67,6 +69,8 @@ class TaskRunner:
         )
         self.runner.start()
         self.dispatcher.start()
+        if self.settings.doorbells:
+            self.calls.listen(TASK_RUNNER_QUEUE, self.dispatcher.ring)
         self._beat.start()
         log.info(
             "worker.ready",
@@ -91,6 +95,7 @@ class TaskRunner:
             # The leases end by themselves; another runner takes the tasks up.
             log.warning("worker.goodbye_unsaid", error=type(error).__name__)
         self._ended.set()
+        self.calls.close()
         if self.bells is not None:
             self.bells.close()
 

@@ -1,8 +1,12 @@
 """Ringing: after a commit, from a background thread, coalesced, best effort.
 
-The leading edge goes out at once; then at most one ring per 10 ms and queue, none while 50 wait untaken (asked after the
-commit, so each of those 50 is followed by a read that sees the new row). A broker that does not answer is left alone
-for a second; callers never wait for it, and the look finds every row that nobody rang for.
+Two bells. The **call** is a bare Redis publish that the resident dispatchers listen to: 0.1 ms, at most one per 2 ms and
+queue. The **ring** is the Celery message, which any worker takes and Flower shows; a message costs its worker about a
+millisecond, so while somebody hears the calls it goes out at most ten times a second, and without (another broker, no
+worker yet) the leading edge at once and then one per 10 ms. None goes out while 50 wait untaken (asked after the commit,
+so each of those 50 is followed by a read that sees the new row). Every note is followed by a call or a ring after it, so
+no wake-up depends on an interval. A broker that does not answer is left alone for a second; callers never wait for it, and
+the look finds every row that nobody rang for.
 """
 
 from __future__ import annotations
@@ -10,7 +14,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -21,14 +26,52 @@ from kombu.exceptions import OperationalError
 from common.config import Settings
 from common.db import Bells, Database
 from common.queues.app import TASK_OF_QUEUE, make_app
+from common.queues.calls import Calls
 
 log = structlog.get_logger("signalbox.doorbell")
 
 INTERVAL = 0.010
+HEARD_INTERVAL = 0.100
+CALL_INTERVAL = 0.002
 ENOUGH = 50
 HINTS = 20
 ASK_EVERY = 10
 REST = 1.0
+_NEVER = float("inf")
+
+
+@dataclass
+class _Bell:
+    """What is asked of one queue and not told yet. Times are monotonic seconds."""
+
+    ids: list[str] = field(default_factory=list)
+    count: int = 0
+    wants_call: bool = False
+    wants_ring: bool = False
+    called_at: float = 0.0
+    rang_at: float = 0.0
+    is_heard: bool = (
+        False  # a worker listens to calls, so that the Celery message is for Flower and for late-comers
+    )
+
+    def note(self, ids: Sequence[str]) -> None:
+        self.ids.extend(ids[: max(HINTS - len(self.ids), 0)])
+        self.count += max(len(ids), 1)
+        self.wants_call = self.wants_ring = True
+
+    @property
+    def call_at(self) -> float:
+        return self.called_at + CALL_INTERVAL if self.wants_call else _NEVER
+
+    @property
+    def ring_at(self) -> float:
+        interval = HEARD_INTERVAL if self.is_heard else INTERVAL
+        return self.rang_at + interval if self.wants_ring else _NEVER
+
+    def take_hints(self) -> tuple[list[str], int]:
+        hints = self.ids, self.count
+        self.ids, self.count, self.wants_ring = [], 0, False
+        return hints
 
 
 class Doorbells:
@@ -36,12 +79,10 @@ class Doorbells:
 
     def __init__(self, broker_url: str) -> None:
         self._app: Celery = make_app(broker_url, name="signalbox", queue=next(iter(TASK_OF_QUEUE)))
-        self._broker_url = broker_url
-        self._noted: dict[str, list[str]] = {}
-        self._counts: dict[str, int] = {}
+        self._calls = Calls.open(broker_url)
+        self._bells = {queue: _Bell() for queue in TASK_OF_QUEUE}
         self._wake = threading.Condition()
         self._closing = False
-        self._rang_at: dict[str, float] = {}
         self._rings: Counter[str] = Counter()
         self._full: set[str] = set()
         self._broker: Broker | None = None
@@ -53,9 +94,7 @@ class Doorbells:
         """Ask for queues to be rung, with ids as hints for whoever watches Flower. Never blocks, never raises."""
         with self._wake:
             for queue, ids in bells.items():
-                noted = self._noted.setdefault(queue, [])
-                noted.extend(ids[: HINTS - len(noted)] if len(noted) < HINTS else ())
-                self._counts[queue] = self._counts.get(queue, 0) + max(len(ids), 1)
+                self._bells[queue].note(ids)
             self._wake.notify()
 
     def close(self, *, wait: float = 1.0) -> None:
@@ -68,40 +107,47 @@ class Doorbells:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not self._noted and not self._closing:
-                    self._wake.wait()
-                if not self._noted:
-                    break
-                delay = (
-                    min(self._rang_at.get(queue, 0.0) + INTERVAL for queue in self._noted) - time.monotonic()
-                )
-                if delay > 0 and not self._closing:
-                    self._wake.wait(delay)
-                    if (
-                        min(self._rang_at.get(queue, 0.0) + INTERVAL for queue in self._noted)
-                        > time.monotonic()
-                    ):
-                        continue
+                self._wait_for_a_turn()
                 now = time.monotonic()
-                due = {
-                    queue: ids
-                    for queue, ids in self._noted.items()
-                    if self._rang_at.get(queue, 0.0) + INTERVAL <= now
-                }
-                due = due or (dict(self._noted) if self._closing else {})
-                counts = {queue: self._counts.pop(queue, 0) for queue in due}
-                for queue in due:
-                    del self._noted[queue]
-                    self._rang_at[queue] = now
-            self._tell(due, counts)
+                calls = [queue for queue, bell in self._bells.items() if bell.call_at <= now]
+                rings = [
+                    queue
+                    for queue, bell in self._bells.items()
+                    if bell.ring_at <= now or (self._closing and bell.wants_ring)
+                ]
+                is_last = self._closing
+                for queue in calls:
+                    self._bells[queue].wants_call = False
+                    self._bells[queue].called_at = now
+            for queue in calls:
+                self._bells[queue].is_heard = self._calls.call(queue)
+            self._tell(rings)
+            if is_last:
+                break
         self._hang_up()
 
-    def _tell(self, due: Mapping[str, Sequence[str]], counts: Mapping[str, int]) -> None:
+    def _wait_for_a_turn(self) -> None:
+        while not self._closing:
+            turn = min(min(bell.call_at, bell.ring_at) for bell in self._bells.values())
+            if turn <= time.monotonic():
+                return
+            self._wake.wait(None if turn == _NEVER else turn - time.monotonic())
+
+    def _tell(self, queues: Sequence[str]) -> None:
+        """Ring queues whose turn it is. A heard call comes first, and makes its ring wait for the longer interval."""
+        taken = {}
+        with self._wake:
+            for queue in queues:
+                bell = self._bells[queue]
+                if bell.ring_at > time.monotonic() and not self._closing:
+                    continue
+                bell.rang_at = time.monotonic()
+                taken[queue] = bell.take_hints()
         if time.monotonic() < self._quiet_until:
             return  # the broker does not answer; these rows are found by the look
         try:
-            for queue, ids in due.items():
-                self._send(queue, list(ids), counts[queue])
+            for queue, (ids, count) in taken.items():
+                self._send(queue, ids, count)
         except Exception as error:
             if not isinstance(error, (OperationalError, OSError, *self._broker_errors())):
                 raise
