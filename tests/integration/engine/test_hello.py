@@ -9,7 +9,9 @@ from common.commands.verify import verify_instance
 from common.lifecycle import InstanceStatus
 from tests.support.engine import Engine
 
-HELLO = json.loads(Path(__file__, "../../../../fixtures/001-hello-workflow.json").resolve().read_text("utf-8"))
+HELLO = json.loads(
+    Path(__file__, "../../../../fixtures/001-hello-workflow.json").resolve().read_text("utf-8")
+)
 
 
 @pytest.fixture
