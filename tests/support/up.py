@@ -1,0 +1,62 @@
+"""`signalbox up` as a user has it: one command, everything that it starts, and the API that it answers with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from signalbox.client import Client
+from tests.support.cluster import HANDLERS
+from tests.support.processes import Child, Processes
+from tests.support.waiting import wait_until
+
+UP_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Up:
+    """One running `signalbox up` on a data folder."""
+
+    child: Child
+    data: Path
+
+    @classmethod
+    def start(cls, processes: Processes, env: Mapping[str, str], *, port: int) -> Up:
+        """Start it in the folder of the test, at a port of its own, and wait until it says that it is up."""
+        data = processes.folder / "data"
+        command = ("signalbox", "up", "--data", str(data), "--port", str(port))
+        child = processes.start("up", *command, env={"SIGNALBOX_HANDLERS": HANDLERS, **env})
+        child.wait_for_log("Signalbox is up", seconds=UP_SECONDS)
+        return cls(child, data)
+
+    @property
+    def ledger(self) -> Path:
+        return self.data / "ledger"
+
+    def client(self) -> Client:
+        return Client((self.data / "url").read_text().strip(), (self.data / "key").read_text().strip())
+
+    def kill_everything(self) -> int:
+        """SIGKILL to the supervisor and to everything below it; returns how many processes that were."""
+        root = psutil.Process(self.child.pid)
+        family = [root, *root.children(recursive=True)]
+        for process in family:  # the supervisor first: it must not bring anything back
+            process.kill()
+        self.child.wait(seconds=10)
+        wait_until(
+            lambda: not [one for one in family if _runs(one)],
+            what="every process of `signalbox up` to be gone",
+            seconds=10,
+        )
+        return len(family)
+
+
+def _runs(process: psutil.Process) -> bool:
+    """A zombie that nobody has reaped yet runs no more."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
