@@ -408,9 +408,7 @@ def _step_suspect(advancing: Advancing, instance_id: InstanceId) -> int | None:
             return _alone(advancing, instance_id)
     message = f"stepping this instance ended its process {STRIKES - 1} times; it is not tried again by itself"
     log.error("instance.poison", instance_id=instance_id)
-    incident = Incident("engine.poison", message, {})
-    advancing.database.run(lambda tx: _give_up(advancing, tx, instance_id, incident))
-    return 0
+    return _give_up_alone(advancing, instance_id, Incident("engine.poison", message, {}))
 
 
 def _strike(advancing: Advancing, instance_id: InstanceId) -> int | None:
@@ -431,11 +429,12 @@ def _strike(advancing: Advancing, instance_id: InstanceId) -> int | None:
 
 def _each_alone(advancing: Advancing, ids: Sequence[InstanceId]) -> Pass:
     """Step instances one by one, so that only the one at fault suffers."""
-    steps = sum(_alone(advancing, id_) for id_ in ids)
-    return Pass(steps, len(ids), changed=tuple(ids))
+    done = {id_: steps for id_ in ids if (steps := _alone(advancing, id_)) is not None}
+    return Pass(sum(done.values()), len(done), changed=tuple(done))
 
 
-def _alone(advancing: Advancing, instance_id: InstanceId) -> int:
+def _alone(advancing: Advancing, instance_id: InstanceId) -> int | None:
+    """Step one instance in a transaction of its own, or give it up; its steps, None where not even that could be stored."""
     try:
         return advancing.database.run(lambda tx: _one(advancing, tx, instance_id))
     except Exception as error:
@@ -444,9 +443,19 @@ def _alone(advancing: Advancing, instance_id: InstanceId) -> int:
         reason = str(error.orig if isinstance(error, DBAPIError) else error)
         log.error("instance.refused", instance_id=instance_id, reason=reason[:500])
         message = f"the database refused this step: {storable(reason)[:1_000]}"
-        incident = Incident("engine.rejected", message, {})
+        return _give_up_alone(advancing, instance_id, Incident("engine.rejected", message, {}))
+
+
+def _give_up_alone(advancing: Advancing, instance_id: InstanceId, incident: Incident) -> int | None:
+    try:
         advancing.database.run(lambda tx: _give_up(advancing, tx, instance_id, incident))
-        return 0
+    except Exception as error:
+        if is_trouble(error):
+            raise
+        # It stays in the inbox, and in the log at each look; what must not happen is that it stops those behind it.
+        log.exception("instance.stuck", instance_id=instance_id, code=incident.code)
+        return None
+    return 0
 
 
 def _one(advancing: Advancing, tx: Connection, instance_id: InstanceId) -> int:

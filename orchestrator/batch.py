@@ -106,8 +106,8 @@ class Batch:
         completed = decision.status is InstanceStatus.COMPLETED
         self.instances.append(
             {
-                "b_id": held.id,
-                "b_sequence": held.sequence,
+                "id": held.id,
+                "read_sequence": held.sequence,
                 "status": decision.status.value,
                 "configuration": dumps(snapshot.get("configuration", [])),
                 "snapshot": decision.snapshot_text,
@@ -115,12 +115,15 @@ class Batch:
                 "error": error,
                 "sequence": sequence,
                 "head_hash": head_hash,
+                "strikes": 0,
                 "last_step_at": at,
                 "open_tasks": len(snapshot.get("tasks", ())),
                 "open_timers": len(snapshot.get("timers", ())),
                 "open_children": len(snapshot.get("children", ())),
                 "accepts_events": bool(snapshot)
                 and not final
+                and decision.status
+                is not InstanceStatus.FAILED  # its snapshot may be the very thing that is wrong
                 and chart is not None
                 and accepts(chart, snapshot),
                 "started_at": held.started_at or (at if snapshot else None),
