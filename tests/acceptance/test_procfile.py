@@ -93,6 +93,7 @@ def page(port: str, path: str) -> str:
         return text
 
 
+@pytest.mark.timeout(240)  # ten processes start, and a dozen commands, each an interpreter of its own
 def test_the_production_set_runs_hello_workflow_is_healthy_and_ends_when_asked(production):
     assert production.run(*SERVICES["migrate"]["command"]).returncode == 0
     key = production.signalbox("keys", "create", "--tenant", "default", "--name", "first", "--role", "admin")[
