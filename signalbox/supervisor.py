@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from signalbox import launch
-from signalbox.tail import LogTail
+from signalbox.tail import LogTail, Repeats
 from signalbox.write_lock import WriteLockWatch
 
 FIRST_PAUSE_SECONDS = 0.2
@@ -85,6 +85,7 @@ class _Child:
 
     part: Part
     log: LogTail
+    repeats: Repeats = field(default_factory=Repeats)
     popen: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     failures: int = 0
@@ -204,7 +205,7 @@ class Supervisor:
         )
 
     def _tell_warnings(self, child: _Child) -> None:
-        for line in child.log.new_warnings():
+        for line in child.repeats.pass_on(child.log.new_warnings(), time.monotonic()):
             self._say(Notice(child.part.name, line, "warning"))
 
     def _free_write_lock(self, watch: WriteLockWatch, now: float) -> None:

@@ -6,7 +6,7 @@ of the interpreter, is for whoever opens the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,32 @@ LOUD = frozenset({"warning", "error", "critical"})
 AT_ONCE = 5
 """Warnings told per look; the rest is counted, so that a flood does not bury the first."""
 LONGEST_LINE = 300
+QUIET_SECONDS = 10.0
 _UNINTERESTING = frozenset({"event", "level", "logger", "process", "timestamp", "exception"})
+
+
+class Repeats:
+    """Tells a line that comes again and again once in `QUIET_SECONDS`, with how often it came meanwhile."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, float] = {}
+        self._hidden: dict[str, int] = {}
+
+    def pass_on(self, lines: Iterable[str], now: float) -> list[str]:
+        """The lines to tell at `now` (monotonic seconds)."""
+        self._told = {
+            line: at for line, at in self._told.items() if now - at < QUIET_SECONDS or line in self._hidden
+        }
+        told = []
+        for line in lines:
+            last = self._told.get(line)
+            if last is not None and now - last < QUIET_SECONDS:
+                self._hidden[line] = self._hidden.get(line, 0) + 1
+                continue
+            hidden = self._hidden.pop(line, 0)
+            told.append(f"{line} ({hidden} times more since)" if hidden else line)
+            self._told[line] = now
+        return told
 
 
 class LogTail:

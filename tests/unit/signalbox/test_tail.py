@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from signalbox.tail import AT_ONCE, LONGEST_LINE, LogTail, warning_in
+from signalbox.tail import AT_ONCE, LONGEST_LINE, QUIET_SECONDS, LogTail, Repeats, warning_in
 
 
 @pytest.fixture
@@ -116,3 +116,13 @@ def test_the_last_lines_are_those_of_the_present_life(log: Path) -> None:
 
     assert tail.last_lines(2) == ["two", "three"]
     assert tail.last_lines(10) == ["one", "two", "three"]
+
+
+def test_a_line_that_comes_again_and_again_is_told_now_and_then() -> None:
+    repeats = Repeats()
+
+    assert repeats.pass_on(["away", "other"], 0.0) == ["away", "other"]
+    assert repeats.pass_on(["away"], 1.0) == []
+    assert repeats.pass_on(["away", "new"], QUIET_SECONDS - 1) == ["new"]
+    assert repeats.pass_on(["away"], QUIET_SECONDS) == ["away (2 times more since)"]
+    assert repeats.pass_on(["away"], 2 * QUIET_SECONDS) == ["away"]
