@@ -37,6 +37,9 @@ from statechart.effects import (
     StartWorkflow,
 )
 
+PRIORITIES = range(-32_768, 32_768)
+"""What the column holds. PostgreSQL refuses more and SQLite does not; the step says the same on both."""
+
 
 class LostRace(Exception):
     """A guarded write changed fewer rows than were locked: somebody else wrote them. The batch must roll back."""
@@ -190,6 +193,12 @@ class Batch:
     def _task(self, held: LockedInstance, effect: CreateTask) -> dict[str, Any]:
         executed = effect.type not in NOT_RUN_BY_A_RUNNER
         run_at = max(effect.run_at, self.now) if effect.run_at else self.now
+        priority = held.priority if effect.priority is None else effect.priority
+        if priority not in PRIORITIES:
+            raise Invalid(
+                f'task "{effect.name}": expected a priority of {PRIORITIES.start} to {PRIORITIES.stop - 1}, found {priority}',
+                code="task.invalid",
+            )
         return {
             "id": new_id(),
             "tenant_id": held.tenant_id,
@@ -199,7 +208,7 @@ class Batch:
             "type": effect.type,
             "name": effect.name,
             "status": (TaskStatus.PENDING if executed else TaskStatus.RUNNING).value,
-            "priority": held.priority if effect.priority is None else effect.priority,
+            "priority": priority,
             "run_at": run_at,
             "held": False,
             "max_attempts": RetryPolicy.read(effect.retry).max_attempts,

@@ -174,7 +174,8 @@ class _Group:
     ) -> None:
         self._finish.append(
             {
-                "b_id": outcome.task_id,
+                "id": outcome.task_id,
+                "held_token": outcome.token,
                 "status": status.value,
                 "output": output,
                 "error": error,
@@ -204,8 +205,8 @@ class _Group:
             error = dumps(outcome.error.to_json() | {"trace": outcome.error.trace})
         self._attempts.append(
             {
-                "b_id": outcome.task_id,
-                "b_token": outcome.token,
+                "task_id": outcome.task_id,
+                "token": outcome.token,
                 "ended_at": self.now,
                 "outcome": ended.value,
                 "error": error,

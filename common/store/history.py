@@ -14,11 +14,11 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, select
 
 from common.canonical import dumps
 from common.clock import instant_text
-from common.db.rows import write_rows
+from common.db.rows import insert_rows
 from common.db.tables import history
 from common.ids import InstanceId, TenantId
 
@@ -90,12 +90,9 @@ def chain_hash(
     return sha256(header.encode() + digest + previous_hash).digest()
 
 
-_INSERT = insert(history)
-
-
 def append(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Append rows made by `chained`. The caller holds the lock of each instance."""
-    write_rows(tx, _INSERT, rows)
+    insert_rows(tx, history, rows)
 
 
 _READ = select(

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, lateral, literal_column, select, update
+from sqlalchemy import Connection, bindparam, delete, func, lateral, literal_column, select, update
 
-from common.db.rows import write_rows
+from common.db.rows import insert_rows
 from common.db.tables import InboxType, inbox
 from common.db.types import IdList, among
 from common.ids import InstanceId
@@ -37,12 +37,9 @@ class InboxRow:
     accepted_at: datetime
 
 
-_INSERT = insert(inbox)
-
-
 def put(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Accept rows {tenant_id, instance_id, lane, type, body, source, accepted_at}. Takes no lock that anyone waits for."""
-    write_rows(tx, _INSERT, rows)
+    insert_rows(tx, inbox, rows)
 
 
 _PAGE = (

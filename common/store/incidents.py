@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, update
+from sqlalchemy import Connection, bindparam, update
 
-from common.db.rows import write_rows
+from common.db.rows import insert_rows
 from common.db.tables import IncidentStatus, incidents
 from common.db.types import UtcDateTime, among
 
 _c = incidents.c
-_INSERT = insert(incidents)
 _RESOLVE = (
     update(incidents)
     .where(among(_c.instance_id, "ids"), _c.status == IncidentStatus.OPEN.value)
@@ -27,7 +26,7 @@ _RESOLVE = (
 
 def open_all(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert open incidents {id, tenant_id, instance_id, task_id, code, message, detail, sequence, status, opened_at}."""
-    write_rows(tx, _INSERT, rows)
+    insert_rows(tx, incidents, rows)
 
 
 def resolve_of(tx: Connection, instance_ids: Sequence[str], *, actor: str, now: datetime) -> None:

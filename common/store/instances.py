@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Text, bindparam, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from common.clock import database_now
-from common.db.rows import write_rows
+from common.db.rows import update_rows
 from common.db.tables import definitions, instances
 from common.db.types import among
 from common.ids import DefinitionId, InstanceId, TenantId
@@ -79,40 +79,12 @@ def _locked(row: Any) -> LockedInstance:
     return LockedInstance(*values)
 
 
-_SAVE = (
-    update(instances)
-    .where(_c.id == bindparam("b_id"), _c.sequence == bindparam("b_sequence"))
-    .values(
-        {
-            name: bindparam(name, type_=_c[name].type)
-            for name in (
-                "status",
-                "configuration",
-                "snapshot",
-                "output",
-                "error",
-                "sequence",
-                "head_hash",
-                "last_step_at",
-                "open_tasks",
-                "open_timers",
-                "open_children",
-                "accepts_events",
-                "started_at",
-                "finished_at",
-            )
-        }
-        | {"strikes": 0}
-    )
-)
-
-
 def save(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Write stepped instances: each row names `b_id`, the `b_sequence` it was read at, and every column of a step.
+    """Write stepped instances: each row names `id`, the `read_sequence` it was read at, and every column of a step.
 
     Returns how many rows changed; fewer than given means that somebody else wrote, and the caller must roll back.
     """
-    return write_rows(tx, _SAVE, rows)
+    return update_rows(tx, instances, rows, match=(("id", "id"), ("sequence", "read_sequence")))
 
 
 _STRIKE = update(instances).where(among(_c.id, "ids")).values(strikes=_c.strikes + 1)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, insert, not_, or_, select, update
+from sqlalchemy import Connection, bindparam, func, not_, or_, select, update
 
-from common.db.rows import write_rows
+from common.db.rows import insert_rows, update_rows, write_rows
 from common.db.tables import AttemptOutcome, attempts, tasks
 from common.db.types import Id, UtcDateTime, among
 from common.ids import InstanceId, LeaseToken, TaskId, TenantId, WorkerId
@@ -23,12 +23,11 @@ from common.lifecycle import OPEN, TaskStatus
 
 _t = tasks.c
 _a = attempts.c
-_INSERT = insert(tasks)
 
 
 def create(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert task rows, all with the same members. The caller holds the locks of their instances."""
-    write_rows(tx, _INSERT, rows)
+    insert_rows(tx, tasks, rows)
 
 
 _IN_ORDER = (
@@ -197,7 +196,6 @@ _CLAIM = (
         _t.joined_keys, _t.run_at,
     )
 )  # fmt: skip
-_ATTEMPT = insert(attempts)
 
 
 def claim_due(
@@ -229,8 +227,9 @@ def claim_due(
         },
     )
     claimed = [_claim(row, token) for row in rows]  # fmt: skip
-    write_rows(
-            tx, _ATTEMPT,
+    insert_rows(
+        tx,
+        attempts,
             [
                 {"task_id": task.id, "token": token, "tenant_id": task.tenant_id, "attempt": task.attempt,
                  "worker_id": worker, "started_at": now}
@@ -319,14 +318,6 @@ def lock_won(
     return {(row.id, row.lease_token): row.joined_keys for row in rows}
 
 
-_FINISH = (
-    update(tasks)
-    .where(_t.id == bindparam("b_id"), _t.status == TaskStatus.RUNNING)
-    .values(
-        status=bindparam("status"), output=bindparam("output"), error=bindparam("error"),
-        finished_at=bindparam("finished_at"), lease_owner=None, lease_token=None, lease_expires_at=None,
-    )
-)  # fmt: skip
 _RELEASE = (
     update(tasks)
     .where(_t.id == bindparam("b_id"), _t.status == TaskStatus.RUNNING)
@@ -336,18 +327,18 @@ _RELEASE = (
         lease_owner=None, lease_token=None, lease_expires_at=None,
     )
 )  # fmt: skip
-_END_ATTEMPT = (
-    update(attempts)
-    .where(
-        _a.task_id == bindparam("b_id"), _a.token == bindparam("b_token", type_=Id()), _a.ended_at.is_(None)
-    )
-    .values(ended_at=bindparam("ended_at"), outcome=bindparam("outcome"), error=bindparam("error"))
-)
 
 
 def finish(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
-    """End locked tasks: rows {b_id, status, output, error, finished_at}. Returns how many changed."""
-    return write_rows(tx, _FINISH, rows)
+    """End locked tasks: rows {id, held_token, status, output, error, finished_at}. Returns how many changed."""
+    return update_rows(
+        tx,
+        tasks,
+        rows,
+        match=(("id", "id"), ("lease_token", "held_token")),
+        only_if="tasks.status = 'running'",
+        cleared=("lease_owner", "lease_token", "lease_expires_at"),
+    )
 
 
 def release(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -359,8 +350,14 @@ def release(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def end_attempts(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Close attempt rows: {b_id, b_token, ended_at, outcome, error}."""
-    write_rows(tx, _END_ATTEMPT, rows)
+    """Close attempt rows: {task_id, token, ended_at, outcome, error}."""
+    update_rows(
+        tx,
+        attempts,
+        rows,
+        match=(("task_id", "task_id"), ("token", "token")),
+        only_if="attempts.ended_at IS NULL",
+    )
 
 
 _LATE = (

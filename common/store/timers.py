@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
-from common.db.rows import write_rows
+from common.db.rows import insert_rows
 from common.db.tables import InboxType, TimerStatus, timers
 from common.db.types import UtcDateTime, among
 from common.ids import InstanceId, TenantId
@@ -31,12 +31,9 @@ class DueTimer:
     body: str
 
 
-_INSERT = insert(timers)
-
-
 def arm(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert timer rows {id, tenant_id, instance_id, key, due_at, status, inbox_type, body, created_at, finished_at}."""
-    write_rows(tx, _INSERT, rows)
+    insert_rows(tx, timers, rows)
 
 
 _CANCEL = (
