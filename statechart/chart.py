@@ -49,7 +49,8 @@ class StateNode:
     invokes: tuple[InvokeTask, ...] = ()
     after: tuple[ArmAfter, ...] = ()  # the timers of `after`
     always: tuple[Transition, ...] = ()
-    exact: dict[str, tuple[Transition, ...]] = field(default_factory=dict)  # candidates by event type
+    own: dict[str, tuple[Transition, ...]] = field(default_factory=dict)  # as written, by event descriptor
+    exact: dict[str, tuple[Transition, ...]] = field(default_factory=dict)  # candidates for these descriptors
     wildcards: tuple[tuple[str, tuple[Transition, ...]], ...] = ()  # by prefix ("" for `*`), longest first
     output: Value | None = None
     tags: tuple[str, ...] = ()
@@ -162,10 +163,7 @@ def is_descendant(node: StateNode, ancestor: StateNode | None) -> bool:
 
 
 def transitions_of(node: StateNode) -> Iterator[Transition]:
-    """The node's own transitions in document order, each once."""
-    seen: set[Transition] = set()
-    for candidates in (*node.exact.values(), node.always):
-        for transition in candidates:
-            if transition not in seen:
-                seen.add(transition)
-                yield transition
+    """The node's own transitions in document order, `always` last."""
+    for transitions in node.own.values():
+        yield from transitions
+    yield from node.always

@@ -18,12 +18,6 @@ def warning(code: str, at: str, message: str, suggestion: str | None = None) -> 
     return Problem("warning", code, at, message, suggestion)
 
 
-def own_candidates(node: StateNode) -> Iterator[tuple[str, tuple[Transition, ...]]]:
-    """The node's candidates by descriptor, without those that wildcards add."""
-    for descriptor, candidates in node.exact.items():
-        yield descriptor, tuple(one for one in candidates if one.descriptor == descriptor)
-
-
 def is_certain(transition: Transition) -> bool:
     return transition.guard is None or (
         isinstance(transition.guard, Constant) and transition.guard.answer is True
@@ -121,7 +115,7 @@ def unreachable_states(chart: Chart, reached: Collection[StateNode]) -> Iterator
 
 def transitions_never_taken(chart: Chart) -> Iterator[Problem]:
     for node in chart.nodes:
-        for candidates in (*(own for _, own in own_candidates(node)), node.always):
+        for candidates in (*node.own.values(), node.always):
             certain: Transition | None = None
             for transition in candidates:
                 if certain is not None:
@@ -147,7 +141,7 @@ def shadowed_transitions(chart: Chart, reached: Collection[StateNode]) -> Iterat
     for node in chart.nodes:
         if not node.regions or node not in reached:
             continue
-        for descriptor, candidates in own_candidates(node):
+        for descriptor, candidates in node.own.items():
             budget -= node.last - node.order
             if budget < 0:
                 return
@@ -196,7 +190,9 @@ def dead_ends(chart: Chart, reached: Collection[StateNode]) -> Iterator[Problem]
             if transition.target and not is_impossible(transition):
                 leaving.add(node)
                 # A transition of one region leaves the others too, where it leads out of the parallel state.
-                domain = get_transition_domain(transition, NOTHING_REMEMBERED)
+                domain = transition.domain
+                if transition.plan is None:
+                    domain = get_transition_domain(transition, NOTHING_REMEMBERED)
                 leaving.update(
                     around
                     for around in (node, *node.ancestors)

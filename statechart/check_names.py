@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from statechart.chart import Chart, Transition, Use
-from statechart.check_flow import ends_machine, own_candidates, warning
+from statechart.check_flow import ends_machine, warning
 from statechart.problems import Problem, nearest
 
 
 def _handles(chart: Chart) -> Callable[[str], bool]:
     """Does any state have a descriptor for this event?"""
-    named = {descriptor for node in chart.nodes for descriptor, own in own_candidates(node) if own}
+    named = {descriptor for node in chart.nodes for descriptor, own in node.own.items() if own}
 
     def handles(event: str) -> bool:
         parts = event.split(".")
@@ -69,7 +69,7 @@ def misnamed_events(chart: Chart) -> Iterator[Problem]:
         "error.task.": tasks,
     }
     for node in chart.nodes:
-        for descriptor, own in own_candidates(node):
+        for descriptor, own in node.own.items():
             if not own:
                 continue
             if "*" in descriptor.removesuffix("*").removesuffix(".") or (

@@ -247,9 +247,12 @@ class Compiler:
         if part.on_done:
             descriptor = f"xstate.done.state.{node.id}"
             table[descriptor] = self._transitions(node, descriptor, part.on_done, join(at, "onDone"))
-        self._compile_invokes(node, part.invoke, table)
-        self._compile_after(node, part.after, table)
-        node.always = tuple(self._transitions(node, "", part.always, join(at, "always")))
+        if part.invoke:
+            self._compile_invokes(node, part.invoke, table)
+        if part.after:
+            self._compile_after(node, part.after, table)
+        if part.always:
+            node.always = tuple(self._transitions(node, "", part.always, join(at, "always")))
         _fill_tables(node, table)
         if "output" in part.model_fields_set and (node.type == "final" or node.parent is None):
             node.output = self.findings.value(part.output, join(at, "output"))
@@ -359,16 +362,24 @@ def _inferred_type(part: doc.StateBody) -> NodeType:
 
 def _fill_tables(node: StateNode, table: Mapping[str, list[Transition]]) -> None:
     """Candidates by event type, worked out for every type that the node names; wildcards for all the others."""
-    wildcards = [descriptor for descriptor in table if descriptor == "*" or descriptor.endswith(".*")]
-    wildcards = [descriptor for descriptor in wildcards if "*" not in descriptor[:-1]]
+    wildcards = [
+        descriptor
+        for descriptor in table
+        if descriptor[-1:] == "*" and descriptor[-2:] in ("*", ".*") and "*" not in descriptor[:-1]
+    ]
     wildcards.sort(key=len, reverse=True)
     node.wildcards = tuple((descriptor, tuple(table[descriptor])) for descriptor in wildcards)
-    node.exact = {
+    node.own = {descriptor: tuple(candidates) for descriptor, candidates in table.items()}
+    node.exact = node.own if not wildcards else _with_wildcards(node)
+
+
+def _with_wildcards(node: StateNode) -> dict[str, tuple[Transition, ...]]:
+    return {
         descriptor: (
             *candidates,
             *(other for other in wildcard_candidates(node, descriptor) if other.descriptor != descriptor),
         )
-        for descriptor, candidates in table.items()
+        for descriptor, candidates in node.own.items()
     }
 
 
@@ -444,7 +455,7 @@ def mark_external(nodes: Sequence[StateNode], answers: frozenset[str]) -> set[st
     """Note which nodes answer to the world outside; returns the descriptors that do."""
     external: set[str] = set()
     for node in nodes:
-        for descriptor, transitions in node.exact.items():
+        for descriptor, transitions in node.own.items():
             if descriptor in answers or descriptor.startswith(ENGINE_PREFIXES):
                 continue
             if any(not transition.is_inert for transition in transitions):

@@ -48,8 +48,8 @@ class ActionCompiler:
 
     def block(self, parts: Sequence[Action], node: StateNode, at: str) -> Block:
         """Actions that stand together: where one fails, the rest of its block is given up."""
-        if len(parts) == 1:
-            return (self._action(parts[0], node, at),)
+        if len(parts) < 2:
+            return (self._action(parts[0], node, at),) if parts else ()
         return tuple(self._action(part, node, f"{at}[{index}]") for index, part in enumerate(parts))
 
     def place(self, node: StateNode) -> str:

@@ -17,7 +17,7 @@ from statechart.document import (
     OperatorGuard,
 )
 from statechart.env import Json
-from statechart.expressions import ExpressionInvalid, compile_expression
+from statechart.expressions import ExpressionInvalid
 from statechart.findings import Findings, join
 from statechart.naming import descend, find_by_id, js_order
 from statechart.operators import compile_guard_operator
@@ -106,17 +106,11 @@ class GuardCompiler:
         )
 
     def _expression(self, text: str, at: str) -> guards.Guard:
+        if _LOOKS_LIKE_A_NAME.fullmatch(text) and text not in ("true", "false"):
+            return self._unknown(text, at)
         # Inside `guards` an expression may read the `params` of whoever names it.
-        extra_names = _PARAMS if self._open else ()
-        try:
-            expression = compile_expression(text, extra_names=extra_names)
-        except ExpressionInvalid as invalid:
-            if _LOOKS_LIKE_A_NAME.fullmatch(text):
-                return self._unknown(text, at)
-            self.findings.invalid(invalid, at)
-            return _NEVER
-        self.findings.paths |= expression.paths
-        return guards.Condition(text, expression)
+        expression = self.findings.expression(text, at, _PARAMS if self._open else ())
+        return _NEVER if expression is None else guards.Condition(text, expression)
 
     def _unknown(self, name: str, at: str) -> guards.Guard:
         known = ", ".join(repr(other) for other in list(self.named)[:20]) or "none"

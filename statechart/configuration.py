@@ -9,6 +9,7 @@ because XState asks the regions of a parallel state for eventless transitions in
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TypeAlias
@@ -72,9 +73,14 @@ def get_effective_target_states(
 
 def find_least_common_ancestor(nodes: Sequence[StateNode]) -> StateNode | None:
     head, *tail = nodes
-    return next(
-        (ancestor for ancestor in head.ancestors if all(is_descendant(n, ancestor) for n in tail)), None
-    )
+    for ancestor in head.ancestors:
+        low, high = ancestor.order, ancestor.last
+        for node in tail:
+            if not low < node.order <= high:
+                break
+        else:
+            return ancestor
+    return None
 
 
 def get_transition_domain(transition: Transition, history: HistoryValue) -> StateNode | None:
@@ -107,22 +113,45 @@ def get_transition_domains(
 
 def compute_exit_set(domains: Mapping[Transition, StateNode | None], active: ActiveNodes) -> list[StateNode]:
     """The active states that the transitions leave, deepest and last first."""
-    leaving: dict[StateNode, None] = {}
-    for transition, domain in domains.items():
-        if transition.target:
-            leaving.update((node, None) for node in active if is_descendant(node, domain))
+    if len(domains) == 1:
+        ((transition, domain),) = domains.items()
+        leaving = [node for node in active if is_descendant(node, domain)] if transition.target else []
+    else:
+        below = _Below(active)
+        leaving = list(
+            dict.fromkeys(
+                node for transition, domain in domains.items() if transition.target for node in below(domain)
+            )
+        )
     return sorted(leaving, key=_by_order, reverse=True)
 
 
-def remembered_on_exit(leaving: Iterable[StateNode], active: ActiveNodes) -> dict[str, list[StateNode]]:
+class _Below:
+    """Finds the active states below a state without looking at all of them."""
+
+    def __init__(self, active: ActiveNodes) -> None:
+        self.nodes = sorted(active, key=_by_order)
+        self.orders = [node.order for node in self.nodes]
+
+    def __call__(self, node: StateNode | None) -> list[StateNode]:
+        if node is None:
+            return self.nodes
+        return self.nodes[bisect_right(self.orders, node.order) : bisect_right(self.orders, node.last)]
+
+
+def remembered_on_exit(leaving: Sequence[StateNode], active: ActiveNodes) -> dict[str, list[StateNode]]:
     """What the history states of the states being left have to remember."""
+    keepers = [keeper for node in leaving for keeper in node.history_states]
+    if not keepers:
+        return {}
+    below = _Below(active)
     memory: dict[str, list[StateNode]] = {}
-    for node in leaving:
-        for keeper in node.history_states:
-            if keeper.history == "deep":
-                memory[keeper.path] = [n for n in active if n.is_leaf and is_descendant(n, node)]
-            else:
-                memory[keeper.path] = [n for n in active if n.parent is node]
+    for keeper in keepers:
+        parent = keeper.parent
+        if parent is not None:
+            is_deep = keeper.history == "deep"
+            nodes = below(parent) if is_deep else parent.regions
+            memory[keeper.path] = [n for n in nodes if n in active and (n.is_leaf or not is_deep)]
     return memory
 
 

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from statechart.templates import Value
 
 KERNEL = 1  # the number of these semantics; it rises with each change of meaning
-MAX_WORK = 200_000  # active states looked at in one step: what keeps a hostile chart from taking longer than a second
+# States entered or looked at, conditions asked and actions performed in one step, over all its microsteps. It keeps a
+# hostile chart from taking longer than a second; an ordinary step stays below a hundred.
+MAX_WORK = 100_000
 Status = Literal["active", "done", "error", "stopped"]
 Snapshot = dict[str, Json]
 Change = dict[str, Json]
@@ -153,6 +155,7 @@ class Draft:
 
     def holds(self, guard: Guard, at: str) -> bool:
         """A guard that fails is false, on record."""
+        self.charge_work(guard.size.conditions)
         try:
             return guard.holds(self)
         except (ExpressionFailed, ActionFailed) as failure:
@@ -167,7 +170,10 @@ class Draft:
     def charge_work(self, amount: int) -> None:
         self.work += amount
         if self.work > MAX_WORK:
-            raise StepFailed("step.too_large", f"the step looks at more than {MAX_WORK:,} states")
+            raise StepFailed(
+                "step.too_large",
+                f"the step enters states, asks conditions and performs actions more than {MAX_WORK:,} times",
+            )
 
     # --- the current event and data
 
@@ -187,6 +193,8 @@ class Draft:
                     "context.not_an_object",
                     f"expected an object at context.{'.'.join(keys[:depth])}, found {_kind(inner)}",
                 )
+            if inner:
+                self.charge_work(len(inner) // 32)  # what copying it costs, beside an action
             holder[key] = dict(inner) if inner else {}
             holder = holder[key]
         holder[keys[-1]] = value

@@ -16,6 +16,8 @@ from statechart.reading import MAX_PROBLEMS
 from statechart.templates import Value, compile_value
 
 NOTHING = compile_value(None)
+MAX_EXPRESSIONS = 10_000  # in one document, texts and objects with expressions inside counted once
+MAX_CHARACTERS = 200_000  # of expressions in one document
 
 
 class Findings:
@@ -25,6 +27,8 @@ class Findings:
         self.problems: list[Problem] = []
         self.uses: list[Use] = []
         self.paths: set[str] = set()
+        self._expressions = 0
+        self._characters = 0
 
     def error(self, code: str, at: str, message: str, suggestion: str | None = None) -> None:
         """Raises `DefinitionInvalid` once there are more problems than anybody would read."""
@@ -45,6 +49,7 @@ class Findings:
 
     def value(self, value: Json, at: str, extra_names: Collection[str] = ()) -> Value:
         """Compile a value; a stand-in where that fails, for a chart that nobody will get."""
+        self._charge(_template_length(value), at)
         try:
             compiled = compile_value(value, extra_names=extra_names)
         except ExpressionInvalid as invalid:
@@ -54,6 +59,8 @@ class Findings:
         return compiled
 
     def expression(self, text: str, at: str, extra_names: Collection[str] = ()) -> Expression | None:
+        """Compile an expression; None where that fails."""
+        self._charge(len(text), at)
         try:
             expression = compile_expression(text, extra_names=extra_names)
         except ExpressionInvalid as invalid:
@@ -65,6 +72,20 @@ class Findings:
     def invalid(self, invalid: ExpressionInvalid, at: str) -> None:
         self.error(invalid.code, at, invalid.message, invalid.suggestion)
 
+    def _charge(self, characters: int, at: str) -> None:
+        """Parsing takes about 2 µs a character; a hostile document must not take longer than a second in all."""
+        if not characters:
+            return
+        self._expressions += 1
+        self._characters += characters
+        if self._expressions > MAX_EXPRESSIONS or self._characters > MAX_CHARACTERS:
+            self.error(
+                "document.too_many_expressions",
+                at,
+                f"expected at most {MAX_EXPRESSIONS:,} expressions of {MAX_CHARACTERS:,} characters together",
+            )
+            raise DefinitionInvalid(self.problems)
+
     def config_names(self) -> Iterator[str]:
         """`module.key` of every configuration value that is read; only the module where the key is computed."""
         for path in self.paths:
@@ -75,3 +96,21 @@ class Findings:
 
 def join(at: str, key: str) -> str:
     return f"{at}.{key}" if at else key
+
+
+def _template_length(value: Json) -> int:
+    """Characters of the texts that hold expressions, at any depth."""
+    if isinstance(value, str):
+        return len(value) if "${" in value else 0
+    if not isinstance(value, dict | list):
+        return 0
+    length = 0
+    pending = [value]
+    while pending:
+        holder = pending.pop()
+        for item in holder.values() if isinstance(holder, dict) else holder:
+            if isinstance(item, str):
+                length += len(item) if "${" in item else 0
+            elif isinstance(item, dict | list):
+                pending.append(item)
+    return length

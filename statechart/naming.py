@@ -16,7 +16,7 @@ def js_order(mapping: Mapping[str, _T]) -> Iterable[tuple[str, _T]]:
 
     XState's document order is this one, so a chart whose states are called "10" and "2" means the same here.
     """
-    if not any(key[:1].isdigit() for key in mapping):
+    if len(mapping) < 2 or not any(key[:1].isdigit() for key in mapping):
         return mapping.items()
     indices = sorted((key for key in mapping if _is_array_index(key)), key=int)
     others = [key for key in mapping if not _is_array_index(key)]

@@ -5,7 +5,7 @@ An approximation from above: what is not found here is certainly unreachable. Li
 
 from __future__ import annotations
 
-from statechart.chart import Chart, StateNode
+from statechart.chart import Chart, StateNode, transitions_of
 from statechart.guards import Constant
 
 
@@ -15,8 +15,7 @@ def reachable_states(chart: Chart) -> set[StateNode]:
     search.enter(chart.root)
     while search.pending:
         node = search.pending.pop()
-        transitions = {one for candidates in node.exact.values() for one in candidates} | set(node.always)
-        for transition in transitions:
+        for transition in transitions_of(node):
             if isinstance(transition.guard, Constant) and not transition.guard.answer:
                 continue
             for target in transition.target or ():

@@ -51,19 +51,19 @@ def read_definition(document: Json) -> tuple[Definition | None, list[Problem]]:
 
 def _beyond_bounds(document: Mapping[str, Json]) -> Problem | None:
     values = 0
-    pending: list[tuple[Json, int]] = [(document, 1)]
-    while pending:
-        value, depth = pending.pop()
-        if depth > MAX_DEPTH:
-            return _error("document.too_deep", "", f"the document nests deeper than {MAX_DEPTH} levels")
-        inner = value.values() if isinstance(value, Mapping) else value
-        values += len(inner)
+    level: list[Json] = [document]
+    for _ in range(MAX_DEPTH):
+        below: list[Json] = []
+        for holder in level:
+            values += len(holder)
+            inner = holder.values() if isinstance(holder, Mapping) else holder
+            below += [value for value in inner if isinstance(value, dict | list)]
         if values > MAX_VALUES:
             return _error("document.too_large", "", f"the document holds more than {MAX_VALUES:,} values")
-        if isinstance(value, Mapping) and not all(type(key) is str for key in value):
-            return _error("document.form", "", "the document has a key that is not a text")
-        pending.extend((item, depth + 1) for item in inner if isinstance(item, Mapping | list))
-    return _too_many_states(document)
+        if not below:
+            return _too_many_states(document)
+        level = below
+    return _error("document.too_deep", "", f"the document nests deeper than {MAX_DEPTH} levels")
 
 
 def _too_many_states(document: Mapping[str, Json]) -> Problem | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from statechart.chart import Chart
-from statechart.check import load
+from statechart.compile import compile_document
 from statechart.draft import Snapshot
 from statechart.env import Env, Json, after, parse_instant
 from statechart.problems import StepFailed
@@ -28,7 +28,7 @@ def simulate(document: Json, events: Sequence[Mapping[str, Json]]) -> list[dict[
     `error` {code, message, path}, and what comes after is not taken any more. Raises `DefinitionInvalid`, and
     `StepFailed("event.invalid")` for what is no event.
     """
-    simulation = Simulation(load(document))
+    simulation = Simulation(compile_document(document))
     return [simulation.view(), *(simulation.take(event) for event in events)]
 
 

@@ -398,6 +398,7 @@ def output_of(draft: Draft, node: StateNode) -> Json:
 def execute(draft: Draft, block: Block) -> None:
     """Perform the actions in order. Where one fails, `error.execution` is raised and the rest is given up."""
     for action in block:
+        draft.charge_work(1)
         try:
             action.perform(draft)
         except (ExpressionFailed, ActionFailed) as failure:
