@@ -212,7 +212,7 @@ def explain(instance_id: InstanceId, json: AsJson = False) -> None:
     """Tell why an instance stands where it stands, and what would move it."""
     with connect() as client:
         found = client.explain(instance_id)
-    Output(json).show(found, lambda: _render().nested(found))
+    Output(json).show(found, lambda: _render().explain_view(found))
 
 
 def note(

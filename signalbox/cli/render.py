@@ -537,6 +537,61 @@ def _workers_table(workers: Iterable[Mapping[str, Any]]) -> RenderableType:
     return list_or("no worker is here: nothing moves until one starts", table)
 
 
+# --- explain ------------------------------------------------------------------------------------------------------
+
+
+def explain_view(found: Mapping[str, Any]) -> RenderableType:
+    """Where an instance stands, what would move it, and what it waits for or what stopped it."""
+    chart = found.get("chart") or {}
+    head = Text.assemble((found["instanceId"], "bold"), "  ", status_text(found["status"]))
+    if chart.get("configuration"):
+        head.append(f"  {configuration_text(chart['configuration'])}", "cyan")
+    ways = plain_table("when", "then", "from", "condition")
+    for event in chart.get("events", ()):
+        _add_ways(ways, f"event {event['type']}", event["transitions"])
+    for timer in chart.get("timers", ()):
+        _add_ways(ways, f"timer due {instant(timer['dueAt'])}, {ago(timer['dueAt'])}", timer["transitions"])
+    for task in chart.get("tasks", ()):
+        for answer in task["answers"]:
+            _add_ways(ways, f"task {task['type']} {task['name']}: {answer['type']}", answer["transitions"])
+    parts: list[RenderableType] = [head]
+    if ways.row_count:
+        parts.append(section("moves on", ways))
+    if found["tasks"]:
+        parts.append(section("open tasks", tasks_table(found["tasks"])))
+    if found["incidents"]:
+        parts.append(section("incidents", incidents_table(found["incidents"])))
+    waiting = ", ".join(f"{number} {name}" for name, number in found["inbox"].items() if number)
+    if waiting:
+        parts.append(section("in its inbox", Text(waiting)))
+    return Group(*parts)
+
+
+def _add_ways(table: Table, when: str, transitions: Sequence[Mapping[str, Any]]) -> None:
+    for one in transitions:
+        then = "nothing, it is forbidden" if one["forbids"] else f"→ {configuration_text(one['target'])}"
+        if not one["forbids"] and not one["target"]:
+            then = "actions, no other state"
+        table.add_row(when, then, one["state"], _condition(one))
+    if not transitions:
+        table.add_row(when, Text("nothing: no active state takes it", "dim"), "", "")
+
+
+def _condition(transition: Mapping[str, Any]) -> Text:
+    guard = transition["guard"]
+    if guard is None:
+        return Text("")
+    word, style = {True: ("holds", "green"), False: ("does not hold", "yellow")}.get(
+        transition["holds"], ("depends on the event", "dim")
+    )
+    text = Text.assemble(short(str(guard["text"]), 60), ": ", (word, style))
+    values = ", ".join(f"{path} = {short(compact(value), 30)}" for path, value in guard["values"].items())
+    return text.append(f" ({values})", "dim") if values else text
+
+
+# --- figures of a bench -------------------------------------------------------------------------------------------
+
+
 def bench_view(report: Mapping[str, Any]) -> RenderableType:
     machine, stack, workflow = report["machine"], report["stack"], report["workflow"]
     head = facts(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
+import statechart
 from common.errors import Invalid
 from signalbox.cli import render
 from signalbox.cli.output import PIPE_COLUMNS, Output, console
@@ -180,6 +181,58 @@ def test_a_list_of_instances_is_one_line_each() -> None:
     assert header.split() == ["id", "definition", "status", "state", "business", "key", "started", "took"]
     assert first.split()[1:4] == ["order", "v3", "completed"]
     assert second.endswith("1 h ago")
+
+
+def explanation(document: dict[str, Any], *events: str) -> dict[str, Any]:
+    """What the API answers for an instance of `document` after these events: the kernel's own explanation."""
+    chart = statechart.load(document)
+    env = statechart.Env(NOW)
+    snapshot = statechart.start(chart, None, env).snapshot
+    for event in events:
+        snapshot = statechart.step(chart, snapshot, {"type": event}, env).snapshot
+    return {
+        "instanceId": "01932d2b-7a00-7000-8000-000000000001",
+        "status": "waiting",
+        "chart": statechart.explain(chart, snapshot, env),
+        "inbox": {"ready": 0, "parked": 2},
+        "tasks": [],
+        "incidents": [],
+    }
+
+
+def test_an_explanation_tells_what_would_move_an_instance() -> None:
+    told = text_of(
+        render.explain_view(
+            explanation(
+                {
+                    "id": "order",
+                    "initial": "open",
+                    "context": {"total": 7},
+                    "states": {
+                        "open": {
+                            "on": {
+                                "PAY": {"target": "paid", "guard": "context.total > 10"},
+                                "CHECK": {"target": "paid", "guard": "event.ok"},
+                                "LOG": {"actions": [{"type": "log", "message": "x"}]},
+                                "STOP": {},
+                            },
+                            "after": {"1h": "late"},
+                        },
+                        "paid": {"type": "final"},
+                        "late": {"type": "final"},
+                    },
+                }
+            )
+        )
+    )
+
+    lines = {" ".join(line.split()) for line in told.splitlines()}
+    assert "01932d2b-7a00-7000-8000-000000000001 waiting open" in lines
+    assert "event PAY → paid open context.total > 10: does not hold (context.total = 7)" in lines
+    assert "event CHECK → paid open event.ok: depends on the event" in lines
+    assert "event LOG actions, no other state open" in lines
+    assert any(line.startswith("timer due ") and line.endswith("→ late open") for line in lines)
+    assert "2 parked" in lines
 
 
 @pytest.mark.parametrize(
