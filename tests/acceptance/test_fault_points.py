@@ -1,0 +1,171 @@
+"""A process that dies at any of its fault points costs nothing but time.
+
+For each point in `common/faults.py` a process is started that dies exactly there, at its first pass. Another one takes
+its place, and the instance ends as its definition says: each effect recorded once, each promise kept.
+"""
+
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from common import faults
+from common.credentials import make_secret, read_secret
+from common.db.tables import Role
+from common.store import keys
+from signalbox.parts import Duty
+from signalbox.ports import LOOPBACK, free_port
+from tests.support.cluster import NO_BROKER, Cluster
+from tests.support.cluster_handlers import rest
+from tests.support.processes import Child, Processes
+from tests.support.three_tasks import TASKS, three_tasks
+from tests.support.turns import Turns
+from tests.support.waiting import wait_until
+
+ORCHESTRATOR = ("after_lock", "in_step", "before_commit")
+TASK_RUNNER = (
+    "after_claim",
+    "after_handler",
+    "before_report",
+    "before_outcome_commit",
+    "after_outcome_commit",
+)
+ANY_PROCESS = "after_commit_before_ring"
+API = "after_accept_commit"
+
+COMPLETE_SECONDS = 20.0
+ENTRIES = Counter(
+    {"task.created": TASKS, "task.succeeded": TASKS, "instance.started": 1, "instance.completed": 1}
+)
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def test_every_fault_point_is_tried_here() -> None:
+    assert {*ORCHESTRATOR, *TASK_RUNNER, ANY_PROCESS, API} == faults.POINTS
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def cluster(
+    request: pytest.FixtureRequest, processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Cluster]:
+    """Workers without a broker, so that what a dead process did not ring for is found by looking."""
+    url = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
+    ledger = str(tmp_path / "ledger")
+    monkeypatch.setenv("LEDGER", ledger)
+    settings = {
+        "SIGNALBOX_LEASE_SECONDS": "1",
+        "SIGNALBOX_BEAT_SECONDS": "0.25",
+        "SIGNALBOX_LOOK_SECONDS": "0.25",
+        "SIGNALBOX_DOORBELLS": "false",
+        "LEDGER": ledger,
+    }
+    with Cluster(processes, url, NO_BROKER, settings) as cluster:
+        cluster.engine.lease = timedelta(seconds=1)
+        cluster.engine.handler("test.rest", rest)
+        yield cluster
+
+
+@contextmanager
+def replacement(cluster: Cluster, duty: Duty) -> Iterator[None]:
+    """What takes the place of a dead process: on PostgreSQL another one, on SQLite this process, which starts faster."""
+    if not cluster.database.is_sqlite:
+        if duty == "orchestrator":
+            cluster.orchestrator()
+        else:
+            cluster.task_runner()
+        yield
+    elif duty == "orchestrator":
+        with Turns.of_orchestrator(cluster.engine):
+            yield
+    else:
+        with Turns.of_task_runner(cluster.engine):
+            yield
+
+
+def assert_killed(child: Child) -> None:
+    assert child.wait(seconds=30) == -signal.SIGKILL
+
+
+def assert_ended_as_defined(cluster: Cluster, instance_id: str) -> None:
+    cluster.wait_for_all("completed", 1, seconds=COMPLETE_SECONDS)
+    entries = Counter(cluster.engine.entry_types(instance_id))
+    assert {name: entries[name] for name in ENTRIES} == dict(ENTRIES)
+    cluster.assert_each_result_counted_once(tasks=TASKS)
+    assert cluster.engine.snapshot(instance_id)["configuration"] == ["done"]
+    cluster.assert_healthy()
+
+
+@pytest.mark.parametrize("point", [*ORCHESTRATOR, ANY_PROCESS])
+def test_an_orchestrator_that_dies(point: str, cluster: Cluster) -> None:
+    doomed = cluster.processes.orchestrator(env={"SIGNALBOX_FAULTS": f"{point}=kill"})
+    instance_id = cluster.engine.start(three_tasks(ms=10))
+    assert_killed(doomed)
+
+    with Turns.of_task_runner(cluster.engine), replacement(cluster, "orchestrator"):
+        assert_ended_as_defined(cluster, instance_id)
+
+
+@pytest.mark.parametrize("point", [*TASK_RUNNER, ANY_PROCESS])
+def test_a_task_runner_that_dies(point: str, cluster: Cluster, tmp_path: Path) -> None:
+    doomed = cluster.processes.task_runner(env={"SIGNALBOX_FAULTS": f"{point}=kill"})
+    with Turns.of_orchestrator(cluster.engine):
+        instance_id = cluster.engine.start(three_tasks(ms=10))
+        assert_killed(doomed)
+
+        with replacement(cluster, "task-runner"):
+            assert_ended_as_defined(cluster, instance_id)
+
+    outcomes = Counter(outcome for (outcome,) in cluster.query("SELECT outcome FROM attempts"))
+    was_stored = point in ("after_outcome_commit", ANY_PROCESS)
+    assert outcomes == Counter(succeeded=TASKS, lost=0 if was_stored else 1)
+    begun = [line for line in (tmp_path / "ledger").read_text().splitlines() if line.startswith("began")]
+    assert len(begun) == (TASKS if was_stored or point == "after_claim" else TASKS + 1)
+
+
+@pytest.mark.parametrize(
+    ("point", "cluster"), [(API, "postgresql"), (ANY_PROCESS, "sqlite")], indirect=["cluster"]
+)
+def test_an_api_that_dies_before_it_answers(point: str, cluster: Cluster) -> None:
+    """What it accepted is done, and the caller who asks again with the same key starts nothing twice."""
+    secret = make_secret()
+    with cluster.database.transaction() as tx:
+        tenant = cluster.engine.tenant_id
+        issued = keys.issue_key(tx, tenant, name="test", role=Role.OPERATOR, secret=read_secret(secret))
+    cluster.engine.apply(three_tasks(ms=10))
+    port = free_port()
+    env = {"SIGNALBOX_SECRET": secret}
+    doomed = cluster.processes.api(port, env={**env, "SIGNALBOX_FAULTS": f"{point}=kill"})
+
+    def start() -> httpx2.Response | None:
+        """The answer, or None where the connection broke first."""
+        headers = {"Authorization": f"Bearer {issued.key}", "Idempotency-Key": "once"}
+        url = f"http://{LOOPBACK}:{port}/api/v1/instances"
+        try:
+            return httpx2.post(url, headers=headers, json={"definitionKey": "three-tasks"}, timeout=10)
+        except httpx2.TransportError:
+            return None
+
+    def answers() -> bool:
+        try:
+            return httpx2.get(f"http://{LOOPBACK}:{port}/health/live", timeout=1).status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    wait_until(answers, what="the API to answer", seconds=30)
+    assert start() is None
+    doomed.sweep()  # gunicorn would bring its worker back, to die again
+    cluster.processes.api(port, env=env)
+    wait_until(answers, what="the new API to answer", seconds=30)
+
+    again = start()
+
+    assert again is not None
+    assert again.status_code == 201
+    with Turns.of_orchestrator(cluster.engine), Turns.of_task_runner(cluster.engine):
+        assert_ended_as_defined(cluster, again.json()["id"])
