@@ -46,7 +46,12 @@ def configure_logging(process: str, *, log_format: str = "auto", level: str = "I
         cache_logger_on_first_use=True,
     )
     ending: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        # Plain: the pretty traceback shows the values of variables, and those are bodies, inputs and secrets.
+        [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
         if as_text
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
     )

@@ -41,18 +41,20 @@ class RetryPolicy:
             backoff_rate=_number(written, "backoffRate", DEFAULT.backoff_rate, 1, 100),
             max_interval=_duration(written, "maxInterval", DEFAULT.max_interval),
             jitter=_number(written, "jitter", DEFAULT.jitter, 0, 1),
-            retry_on=tuple(written.get("retryOn") or ()),
-            do_not_retry_on=tuple(written.get("doNotRetryOn") or ()),
+            retry_on=_codes(written, "retryOn"),
+            do_not_retry_on=_codes(written, "doNotRetryOn"),
         )
 
     def delay(self, attempt: int, *, chance: float) -> timedelta:
         """How long to wait after failed attempt number `attempt` (from 1). `chance` in [0, 1) places it in the jitter."""
+        seconds = self.interval.total_seconds()
         try:
-            seconds = self.interval.total_seconds() * self.backoff_rate ** (attempt - 1)
+            seconds *= self.backoff_rate ** (attempt - 1)
         except OverflowError:
-            seconds = self.max_interval.total_seconds()
+            seconds = self.max_interval.total_seconds() if seconds else 0.0
         seconds = min(seconds, self.max_interval.total_seconds())
-        return timedelta(seconds=seconds * (1 + self.jitter * (2 * chance - 1)))
+        jittered = seconds * (1 + self.jitter * (2 * chance - 1))
+        return min(timedelta(seconds=jittered), self.max_interval)
 
     def retries(self, code: str, *, attempt: int, retryable: bool | None) -> bool:
         """Tell whether failed attempt number `attempt` is followed by another.
@@ -90,6 +92,17 @@ def _number(
             f"retry.{key}: expected {kind} from {low} to {high}, found {value!r}", code="retry.invalid"
         )
     return value
+
+
+def _codes(written: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = written.get(key)
+    listed = [] if value is None else value
+    if not isinstance(listed, list | tuple) or not all(isinstance(code, str) for code in listed):
+        raise Invalid(
+            f'retry.{key}: expected a list of error codes such as ["card.declined", "http.*"], found {value!r}',
+            code="retry.invalid",
+        )
+    return tuple(listed)
 
 
 def _duration(written: Mapping[str, Any], key: str, default: timedelta) -> timedelta:

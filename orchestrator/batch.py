@@ -52,6 +52,15 @@ class _Send:
     event: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """A task with an idempotency key, and the row it becomes where the key is new; made in the step, which may fail by it."""
+
+    instance: LockedInstance
+    effect: CreateTask
+    row: dict[str, Any]
+
+
 @dataclass
 class Batch:
     """Rows to write, collected while instances are stepped. `now` is the database's time of this transaction."""
@@ -66,7 +75,7 @@ class Batch:
     steps: int = 0
     due_tasks: list[str] = field(default_factory=list)
     _tasks: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    _asked_again: list[tuple[LockedInstance, CreateTask]] = field(default_factory=list)
+    _asked_again: list[_Asking] = field(default_factory=list)
     _timers: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     _cancelled_tasks: set[tuple[str, str]] = field(default_factory=set)
     _open_tasks: dict[str, set[str]] = field(default_factory=dict)
@@ -185,10 +194,11 @@ class Batch:
                 assert_never(effect)
 
     def _create_task(self, held: LockedInstance, effect: CreateTask) -> None:
+        row = self._task(held, effect)
         if effect.idempotency_key is None:
-            self._tasks[held.id, effect.key] = self._task(held, effect)
+            self._tasks[held.id, effect.key] = row
         else:
-            self._asked_again.append((held, effect))
+            self._asked_again.append(_Asking(held, effect, row))
 
     def _task(self, held: LockedInstance, effect: CreateTask) -> dict[str, Any]:
         executed = effect.type not in NOT_RUN_BY_A_RUNNER
@@ -286,8 +296,8 @@ class Batch:
             tasks.lock_in_order(
                 tx,
                 withdrawing=sorted(self._withdrawing()),
-                asking=sorted({held.id for held, _ in self._asked_again}),
-                idempotency_keys=sorted({effect.idempotency_key or "" for _, effect in self._asked_again}),
+                asking=sorted({asking.instance.id for asking in self._asked_again}),
+                idempotency_keys=sorted({asking.row["idempotency_key"] for asking in self._asked_again}),
             )
 
     def _withdrawing(self) -> set[str]:
@@ -324,32 +334,30 @@ class Batch:
 
     def _save_asked_again(self, tx: Connection) -> None:
         """Create tasks that carry an idempotency key; where the key is known, join the live task or take its stored outcome."""
-        for held, effect in self._asked_again:
+        for asking in self._asked_again:
+            held, effect = asking.instance, asking.effect
             known = tasks.lock_same_work(tx, held.id, effect.idempotency_key or "")
             if known is None:
-                self._create_once(held, effect)
+                self._create_once(asking)
                 continue
-            if (
-                known.status is TaskStatus.CANCELLED
-            ):  # it has no outcome to give, so the work is asked for anew
+            if known.status is TaskStatus.CANCELLED:  # has no outcome to give: the work is asked for anew
                 tasks.give_up_key(tx, known.id)
-                self._create_once(held, effect)
+                self._create_once(asking)
                 continue
-            if (
-                known.status is not TaskStatus.SUCCEEDED
-            ):  # a failure that nobody catches stays open under this key too
+            if known.status is not TaskStatus.SUCCEEDED:  # an uncaught failure stays open under this key too
                 keys = read(known.joined_keys) if known.joined_keys else []
                 tasks.join(tx, known.id, dumps([*keys, effect.key]))
             if known.status in ENDED:
                 self._answer_again(tx, held, effect, known)
 
-    def _create_once(self, held: LockedInstance, effect: CreateTask) -> None:
+    def _create_once(self, asking: _Asking) -> None:
+        wanted = asking.row
         for (instance_id, _), row in self._tasks.items():
-            if instance_id == held.id and row["idempotency_key"] == effect.idempotency_key:
+            if instance_id == wanted["instance_id"] and row["idempotency_key"] == wanted["idempotency_key"]:
                 joined = read(row["joined_keys"]) if row["joined_keys"] else []
-                row["joined_keys"] = dumps([*joined, effect.key])
+                row["joined_keys"] = dumps([*joined, wanted["key"]])
                 return
-        self._tasks[held.id, effect.key] = self._task(held, effect)
+        self._tasks[wanted["instance_id"], wanted["key"]] = wanted
 
     def _answer_again(
         self, tx: Connection, held: LockedInstance, effect: CreateTask, known: tasks.SameWork
