@@ -27,6 +27,8 @@ class Signals:
 
     def __enter__(self) -> Self:
         for number in STOPPING:
+            if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue  # `nohup`: whoever started us wants us to outlive the terminal
             self._before[number] = signal.signal(number, self._stop)
         self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, _wake)
         signal.set_wakeup_fd(self._wake_end.fileno(), warn_on_full_buffer=False)

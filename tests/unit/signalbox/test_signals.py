@@ -54,6 +54,18 @@ def test_signals_that_came_before_the_wait_are_not_lost() -> None:
         assert time.monotonic() - began < 10
 
 
+def test_under_nohup_a_closed_terminal_is_no_request_to_stop() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            signals.wait(0.01)
+
+            assert signals.stops == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_the_handlers_of_before_come_back() -> None:
     before = [signal.getsignal(number) for number in (*STOPPING, signal.SIGCHLD)]
 
