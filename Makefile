@@ -78,12 +78,14 @@ clean: ## remove the environment, caches and builds; data in .signalbox stays
 # --- the environment ---------------------------------------------------------------------------
 # Stamp files: each is newer than what it was made from, so a second run installs nothing.
 
-# uv is much faster, but reads none of pip's settings (mirrors, extra certificates): where it fails, pip
-# has its turn. Both refuse a package whose hash the lock file does not name.
+# uv is much faster, but reads none of pip's settings (a mirror, say): where it fails, pip has its turn.
+# It trusts this machine's certificates, as pip does; older versions know that by the first of the two names.
+# Both refuse a package whose hash the lock file does not name.
+UV := UV_NATIVE_TLS=true UV_SYSTEM_CERTS=true UV_HTTP_RETRIES=1 uv
 define install
 	@echo "installing $(1) into $(VENV) ..."
 	@if command -v uv >/dev/null 2>&1 \
-	    && uv pip install --quiet --python $(BIN)/python --require-hashes -r $(1); then :; \
+	    && $(UV) pip install --quiet --python $(BIN)/python --require-hashes -r $(1); then :; \
 	else \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r $(1); \
 	fi
