@@ -19,13 +19,11 @@ from gunicorn.glogging import Logger
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.app import THREADS, create_app, services_of
-from common import faults
+from api.startup import prepare
 from common.config import Limits, Settings
-from common.credentials import read_secret
 from common.db import Database
 from common.db.migrate import require_schema
 from common.errors import Misconfigured
-from common.observability import configure_logging
 
 GRACEFUL_SECONDS = 5
 KEEP_ALIVE_SECONDS = 30
@@ -38,11 +36,8 @@ def run(settings: Settings, *, threads: int = THREADS) -> None:
     Raises `Misconfigured` when the secret is missing, a limit is wrong or the schema is older than this code. A database
     that does not answer yet is waited for: /health/ready says so.
     """
-    configure_logging("api", log_format=settings.log_format, level=settings.log_level)
-    read_secret(settings.secret.get_secret_value() if settings.secret else None)
-    limits = Limits()
+    limits = prepare(settings)
     _require_schema(settings)
-    faults.arm_from_environment(settings.faults)
     log.info("api.starting", url=f"http://{settings.host}:{settings.port}", settings=settings.redacted())
     _Server(settings, limits, threads).run()
 

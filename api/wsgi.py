@@ -5,12 +5,9 @@ from __future__ import annotations
 import atexit
 
 from api.app import create_app, services_of
-from common import faults
+from api.startup import prepare
 from common.config import Settings
-from common.observability import configure_logging
 
 settings = Settings.load()
-configure_logging("api", log_format=settings.log_format, level=settings.log_level)
-faults.arm_from_environment(settings.faults)
-app = create_app(settings)
+app = create_app(settings, limits=prepare(settings))
 atexit.register(services_of(app).close)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from base64 import b64encode
 from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 
 from api.auth import Permission
@@ -124,13 +127,19 @@ def activate_version(call: Call, key: str, version: int, body: EmptyBody | None 
 
 @routes.post("/definitions/{key}/versions/{version}/deactivate", permission=Permission.DEFINE, answers=_MOVED)
 def deactivate_version(call: Call, key: str, version: int, body: EmptyBody | None = None) -> Answer:  # noqa: ARG001
-    """Start no new instances of a version. Those that run go on."""
+    """Start no new instances of a version.
+
+    Those that run go on.
+    """
     return Answer(definition_json(commands.deactivate_definition(call.tx, call.tenant_id, key, version)))
 
 
 @routes.post("/definitions/{key}/versions/{version}/archive", permission=Permission.DEFINE, answers=_MOVED)
 def archive_version(call: Call, key: str, version: int, body: EmptyBody | None = None) -> Answer:  # noqa: ARG001
-    """Put a version away. It stays readable; only a restore brings it back, as a new version."""
+    """Put a version away.
+
+    It stays readable; only a restore brings it back, as a new version.
+    """
     return Answer(definition_json(commands.archive_definition(call.tx, call.tenant_id, key, version)))
 
 
@@ -143,7 +152,10 @@ def archive_version(call: Call, key: str, version: int, body: EmptyBody | None =
     },
 )
 def restore_version(call: Call, key: str, version: int, body: RestoreBody | None = None) -> Answer:
-    """Restore an old version: its document becomes the next version. Nothing is deleted."""
+    """Restore an old version: its document becomes the next version.
+
+    Nothing is deleted and no version changes.
+    """
     applied = commands.restore_definition(
         call.tx,
         call.tenant_id,
@@ -175,8 +187,18 @@ def draw_version(call: Call, key: str, version: int, query: DiagramQuery) -> Ans
 
 
 def _drawn(definition: store.Definition, query: DiagramQuery) -> Answer:
-    drawing = diagram(chart_of(definition.document), format=query.format)
-    return Answer(drawing.encode(), media_type=_MEDIA_TYPES[query.format])
+    drawing = diagram(chart_of(definition.document), format=query.format).encode()
+    headers = {"Content-Security-Policy": _drawing_policy(drawing)} if query.format == "svg" else {}
+    return Answer(drawing, headers=headers, media_type=_MEDIA_TYPES[query.format])
+
+
+def _drawing_policy(svg: bytes) -> str:
+    """A drawing opened by itself may use the style sheets that stand in it, by their hashes, and nothing else."""
+    styles = re.findall(rb"<style>(.*?)</style>", svg, re.DOTALL)
+    hashes = (
+        " ".join(f"'sha256-{b64encode(sha256(style).digest()).decode()}'" for style in styles) or "'none'"
+    )
+    return f"default-src 'none'; style-src {hashes}; frame-ancestors 'none'; sandbox"
 
 
 @lru_cache(maxsize=64)
@@ -210,7 +232,10 @@ def _version(call: Call, key: str, version: int) -> store.Definition:
     example={"document": EXAMPLE_DOCUMENT},
 )
 def check_definition(call: Call, body: CheckBody) -> Answer:
-    """Check a definition without applying it. A document with errors is no error here: its problems are the answer."""
+    """Check a definition without applying it.
+
+    A document with errors is no error here: its problems are the answer.
+    """
     published = store.read_published_types(call.tx)
     problems = commands.find_problems(body.document, published)
     return Answer({"problems": [problem.to_json() for problem in problems]})

@@ -24,7 +24,10 @@ def get_docs(services: Services) -> Answer:
 
 @routes.get("/docs/problems", permission=None, answers={200: Shape("a page", media_type="text/html")})
 def get_problem_docs(services: Services) -> Answer:
-    """The codes that problems carry. A problem's `type` leads to its place here."""
+    """The codes that problems carry.
+
+    A problem's `type` leads to its place here.
+    """
     return Answer(services.documents.problems, media_type=HTML)
 
 

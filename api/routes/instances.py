@@ -32,6 +32,7 @@ from api.schemas import (
 )
 from api.shapes import history_entries, incident_json, instance_json, task_json
 from common.canonical import read
+from common.clock import read_now
 from common.commands.control import cancel_instance
 from common.commands.send import add_note, send_event
 from common.commands.start import Start, Started, start_instance
@@ -42,7 +43,7 @@ from common.ids import is_id
 from common.lifecycle import OPEN
 from common.store import listing, overview
 from common.store.instances import read_definitions
-from statechart import explain
+from statechart import Env, explain
 
 routes = Routes("instances")
 
@@ -88,7 +89,10 @@ def start(call: Call, body: StartBody) -> Answer:
     example={"instances": [{"definitionKey": "hello-workflow"}, {"definitionKey": "hello-workflow"}]},
 )
 def start_batch(call: Call, body: BatchBody) -> Answer:
-    """Start up to 1,000 instances. Each is started or refused by itself; all that are started commit together."""
+    """Start up to 1,000 instances.
+
+    Each is started or refused by itself; all that are started commit together.
+    """
     allowed = call.limits.max_batch
     if len(body.instances) > allowed:
         message = f"a batch starts at most {allowed} instances, found {len(body.instances)}"
@@ -188,7 +192,10 @@ def cancel(call: Call, instance_id: str, body: CancelBody | None = None) -> Answ
     example={"note": "called the customer, who will pay tomorrow"},
 )
 def append_note(call: Call, instance_id: str, body: NoteBody) -> Answer:
-    """Append a note to the history. Any instance takes notes, a finished one too."""
+    """Append a note to the history.
+
+    Any instance takes notes, a finished one too.
+    """
     add_note(call.tx, call.tenant_id, instance_id, body.note, actor=call.actor)
     return _accepted(call, instance_id)
 
@@ -203,7 +210,10 @@ def _accepted(call: Call, instance_id: str) -> Answer:
 
 @routes.get("/instances", answers={200: Shape("newest first", InstancePage)})
 def list_instances(call: Call, query: InstanceQuery) -> Answer:
-    """List instances. A page ends early where its instances are very large."""
+    """List instances.
+
+    A page ends early where its instances are very large.
+    """
     paging = Paging(call, query)
     labels = [tuple(pair.split(":", 1)) for pair in query.label]
     wanted = listing.InstanceFilter(
@@ -306,7 +316,10 @@ def _explain(tx: Connection, record: listing.InstanceRecord) -> dict[str, Any] |
     if record.snapshot is None:
         return None
     (definition,) = read_definitions(tx, [record.definition_id])
-    return explain(chart_of(definition.document), read(record.snapshot))
+    chart = chart_of(definition.document)
+    # Without config values a guard that reads one has no answer; every other guard is asked as of now.
+    env = None if chart.config_names else Env(read_now(tx))
+    return explain(chart, read(record.snapshot), env)
 
 
 def _instance(call: Call, instance_id: str) -> listing.InstanceRecord:

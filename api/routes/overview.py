@@ -15,14 +15,20 @@ health_routes = Routes("health", prefix="/health")
 
 @routes.get("/handlers", answers={200: Shape("by type and name, all of them", HandlerPage)})
 def list_handlers(call: Call) -> Answer:
-    """List the task types that runners offer, with their schemas. Runners serve all tenants."""
+    """List the task types that runners offer, with their schemas.
+
+    Runners serve all tenants.
+    """
     items = [handler_json(record) for record in overview.list_handlers(call.tx)]
     return Answer({"items": items, "nextCursor": None})
 
 
 @routes.get("/stats", answers={200: Shape("the figures", Stats)})
 def get_stats(call: Call) -> Answer:
-    """Count what there is, by status, and what waits. Reads every row of the tenant: for people, not for polling."""
+    """Count what there is, by status, and what waits.
+
+    Reads every row of the tenant: for people, not for polling.
+    """
     overview.hold_still(call.tx)
     figures = overview.read_figures(call.tx, call.tenant_id)
     return Answer(
@@ -38,7 +44,10 @@ def get_stats(call: Call) -> Answer:
 
 @health_routes.get("/live", permission=None, answers={200: Shape("this process answers", Alive)})
 def get_liveness(services: Services) -> Answer:  # noqa: ARG001 - being able to answer is all there is to it
-    """Is this process alive? Asks nobody else."""
+    """Tell that this process is alive.
+
+    Asks nobody else.
+    """
     return Answer({"status": "alive"})
 
 
@@ -51,7 +60,10 @@ def get_liveness(services: Services) -> Answer:  # noqa: ARG001 - being able to 
     },
 )
 def get_readiness(services: Services) -> Answer:
-    """Can this process serve? The broker is told of and not needed."""
+    """Tell whether this process can serve.
+
+    The broker is told of and not needed.
+    """
     report = services.health.report()
     return Answer(
         {

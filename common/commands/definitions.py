@@ -5,7 +5,7 @@ A version never changes; `restore` is an apply of an old version's document, whi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
@@ -21,7 +21,8 @@ from common.errors import Conflict, Invalid, LimitExceeded, NotFound
 from common.ids import DefinitionId, TenantId, new_id
 from common.store import definitions as store
 from common.store.definitions import Definition, DefinitionFacts, PublishedTypes
-from statechart import Problem, check
+from statechart import Chart, DefinitionInvalid, Problem, check, load
+from statechart.problems import nearest
 
 ENGINE_TYPES = frozenset({"HUMAN"})
 """Task types that no runner executes, and so none publishes."""
@@ -94,7 +95,7 @@ def check_definition(
 ) -> list[Problem]:
     """Return the warnings of a document that may be applied. Raises `Invalid` (`definition.invalid`) for one that may not.
 
-    Task types that nobody offers refuse it, unless unknown types are allowed or no runner has ever published: then
+    Task types and functions that nobody offers refuse it, unless unknown types are allowed or no runner has ever published: then
     nothing can be known about types, and they are warnings.
     """
     problems = find_problems(document, published, allow_unknown_types=allow_unknown_types)
@@ -114,14 +115,38 @@ def find_problems(
     document: Mapping[str, Any], published: PublishedTypes, *, allow_unknown_types: bool = False
 ) -> list[Problem]:
     """Everything that can be said against a document, errors and warnings."""
-    problems = [*_key_problems(document), *check(document, task_types=published.types | ENGINE_TYPES)]
+    problems = [*_key_problems(document), *_chart_problems(document, published)]
     if allow_unknown_types or not published.types:
         return [_as_warning(problem) for problem in problems]
     return problems
 
 
+def _chart_problems(document: Mapping[str, Any], published: PublishedTypes) -> Iterator[Problem]:
+    try:
+        chart = load(document)
+    except DefinitionInvalid as invalid:
+        yield from invalid.problems
+        return
+    yield from check(chart, task_types=published.types | ENGINE_TYPES)
+    if "SYSTEM" in published.types:
+        yield from _unknown_functions(chart, published.functions)
+
+
+def _unknown_functions(chart: Chart, functions: Collection[str]) -> Iterator[Problem]:
+    """A SYSTEM task calls the function of its name; nobody claims one of a name that no runner has registered."""
+    names = {use.at: use.name for use in chart.uses if use.kind == "task_name"}
+    for use in chart.uses:
+        name = names.get(use.at)
+        if use.kind == "task_type" and use.name == "SYSTEM" and name is not None and name not in functions:
+            message = f"unknown function {name!r}: no runner has registered it for SYSTEM tasks"
+            yield Problem("error", "task.unknown_function", use.at, message, nearest(name, functions))
+
+
+_ABOUT_TYPES = frozenset({"task.unknown_type", "task.unknown_function"})
+
+
 def _as_warning(problem: Problem) -> Problem:
-    return replace(problem, severity="warning") if problem.code == "task_type.unknown" else problem
+    return replace(problem, severity="warning") if problem.code in _ABOUT_TYPES else problem
 
 
 def _key_problems(document: Mapping[str, Any]) -> Sequence[Problem]:

@@ -235,6 +235,29 @@ def test_a_type_that_a_runner_offers_is_no_finding(api: Api) -> None:
     assert api.apply(WORKING)["warnings"] == []
 
 
+CALLING: dict[str, Any] = {
+    "id": "calling",
+    "initial": "busy",
+    "states": {
+        "busy": {
+            "invoke": {"src": "SYSTEM", "name": "orders.validate", "onDone": "done"},
+            "on": {"STOP": "done"},
+        },
+        "done": {"type": "final"},
+    },
+}
+
+
+def test_a_system_task_calls_a_function_that_is_registered(api: Api) -> None:
+    publish(api, "SYSTEM", "orders.validat")
+    problem = problem_of(api.post("/definitions", {"document": CALLING}), 422, "definition.invalid")
+    (finding,) = [one for one in problem["problems"] if one["code"] == "task.unknown_function"]
+    assert finding["suggestion"] == "orders.validat"
+
+    publish(api, "SYSTEM", "orders.validate")
+    assert api.post("/definitions", {"document": CALLING}).status_code == 201
+
+
 # -- drawing, checking, simulating --------------------------------------------------------------------------------
 
 
@@ -248,6 +271,7 @@ def test_a_definition_is_drawn_as_mermaid_and_as_svg(api: Api) -> None:
         svg = api.get(f"{path}/diagram", format="svg")
         assert svg.mimetype == "image/svg+xml"
         assert svg.text.lstrip().startswith("<svg")
+        assert "default-src 'none'; style-src 'sha256-" in svg.headers["Content-Security-Policy"]
     problem_of(api.get("/definitions/approval/diagram", format="png"), 422, "request.invalid")
 
 

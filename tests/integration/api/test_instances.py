@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from common.db.tables import Role
-from common.ids import new_id
 from tests.integration.api.conftest import APPROVAL, Api, problem_of
+
+NOBODY = "0199a3c5-7f1e-7c42-9b63-2f4d8e6a1b90"
 
 CRASHING: dict[str, Any] = {
     "id": "crashing",
@@ -359,7 +360,7 @@ def test_a_task_is_read_with_every_attempt_at_it(api: Api) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/tasks", "/history", "/verify", "/explain"])
-@pytest.mark.parametrize("instance_id", ["not-an-id", new_id(), "0199A3C5-7F1E-7C42-9B63-2F4D8E6A1B90"])
+@pytest.mark.parametrize("instance_id", ["not-an-id", NOBODY, NOBODY.upper()])
 def test_what_is_not_there_is_not_found(api: Api, path: str, instance_id: str) -> None:
     problem_of(api.get(f"/instances/{instance_id}{path}"), 404, "instance.not_found")
 

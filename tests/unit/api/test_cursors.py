@@ -42,25 +42,24 @@ def test_a_cursor_of_another_installation_is_refused() -> None:
         Cursors.of(read_secret(make_secret())).read(TASKS, CURSORS.write(TASKS, ["some-id"]))
 
 
-def hand_made() -> list[str]:
-    good = CURSORS.write(TASKS, ["some-id"])
-    return [
-        "",
-        "x",
-        "æ",
-        "!!!!",
-        good[:-4],
-        good + "AAAA",
-        "B" + good[1:] if good[0] != "B" else "C" + good[1:],
-        base64.urlsafe_b64encode(b'["some-id"]').decode(),
-        base64.urlsafe_b64encode(bytes(16)).decode(),
-        "A" * 100_000,
-    ]
+GOOD = CURSORS.write(TASKS, ["some-id"])
+HAND_MADE = {
+    "empty": "",
+    "one letter": "x",
+    "not ASCII": "æ",
+    "not base64": "!!!!",
+    "cut off": GOOD[:-4],
+    "longer": GOOD + "AAAA",
+    "another signature": ("B" if GOOD[0] != "B" else "C") + GOOD[1:],
+    "without a signature": base64.urlsafe_b64encode(b'["some-id"]').decode(),
+    "without a position": base64.urlsafe_b64encode(bytes(16)).decode(),
+    "very long": "A" * 100_000,
+}
 
 
-@pytest.mark.parametrize("cursor", hand_made())
-def test_a_hand_made_cursor_is_refused(cursor: str) -> None:
+@pytest.mark.parametrize("name", HAND_MADE)
+def test_a_hand_made_cursor_is_refused(name: str) -> None:
     with pytest.raises(Invalid) as refusal:
-        CURSORS.read(TASKS, cursor)
+        CURSORS.read(TASKS, HAND_MADE[name])
 
     assert refusal.value.code == "cursor.invalid"

@@ -15,7 +15,7 @@ from api.auth import Permission
 from api.operations import Operation
 from api.problems import CATALOGUE
 from api.routes import OPERATIONS
-from common.config import Settings
+from common.config import Limits, Settings
 from common.credentials import make_secret
 from common.errors import Conflict, Forbidden, Invalid, LimitExceeded, NotFound, Unauthorized, Unavailable
 
@@ -188,3 +188,30 @@ def test_every_code_that_the_sources_raise_is_in_the_catalogue() -> None:
 
     assert {"event.reserved", "definition.not_active", "instance.finished", "cursor.invalid"} <= raised
     assert raised <= set(CATALOGUE)
+
+
+# -- docs/api.md --------------------------------------------------------------------------------------------------
+
+
+def page_of_prose() -> str:
+    return (Path(__file__).parents[3] / "docs" / "api.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda one: one.name)
+def test_the_page_of_prose_names_every_call(operation: Operation) -> None:
+    path = operation.path.removeprefix("/api/v1")
+    permission = operation.permission or "none"
+    lines = [line for line in page_of_prose().splitlines() if f"{path}`" in line and operation.method in line]
+
+    assert any(line.endswith(f"| {permission} |") for line in lines)
+
+
+def test_the_page_of_prose_explains_every_code() -> None:
+    assert set(re.findall(r"^\| `([a-z_.]+)` \| \d{3}", page_of_prose(), re.MULTILINE)) == set(CATALOGUE)
+
+
+def test_the_page_of_prose_tells_every_limit() -> None:
+    told = dict(re.findall(r"^\| `SIGNALBOX_(\w+)` \| ([\d,]+) \|", page_of_prose(), re.MULTILINE))
+    defaults = {name.upper(): f"{field.default:,}" for name, field in Limits.model_fields.items()}
+
+    assert told == defaults

@@ -1,0 +1,261 @@
+"""The server itself, as `python -m api.server` runs it: over real sockets, with real signals."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from common.credentials import make_secret, read_secret
+from common.db import Database
+from common.db.tables import Role
+from common.store import keys
+from signalbox.ports import LOOPBACK, free_port
+from tests.integration.api.conftest import APPROVAL
+from tests.support.engine import Engine
+from tests.support.processes import Child, Processes
+from tests.support.waiting import wait_until
+
+ROOT = str(Path(__file__).parents[3])
+
+
+@dataclass
+class Server:
+    """One running server, and an admin's key to it."""
+
+    child: Child
+    port: int
+    key: str
+
+    @property
+    def url(self) -> str:
+        return f"http://{LOOPBACK}:{self.port}"
+
+    def client(self) -> httpx2.Client:
+        return httpx2.Client(
+            base_url=self.url, headers={"Authorization": f"Bearer {self.key}"}, timeout=20, trust_env=False
+        )
+
+
+@pytest.fixture
+def serve(processes: Processes, engine: Engine, database_url: str) -> Callable[..., Server]:
+    """Start the server on the test's database, with settings of the test's own."""
+    secret = make_secret()
+    with engine.database.transaction() as tx:
+        key = keys.issue_key(tx, engine.tenant_id, name="me", role=Role.ADMIN, secret=read_secret(secret)).key
+
+    def start(**settings: str) -> Server:
+        port = free_port()
+        env = {
+            "PYTHONPATH": ROOT,
+            "DATABASE_URL": database_url,
+            "REDIS_URL": "memory://localhost",
+            "SIGNALBOX_SECRET": secret,
+            "SIGNALBOX_PORT": str(port),
+            "SIGNALBOX_LOG_FORMAT": "json",
+            **settings,
+        }
+        child = processes.start("api", sys.executable, "-m", "api.server", env=env)
+        server = Server(child, port, key)
+        with server.client() as client:
+            child.wait_until_ready(lambda: answers(client), what="the server to answer")
+        return server
+
+    return start
+
+
+def answers(client: httpx2.Client) -> bool:
+    try:
+        return client.get("/health/live").status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def log_lines(server: Server) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in server.child.log_path.read_text("utf-8").splitlines()]
+
+
+def test_it_serves_and_says_what_it_stands_on(serve: Callable[..., Server]) -> None:
+    server = serve()
+    with server.client() as client:
+        assert client.get("/health/ready").json() == {
+            "status": "ready",
+            "database": "up",
+            "schema": "up",
+            "broker": "off",
+        }
+        assert client.post("/api/v1/definitions", json={"document": APPROVAL}).status_code == 201
+        assert client.post("/api/v1/instances", json={"definitionKey": "approval"}).status_code == 201
+    lines = log_lines(server)
+    assert [line["event"] for line in lines] == ["api.starting"], "no access log and no greeting"
+    assert server.key not in json.dumps(lines)
+
+
+def test_it_listens_on_the_loopback_alone(serve: Callable[..., Server]) -> None:
+    server = serve()
+
+    listening = Path("/proc/net/tcp").read_text("utf-8") + Path("/proc/net/tcp6").read_text("utf-8")
+    places = {line.split()[1] for line in listening.splitlines() if line.split()[3] == "0A"}
+
+    assert f"0100007F:{server.port:04X}" in places
+    assert f"00000000:{server.port:04X}" not in places
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_a_body_of_five_megabytes_is_refused_and_its_sender_learns_it(
+    serve: Callable[..., Server], is_chunked: bool
+) -> None:
+    server = serve()
+    body = b'"' + b"x" * 5_000_000 + b'"'
+
+    def pieces() -> Iterator[bytes]:
+        yield from (body[start : start + 65_536] for start in range(0, len(body), 65_536))
+
+    with server.client() as client:
+        for _ in range(2):  # the connection is as good as before
+            answer = client.post(
+                "/api/v1/instances",
+                content=pieces() if is_chunked else body,
+                headers={"Content-Type": "application/json"},
+            )
+            assert answer.status_code == 413
+            assert answer.json()["limit"] == "max_body_bytes"
+
+    refused = [line for line in log_lines(server) if line["event"] == "request.refused"]
+    assert [line["status"] for line in refused] == [413, 413]
+
+
+def test_a_sender_who_stalls_holds_one_thread_and_not_the_server(serve: Callable[..., Server]) -> None:
+    server = serve()
+    with socket.create_connection((LOOPBACK, server.port)) as stalled, server.client() as client:
+        head = "POST /api/v1/instances HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n"
+        stalled.sendall(head.encode())
+
+        began = time.monotonic()
+        assert client.get("/health/live").status_code == 200
+        assert time.monotonic() - began < 5
+        stalled.settimeout(15)
+        assert stalled.recv(12) == b"HTTP/1.1 401"
+
+
+def test_it_ends_within_seconds_and_answers_those_who_wait(serve: Callable[..., Server]) -> None:
+    server = serve()
+    answered: list[httpx2.Response] = []
+    with server.client() as client:
+        client.post("/api/v1/definitions", json={"document": APPROVAL})
+
+        def wait() -> None:
+            with server.client() as waiting:
+                answered.append(
+                    waiting.post(
+                        "/api/v1/instances", json={"definitionKey": "approval"}, headers={"Prefer": "wait=60"}
+                    )
+                )
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        wait_until(lambda: client.get("/api/v1/instances").json()["items"], what="the start to be accepted")
+
+        began = time.monotonic()
+        server.child.terminate()
+        thread.join(10)
+
+    assert time.monotonic() - began < 8
+    assert server.child.popen.returncode == 0
+    assert [answer.status_code for answer in answered] == [202]
+
+
+def test_its_worker_comes_back_when_it_is_killed(serve: Callable[..., Server]) -> None:
+    server = serve()
+    (worker,) = Path(f"/proc/{server.child.pid}/task/{server.child.pid}/children").read_text("utf-8").split()
+    with server.client() as client:
+        os.kill(int(worker), signal.SIGKILL)
+
+        wait_until(lambda: answers(client), what="the server to answer again", seconds=20)
+
+
+REFUSED = {
+    "no secret": ({"SIGNALBOX_SECRET": ""}, "SIGNALBOX_SECRET is not set"),
+    "half a secret": ({"SIGNALBOX_SECRET": "c2hvcnQ="}, "SIGNALBOX_SECRET holds 5 bytes"),
+    "another database": ({"DATABASE_URL": "mysql://x/y"}, "DATABASE_URL"),
+    "a port beyond all": ({"SIGNALBOX_PORT": "70000"}, "port"),
+    "a limit of nothing": ({"SIGNALBOX_MAX_PAGE": "0"}, "max_page"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_wrong_setting_is_said_in_one_line_before_anything_starts(
+    processes: Processes, sqlite_url: str, name: str
+) -> None:
+    changes, said = REFUSED[name]
+    env = {"PYTHONPATH": ROOT, "DATABASE_URL": sqlite_url, "SIGNALBOX_SECRET": make_secret(), **changes}
+
+    child = processes.start("api", sys.executable, "-m", "api.server", env=env)
+
+    assert child.wait(seconds=20) == 2
+    (line,) = child.log_path.read_text("utf-8").splitlines()
+    assert line.startswith("signalbox api: ")
+    assert said in line
+
+
+def test_it_does_not_serve_a_schema_older_than_itself(processes: Processes, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/empty.db"
+    Database.open(url).dispose()
+    env = {"PYTHONPATH": ROOT, "DATABASE_URL": url, "SIGNALBOX_SECRET": make_secret()}
+
+    child = processes.start("api", sys.executable, "-m", "api.server", env=env)
+
+    assert child.wait(seconds=20) == 2
+    assert "signalbox db upgrade" in child.log_tail()
+
+
+def test_a_database_that_is_away_is_told_and_waited_for(
+    processes: Processes, empty_postgres_url: str
+) -> None:
+    port, dead = free_port(), free_port()
+    env = {
+        "PYTHONPATH": ROOT,
+        "DATABASE_URL": f"postgresql://postgres@{LOOPBACK}:{dead}/nothing",
+        "SIGNALBOX_SECRET": make_secret(),
+        "SIGNALBOX_PORT": str(port),
+        "REDIS_URL": f"redis://{LOOPBACK}:{dead}",
+    }
+    child = processes.start("api", sys.executable, "-m", "api.server", env=env)
+    with httpx2.Client(base_url=f"http://{LOOPBACK}:{port}", timeout=20, trust_env=False) as client:
+        child.wait_until_ready(lambda: answers(client), what="the server to answer")
+        ready = client.get("/health/ready")
+        asked = client.get(
+            "/api/v1/instances", headers={"Authorization": "Bearer sb_" + "a" * 12 + "_" + "a" * 52}
+        )
+
+    assert ready.status_code == 503
+    assert ready.json() == {"status": "not ready", "database": "down", "schema": "down", "broker": "down"}
+    assert (asked.status_code, asked.json()["code"]) == (503, "unavailable")
+    assert str(dead) not in ready.text + asked.text, "addresses are for the log"
+
+
+def test_plain_gunicorn_serves_it_too(processes: Processes, sqlite_url: str) -> None:
+    port = free_port()
+    env = {
+        "PYTHONPATH": ROOT,
+        "DATABASE_URL": sqlite_url,
+        "SIGNALBOX_SECRET": make_secret(),
+        "REDIS_URL": "memory://localhost",
+    }
+    bind = f"{LOOPBACK}:{port}"
+    command = ("gunicorn", "--no-control-socket", "--worker-class", "gthread", "--threads", "8", "-b", bind)
+    child = processes.start("gunicorn", *command, "api.wsgi:app", env=env)
+    with httpx2.Client(base_url=f"http://{bind}", timeout=20, trust_env=False) as client:
+        child.wait_until_ready(lambda: answers(client), what="the server to answer")
+
+        assert client.get("/health/ready").json()["status"] == "ready"
+        assert client.get("/docs").status_code == 200
