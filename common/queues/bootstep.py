@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from typing import Any, Protocol
 
 from celery import Celery, bootsteps, signals
 
 LAST_WORD = 2.0
+LEAST_LAST_WORD = 0.5
 
 
 class Duty(Protocol):
@@ -58,12 +60,15 @@ def install(app: Celery, make_duty: Any) -> None:
         terminate = stop
 
         def _drain(self) -> None:
+            began = time.monotonic()
             try:
                 self.duty.drain()
             finally:
                 self.ended.set()
                 # The main thread may hang in a dead broker's socket; work is stored, so the process may just end.
-                last_word = threading.Timer(LAST_WORD, _exit)
+                # After a long drain it has had its time: together they must stay below what a supervisor grants.
+                left = LAST_WORD - (time.monotonic() - began)
+                last_word = threading.Timer(max(left, LEAST_LAST_WORD), _exit)
                 last_word.daemon = True
                 last_word.start()
 

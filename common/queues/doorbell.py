@@ -21,7 +21,6 @@ from typing import Any
 import structlog
 from celery import Celery
 from kombu import Connection as Broker
-from kombu.exceptions import OperationalError
 
 from common.config import Settings
 from common.db import Bells, Database
@@ -148,18 +147,12 @@ class Doorbells:
         try:
             for queue, (ids, count) in taken.items():
                 self._send(queue, ids, count)
-        except Exception as error:
-            if not isinstance(error, (OperationalError, OSError, *self._broker_errors())):
-                raise
+        except Exception as error:  # noqa: BLE001 - each transport has errors of its own, and nobody would ring again
             log.warning(
                 "broker.unreachable", error=f"{type(error).__name__}: {error}"[:200], rest_seconds=REST
             )
             self._quiet_until = time.monotonic() + REST
             self._hang_up()
-
-    def _broker_errors(self) -> tuple[type[BaseException], ...]:
-        broker = self._broker
-        return (*broker.connection_errors, *broker.channel_errors) if broker is not None else ()
 
     def _send(self, queue: str, ids: list[str], count: int) -> None:
         if self._broker is None:
