@@ -14,8 +14,9 @@ from statechart.env import Json
 from statechart.problems import Problem
 
 if TYPE_CHECKING:
-    from statechart.actions import Action, ArmAfter, InvokeTask
+    from statechart.actions import Action, ArmAfter
     from statechart.guards import Guard
+    from statechart.tasks import InvokeTask
     from statechart.templates import Value
 
 ROOT_PATH = "(machine)"  # how the root is called where a path is needed, as XState's default machine id

@@ -12,7 +12,7 @@ from itertools import combinations
 from pydantic.alias_generators import to_camel
 
 from statechart import document as doc
-from statechart.actions import ArmAfter, InvokeTask
+from statechart.actions import ArmAfter
 from statechart.chart import ROOT_PATH, Chart, EntryPlan, NodeType, StateNode, Transition, is_descendant
 from statechart.compile_actions import ActionCompiler
 from statechart.compile_guards import GuardCompiler
@@ -29,6 +29,7 @@ from statechart.naming import UnknownTarget, delay_reference, js_order, resolve_
 from statechart.problems import DefinitionInvalid, nearest
 from statechart.reading import read_definition
 from statechart.select import wildcard_candidates
+from statechart.tasks import InvokeTask
 
 MAX_PLANNED = 100_000  # states in all entry plans together; what goes beyond is worked out in the step
 # What means nothing on a state of that type. The root is not asked for `output`, which it may always have.

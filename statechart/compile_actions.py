@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic.alias_generators import to_camel
 
-from statechart import actions
+from statechart import actions, tasks
 from statechart.chart import AnswerKind, Block, StateNode, UseKind
 from statechart.document import (
     Action,
@@ -173,7 +173,7 @@ class ActionCompiler:
 
     # --- tasks
 
-    def _new_task(self, part: CreateTaskAction, node: StateNode, at: str) -> actions.NewTask:
+    def _new_task(self, part: CreateTaskAction, node: StateNode, at: str) -> tasks.NewTask:
         inside = join(at, "task")
         fields = {**self._options(part, at), **self._options(part.task, inside), "type": part.task.type}
         self._note_task(fields, node, inside)
@@ -183,9 +183,9 @@ class ActionCompiler:
         self._answered_by(
             fields, "failure_event", part.task.failure_event or part.failure_event, inside, node
         )
-        return actions.NewTask(at, self.place(node), self._template(fields, inside))
+        return tasks.NewTask(at, self.place(node), self._template(fields, inside))
 
-    def invoke(self, part: Invoke, identifier: str, node: StateNode, at: str) -> actions.InvokeTask:
+    def invoke(self, part: Invoke, identifier: str, node: StateNode, at: str) -> tasks.InvokeTask:
         kind = part.src or part.type
         if not kind:
             self.findings.error("invoke.src", at, "expected src, the type of the task to run, found none")
@@ -196,7 +196,7 @@ class ActionCompiler:
         output_key = (
             None if part.output_key is None else self.context_path(part.output_key, join(at, "outputKey"))
         )
-        return actions.InvokeTask(at, self.place(node), identifier, self._template(fields, at), output_key)
+        return tasks.InvokeTask(at, self.place(node), identifier, self._template(fields, at), output_key)
 
     def _answered_by(
         self, fields: dict[str, Json], kind: AnswerKind, name: str | None, at: str, node: StateNode
@@ -233,10 +233,10 @@ class ActionCompiler:
                 )
         return duration
 
-    def _template(self, fields: dict[str, Json], at: str) -> actions.TaskTemplate:
+    def _template(self, fields: dict[str, Json], at: str) -> tasks.TaskTemplate:
         merged = {**self.defaults, **{key: value for key, value in fields.items() if value is not None}}
         constants: dict[str, Json] = {}
-        each: actions.EachItem | None = None
+        each: tasks.EachItem | None = None
         given = merged.get("input")
         if isinstance(given, Mapping) and merged["type"] == "POLL" and "until" in given:
             constants["until"] = self._until(given["until"], join(at, "input.until"))
@@ -245,9 +245,9 @@ class ActionCompiler:
             part = next((name for name in _MAP_PARTS if name in given), None)
             if part is not None:
                 template = self.findings.value(given[part], join(at, f"input.{part}"), _MAP_NAMES)
-                each = actions.EachItem(part, template)
+                each = tasks.EachItem(part, template)
                 merged["input"] = {key: value for key, value in given.items() if key != part}
-        return actions.TaskTemplate(self.findings.value(merged, at), each, constants)
+        return tasks.TaskTemplate(self.findings.value(merged, at), each, constants)
 
     def _until(self, condition: Json, at: str) -> Json:
         """The condition of a POLL is asked where the task runs, of its `output`; here it is only made sure of."""
@@ -258,7 +258,7 @@ class ActionCompiler:
         self.findings.expression(text, at, ("output",))
         return text
 
-    def _new_workflow(self, part: StartWorkflowAction, node: StateNode, at: str) -> actions.NewWorkflow:
+    def _new_workflow(self, part: StartWorkflowAction, node: StateNode, at: str) -> tasks.NewWorkflow:
         fields: dict[str, Json] = {
             "definitionKey": part.definition_key,
             "version": part.version,
@@ -269,7 +269,7 @@ class ActionCompiler:
         self._answered_by(fields, "completion_event", part.completion_event, at, node)
         self._answered_by(fields, "failure_event", part.failure_event, at, node)
         written = {key: value for key, value in fields.items() if value is not None}
-        return actions.NewWorkflow(
+        return tasks.NewWorkflow(
             at, self.place(node), self.findings.value(written, at), part.wait, part.cancel_with_parent
         )
 

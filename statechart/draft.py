@@ -128,7 +128,8 @@ class Draft:
         self._owns_context = False
         self.event: Event = {"type": INIT_EVENT}
         self.queue: deque[Event] = deque()  # internal events of this macrostep
-        self.mailbox: deque[Event] = deque()  # events sent to itself, one macrostep each
+        # Events sent to itself, one macrostep each, with the obligation that they answer.
+        self.mailbox: deque[tuple[Event, str | None]] = deque()
         self.effects: list[Effect] = []
         self.changes: list[Change] = []
         self.microsteps = 0
@@ -225,7 +226,8 @@ class Draft:
     def last_key(self, place: str) -> str:
         return f"{place}/{self.counts.get(place, 0)}"
 
-    def create_task(self, task: CreateTask) -> None:
+    def create_task(self, task: CreateTask, *, is_instant: bool = False) -> None:
+        """Open the obligation and ask for the task; nobody is asked for an instant one, which this step answers."""
         entry: dict[str, Json] = {
             "type": task.type,
             "name": task.name,
@@ -235,8 +237,11 @@ class Draft:
         if task.invoke is not None:
             entry["invoke"] = task.invoke
             self.is_changed = True
+        if is_instant:
+            entry["instant"] = True
+        else:
+            self.effects.append(task)
         self.tasks[task.key] = entry
-        self.effects.append(task)
         self.note("task.created", key=task.key, taskType=task.type, name=task.name)
 
     def cancel_task(self, key: str) -> None:
@@ -246,7 +251,8 @@ class Draft:
             return
         if "invoke" in entry:
             self.is_changed = True
-        self._take_back(CreateTask, key, CancelTask(key))
+        if "instant" not in entry:
+            self._take_back(CreateTask, key, CancelTask(key))
         self.note("task.cancelled", key=key)
 
     def arm_timer(

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from statechart.env import Json
 
 Event: TypeAlias = dict[str, Json]
+Where: TypeAlias = tuple[str | int, ...]  # keys of objects and positions in lists, outermost first
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class CreateTask:
     `failure_event` are the types of the events that answer it. `run_at` None means at once. `retry` is the
     policy as written, None for the default; `timeout_ms` covers one attempt. `options` holds the other options of
     the task as evaluated JSON (policy, assignee, candidates, form, due, fourEyes, ...). `invoke` is the id of the
-    `invoke` that asked, None for an action `createTask`.
+    `invoke` that asked, None for an action `createTask`. `secrets` are the places in `input` of the texts in which the
+    definition itself wrote `${secret.NAME}`: only these may be resolved, never text that came as data.
     """
 
     key: str
@@ -41,6 +43,7 @@ class CreateTask:
     queue: str | None = None
     options: dict[str, Json] = field(default_factory=dict)
     invoke: str | None = None
+    secrets: tuple[Where, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,7 @@ class CancelChild:
 
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 
 
 @dataclass(frozen=True, slots=True)

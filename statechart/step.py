@@ -217,7 +217,11 @@ def keep_output(draft: Draft, key: str, event: Event) -> None:
 def deliver_mail(draft: Draft) -> None:
     """Events that the machine has sent to itself come after the macrostep that sent them, one by one."""
     while draft.mailbox and draft.status == "active":
-        macrostep(draft, draft.mailbox.popleft())
+        event, obligation = draft.mailbox.popleft()
+        if obligation is None:
+            macrostep(draft, event)
+        elif is_open(draft, obligation):
+            answer_obligation(draft, obligation, event)
     draft.mailbox.clear()
 
 

@@ -1,0 +1,288 @@
+"""Tasks and child workflows, compiled: what `createTask`, `invoke` and `startWorkflow` ask for.
+
+A task is written as a template and filled in when its place is reached. What needs nobody else is done here: a TIMER
+is a timer, and the instant types are answered within the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+from statechart.actions import (
+    as_event,
+    as_integer,
+    as_milliseconds,
+    as_text,
+    emit,
+    render_json,
+    write_log,
+)
+from statechart.draft import ActionFailed, Draft
+from statechart.effects import LOG_LEVELS, CreateTask, Event, LogLevel, StartWorkflow, Where
+from statechart.env import Json, after, parse_instant
+from statechart.naming import js_order
+
+if TYPE_CHECKING:
+    from statechart.templates import Value
+
+# What a task may say that has no place of its own in `CreateTask`; handed on under these names.
+FREE_OPTIONS = (
+    "policy",
+    "assignee",
+    "candidates",
+    "form",
+    "due",
+    "fourEyes",
+    "onLost",
+    "title",
+    "description",
+    "labels",
+)
+
+INSTANT_TYPES = ("SET", "TRANSFORM", "LOG", "EMIT")  # done inside the step
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """`createTask`: outlives the state that asked for it, until it is answered or the machine ends."""
+
+    at: str
+    place: str
+    spec: TaskTemplate
+
+    def perform(self, draft: Draft) -> None:
+        spec, secrets = self.spec.evaluate(draft)
+        kind = as_text(spec.get("type"), "task.type", "the type of the task")
+        name = as_text(spec.get("name") or kind, "task.name", "the name of the task")
+        done = as_text(
+            spec.get("completionEvent") or f"done.task.{name}", "task.completion_event", "an event type"
+        )
+        failed = as_text(
+            spec.get("failureEvent") or f"error.task.{name}", "task.failure_event", "an event type"
+        )
+        ask(draft, _task(draft, draft.next_key(self.place), kind, name, done, failed, spec, secrets))
+
+
+@dataclass(frozen=True, slots=True)
+class InvokeTask:
+    """`invoke`: a task that is created when its state is entered and cancelled when it is left."""
+
+    at: str
+    place: str
+    id: str
+    spec: TaskTemplate
+    output_key: tuple[str, ...] | None
+
+    def perform(self, draft: Draft) -> None:
+        spec, secrets = self.spec.evaluate(draft)
+        kind = as_text(spec.get("type"), "task.type", "the type of the task")
+        name = as_text(spec.get("name") or kind, "task.name", "the name of the task")
+        self.cancel(draft)
+        key = draft.next_key(self.place)
+        done, failed = f"xstate.done.actor.{self.id}", f"xstate.error.actor.{self.id}"
+        ask(draft, _task(draft, key, kind, name, done, failed, spec, secrets, invoke=self.id))
+
+    def cancel(self, draft: Draft) -> None:
+        key = draft.last_key(self.place)
+        draft.cancel_task(key)
+        draft.cancel_timer(key)  # the work of a TIMER is a timer
+
+
+@dataclass(frozen=True, slots=True)
+class NewWorkflow:
+    """`startWorkflow`: a child instance; awaited unless `wait` is false."""
+
+    at: str
+    place: str
+    spec: Value
+    wait: bool
+    cancel_with_parent: bool
+
+    def perform(self, draft: Draft) -> None:
+        spec = draft.evaluate(self.spec)
+        definition_key = as_text(spec["definitionKey"], "workflow.definition_key", "a definition key")
+        version, business_key = spec.get("version"), spec.get("businessKey")
+        done = spec.get("completionEvent") or f"done.workflow.{definition_key}"
+        failed = spec.get("failureEvent") or f"error.workflow.{definition_key}"
+        draft.start_workflow(
+            StartWorkflow(
+                key=draft.next_key(self.place),
+                definition_key=definition_key,
+                version=None if version is None else as_integer(version, "workflow.version", "a version"),
+                input=spec.get("input"),
+                business_key=None
+                if business_key is None
+                else as_text(business_key, "workflow.business_key", "a key"),
+                wait=self.wait,
+                cancel_with_parent=self.cancel_with_parent,
+                completion_event=as_text(done, "workflow.completion_event", "an event type"),
+                failure_event=as_text(failed, "workflow.failure_event", "an event type"),
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EachItem:
+    """What a MAP does with each of its items: the `task` or `workflow`, with `item` and `index` in expressions."""
+
+    part: str
+    template: Value
+
+
+class Filled(NamedTuple):
+    """A template's fields for one task, and where in its input secrets are to be resolved."""
+
+    fields: dict[str, Json]
+    secrets: tuple[Where, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskTemplate:
+    """The fields of a task as written, with the definition's defaults; `constants` join the input as they are."""
+
+    fields: Value
+    each: EachItem | None
+    constants: Mapping[str, Json]
+
+    def evaluate(self, draft: Draft) -> Filled:
+        spec: dict[str, Json] = self.fields.evaluate(draft.scope)
+        secrets = tuple(where[1:] for where in self.fields.secrets if where[0] == "input")
+        more = dict(self.constants)
+        if self.each is not None:
+            holder = f"{self.each.part}s"
+            more[holder] = self._for_each_item(draft, spec, self.each)
+            secrets += tuple(
+                (holder, index, *where)
+                for index in range(len(more[holder]))
+                for where in self.each.template.secrets
+            )
+        if more:
+            spec = {**spec, "input": {**(spec.get("input") or {}), **more}}
+        return Filled(spec, secrets)
+
+    def _for_each_item(self, draft: Draft, spec: Mapping[str, Json], each: EachItem) -> list[Json]:
+        items = (spec.get("input") or {}).get("items")
+        if not isinstance(items, list):
+            raise ActionFailed("map.items", f"expected a list of items, found {render_json(items)[:80]}")
+        scope = draft.scope
+        before = scope.extra
+        filled = []
+        try:
+            for index, item in enumerate(items):
+                scope.extra = {**before, "item": item, "index": index}
+                filled.append(each.template.evaluate(scope))
+        finally:
+            scope.extra = before
+        return filled
+
+
+def ask(draft: Draft, task: CreateTask) -> None:
+    """Ask for the task, or do here what needs nobody else: a TIMER is a timer, the instant types are done at once."""
+    if task.type == "TIMER":
+        arm_timer_task(draft, task)
+    elif task.type in INSTANT_TYPES:
+        answer = completion(task, perform_instantly(draft, task))
+        draft.create_task(task, is_instant=True)
+        draft.mailbox.append((answer, task.key))
+    else:
+        draft.create_task(task)
+
+
+def arm_timer_task(draft: Draft, task: CreateTask) -> None:
+    """A TIMER waits until its `runAt`, for its `delay`, or for the `duration` of its input."""
+    due_at = task.run_at
+    if due_at is None:
+        duration = task.input.get("duration") if isinstance(task.input, Mapping) else None
+        due_at = after(draft.env.now, as_milliseconds(duration, "duration"))
+    draft.arm_timer(task.key, due_at, completion(task, None), identifier=task.invoke or task.name)
+
+
+def completion(task: CreateTask, output: Json) -> Event:
+    """The event that a task sends which the kernel itself has done."""
+    return {
+        "type": task.completion_event,
+        "output": output,
+        "task": {"name": task.name, "type": task.type, "key": task.key},
+    }
+
+
+def perform_instantly(draft: Draft, task: CreateTask) -> Json:
+    """What the instant types do; returns their output. Their input is evaluated already.
+
+    SET puts each value of its input into the context, by path. TRANSFORM gives its input back, made of expressions
+    as it is. LOG writes `message`, EMIT publishes `event`.
+    """
+    given = task.input if isinstance(task.input, Mapping) else {}
+    match task.type:
+        case "SET":
+            for path, value in js_order(given):
+                keys = tuple(path.split("."))
+                if "" in keys:
+                    raise ActionFailed("assign.path", f"expected a path in the context, found {path!r}")
+                draft.assign(keys, value)
+        case "LOG":
+            message = given.get("message")
+            text = message if isinstance(message, str) else render_json(message)
+            levels: dict[Json, LogLevel] = {level: level for level in LOG_LEVELS}
+            level = levels.get(given.get("level", "info"), "info")
+            write_log(draft, text, level)
+        case "EMIT":
+            emit(draft, task.key, as_event(given.get("event", given)))
+            return None
+        case _:
+            pass
+    return task.input
+
+
+def _task(
+    draft: Draft,
+    key: str,
+    kind: str,
+    name: str,
+    completion_event: str,
+    failure_event: str,
+    spec: Mapping[str, Json],
+    secrets: tuple[Where, ...],
+    *,
+    invoke: str | None = None,
+) -> CreateTask:
+    priority, queue, identity = spec.get("priority"), spec.get("queue"), spec.get("idempotencyKey")
+    timeout = spec.get("timeout")
+    return CreateTask(
+        key=key,
+        type=kind,
+        name=name,
+        input=spec.get("input"),
+        completion_event=completion_event,
+        failure_event=failure_event,
+        run_at=_run_at(draft, spec),
+        idempotency_key=None if identity is None else as_text(identity, "task.idempotency_key", "a key"),
+        retry=_retry(spec),
+        timeout_ms=None if timeout is None else as_milliseconds(timeout, "timeout"),
+        priority=None if priority is None else as_integer(priority, "task.priority", "a priority"),
+        queue=None if queue is None else as_text(queue, "task.queue", "the name of a queue"),
+        options={option: spec[option] for option in FREE_OPTIONS if option in spec},
+        invoke=invoke,
+        secrets=secrets,
+    )
+
+
+def _run_at(draft: Draft, spec: Mapping[str, Json]) -> datetime | None:
+    if (moment := spec.get("runAt")) is not None:
+        try:
+            return parse_instant(as_text(moment, "task.run_at", "an instant"))
+        except ValueError as wrong:
+            raise ActionFailed("task.run_at", f"runAt: {wrong}") from wrong
+    if (delay := spec.get("delay")) is not None:
+        return after(draft.env.now, as_milliseconds(delay, "delay"))
+    return None
+
+
+def _retry(spec: Mapping[str, Json]) -> dict[str, Json] | None:
+    retry, most = spec.get("retry"), spec.get("maxAttempts")
+    if most is None:
+        return retry
+    return {**(retry or {}), "maxAttempts": as_integer(most, "task.max_attempts", "a number of attempts")}
