@@ -167,6 +167,8 @@ def _claim(row: Any, token: LeaseToken) -> TaskClaim:
     return TaskClaim(*(*row, token))
 
 
+# A WITH query that locks is run once, whatever the plan. As a subquery it may be run for each row of `tasks`, finds
+# other rows each time because those before are locked, and claims them all, far beyond the limit.
 _due = (
     select(_t.id)
     .where(
@@ -179,10 +181,11 @@ _due = (
     .order_by(_t.priority.desc(), _t.run_at, _t.id)
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True)
+    .cte("due")
 )
 _CLAIM = (
     update(tasks)
-    .where(_t.id.in_(_due.scalar_subquery()))
+    .where(_t.id.in_(select(_due.c.id)))
     .values(
         status=TaskStatus.RUNNING,
         attempt=_t.attempt + 1,

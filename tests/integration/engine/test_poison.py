@@ -21,6 +21,7 @@ def codes(engine: Engine) -> list[str]:
     return [row[0] for row in engine.execute("SELECT code FROM incidents ORDER BY id")]
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
     ("output", "code"),
     [
@@ -84,6 +85,7 @@ def task(**options: Any) -> dict[str, Any]:
     return {"type": "createTask", "task": {"type": "work", **options}}
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
     ("actions", "code"),
     [
