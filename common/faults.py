@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 
 POINTS = frozenset(
@@ -90,7 +91,9 @@ def _kill() -> None:
 
 
 def _stop() -> None:
-    os.kill(os.getpid(), signal.SIGSTOP)
+    # To this thread, which then stops the process before it takes another step. Sent to the process, the main thread
+    # may be the one to receive it, and this one gets as far as the commit meanwhile.
+    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
 def _raise() -> None:

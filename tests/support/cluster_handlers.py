@@ -1,7 +1,7 @@
 """Handlers for the worker processes of the tests, named by `SIGNALBOX_HANDLERS`.
 
-`LEDGER` in the environment names a file: a line for each beginning and each end of an attempt, written by one
-`write` call, so that whatever a killed process really did stays on record outside the database.
+`LEDGER` in the environment names a file: a line "began|ended task attempt pid" for each beginning and each end of an
+attempt, written by one `write` call, so that what a killed process really did stays on record outside the database.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def _note(what: str, context: Any) -> None:
 
 @handler("test.rest")
 def rest(input: Any, context: Any) -> Any:
-    """Take `ms` milliseconds (100 unless told), whatever happens meanwhile; returns the input."""
+    """Take `ms` milliseconds (100 unless told), whatever happens meanwhile; returns the process that it ran in."""
     _note("began", context)
     time.sleep((input or {}).get("ms", 100) / 1000)
     _note("ended", context)
-    return input
+    return {"pid": os.getpid()}
 
 
 @handler("test.unsteady")

@@ -1,0 +1,160 @@
+"""A frozen process is alive for the kernel and dead for everybody else: its work is taken over, and its return harmless."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from common.lifecycle import InstanceStatus
+from signalbox.ports import free_port
+from signalbox.write_lock import WriteLockWatch
+from tests.support.cluster import NO_BROKER, QUICK_LEASES, Cluster
+from tests.support.figures import Tell
+from tests.support.ledger import Ledger
+from tests.support.one_task import ONE_TASK
+from tests.support.processes import Processes
+from tests.support.three_tasks import three_tasks
+from tests.support.turns import Turns
+from tests.support.up import Up
+from tests.support.waiting import wait_until
+
+LEASE_SECONDS = 2.0
+TAKEN_OVER_WITHIN = LEASE_SECONDS + 2.0
+LOCKS_LOST_AFTER = 5.0
+"""`idle_in_transaction_session_timeout` of every connection of the engine."""
+LOOK_SECONDS = 1.0
+
+pytestmark = pytest.mark.timeout(150)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "ledger")
+
+
+@pytest.fixture
+def cluster(processes: Processes, postgres_url: str, valkey_url: str, ledger: Ledger) -> Iterator[Cluster]:
+    settings = {**QUICK_LEASES, "LEDGER": str(ledger.path)}
+    with Cluster(processes, postgres_url, valkey_url, settings) as cluster:
+        yield cluster
+
+
+def test_the_task_of_a_frozen_runner_is_taken_over_and_its_late_result_refused(
+    cluster: Cluster, ledger: Ledger, tell: Tell
+) -> None:
+    runners = {worker.pid: worker for worker in cluster.workers(orchestrators=1, task_runners=2)[1:]}
+    instance_id = cluster.engine.start(ONE_TASK, input=300)
+    [first] = ledger.wait_until_begun()
+    frozen = runners[first.pid]
+    frozen.freeze()
+    began = time.monotonic()
+
+    _, second = ledger.wait_until_begun(2, seconds=30)
+
+    taken_over = time.monotonic() - began
+    assert second.pid != first.pid
+    cluster.wait_for_all("completed", 1, seconds=15)
+    completed = time.monotonic() - began
+    frozen.thaw()
+    wait_until(
+        lambda: cluster.engine.entry_types(instance_id).count("task.late") == 1,
+        what="the late result to be on record",
+        seconds=15,
+    )
+
+    assert cluster.query("SELECT attempt, outcome FROM attempts ORDER BY started_at") == [
+        (1, "late"),
+        (1, "succeeded"),
+    ]
+    assert cluster.engine.execute("SELECT output FROM tasks") == [(f'{{"pid":{second.pid}}}',)]
+    cluster.assert_each_result_counted_once(tasks=1)
+    cluster.assert_healthy()
+    tell(f"taken over {taken_over:.2f} s after the freeze, completed after {completed:.2f} s, lease 2 s")
+    assert taken_over < TAKEN_OVER_WITHIN
+
+
+def test_an_orchestrator_that_freezes_inside_a_transaction_loses_its_locks(
+    cluster: Cluster, tell: Tell
+) -> None:
+    cluster.engine.handler("test.rest", lambda _input: None)
+    doomed = cluster.orchestrator(env={"SIGNALBOX_FAULTS": "before_commit=stop"})
+    instance_id = cluster.engine.start(ONE_TASK, input=1)
+    wait_until(
+        lambda: psutil.Process(doomed.pid).status() == psutil.STATUS_STOPPED,
+        what="the orchestrator to freeze with its locks",
+        seconds=20,
+    )
+    began = time.monotonic()
+    assert cluster.engine.entries(instance_id) == []  # it froze before its commit
+    other = cluster.orchestrator()
+    with Turns.of_task_runner(cluster.engine):
+        wait_until(lambda: cluster.engine.entries(instance_id), what="the instance to move", seconds=20)
+        freed = time.monotonic() - began
+        cluster.wait_for_all("completed", 1, seconds=20)
+        assert cluster.engine.entry_types(instance_id).count("instance.started") == 1
+
+        # Thawed, it finds that its transaction is gone, and goes on with others.
+        other.terminate()
+        doomed.thaw()
+        second = cluster.engine.start("one-task", input=1)
+        wait_until(
+            lambda: cluster.engine.status(second) is InstanceStatus.COMPLETED,
+            what="the thawed orchestrator to work again",
+            seconds=20,
+        )
+    assert doomed.terminate() == 0
+    cluster.assert_healthy()
+    tell(f"its instance moved again {freed:.2f} s after the freeze")
+    assert LOCKS_LOST_AFTER - 1.0 < freed < LOCKS_LOST_AFTER + LOOK_SECONDS + 2.0
+
+
+def test_up_kills_a_writer_that_freezes_with_the_write_lock_of_sqlite(
+    processes: Processes, tell: Tell
+) -> None:
+    """Nobody else can write to the file meanwhile, and only the end of the process frees its lock."""
+    up = Up.start(processes, QUICK_LEASES, port=free_port())
+    database = up.data / "signalbox.db"
+    pids = [one.pid for one in psutil.Process(up.child.pid).children(recursive=True)]
+    with Cluster(processes, f"sqlite:///{database}", NO_BROKER) as cluster, up.client() as client:
+        client.apply(three_tasks(ms=1))
+        instances = 0
+        deadline = time.monotonic() + 40
+        frozen = None
+        while frozen is None:
+            assert time.monotonic() < deadline, "no child was ever caught holding the write lock"
+            client.start("three-tasks")
+            instances += 1
+            frozen = _freeze_holder(Path(f"{database}.lock"), pids)
+        began = time.monotonic()
+
+        cluster.wait_for_all("completed", instances, seconds=40)
+
+        seconds = time.monotonic() - began
+        assert f"pid {frozen} held the database's write lock for more than" in up.child.log()
+        cluster.assert_healthy()
+        tell(
+            f"everything completed {seconds:.1f} s after a writer froze with the lock, {instances} instances"
+        )
+    assert up.child.terminate() == 0
+
+
+def _freeze_holder(lock: Path, pids: list[int]) -> int | None:
+    """Freeze a child that holds the write lock; None where none does, or where it let go before it froze."""
+    until = time.monotonic() + 0.2
+    while time.monotonic() < until:
+        holder = WriteLockWatch(lock, patience=-1.0)
+        holder.overdue(0.0)
+        pid = holder.overdue(0.0)
+        if pid is None or pid not in pids:
+            continue
+        process = psutil.Process(pid)
+        process.suspend()
+        again = WriteLockWatch(lock, patience=-1.0)
+        again.overdue(0.0)
+        if again.overdue(0.0) == pid and os.getpid() != pid:
+            return pid
+        process.resume()
+    return None
