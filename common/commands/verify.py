@@ -114,7 +114,23 @@ def _replay(
                 "replay.status", f"replaying gives {decision.status.value}, stored is {stored.status.value}"
             )
         )
+    problems += _columns(stored, decision)
     return True, problems
+
+
+def _columns(stored: StoredInstance, decision: Decision) -> list[Finding]:
+    """The columns that repeat a part of the snapshot, for lists: they must say the same."""
+    snapshot = decision.snapshot or {}
+    is_completed = decision.status is InstanceStatus.COMPLETED
+    wanted = {
+        "configuration": (dumps(snapshot.get("configuration", [])), stored.configuration),
+        "output": (dumps(snapshot.get("output")) if is_completed else None, stored.output),
+    }
+    return [
+        Finding(f"replay.{column}", f'the column "{column}" says something else than the history')
+        for column, (replayed, found) in wanted.items()
+        if replayed != found
+    ]
 
 
 def _again(chart: Chart, stored: StoredInstance, standing: Standing, recorded: dict[str, Any]) -> Decision:

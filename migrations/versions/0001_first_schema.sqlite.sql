@@ -274,3 +274,10 @@ CREATE TRIGGER history_refuses_delete BEFORE DELETE ON history
 BEGIN
     SELECT RAISE(ABORT, 'history is append-only: DELETE refused');
 END
+
+CREATE TRIGGER history_refuses_replace BEFORE INSERT ON history
+WHEN EXISTS (SELECT 1 FROM history WHERE instance_id = NEW.instance_id AND sequence = NEW.sequence)
+    OR EXISTS (SELECT 1 FROM history WHERE rowid = NEW.rowid)
+BEGIN
+    SELECT RAISE(ABORT, 'history is append-only: REPLACE refused');
+END
