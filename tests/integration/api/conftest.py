@@ -110,11 +110,11 @@ def api(engine: Engine, database: Database, database_url: str, limits: Limits) -
     services_of(app).close()
 
 
-def problem_of(answer: TestResponse, status: int, code: str) -> dict[str, Any]:
-    """The problem in an answer that must be one; fails with the answer's text."""
-    assert answer.status_code == status, answer.text
+def problem_of(answer: TestResponse, status: int, code: str, about: object = "") -> dict[str, Any]:
+    """The problem in an answer that must be one; fails with the answer's text and what it was `about`."""
+    assert answer.status_code == status, f"{about} {answer.text}"
     assert answer.content_type == "application/problem+json"
     problem = dict(answer.json or {})
-    assert problem["code"] == code, problem
+    assert problem["code"] == code, f"{about} {problem}"
     assert problem["status"] == status
     return problem

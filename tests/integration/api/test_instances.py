@@ -3,8 +3,6 @@
 import json
 from typing import Any
 
-import pytest
-
 from common.db.tables import Role
 from tests.integration.api.conftest import APPROVAL, Api, problem_of
 
@@ -84,19 +82,16 @@ def test_an_instance_may_be_started_by_a_version_or_by_an_id(api: Api) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
+def test_what_is_not_there_cannot_be_started(api: Api) -> None:
+    api.apply()
+
+    for body in (
         {"definitionKey": "nothing"},
         {"definitionKey": "approval", "version": 9},
         {"definitionId": "not-an-id"},
         {"definitionId": "0199a3c5-7f1e-7c42-9b63-2f4d8e6a1b90"},
-    ],
-)
-def test_what_is_not_there_cannot_be_started(api: Api, body: dict[str, Any]) -> None:
-    api.apply()
-
-    problem_of(api.post("/instances", body), 404, "definition.not_found")
+    ):
+        problem_of(api.post("/instances", body), 404, "definition.not_found", body)
 
 
 def test_a_business_key_is_held_by_one_live_instance(api: Api) -> None:
@@ -192,27 +187,24 @@ def test_an_event_for_a_finished_instance_is_refused(api: Api) -> None:
     assert "completed at" in problem["detail"]
 
 
-@pytest.mark.parametrize("name", ["xstate.done.actor.x", "done.task.go", "error.task.go", "xstate."])
-def test_the_engines_own_events_are_not_for_callers(api: Api, name: str) -> None:
+def test_the_engines_own_events_are_not_for_callers(api: Api) -> None:
     instance_id = api.start()
 
-    problem_of(api.post(f"/instances/{instance_id}/events", {"type": name}), 422, "event.reserved")
+    for name in ("xstate.done.actor.x", "done.task.go", "error.task.go", "xstate."):
+        problem_of(api.post(f"/instances/{instance_id}/events", {"type": name}), 422, "event.reserved", name)
 
 
-@pytest.mark.parametrize(
-    "event", [{}, {"type": 7}, {"type": ""}, {"type": "*"}, {"type": " X"}, [], "X", None, 7]
-)
-def test_what_is_no_event_is_refused(api: Api, event: Any) -> None:
+def test_what_is_no_event_is_refused(api: Api) -> None:
     instance_id = api.start()
 
-    answer = api.send_raw(
-        "POST",
-        f"/api/v1/instances/{instance_id}/events",
-        data=json.dumps(event),
-        content_type="application/json",
-    )
-
-    problem_of(answer, 422, "event.invalid")
+    for event in ({}, {"type": 7}, {"type": ""}, {"type": "*"}, {"type": " X"}, [], "X", None, 7):
+        answer = api.send_raw(
+            "POST",
+            f"/api/v1/instances/{instance_id}/events",
+            data=json.dumps(event),
+            content_type="application/json",
+        )
+        problem_of(answer, 422, "event.invalid", event)
 
 
 # -- cancelling and noting ----------------------------------------------------------------------------------------
@@ -276,25 +268,24 @@ def test_history_entries_are_numbered_in_their_row_and_chained(api: Api) -> None
     assert all("type" not in entry["payload"] for entry in entries)
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3, 100])
-def test_history_is_paged_entry_by_entry(api: Api, limit: int) -> None:
+def test_history_is_paged_entry_by_entry(api: Api) -> None:
     instance_id = api.start()
     for name in ("LOOKED", "NOBODY_KNOWS", "APPROVED"):
         api.post(f"/instances/{instance_id}/events", {"type": name})
     api.engine.settle()
     whole = api.get(f"/instances/{instance_id}/history").json["items"]
 
-    pages: list[Any] = []
-    cursor: dict[str, str] = {}
-    while True:
-        page = api.get(f"/instances/{instance_id}/history", limit=limit, **cursor).json
-        assert len(page["items"]) <= limit
-        pages += page["items"]
-        if page["nextCursor"] is None:
-            break
-        cursor = {"cursor": page["nextCursor"]}
-
-    assert pages == whole
+    for limit in (1, 2, 3, 100):
+        pages: list[Any] = []
+        cursor: dict[str, str] = {}
+        while True:
+            page = api.get(f"/instances/{instance_id}/history", limit=limit, **cursor).json
+            assert len(page["items"]) <= limit
+            pages += page["items"]
+            if page["nextCursor"] is None:
+                break
+            cursor = {"cursor": page["nextCursor"]}
+        assert pages == whole, limit
 
 
 def test_a_history_verifies_and_replays(api: Api) -> None:
@@ -359,10 +350,10 @@ def test_a_task_is_read_with_every_attempt_at_it(api: Api) -> None:
     assert attempt["error"] == task["error"], "and no stack trace"
 
 
-@pytest.mark.parametrize("path", ["", "/tasks", "/history", "/verify", "/explain"])
-@pytest.mark.parametrize("instance_id", ["not-an-id", NOBODY, NOBODY.upper()])
-def test_what_is_not_there_is_not_found(api: Api, path: str, instance_id: str) -> None:
-    problem_of(api.get(f"/instances/{instance_id}{path}"), 404, "instance.not_found")
+def test_what_is_not_there_is_not_found(api: Api) -> None:
+    for instance_id in ("not-an-id", NOBODY, NOBODY.upper()):
+        for path in ("", "/tasks", "/history", "/verify", "/explain"):
+            problem_of(api.get(f"/instances/{instance_id}{path}"), 404, "instance.not_found", path)
 
 
 def test_the_figures_count_what_there_is(api: Api) -> None:

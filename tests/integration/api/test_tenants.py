@@ -9,11 +9,10 @@ from api.operations import Operation
 from api.routes import OPERATIONS
 from common.db.tables import Role
 from tests.integration.api.conftest import Api, problem_of
-from tests.integration.api.test_instances import CRASHING, crash
+from tests.integration.api.test_instances import CRASHING, NOBODY, crash
 
 CLOSED = [operation for operation in OPERATIONS if operation.permission is not None]
 BY_NAME = [operation for operation in CLOSED if operation.path_parameters]
-LISTS = ["/definitions", "/instances", "/tasks", "/incidents"]
 
 
 @pytest.fixture
@@ -46,71 +45,60 @@ def ask(api: Api, operation: Operation, names: dict[str, str], key: str) -> Any:
     return api.send_raw(operation.method, path, key=key, headers=headers, **body_of(operation))
 
 
-@pytest.mark.parametrize("operation", BY_NAME, ids=lambda one: one.name)
-def test_what_belongs_to_another_tenant_is_not_there(
-    api: Api, theirs: dict[str, str], operation: Operation
-) -> None:
+def test_what_belongs_to_another_tenant_is_not_there(api: Api, theirs: dict[str, str]) -> None:
     before = api.engine.execute("SELECT count(*) FROM inbox")
+    leaks = ("crash", "GONE", "whose", "the admin", "as the test wants it")
 
-    answer = ask(api, operation, theirs, api.other_key)
+    for operation in BY_NAME:
+        answer = ask(api, operation, theirs, api.other_key)
+        problem = problem_of(answer, 404, answer.json["code"], operation.name)
+        assert problem["code"].endswith(".not_found"), operation.name
+        told = json.dumps(
+            {**problem, "instance": "", "detail": ""}
+        )  # these two repeat the caller's own words
+        assert not [word for word in leaks if word in told], operation.name
 
-    problem = problem_of(answer, 404, answer.json["code"])
-    assert problem["code"].endswith(".not_found")
-    leaked = {"crash", "GONE", "whose", "the admin", "as the test wants it"}
-    assert not [word for word in leaked if word in json.dumps({**problem, "instance": "", "detail": ""})]
     assert api.engine.execute("SELECT count(*) FROM inbox") == before
 
 
-@pytest.mark.parametrize("operation", BY_NAME, ids=lambda one: one.name)
-def test_what_is_elsewhere_and_what_is_nowhere_look_the_same(
-    api: Api, theirs: dict[str, str], operation: Operation
-) -> None:
-    nowhere = dict.fromkeys(theirs, "0199a3c5-7f1e-7c42-9b63-2f4d8e6a1b90") | {
-        "key": "nothing!",
-        "version": "1",
-    }
+def test_what_is_elsewhere_and_what_is_nowhere_look_the_same(api: Api, theirs: dict[str, str]) -> None:
+    nowhere = dict.fromkeys(theirs, NOBODY) | {"key": "nothing!", "version": "1"}
 
-    def shown(names: dict[str, str]) -> str:
-        text = ask(api, operation, names, api.other_key).text
-        problem = json.loads(text)
-        problem["traceId"] = ""
-        text = json.dumps(problem)
+    def shown(operation: Operation, names: dict[str, str]) -> str:
+        text = json.dumps({**ask(api, operation, names, api.other_key).json, "traceId": ""})
         for name in names.values():
             text = text.replace(name, "…")
         return text
 
-    assert shown(theirs) == shown(nowhere)
+    for operation in BY_NAME:
+        assert shown(operation, theirs) == shown(operation, nowhere), operation.name
 
 
-@pytest.mark.parametrize("operation", BY_NAME, ids=lambda one: one.name)
-def test_their_owner_finds_them(api: Api, theirs: dict[str, str], operation: Operation) -> None:
+def test_their_owner_finds_them(api: Api, theirs: dict[str, str]) -> None:
     """The counterpart: the same requests are no 404 for whom these things belong to."""
-    assert ask(api, operation, theirs, api.keys["admin"]).status_code < 404
+    for operation in BY_NAME:
+        assert ask(api, operation, theirs, api.keys["admin"]).status_code in (200, 201, 202, 409), (
+            operation.name
+        )
 
 
-@pytest.mark.parametrize("path", LISTS)
-def test_lists_never_mix(api: Api, theirs: dict[str, str], path: str) -> None:
-    assert api.get(path).json["items"]
-    assert api.get(path, key=api.other_key).json["items"] == []
-
-
-@pytest.mark.parametrize(
-    ("path", "query"),
-    [
+def test_lists_never_mix(api: Api, theirs: dict[str, str]) -> None:
+    lists: list[tuple[str, dict[str, str]]] = [
+        ("/definitions", {}),
+        ("/instances", {}),
         ("/instances", {"definitionKey": "crashing"}),
         ("/instances", {"businessKey": "theirs"}),
         ("/instances", {"label": "whose:theirs"}),
         ("/instances", {"status": "failed"}),
+        ("/tasks", {}),
         ("/tasks", {"type": "CRASH"}),
-    ],
-)
-def test_filters_do_not_reach_across(
-    api: Api, theirs: dict[str, str], path: str, query: dict[str, str]
-) -> None:
-    assert api.get(path, **query).json["items"]
-    assert api.get(path, key=api.other_key, **query).json["items"] == []
-    for named in ("/tasks", "/incidents"):
-        assert api.get(named, key=api.other_key, instanceId=theirs["instanceId"]).json["items"] == []
+        ("/tasks", {"instanceId": theirs["instanceId"]}),
+        ("/incidents", {}),
+        ("/incidents", {"instanceId": theirs["instanceId"]}),
+    ]
+    for path, query in lists:
+        assert api.get(path, **query).json["items"], path
+        assert api.get(path, key=api.other_key, **query).json["items"] == [], path
 
 
 def test_nothing_is_started_from_another_tenants_definition(api: Api, theirs: dict[str, str]) -> None:
@@ -137,33 +125,29 @@ def test_figures_count_ones_own(api: Api, theirs: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("role", list(Role))
-@pytest.mark.parametrize("operation", CLOSED, ids=lambda one: one.name)
-def test_an_operation_asks_for_its_role(api: Api, role: Role, operation: Operation) -> None:
+def test_an_operation_asks_for_its_role(api: Api, role: Role) -> None:
     allowed = {
         "read": {Role.VIEWER, Role.OPERATOR, Role.AUTHOR, Role.ADMIN},
         "operate": {Role.OPERATOR, Role.ADMIN},
         "define": {Role.AUTHOR, Role.ADMIN},
-    }[str(operation.permission)]
-    names = dict.fromkeys(operation.path_parameters, "nothing")
-
-    answer = ask(api, operation, names, api.keys[role])
-
-    if role in allowed:
-        assert answer.status_code not in (401, 403), answer.text
-    else:
-        problem = problem_of(answer, 403, "auth.forbidden")
-        assert f'"the {role}" has "{role}"' in problem["detail"]
-
-
-@pytest.mark.parametrize("operation", CLOSED, ids=lambda one: one.name)
-def test_no_operation_is_served_without_a_key(api: Api, operation: Operation) -> None:
-    names = dict.fromkeys(operation.path_parameters, "nothing")
-
-    problem_of(ask(api, operation, names, ""), 401, "auth.required")
+    }
+    for operation in CLOSED:
+        names = dict.fromkeys(operation.path_parameters, "nothing")
+        answer = ask(api, operation, names, api.keys[role])
+        if role in allowed[str(operation.permission)]:
+            assert answer.status_code not in (401, 403), f"{operation.name} {answer.text}"
+        else:
+            problem = problem_of(answer, 403, "auth.forbidden", operation.name)
+            assert f'"the {role}" has "{role}"' in problem["detail"]
 
 
-@pytest.mark.parametrize(
-    "operation", [one for one in OPERATIONS if one.permission is None], ids=lambda one: one.name
-)
-def test_health_and_documentation_are_open(api: Api, operation: Operation) -> None:
-    assert api.send_raw("GET", operation.path, key="").status_code == 200
+def test_no_operation_is_served_without_a_key(api: Api) -> None:
+    for operation in CLOSED:
+        names = dict.fromkeys(operation.path_parameters, "nothing")
+        problem_of(ask(api, operation, names, ""), 401, "auth.required", operation.name)
+
+
+def test_health_and_documentation_are_open(api: Api) -> None:
+    for operation in OPERATIONS:
+        if operation.permission is None:
+            assert api.send_raw("GET", operation.path, key="").status_code == 200, operation.name
