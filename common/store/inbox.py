@@ -94,7 +94,6 @@ def consume(tx: Connection, ids: Sequence[int]) -> int:
 
 
 _PARK = update(inbox).where(among(_c.id, "ids", "big")).values(parked=True)
-_PARK_ALL = update(inbox).where(_c.instance_id == bindparam("instance_id"), ~_c.parked).values(parked=True)
 _UNPARK = update(inbox).where(among(_c.instance_id, "ids"), _c.parked).values(parked=False)
 
 
@@ -102,11 +101,6 @@ def park(tx: Connection, ids: Sequence[int]) -> None:
     """Set rows of a frozen instance aside until it is resumed or retried."""
     if ids:
         tx.execute(_PARK, {"ids": ids})
-
-
-def park_all(tx: Connection, instance_id: str) -> None:
-    """Set every waiting row of one instance aside."""
-    tx.execute(_PARK_ALL, {"instance_id": instance_id})
 
 
 def unpark(tx: Connection, instance_ids: Iterable[str]) -> None:
