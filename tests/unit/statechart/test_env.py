@@ -1,0 +1,31 @@
+"""The environment of a step goes to JSON and back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from statechart import Env
+
+
+def test_an_environment_comes_back_from_json_as_it_was():
+    env = Env(datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC), {"orders": {"limit": 3}}, "seed")
+
+    assert env.to_json() == {
+        "now": "2026-01-02T03:04:05.000678Z",
+        "config": {"orders": {"limit": 3}},
+        "seed": "seed",
+    }
+    assert Env.from_json(env.to_json()) == env
+
+
+def test_an_instant_of_another_zone_is_told_in_utc():
+    zone = timezone(timedelta(hours=2))
+
+    assert Env(datetime(2026, 1, 2, 3, tzinfo=zone)).to_json()["now"] == "2026-01-02T01:00:00.000000Z"
+
+
+def test_an_instant_without_a_zone_is_refused():
+    with pytest.raises(ValueError, match="naive"):
+        Env(datetime(2026, 1, 2))  # noqa: DTZ001 - that is the point

@@ -1,0 +1,404 @@
+"""Tasks: what createTask and invoke ask for, how they are answered, and what is done inside the step."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from statechart import ArmTimer, CancelTask, CreateTask, Emit, Log
+from tests.unit.statechart.charts import NOW, begin, chart_of, configurations, document_of, kinds, last, send
+
+
+def creating(task, **action):
+    return {"type": "createTask", "task": task, **action}
+
+
+def created(step):
+    return [effect for effect in step.effects if isinstance(effect, CreateTask)]
+
+
+def entering(*actions, on=None, **root):
+    return chart_of({"a": {"entry": list(actions), "on": on or {}}, "b": {}}, **root)
+
+
+# createTask
+
+
+def test_a_task_has_a_key_of_its_place_and_events_of_its_name():
+    step = begin(
+        entering(creating({"type": "EMAIL", "name": "hello", "input": {"to": "${input.to}"}})),
+        input={"to": "x"},
+    )
+
+    assert step.effects == (
+        CreateTask("a/1/1", "EMAIL", "hello", {"to": "x"}, "done.task.hello", "error.task.hello"),
+    )
+    assert step.snapshot["tasks"] == {
+        "a/1/1": {
+            "type": "EMAIL",
+            "name": "hello",
+            "completionEvent": "done.task.hello",
+            "failureEvent": "error.task.hello",
+        }
+    }
+
+
+def test_a_task_without_a_name_is_called_by_its_type():
+    (task,) = created(begin(entering(creating({"type": "orders.ship"}))))
+
+    assert (task.name, task.completion_event) == ("orders.ship", "done.task.orders.ship")
+
+
+def test_options_beside_the_task_hold_where_the_task_says_nothing():
+    action = creating(
+        {"type": "t", "completionEvent": "INNER", "timeout": "10s", "maxAttempts": 5},
+        completionEvent="OUTER",
+        failureEvent="FAILED",
+        idempotencyKey="k-${input.n}",
+        retry={"factor": 3},
+        priority=7,
+        queue="slow",
+        delay="1m",
+        policy={"allowedEvents": ["A"]},
+        assignee="ada",
+        timeout="5s",
+    )
+
+    (task,) = created(begin(entering(action), input={"n": 4}))
+
+    assert task.completion_event == "INNER"
+    assert task.failure_event == "FAILED"
+    assert task.timeout_ms == 10_000
+    assert task.retry == {"factor": 3, "maxAttempts": 5}
+    assert (task.idempotency_key, task.priority, task.queue) == ("k-4", 7, "slow")
+    assert task.run_at == NOW + timedelta(minutes=1)
+    assert task.options == {"policy": {"allowedEvents": ["A"]}, "assignee": "ada"}
+
+
+def test_defaults_of_the_definition_hold_where_the_task_says_nothing():
+    chart = entering(
+        creating({"type": "t"}),
+        creating({"type": "u", "retry": 1}),
+        defaults={"retry": {"maxAttempts": 9}, "timeout": "1m"},
+    )
+
+    one, other = created(begin(chart))
+
+    assert (one.retry, one.timeout_ms) == ({"maxAttempts": 9}, 60_000)
+    assert other.retry == {"maxAttempts": 1}
+
+
+def test_run_at_is_an_instant():
+    (task,) = created(begin(entering(creating({"type": "t", "runAt": "2026-04-01T00:00:00+02:00"}))))
+
+    assert task.run_at is not None
+    assert task.run_at.isoformat() == "2026-03-31T22:00:00+00:00"
+
+
+def test_secrets_stay_text_and_only_those_of_the_definition_are_named():
+    chart = entering(creating({"type": "HTTP", "input": {"key": "${secret.api}", "data": ["${input.text}"]}}))
+
+    (task,) = created(begin(chart, input={"text": "${secret.stolen}"}))
+
+    assert task.input == {"key": "${secret.api}", "data": ["${secret.stolen}"]}
+    assert task.secrets == (("key",),)
+
+
+def test_a_finished_task_closes_its_obligation_and_is_taken_as_an_event():
+    chart = entering(
+        creating({"type": "t"}),
+        on={
+            "done.task.t": {
+                "target": "b",
+                "actions": {"type": "assign", "path": "got", "value": "${event.output}"},
+            }
+        },
+    )
+
+    step = send(chart, begin(chart), {"type": "done.task.t", "output": 42}, obligation="a/1/1")
+
+    assert (step.snapshot["configuration"], step.snapshot["context"]["got"], step.snapshot["tasks"]) == (
+        ["b"],
+        42,
+        {},
+    )
+
+
+def test_a_task_outlives_the_state_that_asked_for_it():
+    chart = chart_of(
+        {
+            "a": {"entry": creating({"type": "t"}), "on": {"GO": "b"}},
+            "b": {"on": {"done.task.t": "c"}},
+            "c": {},
+        }
+    )
+    gone = send(chart, begin(chart), "GO")
+
+    assert gone.effects == ()
+    assert send(chart, gone, "done.task.t", obligation="a/1/1").snapshot["configuration"] == ["c"]
+
+
+def test_an_answer_that_nobody_waits_for_still_closes_the_obligation():
+    chart = entering(creating({"type": "t"}))
+
+    step = send(chart, begin(chart), "done.task.t", obligation="a/1/1")
+
+    assert (step.outcome, step.reason, step.snapshot["tasks"]) == ("ignored", "no_transition", {})
+    assert kinds(step) == ["task.closed"]
+
+
+def test_a_failure_that_nobody_catches_leaves_the_task_open_for_a_retry():
+    chart = entering(creating({"type": "t"}), on={"done.task.t": "b"})
+    started = begin(chart)
+
+    failed = send(chart, started, {"type": "error.task.t", "error": {"code": "x"}}, obligation="a/1/1")
+
+    assert (failed.outcome, failed.reason) == ("ignored", "no_transition")
+    assert failed.snapshot == started.snapshot
+    assert send(chart, failed, "done.task.t", obligation="a/1/1").snapshot["configuration"] == ["b"]
+
+
+def test_a_second_answer_is_ignored():
+    chart = entering(
+        creating({"type": "t"}), on={"done.task.t": {"actions": {"type": "log", "message": "done"}}}
+    )
+    once = send(chart, begin(chart), "done.task.t", obligation="a/1/1")
+
+    twice = send(chart, once, "done.task.t", obligation="a/1/1")
+
+    assert (twice.outcome, twice.reason, twice.snapshot) == ("ignored", "obligation_closed", once.snapshot)
+
+
+def test_cancel_ends_a_task_by_its_name():
+    chart = entering(
+        creating({"type": "t", "name": "slow"}), on={"STOP": {"actions": {"type": "cancel", "id": "slow"}}}
+    )
+
+    assert send(chart, begin(chart), "STOP").effects == (CancelTask("a/1/1"),)
+
+
+def test_each_time_a_place_asks_it_uses_another_key():
+    chart = entering(on={"GO": {"actions": [creating({"type": "t"}), creating({"type": "u"})]}})
+
+    first = send(chart, begin(chart), "GO")
+    second = send(chart, first, "GO")
+
+    assert [task.key for task in (*created(first), *created(second))] == ["a/1/1", "a/2/1", "a/1/2", "a/2/2"]
+
+
+# invoke
+
+
+def invoking(**invoke):
+    return chart_of(
+        {
+            "a": {"invoke": {"src": "orders.ship", "id": "ship", **invoke}, "on": {"LEAVE": "b"}},
+            "b": {"on": {"BACK": "a"}},
+            "failed": {},
+        }
+    )
+
+
+def test_invoke_creates_its_task_on_entry_and_cancels_it_on_exit():
+    chart = invoking(input={"n": 1})
+    started = begin(chart)
+
+    assert started.effects == (
+        CreateTask(
+            "a/1/1",
+            "orders.ship",
+            "orders.ship",
+            {"n": 1},
+            "xstate.done.actor.ship",
+            "xstate.error.actor.ship",
+            invoke="ship",
+        ),
+    )
+    assert send(chart, started, "LEAVE").effects == (CancelTask("a/1/1"),)
+
+
+def test_the_output_of_an_invoke_is_in_the_context_before_on_done_looks():
+    chart = invoking(
+        outputKey="order.shipment",
+        onDone=[{"target": "b", "guard": "context.order.shipment.ok"}, "failed"],
+    )
+
+    step = send(
+        chart, begin(chart), {"type": "xstate.done.actor.ship", "output": {"ok": True}}, obligation="a/1/1"
+    )
+
+    assert step.snapshot["configuration"] == ["b"]
+    assert step.snapshot["context"]["order"] == {"shipment": {"ok": True}}
+    assert step.effects == ()
+
+
+def test_on_error_catches_a_failed_invoke():
+    chart = invoking(
+        onError={
+            "target": "failed",
+            "actions": {"type": "assign", "path": "why", "value": "${event.error.code}"},
+        }
+    )
+
+    step = send(
+        chart, begin(chart), {"type": "xstate.error.actor.ship", "error": {"code": "E"}}, obligation="a/1/1"
+    )
+
+    assert (step.snapshot["configuration"], step.snapshot["context"]["why"]) == (["failed"], "E")
+
+
+def test_an_invoke_whose_state_is_left_at_once_is_never_asked_for():
+    chart = chart_of({"a": {"invoke": {"src": "t"}, "always": "b"}, "b": {}})
+
+    step = begin(chart)
+
+    assert (step.effects, step.snapshot["tasks"]) == ((), {})
+
+
+def test_an_invoke_without_an_id_is_called_as_xstate_calls_it():
+    chart = chart_of({"a": {"invoke": [{"src": "t"}, {"src": "u", "onDone": "b"}]}, "b": {}})
+
+    assert [task.invoke for task in created(begin(chart))] == ["0.m.a", "1.m.a"]
+
+
+def test_simulate_answers_the_task_that_waits_for_an_event():
+    document = document_of(
+        {"a": {"invoke": {"src": "t", "id": "x", "outputKey": "got", "onDone": "b"}}, "b": {}}, context={}
+    )
+
+    view = last(document, {"type": "xstate.done.actor.x", "output": 5})
+
+    assert view == {"configuration": ["b"], "context": {"got": 5}, "status": "active"}
+
+
+# done inside the step
+
+
+def test_set_writes_into_the_context_and_transform_gives_its_input_back():
+    document = document_of(
+        {
+            "a": {
+                "invoke": {"src": "SET", "input": {"order.total": "${1 + 2}", "paid": False}, "onDone": "b"}
+            },
+            "b": {
+                "invoke": {
+                    "src": "TRANSFORM",
+                    "input": {"twice": "${context.order.total * 2}"},
+                    "outputKey": "result",
+                    "onDone": "c",
+                }
+            },
+            "c": {},
+        },
+        context={},
+    )
+
+    assert last(document) == {
+        "configuration": ["c"],
+        "context": {"order": {"total": 3}, "paid": False, "result": {"twice": 6}},
+        "status": "active",
+    }
+
+
+def test_log_and_emit_need_no_runner():
+    chart = chart_of(
+        {
+            "a": {"invoke": {"src": "LOG", "input": {"message": "hi", "level": "error"}, "onDone": "b"}},
+            "b": {"entry": creating({"type": "EMIT", "input": {"event": {"type": "PAID", "n": 1}}})},
+        }
+    )
+
+    step = begin(chart)
+
+    assert step.effects == (Log("hi", "error"), Emit({"type": "PAID", "n": 1}, "b/1/1"))
+    assert (step.snapshot["configuration"], step.snapshot["tasks"]) == (["b"], {})
+
+
+def test_an_instant_task_of_a_state_that_was_left_is_not_answered():
+    document = document_of(
+        {
+            "a": {"invoke": {"src": "TRANSFORM", "input": 1, "id": "x"}, "always": "b"},
+            "b": {"on": {"*": "wrong"}},
+            "wrong": {},
+        }
+    )
+
+    assert configurations(document) == [["b"]]
+
+
+@pytest.mark.parametrize(
+    "wait", [{"delay": "5m"}, {"input": {"duration": "PT5M"}}, {"runAt": "2026-03-01T09:17:00Z"}]
+)
+def test_a_timer_task_is_a_timer(wait):
+    chart = chart_of(
+        {"a": {"invoke": {"src": "TIMER", "id": "wait", "onDone": "b", **wait}, "on": {"GO": "b"}}, "b": {}}
+    )
+
+    started = begin(chart)
+
+    ((key, timer),) = started.snapshot["timers"].items()
+    assert started.effects == (ArmTimer(key, NOW + timedelta(minutes=5), timer["event"]),)
+    assert send(chart, started, timer["event"], obligation=key).snapshot["configuration"] == ["b"]
+    assert send(chart, started, "GO").snapshot["timers"] == {}
+
+
+# MAP and POLL
+
+
+def test_map_fills_its_task_in_for_each_item():
+    chart = entering(
+        creating(
+            {
+                "type": "MAP",
+                "input": {
+                    "items": "${context.lines}",
+                    "task": {
+                        "type": "ship",
+                        "input": {"sku": "${item.sku}", "at": "${index}", "key": "${secret.k}"},
+                    },
+                    "concurrency": 2,
+                },
+            }
+        ),
+        context={"lines": [{"sku": "a"}, {"sku": "b"}]},
+    )
+
+    (task,) = created(begin(chart))
+
+    assert task.input == {
+        "items": [{"sku": "a"}, {"sku": "b"}],
+        "concurrency": 2,
+        "tasks": [
+            {"type": "ship", "input": {"sku": "a", "at": 0, "key": "${secret.k}"}},
+            {"type": "ship", "input": {"sku": "b", "at": 1, "key": "${secret.k}"}},
+        ],
+    }
+    assert task.secrets == (("tasks", 0, "input", "key"), ("tasks", 1, "input", "key"))
+
+
+def test_map_over_something_that_is_no_list_is_an_error():
+    document = document_of(
+        {
+            "a": {
+                "entry": creating({"type": "MAP", "input": {"items": "${context.n}", "task": {"type": "t"}}}),
+                "on": {"error.execution": "failed"},
+            },
+            "failed": {},
+        },
+        context={"n": 3},
+    )
+
+    assert last(document)["configuration"] == ["failed"]
+
+
+def test_the_condition_of_a_poll_stays_an_expression():
+    chart = entering(
+        creating(
+            {"type": "POLL", "input": {"task": {"type": "t"}, "until": "${output.ready}", "interval": "5s"}}
+        )
+    )
+
+    (task,) = created(begin(chart))
+
+    assert task.input == {"task": {"type": "t"}, "interval": "5s", "until": "output.ready"}
