@@ -39,7 +39,7 @@ def read_definition(document: Json) -> tuple[Definition | None, list[Problem]]:
     """The model of a document, or None and the problems that keep it from being one."""
     if not isinstance(document, Mapping):
         return None, [_error("document.form", "", f"expected a JSON object, found {_kind(document)}")]
-    beyond = _beyond_bounds(document)
+    beyond = _too_many_states(document) or _beyond_bounds(document)
     if beyond is not None:
         return None, [beyond]
     try:
@@ -61,7 +61,7 @@ def _beyond_bounds(document: Mapping[str, Json]) -> Problem | None:
         if values > MAX_VALUES:
             return _error("document.too_large", "", f"the document holds more than {MAX_VALUES:,} values")
         if not below:
-            return _too_many_states(document)
+            return None
         level = below
     return _error("document.too_deep", "", f"the document nests deeper than {MAX_DEPTH} levels")
 
