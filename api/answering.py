@@ -25,6 +25,9 @@ HEADERS: Mapping[str, str] = {
 }
 """On every answer. Nothing is allowed to other origins: CORS is off by being absent."""
 
+_POLICY = "Content-Security-Policy"
+_ALWAYS = list(HEADERS.items())
+_WITHOUT_POLICY = [(name, value) for name, value in _ALWAYS if name != _POLICY]
 _MOST_DISCARDED = 32_000_000
 _DISCARD_SECONDS = 2.0
 _PIECE = 65_536
@@ -52,9 +55,9 @@ def refuse(problem: ProblemAnswer, *, cause: BaseException, about: Mapping[str, 
 
 def harden(response: Response, *, trace_id: str) -> Response:
     """Put the headers on that every answer carries."""
-    for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)
-    response.headers["X-Trace-Id"] = trace_id
+    has_own_policy = _POLICY in response.headers
+    response.headers.extend(_WITHOUT_POLICY if has_own_policy else _ALWAYS)
+    response.headers.add("X-Trace-Id", trace_id)
     return response
 
 
