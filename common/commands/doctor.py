@@ -72,6 +72,7 @@ def check_obligations(one: Obligations) -> list[Finding]:
     if one.snapshot is None:
         return []
     snapshot = read(one.snapshot)
+    counts = tuple(len(snapshot[kind]) for kind in ("tasks", "timers", "children"))
     answering = {read(body).get("key") for type_, body in one.inbox_bodies if type_ in ("task", "timer")}
     uncaught = one.status is InstanceStatus.FAILED  # its failed task stays an open obligation, for `retry`
     rows = [({key, *(read(joined) if joined else ())}, status) for key, joined, status in one.task_keys]
@@ -101,6 +102,11 @@ def check_obligations(one: Obligations) -> list[Finding]:
             for keys in live
             if wanted.isdisjoint(keys)
         ]
+    if counts != one.counts:
+        message = (
+            f"its row counts {one.counts} open tasks, timers and children, the snapshot has {counts} of them"
+        )
+        findings.append(Finding("instance.counts", message, None, one.instance_id))
     if one.status in FINAL and (snapshot["tasks"] or snapshot["timers"] or snapshot["children"]):
         findings.append(Finding("instance.open", "it ended with open obligations", None, one.instance_id))
     return findings
@@ -134,4 +140,8 @@ def _across(tx: Connection) -> list[Finding]:
         Finding(f"left.{what}", f"{what} outlived its instance's status: {id_}")
         for what, id_ in invariants.left_over_rows(tx)
     ]
-    return stalled + left
+    miscounted = [
+        Finding(f"task.{what}", f"the attempts of task {id_} do not add up to its status")
+        for what, id_ in invariants.miscounted_tasks(tx)
+    ]
+    return stalled + left + miscounted

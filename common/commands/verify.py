@@ -14,11 +14,11 @@ from common.db.tables import InboxType
 from common.decide import Decision, Standing, decide
 from common.errors import NotFound
 from common.ids import TenantId, is_id
-from common.lifecycle import InstanceStatus
+from common.lifecycle import ACTIVE, InstanceStatus
 from common.store import history, instances
 from common.store.history import HistoryRow
 from common.store.instances import GENESIS, DefinitionText, StoredInstance
-from statechart import KERNEL, Chart, DefinitionInvalid, Env, load
+from statechart import KERNEL, Chart, DefinitionInvalid, Env, accepts, load
 
 NO_LIMIT = 2**62
 
@@ -35,7 +35,12 @@ def verify_instance(tx: Connection, tenant_id: TenantId, instance_id: str) -> di
     rows = list(history.read_chain(tx, tenant_id, instance_id))
     [definition] = instances.read_definitions(tx, [stored.definition_id])
     problems = check_chain(stored, rows)
-    replayed, found = _replay(stored, rows, definition)
+    if not problems:
+        problems += _told_twice(rows)
+    try:
+        replayed, found = _replay(stored, rows, definition)
+    except Exception as error:  # noqa: BLE001 - rows that somebody changed may hold anything, and that is what is asked
+        replayed, found = True, [Finding("replay.failed", f"replaying it raises {type(error).__name__}")]
     problems += found
     return {
         "valid": not problems,
@@ -114,18 +119,35 @@ def _replay(
                 "replay.status", f"replaying gives {decision.status.value}, stored is {stored.status.value}"
             )
         )
-    problems += _columns(stored, decision)
+    problems += _columns(chart, stored, decision)
     return True, problems
 
 
-def _columns(stored: StoredInstance, decision: Decision) -> list[Finding]:
+def _told_twice(rows: Sequence[HistoryRow]) -> list[Finding]:
+    """What has succeeded ends no second time: that would be a result that counted twice. (A failure may be retried.)"""
+    succeeded: set[str] = set()
+    problems = []
+    for row in rows:
+        for entry in read(row.changes or "[]"):
+            if entry["type"] in ("task.succeeded", "task.failed") and entry["key"] in succeeded:
+                message = f'task "{entry["key"]}" ended although it had succeeded'
+                problems.append(Finding("task.told_twice", message, row.sequence))
+            if entry["type"] == "task.succeeded":
+                succeeded.add(entry["key"])
+    return problems
+
+
+def _columns(chart: Chart, stored: StoredInstance, decision: Decision) -> list[Finding]:
     """The columns that repeat a part of the snapshot, for lists: they must say the same."""
     snapshot = decision.snapshot or {}
     is_completed = decision.status is InstanceStatus.COMPLETED
-    wanted = {
+    wanted: dict[str, tuple[str | None, str | None]] = {
         "configuration": (dumps(snapshot.get("configuration", [])), stored.configuration),
         "output": (dumps(snapshot.get("output")) if is_completed else None, stored.output),
     }
+    if decision.snapshot is not None and decision.status in ACTIVE:
+        accepts_events = str(accepts(chart, decision.snapshot)), str(stored.accepts_events)
+        wanted["accepts_events"] = accepts_events
     return [
         Finding(f"replay.{column}", f'the column "{column}" says something else than the history')
         for column, (replayed, found) in wanted.items()

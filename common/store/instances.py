@@ -192,6 +192,7 @@ class StoredInstance:
     snapshot: str | None
     configuration: str
     output: str | None
+    accepts_events: bool
     sequence: int
     head_hash: bytes
     parent_id: InstanceId | None
@@ -200,7 +201,8 @@ class StoredInstance:
 
 _STORED = select(
     _c.id, _c.tenant_id, _c.definition_id, _c.definition_key, _c.definition_version, _c.business_key, _c.status,
-    _c.snapshot, _c.configuration, _c.output, _c.sequence, _c.head_hash, _c.parent_id, _c.created_at,
+    _c.snapshot, _c.configuration, _c.output, _c.accepts_events, _c.sequence, _c.head_hash, _c.parent_id,
+    _c.created_at,
 )  # fmt: skip
 
 

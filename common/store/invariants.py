@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, func, not_, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, not_, or_, select
 
 from common.db.tables import (
+    AttemptOutcome,
     IncidentStatus,
     TimerStatus,
+    attempts,
     handlers,
     inbox,
     incidents,
@@ -77,6 +79,7 @@ class Obligations:
     tenant_id: TenantId
     status: InstanceStatus
     snapshot: str | None
+    counts: tuple[int, int, int]  # of open tasks, timers and children, as its row has them
     task_keys: tuple[tuple[str, str | None, str], ...]  # key, joined keys, status
     timer_keys: tuple[tuple[str, str], ...]  # key, status
     inbox_bodies: tuple[tuple[str, str], ...]  # type, body
@@ -84,7 +87,11 @@ class Obligations:
 
 def read_obligations(tx: Connection, after: str | None, *, limit: int = 200) -> list[Obligations]:
     """Instances beyond id `after` with everything that must agree with their snapshots, across tenants."""
-    query = select(_i.id, _i.tenant_id, _i.status, _i.snapshot).order_by(_i.id).limit(limit)
+    query = (
+        select(_i.id, _i.tenant_id, _i.status, _i.snapshot, _i.open_tasks, _i.open_timers, _i.open_children)
+        .order_by(_i.id)
+        .limit(limit)
+    )
     if after is not None:
         query = query.where(_i.id > after)
     rows = tx.execute(query).all()
@@ -100,6 +107,7 @@ def read_obligations(tx: Connection, after: str | None, *, limit: int = 200) -> 
             row[1],
             InstanceStatus(row[2]),
             row[3],
+            (row[4], row[5], row[6]),
             tuple(task_rows.get(row[0], ())),
             tuple(timer_rows.get(row[0], ())),
             tuple(inbox_rows.get(row[0], ())),
@@ -150,6 +158,35 @@ def left_over_rows(tx: Connection) -> list[tuple[str, str]]:
     ):
         found += [(what, str(row[0])) for row in tx.execute(query.limit(100))]
     return found
+
+
+def miscounted_tasks(tx: Connection) -> list[tuple[str, str]]:
+    """(what, task id): tasks with more than one attempt that counted, and ended ones whose attempts do not say how.
+
+    Tasks without attempts are ended by other means than a runner.
+    """
+    counted = func.count(case((attempts.c.outcome.in_((_SUCCEEDED, _FAILED, _LOST)), 1)))
+    succeeded = func.count(case((attempts.c.outcome == _SUCCEEDED, 1)))
+    by_task = (
+        select(attempts.c.task_id, counted.label("counted"), succeeded.label("succeeded"))
+        .group_by(attempts.c.task_id)
+        .subquery()
+    )
+    rows = select(tasks.c.id).join(by_task, by_task.c.task_id == tasks.c.id)
+    unaccounted = or_(
+        and_(tasks.c.status == TaskStatus.SUCCEEDED, by_task.c.succeeded == 0),
+        and_(tasks.c.status == TaskStatus.FAILED, by_task.c.counted == 0),
+    )
+    return [
+        (what, str(row[0]))
+        for what, wrong in (("counted_twice", by_task.c.succeeded > 1), ("unaccounted", unaccounted))
+        for row in tx.execute(rows.where(wrong).limit(100))
+    ]
+
+
+_SUCCEEDED = AttemptOutcome.SUCCEEDED.value
+_FAILED = AttemptOutcome.FAILED.value
+_LOST = AttemptOutcome.LOST.value
 
 
 @dataclass(frozen=True, slots=True)

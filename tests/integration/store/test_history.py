@@ -246,6 +246,30 @@ def test_a_change_of_what_the_history_explains_is_found(
 
 
 @pytest.mark.breaks_promises
+@pytest.mark.parametrize("garbage", ["no JSON", "{}", '{"type":"unknown","kernel":1}', "[]"])
+def test_garbage_in_the_history_is_found_and_not_fallen_over(
+    engine: Engine, instance_id: str, garbage: str
+) -> None:
+    with unguarded(engine) as tx:
+        tx.execute(text("UPDATE history SET input = :garbage WHERE sequence = 2"), {"garbage": garbage})
+
+    assert codes(engine, instance_id) == ["history.body_changed", "replay.failed"]
+
+
+@pytest.mark.breaks_promises
+@pytest.mark.parametrize(
+    "document", ["no JSON", "[]", '{"id":"counter","initial":"nowhere","states":{"x":{}}}']
+)
+def test_a_document_that_no_longer_compiles_is_found_and_not_fallen_over(
+    engine: Engine, instance_id: str, document: str
+) -> None:
+    with engine.database.transaction() as tx:
+        tx.execute(text("UPDATE definitions SET document = :document"), {"document": document})
+
+    assert codes(engine, instance_id)[0] in ("replay.definition", "replay.failed")
+
+
+@pytest.mark.breaks_promises
 def test_another_document_under_the_same_definition_is_found(engine: Engine, instance_id: str) -> None:
     engine.execute("UPDATE definitions SET checksum = 'other'")
     assert codes(engine, instance_id) == ["replay.definition"]
