@@ -89,7 +89,7 @@ class Schemas:
                 "in": "query",
                 "required": name in required,
                 **({"description": part["description"]} if "description" in part else {}),
-                "schema": {key: value for key, value in part.items() if key not in ("description", "title")},
+                "schema": _without_null(part),
             }
             for name, part in schema.get("properties", {}).items()
         ]
@@ -188,3 +188,15 @@ def _answer(status: int, shape: Shape, schemas: Schemas) -> Schema:
         schema = {"type": "object"} if shape.media_type == JSON else {"type": "string"}
         answer["content"] = {shape.media_type: {"schema": schema}}
     return answer
+
+
+def _without_null(part: Schema) -> Schema:
+    """A query parameter's schema: one that may be left out is null to the model, and cannot be null in an address."""
+    schema = {key: value for key, value in part.items() if key not in ("description", "title", "default")}
+    choices = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
+    if len(choices) == 1:
+        del schema["anyOf"]
+        schema |= choices[0]
+    if part.get("default") not in (None, []):
+        schema["default"] = part["default"]
+    return schema

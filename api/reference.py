@@ -17,6 +17,8 @@ from flask.templating import Environment
 from api.problems import CATALOGUE
 
 Schema = Mapping[str, Any]
+Prose = list[tuple[str, bool]]
+"""Text in pieces, each with whether it is code."""
 _REF = "#/components/schemas/"
 
 
@@ -60,7 +62,7 @@ class Entry:
     method: str
     path: str
     summary: str
-    paragraphs: list[str]
+    paragraphs: list[Prose]
     parameters: list[Member]
     body: str | None
     replies: list[Reply]
@@ -81,8 +83,13 @@ def render(document: Schema, pages: Environment) -> Documents:
     return Documents(orjson.dumps(document), reference.encode(), problems.encode(), style)
 
 
-def _paragraphs(text: str) -> list[str]:
-    return [" ".join(paragraph.split()) for paragraph in text.split("\n\n") if paragraph.strip()]
+def _paragraphs(text: str) -> list[Prose]:
+    return [_prose(paragraph) for paragraph in text.split("\n\n") if paragraph.strip()]
+
+
+def _prose(text: str) -> Prose:
+    """Backquotes mark code, as in every docstring."""
+    return [(piece, bool(number % 2)) for number, piece in enumerate(" ".join(text.split()).split("`"))]
 
 
 def _groups(document: Schema) -> dict[str, list[Entry]]:
@@ -136,13 +143,21 @@ def _curl(path: str, method: str, operation: Schema, body: Schema | None) -> str
     if body is not None and "example" in body:
         parts.append("-H 'Content-Type: application/json'")
         parts.append(f"-d '{json.dumps(body['example'])}'")
-    return " \\\n  ".join(parts)
+    return (" " if len(parts) < 4 else " \\\n  ").join(parts)
 
 
-def _schemas(document: Schema) -> dict[str, tuple[str, list[Member]]]:
-    """Schema name → its description and its members."""
+@dataclass(frozen=True, slots=True)
+class Named:
+    """One schema of the reference: its members, or in a few words what it is instead of an object."""
+
+    description: Prose
+    members: list[Member]
+    type: str
+
+
+def _schemas(document: Schema) -> dict[str, Named]:
     return {
-        name: (schema.get("description", ""), list(_members(schema)))
+        name: Named(_prose(schema.get("description", "")), list(_members(schema)), _type(schema))
         for name, schema in sorted(document["components"]["schemas"].items())
     }
 

@@ -14,7 +14,6 @@ from common.config import Limits, Settings
 from common.credentials import make_secret, read_secret
 from common.db import Database
 from common.db.tables import Role
-from common.ids import TenantId
 from common.store import keys
 from tests.support.engine import Engine
 
@@ -50,7 +49,6 @@ class Api:
     secret: str
     keys: Mapping[str, str]
     other_key: str
-    other_tenant: TenantId
 
     def get(self, path: str, *, key: str | None = None, **query: Any) -> TestResponse:
         """GET below /api/v1, as an admin unless told otherwise."""
@@ -106,7 +104,7 @@ def api(engine: Engine, database: Database, database_url: str, limits: Limits) -
         foreign = keys.issue_key(tx, other, name="stranger", role=Role.ADMIN, secret=raw).key
     settings = Settings(database_url=database_url, secret=secret, redis_url="", doorbells=False)
     app = create_app(settings, limits=limits)
-    yield Api(app, engine, secret, issued, foreign, other)
+    yield Api(app, engine, secret, issued, foreign)
     services_of(app).close()
 
 
