@@ -1,0 +1,157 @@
+"""The hot statements find their rows by the partial indexes that were made for them, however much lies around."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event
+
+from common.clock import read_now
+from common.db import Database
+from common.ids import new_token
+from common.store import inbox, tasks, timers
+from tests.conftest import migrate
+from tests.integration.engine.documents import one_task
+from tests.support.engine import Engine
+from tests.support.postgres import PostgresServer
+
+NOISE = 20_000
+
+
+def noisy(url: str) -> None:
+    """20,000 ended tasks and fired timers, as many parked inbox rows, and a few of each that are ready."""
+    database = Database.open(url)
+    engine = Engine.on(database)
+    engine.start(one_task())
+    engine.advance()
+    with database.transaction() as tx:
+        tx.exec_driver_sql(
+            "INSERT INTO tasks (id, tenant_id, instance_id, key, type, name, status, run_at, max_attempts,"
+            " completion_event, failure_event, input, created_at, finished_at)"
+            " SELECT gen_random_uuid(), tenant_id, instance_id, 'k' || n, type, name,"
+            " CASE WHEN mod(n, 1000) = 0 THEN 'pending' ELSE 'succeeded' END, run_at, 1, 'A', 'B', 'null', created_at,"
+            " CASE WHEN mod(n, 1000) = 0 THEN NULL ELSE created_at END"
+            f" FROM tasks, generate_series(1, {NOISE}) AS n"
+        )
+        tx.exec_driver_sql(
+            "INSERT INTO timers (id, tenant_id, instance_id, key, due_at, status, body, created_at, finished_at)"
+            " SELECT gen_random_uuid(), tenant_id, id, 'k' || n, created_at,"
+            " CASE WHEN mod(n, 1000) = 0 THEN 'armed' ELSE 'fired' END, '{}', created_at,"
+            f" CASE WHEN mod(n, 1000) = 0 THEN NULL ELSE created_at END FROM instances, generate_series(1, {NOISE}) AS n"
+        )
+        tx.exec_driver_sql(
+            "INSERT INTO inbox (tenant_id, instance_id, lane, type, body, source, accepted_at, parked)"
+            " SELECT tenant_id, id, 1, 'event', '{\"type\":\"X\"}', 'test', created_at, mod(n, 1000) <> 0"
+            f" FROM instances, generate_series(1, {NOISE}) AS n"
+        )
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for table in ("tasks", "timers", "inbox"):
+            connection.exec_driver_sql(f"ANALYZE {table}")
+    database.dispose()
+
+
+@pytest.fixture(scope="module")
+def noise(postgres: PostgresServer) -> Iterator[Database]:
+    """The noisy database; every test leaves it as it was."""
+    name = postgres.create_database()
+    migrate(postgres.url(name))
+    noisy(postgres.url(name))
+    database = Database.open(postgres.url(name))
+    yield database
+    database.dispose()
+    postgres.drop_database(name)
+
+
+def plan_of(database: Database, work: Any) -> str:
+    """What EXPLAIN says of the statements that `work(tx)` executes, with the very parameters."""
+    plans: list[str] = []
+
+    def explain(_c: Any, cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> None:
+        if statement.startswith(("SELECT", "WITH", "UPDATE")) and "clock_timestamp" not in statement:
+            with cursor.connection.cursor() as other:
+                other.execute(f"EXPLAIN {statement}", parameters)
+                plans.append("\n".join(row[0] for row in other.fetchall()))
+
+    with database.transaction() as tx:
+        event.listen(database.engine, "before_cursor_execute", explain)
+        try:
+            work(tx)
+        finally:
+            event.remove(database.engine, "before_cursor_execute", explain)
+        tx.rollback()
+    assert plans, "nothing was explained"
+    return "\n\n".join(plans)
+
+
+def claim(tx: Connection) -> None:
+    now = read_now(tx)
+    claimed = tasks.claim_due(
+        tx,
+        worker=new_token(),
+        token=new_token(),
+        types=["work"],
+        functions=[],
+        limit=10,
+        lease=timedelta(seconds=8),
+        now=now,
+    )  # type: ignore[arg-type]
+    assert len(claimed) == 10
+
+
+def page(tx: Connection) -> None:
+    assert len(inbox.page_ready(tx, 0)) == NOISE // 1_000
+
+
+def read_ready(tx: Connection) -> None:
+    """In a backlog of 20,000 rows of 200 instances."""
+    tx.exec_driver_sql(
+        "INSERT INTO instances (id, tenant_id, definition_id, definition_key, definition_version, status, head_hash,"
+        " created_at) SELECT gen_random_uuid(), tenant_id, definition_id, definition_key, 1, 'waiting', head_hash,"
+        " created_at FROM instances, generate_series(1, 200)"
+    )
+    tx.exec_driver_sql(
+        "INSERT INTO inbox (tenant_id, instance_id, lane, type, body, source, accepted_at)"
+        " SELECT tenant_id, id, 1, 'event', '{}', 'test', created_at FROM instances, generate_series(1, 100)"
+        " WHERE status = 'waiting'"
+    )
+    tx.exec_driver_sql("ANALYZE inbox")
+    ids = sorted({row[1] for row in inbox.page_ready(tx, NOISE)})
+    assert len(inbox.read_ready(tx, ids)) > 1_000
+
+
+def due_timers(tx: Connection) -> None:
+    assert len(timers.lock_due(tx, now=read_now(tx))) == NOISE // 1_000
+
+
+def next_timer(tx: Connection) -> None:
+    assert timers.next_due_at(tx) is not None
+
+
+def expired(tx: Connection) -> None:
+    assert tasks.lock_expired(tx, now=read_now(tx)) == []
+
+
+def next_expiry(tx: Connection) -> None:
+    assert tasks.next_expiry_at(tx) is None
+
+
+@pytest.mark.parametrize(
+    ("work", "index"),
+    [
+        (page, "ix_inbox_ready"),
+        (claim, "ix_tasks_due"),
+        (due_timers, "ix_timers_due"),
+        (next_timer, "ix_timers_due"),
+        (expired, "ix_tasks_lease"),
+        (next_expiry, "ix_tasks_lease"),
+        (read_ready, "ix_inbox_instance"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else str(value),
+)
+def test_hot_statements_use_their_partial_index(noise: Database, work: Any, index: str) -> None:
+    plan = plan_of(noise, work)
+
+    assert index in plan, plan
+    for table in ("tasks", "timers", "inbox"):
+        assert f"Seq Scan on {table}" not in plan, plan
