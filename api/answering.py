@@ -43,14 +43,20 @@ def respond(sent: Sent) -> Response:
 
 def refuse(problem: ProblemAnswer, *, cause: BaseException, about: Mapping[str, Any]) -> Response:
     """The response of a refusal, and its line in the log. `about`: method, path, tenant, key's name, duration, trace id."""
-    line = {"code": problem.code, "status": problem.status, **about}
+    line = {"code": problem.code, "status": problem.status, **about, "path": _printable(about["path"])}
     if problem.status >= 500:
         log.error("request.failed", **line, exc_info=cause)
     else:
-        log.warning("request.refused", **line, detail=problem.detail[:300])
+        log.warning("request.refused", **line, detail=_printable(problem.detail))
     response = Response(orjson.dumps(problem.body), problem.status, content_type=MEDIA_TYPE)
     response.headers.update(problem.headers)
     return response
+
+
+def _printable(text: str) -> str:
+    """A caller's words as one line of a log may show them: short, and without a line feed or an escape of their own."""
+    short = text[:300]
+    return short if short.isprintable() else repr(short)
 
 
 def harden(response: Response, *, trace_id: str) -> Response:
