@@ -47,8 +47,10 @@ class Shorthand:
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         full = handler(schema)
-        single = [full["items"]] if full.get("type") == "array" and "items" in full else []
-        return {"anyOf": [*self.also, *single, full]}
+        if full.get("type") != "array" or "items" not in full:
+            return {"anyOf": [*self.also, full]}
+        item = {"anyOf": [*self.also, full["items"]]} if self.also else full["items"]
+        return {"anyOf": [item, {**full, "items": item}]}
 
 
 def as_list(value: Json) -> Json:

@@ -16,7 +16,7 @@ from statechart.reading import MAX_PROBLEMS
 from statechart.templates import Value, compile_value
 
 NOTHING = compile_value(None)
-MAX_EXPRESSIONS = 10_000  # in one document, texts and objects with expressions inside counted once
+MAX_EXPRESSIONS = 5_000  # in one document, texts and objects with expressions inside counted once
 MAX_CHARACTERS = 200_000  # of expressions in one document
 
 
