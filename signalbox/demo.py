@@ -32,6 +32,7 @@ from signalbox.client import Client
 from signalbox.folder import DEFAULT_FOLDER, DataFolder
 from signalbox.screen import notice_line, ready_line
 from signalbox.shapes import Entry, Instance, Json, Task
+from signalbox.signals import end_in_order_on_sigterm
 from signalbox.stack import PartFailed, Plan, Stack
 
 DEMO_FOLDER = DEFAULT_FOLDER / "demo"
@@ -54,6 +55,7 @@ class DemoFailed(SignalboxError):
 def run_demo(data: Path | None) -> Exit:
     """Show everything; the exit code."""
     os.umask(PRIVATE)
+    end_in_order_on_sigterm()
     screen = console(sys.stdout)
     folder = DataFolder.at(data or DEMO_FOLDER)
     # Children start in the demo's folder: a `.env` of the current one is not for them.

@@ -11,6 +11,11 @@ from typing import Any, Self
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+def end_in_order_on_sigterm() -> None:
+    """Let SIGTERM end this process as Ctrl-C does: through every `finally`, so that nothing is left behind."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 class Signals:
     """While the block lasts: how often we were asked to stop, and a wait that any signal ends.
 

@@ -63,7 +63,9 @@ def bench(
     Without --latency, --live and --backlog all three are measured.
     """
     from signalbox.bench import Mode, Options, measure
+    from signalbox.signals import end_in_order_on_sigterm
 
+    end_in_order_on_sigterm()
     if postgres and environment:
         raise UsageError("--postgres and --environment name two databases; expected one of them")
     ways: list[tuple[Mode, bool]] = [("latency", latency), ("live", live), ("backlog", backlog)]

@@ -146,7 +146,7 @@ def test_a_demo_that_is_interrupted_leaves_nothing_running(
     children = psutil.Process(demo.pid).children(recursive=True)
 
     demo.popen.send_signal(number)
-    demo.wait(seconds=20)
 
+    assert demo.wait(seconds=20) == 130
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not [child for child in alive if runs(child.pid)]
