@@ -72,9 +72,10 @@ class _Server(BaseApplication):  # type: ignore[misc]
         return self._app
 
     def _options(self) -> Mapping[str, Any]:
+        fd = self._settings.listen_fd
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         return {
-            "bind": f"{host}:{self._settings.port}",
+            "bind": f"{host}:{self._settings.port}" if fd is None else f"fd://{fd}",
             "worker_class": "gthread",
             "workers": 1,
             "threads": self._threads,

@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(8.0, ge=0, le=3_600)
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65_535)
+    listen_fd: int | None = Field(
+        None, ge=3, description="a socket that the starter of the API listens on for it"
+    )
     faults: str = ""
 
     @field_validator("database_url")

@@ -1,4 +1,4 @@
-"""TCP ports on the loopback: is one free, and which is."""
+"""TCP ports on the loopback: is one free, which is, and listening on one before its server is there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import socket
 from contextlib import closing
 
 LOOPBACK = "127.0.0.1"
+BACKLOG = 512
 
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:
@@ -26,3 +27,20 @@ def free_port(host: str = LOOPBACK) -> int:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def listen(port: int, host: str = LOOPBACK) -> socket.socket | None:
+    """Listen on `host`:`port` (0: any) for a server to come; None where somebody else does.
+
+    Whoever holds the socket cannot lose the port to another program, and callers who come while the server starts or
+    is started again wait for it, instead of being refused.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        return None
+    return listener

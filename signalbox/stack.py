@@ -30,7 +30,7 @@ from signalbox.broker import Broker, find_broker
 from signalbox.client import Client
 from signalbox.folder import DataFolder
 from signalbox.parts import Duty, api_command, flower_command, worker_command
-from signalbox.ports import LOOPBACK, free_port, is_free
+from signalbox.ports import LOOPBACK, free_port, is_free, listen
 from signalbox.supervisor import Notice, Part, Say, Supervisor
 
 TENANT = "default"
@@ -136,13 +136,15 @@ class Stack:
                 seconds=self._plan.drain_seconds + LAST_WORDS_SECONDS, hurried=self.hurried
             )
         )
-        port = self._choose_port()
+        # Held by us and served by the API: nobody can take the port from it, and callers outlive its restarts.
+        listener = self._exit.enter_context(self._listen())
+        port = listener.getsockname()[1]
         self.url = f"http://{LOOPBACK}:{port}"
         self.redis_url = self._start_broker()
         yield self._prepare_database()
         self._environment = self._make_environment(port, self.redis_url)
         if self._plan.has_api:
-            self._start_part("api", api_command())
+            self._start_part("api", api_command(), listener.fileno())
         if self._plan.has_flower:
             self._start_flower()
         if self._plan.has_workers:
@@ -225,18 +227,23 @@ class Stack:
 
     # --- processes --------------------------------------------------------------------------------------------
 
-    def _choose_port(self) -> int:
-        """The port that was asked for, else the one of last time, the usual one, or any that is free."""
+    def _listen(self) -> socket.socket:
+        """Listen on the port that was asked for, else the one of last time, the usual one, or any that is free."""
         if self._plan.port is not None:
-            if not _becomes_free(self._plan.port):
+            listener = _listen_soon(self._plan.port)
+            if listener is None:
                 raise Misconfigured(
                     f"port {self._plan.port} is taken by another program; stop it, or name another port with --port"
                 )
-            return self._plan.port
+            return listener
         last = urlsplit(self.folder.url() or "").port
-        if last is not None and _becomes_free(last):
-            return last
-        return USUAL_PORT if is_free(USUAL_PORT) else free_port()
+        listener = _listen_soon(last) if last is not None else None
+        listener = listener or listen(USUAL_PORT) or listen(0)
+        if listener is None:
+            raise Misconfigured(
+                "no port of the loopback can be listened on; see what holds them with `ss -ltn`"
+            )
+        return listener
 
     def _start_workers(self) -> None:
         for duty in DUTIES:
@@ -247,8 +254,11 @@ class Stack:
         self.flower_url = f"http://{LOOPBACK}:{port}"
         self._start_part("flower", flower_command(port))
 
-    def _start_part(self, name: str, command: tuple[str, ...]) -> None:
-        self.supervisor.start(Part(name, command, self._environment, _STAGES[name]))
+    def _start_part(self, name: str, command: tuple[str, ...], *sockets: int) -> None:
+        environment = dict(self._environment)
+        if sockets:
+            environment["SIGNALBOX_LISTEN_FD"] = str(sockets[0])
+        self.supervisor.start(Part(name, command, environment, _STAGES[name], sockets=sockets))
 
     def _make_environment(self, port: int, redis_url: str | None) -> dict[str, str]:
         ours = {
@@ -313,14 +323,14 @@ class Stack:
         return Ready(name, detail, time.monotonic() - self._began)
 
 
-def _becomes_free(port: int) -> bool:
-    """Whether a port is free now or within `PORT_SECONDS`."""
+def _listen_soon(port: int) -> socket.socket | None:
+    """Listen on a port that is free now or within `PORT_SECONDS`."""
     deadline = time.monotonic() + PORT_SECONDS
-    while not is_free(port):
+    while (listener := listen(port)) is None:
         if time.monotonic() > deadline:
-            return False
+            return None
         time.sleep(0.05)
-    return True
+    return listener
 
 
 def _worker_pids(database: Database) -> set[int]:

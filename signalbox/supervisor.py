@@ -41,7 +41,8 @@ _LAUNCHER = (sys.executable, "-I", "-S", str(Path(launch.__file__)))
 class Part:
     """One process to keep running. Parts of a lower `stage` end before those of a higher one get their SIGTERM.
 
-    `account` is the (uid, gid) that it runs as, None for our own. `stop_signal` asks it to end in order.
+    `account` is the (uid, gid) that it runs as, None for our own. `stop_signal` asks it to end in order. `sockets` are
+    file descriptors of ours that it inherits under the same numbers.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Part:
     stage: int = 0
     account: tuple[int, int] | None = None
     stop_signal: signal.Signals = signal.SIGTERM
+    sockets: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                pass_fds=child.part.sockets,
                 start_new_session=True,  # Ctrl-C and a closed terminal are ours to pass on, in order
             )
         child.started = time.monotonic()
