@@ -1,0 +1,306 @@
+"""What one inbox row means, for every type of row and wherever an instance stands: a table, and no database."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+import statechart
+from common.canonical import dumps
+from common.db.tables import InboxType
+from common.decide import Decision, Standing, closing, decide, status_of
+from common.lifecycle import InstanceStatus
+from statechart import Chart, Env
+from statechart.effects import CancelTask, CancelTimer, CreateTask
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+ENV = Env(now=NOW, seed="i:1")
+ROOM = 1_000_000
+FACTS = {
+    "id": "i",
+    "definitionKey": "d",
+    "definitionVersion": 1,
+    "businessKey": None,
+    "parentId": None,
+    "startedAt": "x",
+}
+S, B = InstanceStatus, InboxType
+
+CHART: Chart = statechart.load(
+    {
+        "id": "d",
+        "initial": "working",
+        "context": {"seen": 0},
+        "states": {
+            "working": {
+                "entry": [
+                    {"type": "createTask", "task": {"type": "work", "name": "job", "completionEvent": "DONE"}}
+                ],
+                "after": {"1h": "late"},
+                "on": {
+                    "ADD": {"actions": [{"type": "assign", "path": "seen", "value": "${context.seen + 1}"}]},
+                    "BREAK": {"actions": [{"type": "assign", "path": "seen", "value": "${1 / 0}"}]},
+                    "GROW": {"actions": [{"type": "assign", "path": "text", "value": "${event.text}"}]},
+                    "DONE": "done",
+                },
+            },
+            "late": {"on": {"STOP": "done"}},
+            "done": {"type": "final", "output": {"seen": "${context.seen}"}},
+        },
+        "output": "${event.output}",
+    }
+)
+BODIES: dict[InboxType, dict[str, Any]] = {
+    B.START: {"input": None, "context": None},
+    B.EVENT: {"type": "ADD"},
+    B.UNDELIVERED: {"type": "error.communication", "error": {}, "target": {}, "event": {"type": "X"}},
+    B.TASK: {
+        "key": "?",
+        "event": {"type": "DONE", "output": 1, "task": {}},
+        "entry": {"type": "task.succeeded", "key": "?", "name": "job"},
+    },
+    B.TASK_LATE: {"entry": {"key": "?", "outcome": "succeeded"}},
+    B.TIMER: {"key": "?", "event": {"type": "xstate.after.1h.d.working"}},
+    B.NOTE: {"note": "seen"},
+    B.CANCEL: {"reason": "enough"},
+    B.INCIDENT: {"code": "engine.poison", "message": "it kills", "detail": {}},
+}
+
+
+def started() -> Standing:
+    step = statechart.start(CHART, None, ENV, instance=FACTS)
+    return Standing(status_of(step.snapshot), step.snapshot, {})
+
+
+def keys(standing: Standing) -> tuple[str, str]:
+    assert standing.snapshot is not None
+    return next(iter(standing.snapshot["tasks"])), next(iter(standing.snapshot["timers"]))
+
+
+def standing_in(status: InstanceStatus) -> Standing:
+    """Where an instance of `status` stands; before its start it has no snapshot."""
+    if status is S.PENDING:
+        return Standing(S.PENDING, None, FACTS)
+    return Standing(status, started().snapshot, {})
+
+
+def body_of(type_: InboxType, **changed: Any) -> dict[str, Any]:
+    task, timer = keys(started())
+    body = {**BODIES[type_], **changed}
+    if body.get("key") == "?":
+        body["key"] = timer if type_ is B.TIMER else task
+    return body
+
+
+def decided(status: InstanceStatus, type_: InboxType, *, room: int = ROOM, **changed: Any) -> Decision:
+    return decide(CHART, standing_in(status), type_, body_of(type_, **changed), ENV, max_context_bytes=room)
+
+
+# status before, type of row → status after, first entry, how many effects
+TABLE = [
+    (S.PENDING, B.START, S.RUNNING, "instance.started", 2),
+    (S.PENDING, B.EVENT, S.PENDING, "event.ignored", 0),
+    (S.PENDING, B.UNDELIVERED, S.PENDING, "event.ignored", 0),
+    (S.PENDING, B.TASK, S.PENDING, "event.ignored", 0),
+    (S.PENDING, B.TASK_LATE, S.PENDING, "task.late", 0),
+    (S.PENDING, B.TIMER, S.PENDING, "event.ignored", 0),
+    (S.PENDING, B.NOTE, S.PENDING, "note", 0),
+    (S.PENDING, B.CANCEL, S.CANCELLED, "instance.cancelled", 1),
+    (S.PENDING, B.INCIDENT, S.FAILED, "incident.opened", 0),
+    (S.RUNNING, B.START, S.RUNNING, "event.ignored", 0),
+    (S.RUNNING, B.EVENT, S.RUNNING, "event.received", 0),
+    (S.RUNNING, B.UNDELIVERED, S.RUNNING, "event.ignored", 0),
+    (S.RUNNING, B.TASK, S.COMPLETED, "task.succeeded", 1),
+    (S.RUNNING, B.TASK_LATE, S.RUNNING, "task.late", 0),
+    (S.RUNNING, B.TIMER, S.RUNNING, "timer.fired", 0),
+    (S.RUNNING, B.NOTE, S.RUNNING, "note", 0),
+    (S.RUNNING, B.CANCEL, S.CANCELLED, "instance.cancelled", 2),
+    (S.RUNNING, B.INCIDENT, S.FAILED, "incident.opened", 0),
+    (S.FAILED, B.NOTE, S.FAILED, "note", 0),
+    (S.FAILED, B.TASK_LATE, S.FAILED, "task.late", 0),
+    (S.FAILED, B.CANCEL, S.CANCELLED, "instance.cancelled", 2),
+    (S.PAUSED, B.NOTE, S.PAUSED, "note", 0),
+    (S.PAUSED, B.CANCEL, S.CANCELLED, "instance.cancelled", 2),
+]
+FINAL_TABLE = [
+    (final, type_, final, first, 0)
+    for final in (S.COMPLETED, S.CANCELLED, S.TIMED_OUT)
+    for type_, first in {
+        B.START: "event.rejected",
+        B.EVENT: "event.rejected",
+        B.UNDELIVERED: "event.rejected",
+        B.TASK: "task.succeeded",  # what the runner did is told, and then that it changed nothing
+        B.TASK_LATE: "task.late",
+        B.TIMER: "event.rejected",
+        B.NOTE: "note",
+        B.CANCEL: "event.rejected",
+        B.INCIDENT: "event.rejected",
+    }.items()
+]
+
+
+@pytest.mark.parametrize(("before", "type_", "after", "first", "effects"), TABLE + FINAL_TABLE)
+def test_each_type_of_row_in_each_standing(
+    before: InstanceStatus, type_: InboxType, after: InstanceStatus, first: str, effects: int
+) -> None:
+    decision = decided(before, type_)
+
+    assert decision.status is after
+    assert decision.changes[0]["type"] == first
+    assert len(decision.effects) == effects
+    assert (decision.incident is not None) is (after is S.FAILED and before is not S.FAILED)
+    assert decision.resolves is (after is S.CANCELLED and before is not S.CANCELLED)
+    if before in (S.COMPLETED, S.CANCELLED, S.TIMED_OUT):
+        assert decision.snapshot == standing_in(before).snapshot
+
+
+@pytest.mark.parametrize(("before", "type_"), [(row[0], row[1]) for row in TABLE + FINAL_TABLE])
+def test_deciding_twice_gives_the_same_and_its_text_is_its_snapshot(
+    before: InstanceStatus, type_: InboxType
+) -> None:
+    first, second = decided(before, type_), decided(before, type_)
+
+    assert (first.changes, first.effects, first.snapshot_text) == (
+        second.changes,
+        second.effects,
+        second.snapshot_text,
+    )
+    assert first.snapshot_text == (None if first.snapshot is None else dumps(first.snapshot))
+
+
+def test_a_start_asks_for_its_task_and_timer_and_knows_its_instance() -> None:
+    decision = decided(S.PENDING, B.START, input={"n": 1}, context={"seen": 5, "more": True})
+
+    assert decision.snapshot is not None
+    assert decision.snapshot["context"] == {"seen": 5, "more": True}
+    assert decision.snapshot["input"] == {"n": 1}
+    assert decision.snapshot["instance"] == FACTS
+    assert isinstance(decision.effects[0], CreateTask)
+
+
+def test_a_task_that_ends_its_machine_completes_it_with_its_output() -> None:
+    decision = decided(S.RUNNING, B.TASK)
+
+    assert decision.changes[-1] == {"type": "instance.completed", "output": {"seen": 0}}
+    assert decision.effects == (CancelTimer(keys(started())[1]),)
+
+
+def test_a_task_is_named_as_its_obligation_wants_it() -> None:
+    """Whoever ran it may have been asked by another obligation for the same work."""
+    decision = decided(S.RUNNING, B.TASK, event={"type": "ANOTHER_S_NAME", "output": 1, "task": {}})
+    assert decision.status is S.COMPLETED
+
+
+def test_an_uncaught_failure_keeps_the_snapshot_and_names_the_task() -> None:
+    task, _ = keys(started())
+    entry = {
+        "type": "task.failed",
+        "key": task,
+        "name": "job",
+        "taskId": "t-1",
+        "error": {"code": "x.y", "message": "no"},
+    }
+    decision = decided(
+        S.RUNNING, B.TASK, event={"type": "error.task.job", "error": {}, "task": {}}, entry=entry
+    )
+
+    assert decision.status is S.FAILED
+    assert decision.snapshot == started().snapshot, "the obligation stays open for a retry"
+    assert decision.incident is not None
+    assert (decision.incident.code, decision.incident.task_id) == ("x.y", "t-1")
+    assert [entry["type"] for entry in decision.changes] == [
+        "task.failed",
+        "incident.opened",
+        "instance.failed",
+    ]
+
+
+def test_an_answer_to_an_obligation_that_is_closed_is_ignored() -> None:
+    for type_ in (B.TASK, B.TIMER):
+        decision = decided(S.RUNNING, type_, key="gone/1")
+        assert decision.status is S.RUNNING
+        assert decision.changes[-1]["reason"] == "obligation_closed"
+
+
+def test_a_step_that_fails_changes_nothing_but_the_status() -> None:
+    decision = decided(S.RUNNING, B.EVENT, type="BREAK")
+
+    assert decision.status is S.FAILED
+    assert decision.snapshot == started().snapshot
+    assert decision.effects == ()
+    assert decision.incident is not None
+    assert decision.incident.code == "step.uncaught"
+    assert decision.changes[0] == {"type": "event.received", "eventType": "BREAK"}
+
+
+@pytest.mark.parametrize(("text", "fails"), [("x" * 500, False), ("x" * 1_500, True), ("é" * 700, True)])
+def test_a_snapshot_is_bounded_in_bytes(text: str, fails: bool) -> None:
+    room = len(dumps(started().snapshot)) + 1_000
+    decision = decided(S.RUNNING, B.EVENT, type="GROW", text=text, room=room)
+
+    assert (decision.status is S.FAILED) is fails
+    if fails:
+        assert decision.incident is not None
+        assert decision.incident.code == "limit.context"
+        assert decision.incident.detail == {"limit": "max_context_bytes", "allowed": room}
+        assert "SIGNALBOX_MAX_CONTEXT_BYTES" in decision.incident.message
+        assert decision.snapshot == started().snapshot
+
+
+@pytest.mark.parametrize("value", ["\x00", "\ud800", 2**60])
+def test_a_snapshot_that_cannot_be_stored_fails_its_instance(value: Any) -> None:
+    decision = decided(S.RUNNING, B.EVENT, type="GROW", text=value)
+
+    assert decision.status is S.FAILED
+    assert decision.incident is not None
+    assert decision.incident.code == "context.unstorable"
+    assert decision.snapshot_text == dumps(started().snapshot)
+
+
+def test_a_cancel_before_the_start_takes_back_a_start_at_a_time() -> None:
+    assert decided(S.PENDING, B.CANCEL).effects == (CancelTimer("start"),)
+
+
+def test_a_cancel_closes_everything_that_is_open() -> None:
+    task, timer = keys(started())
+    assert set(decided(S.RUNNING, B.CANCEL).effects) == {CancelTask(task), CancelTimer(timer)}
+
+
+@pytest.mark.parametrize("chart", [None, statechart.load({"id": "d", "initial": "a", "states": {"a": {}}})])
+def test_a_cancel_works_without_a_chart_and_with_one_that_does_not_fit(chart: Chart | None) -> None:
+    task, timer = keys(started())
+    decision = decide(chart, standing_in(S.RUNNING), B.CANCEL, {"reason": None}, ENV, max_context_bytes=ROOM)
+
+    assert decision.status is S.CANCELLED
+    assert set(decision.effects) == {CancelTask(task), CancelTimer(timer)}
+    assert decision.snapshot is not None
+    assert decision.snapshot["status"] == "stopped"
+    assert [entry["type"] for entry in decision.changes] == ["instance.cancelled", "error.execution"]
+
+
+@pytest.mark.parametrize("type_", [B.START, B.EVENT, B.TASK, B.TIMER])
+def test_without_a_chart_nothing_is_stepped(type_: InboxType) -> None:
+    with pytest.raises(ValueError, match="without a chart"):
+        decide(None, standing_in(S.RUNNING), type_, body_of(type_), ENV, max_context_bytes=ROOM)
+
+
+def test_the_status_is_a_function_of_the_snapshot() -> None:
+    def snapshot(status: str, *types: str) -> dict[str, Any]:
+        return {"status": status, "tasks": {str(n): {"type": type_} for n, type_ in enumerate(types)}}
+
+    assert status_of(snapshot("done")) is S.COMPLETED
+    assert status_of(snapshot("error")) is S.FAILED
+    assert status_of(snapshot("stopped")) is S.CANCELLED
+    assert status_of(snapshot("active")) is S.WAITING
+    assert status_of(snapshot("active", "work")) is S.RUNNING
+    assert status_of(snapshot("active", "HUMAN", "TIMER", "MAP", "WORKFLOW")) is S.WAITING
+    assert status_of(snapshot("active", "HUMAN", "work")) is S.RUNNING
+
+
+def test_closing_covers_every_kind_of_obligation() -> None:
+    effects = closing({"tasks": {"a": {}}, "timers": {"b": {}}, "children": {"c": {}}})
+    assert [(type(effect).__name__, effect.key) for effect in effects if hasattr(effect, "key")] == [
+        ("CancelTask", "a"),
+        ("CancelTimer", "b"),
+        ("CancelChild", "c"),
+    ]

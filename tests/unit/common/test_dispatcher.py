@@ -1,0 +1,326 @@
+"""The dispatcher: no wake-up is lost, one round at a time, and neither a slow round nor an error stops it for good.
+
+Threads meet on events; where the test says "later" it waits for a fact, never for time.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from common.faults import FaultInjected
+from common.queues import dispatcher as module
+from common.queues.dispatcher import Dispatcher, Drained
+from tests.support.waiting import wait_until
+
+PATIENCE = 10.0
+
+
+class Table:
+    """What a dispatcher drains: rows that are committed, and how many a round finds."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.taken = 0
+        self.rounds = 0
+        self.at_once = 0
+        self.most_at_once = 0
+        self._turn = threading.Lock()
+        self.before_read: Callable[[int], None] = lambda _round: None
+        self.after_read: Callable[[int], None] = lambda _round: None
+
+    def commit(self, rows: int = 1) -> None:
+        with self._turn:
+            self.rows += rows
+
+    def work(self, _until: float) -> Drained:
+        with self._turn:
+            self.rounds += 1
+            number = self.rounds
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        self.before_read(number)
+        with self._turn:
+            found, self.rows = self.rows, 0
+            self.taken += found
+        self.after_read(number)
+        with self._turn:
+            self.at_once -= 1
+        return Drained(Counter(rows=found))
+
+
+def never_due() -> float | None:
+    return None
+
+
+@contextmanager
+def running(
+    table: Table, *, look_seconds: float = 0.0, due: Callable[[], float | None] = never_due
+) -> Iterator[Dispatcher]:
+    """A dispatcher with its resident thread; by default it never looks by itself."""
+    dispatcher = Dispatcher("test", work=table.work, due=due, look_seconds=look_seconds)
+    dispatcher.start()
+    yield dispatcher
+    assert dispatcher.end(wait=PATIENCE)
+
+
+@pytest.fixture
+def table() -> Table:
+    return Table()
+
+
+def test_a_ring_starts_a_round(table: Table) -> None:
+    with running(table) as dispatcher:
+        table.commit()
+        dispatcher.ring()
+        wait_until(lambda: table.taken == 1, what="the row to be taken")
+
+
+def test_an_answer_works_in_the_calling_thread_and_says_what_it_did(table: Table) -> None:
+    dispatcher = Dispatcher("test", work=table.work, due=never_due, look_seconds=0)  # no thread of its own
+    table.commit(3)
+
+    assert dispatcher.answer() == {"rows": 3}
+    assert dispatcher.answer() == {"rows": 0}
+
+
+def test_a_ring_while_a_round_reads_is_followed_by_another_read(table: Table) -> None:
+    """The row is committed after the read and before the round ends: the ring must not be swallowed."""
+
+    def commit_after_the_first_read(number: int) -> None:
+        if number == 1:
+            table.commit()
+            assert dispatcher.answer() == {"coalesced": True}
+
+    table.after_read = commit_after_the_first_read
+    dispatcher = Dispatcher("test", work=table.work, due=never_due, look_seconds=0)
+
+    assert dispatcher.answer() == {"rows": 1}
+    assert table.rounds == 2
+
+
+def test_a_ring_between_the_last_read_and_the_stop_is_not_lost(table: Table) -> None:
+    """The hardest place: the work has returned, and the round has not yet said that it stops."""
+    dispatcher = Dispatcher("test", work=table.work, due=never_due, look_seconds=0)
+    inner = dispatcher._turn
+    passes = iter(range(1, 100))
+
+    class Turn:
+        """The dispatcher's lock; just before the stop is decided under it, somebody commits and rings."""
+
+        def __enter__(self) -> None:
+            if next(passes) == 3:  # 1: answer takes the round, 2: clears `again`, 3: decides whether to stop
+                table.commit()
+                dispatcher._turn = inner
+                dispatcher.ring()
+                dispatcher._turn = self  # type: ignore[assignment]
+            inner.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            inner.release()
+
+    dispatcher._turn = Turn()  # type: ignore[assignment]
+
+    assert dispatcher.answer() == {"rows": 1}
+    assert table.rounds == 2
+
+
+def test_no_wake_up_is_lost_among_many_threads(table: Table) -> None:
+    """Each thread commits and then rings, a thousand times in all; nobody looks. In the end every row is taken."""
+    barrier = threading.Barrier(4)
+
+    def sender(ring: Callable[[], Any]) -> None:
+        barrier.wait(PATIENCE)
+        for _ in range(250):
+            table.commit()
+            ring()
+
+    with running(table) as dispatcher, ThreadPoolExecutor(4) as senders:
+        for done in [senders.submit(sender, ring) for ring in (dispatcher.ring, dispatcher.answer) * 2]:
+            done.result(30)
+        wait_until(lambda: table.taken == 1_000, what="every row to be taken")
+
+    assert table.most_at_once == 1, "one round at a time"
+
+
+def test_a_doorbell_during_a_round_is_answered_at_once(table: Table) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+
+    def pause(number: int) -> None:
+        if number == 1:
+            reading.set()
+            assert go_on.wait(PATIENCE)
+
+    table.before_read = pause
+    with running(table) as dispatcher:
+        dispatcher.ring()
+        assert reading.wait(PATIENCE)
+        assert dispatcher.answer() == {"coalesced": True}
+        go_on.set()
+        wait_until(lambda: table.rounds == 2, what="the round that the doorbell asked for")
+
+
+def test_a_round_that_used_up_its_time_hands_over_and_frees_the_doorbell_s_thread(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DRAIN_BUDGET", 0.0)
+    left = [3]
+
+    def endless(_until: float) -> Drained:
+        left[0] -= 1
+        return Drained(Counter(rows=1), more=left[0] > 0)
+
+    dispatcher = Dispatcher("test", work=endless, due=never_due, look_seconds=0)
+
+    assert dispatcher.answer() == {"rows": 1, "more": True}
+    dispatcher.start()  # the resident thread takes over from there, without another ring
+    wait_until(lambda: left[0] == 0, what="the rest to be done")
+    assert dispatcher.end(wait=PATIENCE)
+
+
+def test_work_left_over_within_the_time_is_done_in_the_same_round(table: Table) -> None:
+    left = [3]
+
+    def more(_until: float) -> Drained:
+        left[0] -= 1
+        return Drained(Counter(rows=1), more=left[0] > 0)
+
+    assert Dispatcher("test", work=more, due=never_due, look_seconds=0).answer() == {"rows": 3}
+
+
+def failing_once(error: BaseException, table: Table) -> Callable[[float], Drained]:
+    errors = [error]
+
+    def work(until: float) -> Drained:
+        if errors:
+            raise errors.pop()
+        return table.work(until)
+
+    return work
+
+
+@pytest.mark.parametrize(
+    "error", [OperationalError("SELECT 1", {}, Exception("gone")), KeyError("a bug"), OSError(5)]
+)
+def test_an_error_rests_the_dispatcher_and_keeps_the_wake_up(
+    table: Table, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(module, "REST_AFTER_ERROR", 0.05)
+    dispatcher = Dispatcher("test", work=failing_once(error, table), due=never_due, look_seconds=0)
+    dispatcher.start()
+    table.commit()
+
+    assert dispatcher.answer() == {"error": type(error).__name__}
+
+    wait_until(lambda: table.taken == 1, what="the row to be taken after the rest, though nobody rang again")
+    assert dispatcher.end(wait=PATIENCE)
+
+
+def test_while_it_rests_doorbells_are_not_worked_on(table: Table) -> None:
+    dispatcher = Dispatcher("test", work=failing_once(OSError(5), table), due=never_due, look_seconds=0)
+    dispatcher.answer()
+
+    assert dispatcher.answer() == {"coalesced": True}
+    assert table.rounds == 0
+
+
+def test_an_injected_fault_passes_through_and_leaves_the_next_round_possible(table: Table) -> None:
+    dispatcher = Dispatcher("test", work=failing_once(FaultInjected(), table), due=never_due, look_seconds=0)
+    with pytest.raises(FaultInjected):
+        dispatcher.answer()
+
+    table.commit()
+
+    assert dispatcher.answer() == {"rows": 1}
+
+
+def test_without_a_ring_it_looks_by_itself(table: Table) -> None:
+    with running(table, look_seconds=0.01):
+        table.commit()
+        wait_until(lambda: table.taken == 1, what="the row that nobody rang for")
+
+
+def test_with_the_look_off_only_rings_and_due_instants_count(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DUE_CHECK", 0.005)
+    asked: list[int] = []
+
+    def due() -> float | None:
+        asked.append(1)
+        if len(asked) == 2:
+            table.commit()
+            dispatcher.ring()  # what a worker does when a timer has fired
+        return None
+
+    dispatcher = Dispatcher("test", work=table.work, due=due, look_seconds=0)
+    dispatcher.start()
+    wait_until(lambda: table.taken == 1, what="the row that a due instant made")
+    table.commit()
+    so_far = len(asked)
+    wait_until(lambda: len(asked) >= so_far + 5, what="the clock to be asked five times more")
+
+    assert table.taken == 1, "nobody rang for the second row"
+    assert dispatcher.end(wait=PATIENCE)
+
+
+def test_it_sleeps_no_longer_than_until_the_next_due_instant(table: Table) -> None:
+    asked: list[float] = []
+
+    def due() -> float | None:
+        asked.append(time.monotonic())
+        return 0.02
+
+    with running(table, due=due):
+        wait_until(lambda: len(asked) >= 4, what="the clock to be asked again and again")
+
+    assert asked[3] - asked[0] < module.DUE_CHECK, "not at the half second at which it asks anyway"
+
+
+def test_an_error_while_asking_the_clock_does_not_end_the_looking(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REST_AFTER_ERROR", 0.02)
+    monkeypatch.setattr(module, "DUE_CHECK", 0.01)
+    asked: list[int] = []
+
+    def due() -> float | None:
+        asked.append(1)
+        raise ValueError("a bug in the clock")
+
+    with running(table, due=due) as dispatcher:
+        wait_until(lambda: len(asked) >= 2, what="the clock to be asked again")
+        table.commit()
+        dispatcher.ring()
+        wait_until(lambda: table.taken == 1, what="work to go on")
+
+
+def test_the_end_lets_a_round_finish_and_takes_no_other(table: Table) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+
+    def pause(number: int) -> None:
+        reading.set()
+        assert go_on.wait(PATIENCE)
+
+    table.before_read = pause
+    dispatcher = Dispatcher("test", work=table.work, due=never_due, look_seconds=0)
+    dispatcher.start()
+    table.commit()
+    with ThreadPoolExecutor(1) as doorbell:
+        answered = doorbell.submit(dispatcher.answer)
+        assert reading.wait(PATIENCE)
+        dispatcher.begin_end()
+        assert dispatcher.end(wait=0.05) is False, "the round still runs"
+        assert dispatcher.answer() == {"coalesced": True}
+        go_on.set()
+        assert answered.result(PATIENCE) == {"rows": 1}
+
+    assert dispatcher.end(wait=PATIENCE) is True
+    assert dispatcher.answer() == {"coalesced": True}
+    assert table.rounds == 1
