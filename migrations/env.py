@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from alembic import context
 from sqlalchemy.types import TypeEngine
@@ -10,7 +10,7 @@ from sqlalchemy.types import TypeEngine
 from common.db.tables import metadata
 
 
-def render_item(kind: str, item: Any, autogen: Any) -> str | bool:
+def render_item(kind: str, item: Any, autogen: Any) -> str | Literal[False]:
     """Write our column types by name into a generated version."""
     if kind == "type" and isinstance(item, TypeEngine) and type(item).__module__ in {"common.db.types", "common.clock"}:
         autogen.imports.add("from common.db import types")
