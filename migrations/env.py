@@ -12,7 +12,11 @@ from common.db.tables import metadata
 
 def render_item(kind: str, item: Any, autogen: Any) -> str | Literal[False]:
     """Write our column types by name into a generated version."""
-    if kind == "type" and isinstance(item, TypeEngine) and type(item).__module__ in {"common.db.types", "common.clock"}:
+    if (
+        kind == "type"
+        and isinstance(item, TypeEngine)
+        and type(item).__module__ in {"common.db.types", "common.clock"}
+    ):
         autogen.imports.add("from common.db import types")
         return f"types.{type(item).__name__}()"
     return False
