@@ -141,10 +141,12 @@ class Runner:
         context = TaskContext(claim)
         with self._turn:
             self._held[claim.id] = (claim, context)
-        self.slots.submit(lambda: self._run(claim, context))
+        self.slots.submit(lambda: self._run(claim, context), self._hand_on)
 
-    def _run(self, claim: TaskClaim, context: TaskContext) -> None:
-        outcome = call_handler(self.registry, claim, context, max_output_bytes=self.max_output_bytes)
+    def _run(self, claim: TaskClaim, context: TaskContext) -> Outcome:
+        return call_handler(self.registry, claim, context, max_output_bytes=self.max_output_bytes)
+
+    def _hand_on(self, outcome: Outcome) -> None:
         # Also where the task was claimed anew meanwhile: this token is refused, and that goes on record.
         with self._turn:
             if not self._closing:
