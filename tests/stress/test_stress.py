@@ -82,7 +82,9 @@ def test_stress_on_postgresql(
     with Cluster(processes, postgres_url, valkey_url, settings) as cluster:
         ran = run_stress(cluster, tell, senders=SENDERS)
         assert_clean(ran, cluster)
-    assert deadlocks(postgres_url) == 0
+    met = deadlocks(postgres_url)
+    tell(f"{met} deadlocks")
+    assert met == 0
 
 
 def test_stress_on_sqlite(processes: Processes, sqlite_url: str, valkey_url: str, tell: Tell) -> None:
