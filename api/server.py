@@ -6,6 +6,7 @@ what is missing is said once, in one line; the application, its connections and 
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import sys
@@ -39,6 +40,9 @@ def run(settings: Settings, *, threads: int = THREADS) -> None:
     limits = prepare(settings)
     _require_schema(settings)
     log.info("api.starting", url=f"http://{settings.host}:{settings.port}", settings=settings.redacted())
+    # What was loaded stays until the end: no collection needs to look at it again, not even the last one, which
+    # would cost each of the two processes a quarter of a second of its exit.
+    gc.freeze()
     _Server(settings, limits, threads).run()
 
 
@@ -69,6 +73,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
     def load(self) -> Flask:
         """Make the application; called in the process that serves."""
         self._app = create_app(self._settings, limits=self._limits, threads=self._threads)
+        gc.freeze()
         return self._app
 
     def _options(self) -> Mapping[str, Any]:

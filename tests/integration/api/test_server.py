@@ -67,7 +67,7 @@ def serve(processes: Processes, engine: Engine, database_url: str) -> Callable[.
         child = processes.start("api", sys.executable, "-m", "api.server", env=env)
         server = Server(child, port, key)
         with server.client() as client:
-            child.wait_until_ready(lambda: answers(client), what="the server to answer")
+            child.wait_until_ready(lambda: answers(client), what="the server to answer", seconds=60)
         return server
 
     return start
@@ -147,31 +147,30 @@ def test_a_sender_who_stalls_holds_one_thread_and_not_the_server(serve: Callable
         assert stalled.recv(12) == b"HTTP/1.1 401"
 
 
-def test_it_ends_within_seconds_and_answers_those_who_wait(serve: Callable[..., Server]) -> None:
+def test_it_ends_when_told_and_answers_those_who_wait(serve: Callable[..., Server]) -> None:
     server = serve()
-    answered: list[httpx2.Response] = []
+    answered: list[tuple[int, float]] = []
     with server.client() as client:
         client.post("/api/v1/definitions", json={"document": APPROVAL})
 
         def wait() -> None:
+            start = {"definitionKey": "approval"}
             with server.client() as waiting:
-                answered.append(
-                    waiting.post(
-                        "/api/v1/instances", json={"definitionKey": "approval"}, headers={"Prefer": "wait=60"}
-                    )
-                )
+                answer = waiting.post("/api/v1/instances", json=start, headers={"Prefer": "wait=60"})
+                answered.append((answer.status_code, time.monotonic()))
 
         thread = threading.Thread(target=wait)
         thread.start()
         wait_until(lambda: client.get("/api/v1/instances").json()["items"], what="the start to be accepted")
 
-        began = time.monotonic()
-        server.child.terminate()
-        thread.join(10)
+    told = time.monotonic()
+    server.child.terminate(seconds=30)
+    thread.join(10)
 
-    assert time.monotonic() - began < 8
-    assert server.child.popen.returncode == 0
-    assert [answer.status_code for answer in answered] == [202]
+    ((status, at),) = answered
+    assert status == 202
+    assert at - told < 5, "long before the 60 s that it had asked for"
+    assert server.child.exit_code == 0
 
 
 def test_its_worker_comes_back_when_it_is_killed(serve: Callable[..., Server]) -> None:
@@ -180,7 +179,7 @@ def test_its_worker_comes_back_when_it_is_killed(serve: Callable[..., Server]) -
     with server.client() as client:
         os.kill(int(worker), signal.SIGKILL)
 
-        wait_until(lambda: answers(client), what="the server to answer again", seconds=20)
+        wait_until(lambda: answers(client), what="the server to answer again", seconds=60)
 
 
 REFUSED = {
@@ -201,7 +200,7 @@ def test_a_wrong_setting_is_said_in_one_line_before_anything_starts(
 
     child = processes.start("api", sys.executable, "-m", "api.server", env=env)
 
-    assert child.wait(seconds=20) == 2
+    assert child.wait(seconds=60) == 2
     (line,) = child.log_path.read_text("utf-8").splitlines()
     assert line.startswith("signalbox api: ")
     assert said in line
@@ -214,7 +213,7 @@ def test_it_does_not_serve_a_schema_older_than_itself(processes: Processes, tmp_
 
     child = processes.start("api", sys.executable, "-m", "api.server", env=env)
 
-    assert child.wait(seconds=20) == 2
+    assert child.wait(seconds=60) == 2
     assert "signalbox db upgrade" in child.log_tail()
 
 
@@ -231,7 +230,7 @@ def test_a_database_that_is_away_is_told_and_waited_for(
     }
     child = processes.start("api", sys.executable, "-m", "api.server", env=env)
     with httpx2.Client(base_url=f"http://{LOOPBACK}:{port}", timeout=20, trust_env=False) as client:
-        child.wait_until_ready(lambda: answers(client), what="the server to answer")
+        child.wait_until_ready(lambda: answers(client), what="the server to answer", seconds=60)
         ready = client.get("/health/ready")
         asked = client.get(
             "/api/v1/instances", headers={"Authorization": "Bearer sb_" + "a" * 12 + "_" + "a" * 52}
@@ -255,7 +254,7 @@ def test_plain_gunicorn_serves_it_too(processes: Processes, sqlite_url: str) -> 
     command = ("gunicorn", "--no-control-socket", "--worker-class", "gthread", "--threads", "8", "-b", bind)
     child = processes.start("gunicorn", *command, "api.wsgi:app", env=env)
     with httpx2.Client(base_url=f"http://{bind}", timeout=20, trust_env=False) as client:
-        child.wait_until_ready(lambda: answers(client), what="the server to answer")
+        child.wait_until_ready(lambda: answers(client), what="the server to answer", seconds=60)
 
         assert client.get("/health/ready").json()["status"] == "ready"
         assert client.get("/docs").status_code == 200
