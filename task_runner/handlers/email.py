@@ -7,6 +7,7 @@ one: a mail server or a reader can tell, and the file is overwritten rather than
 from __future__ import annotations
 
 import os
+import re
 import smtplib
 import ssl
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ from task_runner.context import TaskContext
 from task_runner.registry import REGISTRY, Permanent, Retryable, make_handler
 
 TIMEOUT_SECONDS = 30
+# They would end the header, or the SMTP command, that a value is written into.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _MEMBERS = {"to", "cc", "bcc", "subject", "text", "html"}
 
 _ADDRESSES: dict[str, Any] = {
@@ -49,10 +52,10 @@ OUTPUT_SCHEMA: dict[str, Any] = {
 
 
 def send_email(input: Any, context: TaskContext) -> dict[str, Any]:
-    """Send an e-mail and return its `messageId`.
+    """Send an e-mail and return its `messageId`, and `refused` recipients where the server took it for others.
 
     Input {to, cc?, bcc?, subject?, text?, html?}; `to`, `cc` and `bcc` are an address or a list of them.
-    Fails permanently (`email.invalid`, `email.refused`) or to be tried again (`email.unreachable`).
+    Fails permanently (`email.invalid`, `email.refused`) or to be tried again (`email.deferred`, `email.unreachable`).
     """
     settings = Settings.load()
     message = compose(input, sender=settings.mail_from, key=context.idempotency_key)
@@ -61,8 +64,10 @@ def send_email(input: Any, context: TaskContext) -> dict[str, Any]:
         path = write_eml(settings.data / "mail", message, recipients, context.task_id)
         context.log.info("email.written", file=path.name)
     else:
-        _deliver(settings.smtp_url.get_secret_value(), message, recipients)
-        context.log.info("email.sent", recipients=len(recipients))
+        refused = _deliver(settings.smtp_url.get_secret_value(), message, recipients)
+        context.log.info("email.sent", recipients=len(recipients), refused=len(refused))
+        if refused:  # to try again would send it a second time to those who have it
+            return {"messageId": str(message["Message-ID"]), "refused": refused}
     return {"messageId": str(message["Message-ID"])}
 
 
@@ -81,7 +86,7 @@ def compose(input: Any, *, sender: str, key: str) -> EmailMessage:
         message["To"] = ", ".join(_addresses(input, "to"))
         if "cc" in input:
             message["Cc"] = ", ".join(_addresses(input, "cc"))
-        message["Subject"] = str(input.get("subject", ""))
+        message["Subject"] = _subject(input)
         message["Date"] = formatdate(usegmt=True)
         message["Message-ID"] = f"<{sha256(key.encode()).hexdigest()[:32]}@signalbox>"
     except (ValueError, IndexError) as error:
@@ -103,20 +108,22 @@ def write_eml(folder: Path, message: EmailMessage, recipients: list[str], task_i
     return path
 
 
-def _deliver(url: str, message: EmailMessage, recipients: list[str]) -> None:
+def _deliver(url: str, message: EmailMessage, recipients: list[str]) -> dict[str, int]:
+    """Hand the message to the server; the recipients it refused, with its codes, where it took others."""
     parts = urlsplit(url)
     host, port = parts.hostname or "127.0.0.1", parts.port or (465 if parts.scheme == "smtps" else 25)
     try:
         with _connect(parts.scheme, host, port) as server:
             if parts.username:
                 server.login(unquote(parts.username), unquote(parts.password or ""))
-            server.send_message(message, to_addrs=recipients)
+            refused = server.send_message(message, to_addrs=recipients)
     except (smtplib.SMTPRecipientsRefused, smtplib.SMTPSenderRefused, smtplib.SMTPDataError) as error:
         _refused(error)
     except (smtplib.SMTPException, OSError) as error:
         raise Retryable(
             f"the mail server does not answer as expected: {type(error).__name__}", code="email.unreachable"
         ) from error
+    return {address: code for address, (code, _) in refused.items()}
 
 
 def _connect(scheme: str, host: str, port: int) -> smtplib.SMTP:
@@ -140,6 +147,13 @@ def _refused(error: smtplib.SMTPRecipientsRefused | smtplib.SMTPResponseExceptio
     ) from error
 
 
+def _subject(input: Mapping[str, Any]) -> str:
+    subject = str(input.get("subject", ""))
+    if _CONTROL.search(subject):
+        raise Permanent("subject: contains control characters", code="email.invalid")
+    return subject
+
+
 def _addresses(input: Mapping[str, Any], member: str) -> list[str]:
     value = input.get(member)
     listed = [value] if isinstance(value, str) else value
@@ -148,7 +162,7 @@ def _addresses(input: Mapping[str, Any], member: str) -> list[str]:
             f"{member}: expected an address or a list of addresses, found {value!r}", code="email.invalid"
         )
     for address in listed:
-        if not isinstance(address, str) or "@" not in parseaddr(address)[1]:
+        if not isinstance(address, str) or "@" not in parseaddr(address)[1] or _CONTROL.search(address):
             raise Permanent(f"{member}: {address!r} is not an e-mail address", code="email.invalid")
     return listed
 
