@@ -44,9 +44,15 @@ _SEEN = (
     .where(_w.id == bindparam("worker", type_=Id()))
     .values(seen_at=bindparam("now", type_=UtcDateTime()), ended_at=None, died_at=None)
 )
+# Skipped where locked: that one is just saying that it lives. After a host slept, all would else wait for each other.
+_silent = (
+    select(_w.id)
+    .where(_w.ended_at.is_(None), _w.seen_at < bindparam("silent_since", type_=UtcDateTime()))
+    .with_for_update(skip_locked=True)
+)
 _SILENT = (
     update(workers)
-    .where(_w.ended_at.is_(None), _w.seen_at < bindparam("silent_since", type_=UtcDateTime()))
+    .where(_w.id.in_(_silent.scalar_subquery()))
     .values(ended_at=bindparam("now", type_=UtcDateTime()), died_at=bindparam("now", type_=UtcDateTime()))
 )
 

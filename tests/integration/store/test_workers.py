@@ -1,0 +1,173 @@
+"""Workers: who is here, who said good-bye, and who was found dead, so that what he may have held is handled with care."""
+
+import os
+import subprocess
+import sys
+from datetime import datetime, timedelta
+
+import pytest
+from sqlalchemy import text
+
+from common.commands.presence import SUSPICION, Presence, arrive, leave, stay
+from common.db import Database
+from common.store import overview, workers
+from common.store.workers import PublishedHandler
+from orchestrator.sweep import WORKERS_KEPT, forget
+from tests.support.manual_clock import ManualClock
+
+
+def arrived(database: Database, duty: str = "orchestrator") -> Presence:
+    presence = Presence.of(duty, types=["b", "a"], slots=4)
+    with database.transaction() as tx:
+        arrive(tx, presence, version="test")
+    return presence
+
+
+def stayed(database: Database, presence: Presence) -> datetime | None:
+    with database.transaction() as tx:
+        return stay(tx, presence)
+
+
+def here(database: Database) -> list[str]:
+    with database.reading() as tx:
+        return [str(worker.id) for worker in overview.list_workers(tx)]
+
+
+def on_another_host(database: Database, presence: Presence) -> None:
+    """So that a process that arrives here does not look for its pid."""
+    with database.transaction() as tx:
+        tx.execute(text("UPDATE workers SET host = 'elsewhere' WHERE id = :id"), {"id": presence.id})
+
+
+def test_a_worker_is_here_until_it_says_good_bye(database: Database) -> None:
+    presence = arrived(database)
+    assert here(database) == [presence.id]
+
+    with database.transaction() as tx:
+        leave(tx, presence)
+
+    assert here(database) == []
+    other = arrived(database)
+    assert stayed(database, other) is None, "an end in order is no death"
+
+
+def test_a_worker_that_falls_silent_is_taken_for_dead_for_a_minute(
+    clock: ManualClock, database: Database
+) -> None:
+    silent = arrived(database)
+    on_another_host(database, silent)
+    living = arrived(database)
+
+    clock.advance(workers.SILENT_AFTER)
+    assert stayed(database, living) is None
+    died_at = clock.advance(timedelta(seconds=1))
+    assert stayed(database, living) == died_at
+    assert here(database) == [living.id]
+
+    clock.advance(SUSPICION - timedelta(seconds=1))
+    assert stayed(database, living) == died_at
+    clock.advance(timedelta(seconds=1))
+    assert stayed(database, living) is None
+
+
+def test_one_that_was_frozen_comes_back_to_life(clock: ManualClock, database: Database) -> None:
+    frozen = arrived(database)
+    on_another_host(database, frozen)
+    living = arrived(database)
+    clock.advance(timedelta(seconds=20))
+    assert stayed(database, living) is not None
+
+    stayed(database, frozen)
+
+    assert sorted(here(database)) == sorted([frozen.id, living.id])
+    assert stayed(database, living) is None
+
+
+def test_a_death_concerns_its_own_duty(clock: ManualClock, database: Database) -> None:
+    runner = arrived(database, "task-runner")
+    on_another_host(database, runner)
+    orchestrator = arrived(database)
+    clock.advance(timedelta(seconds=20))
+
+    assert stayed(database, orchestrator) is None
+    assert stayed(database, arrived(database, "task-runner")) is not None
+
+
+def test_a_predecessor_whose_process_is_gone_is_dead_at_once(database: Database) -> None:
+    gone = arrived(database)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait(10)
+    with database.transaction() as tx:
+        tx.execute(text("UPDATE workers SET pid = :pid WHERE id = :id"), {"pid": ended.pid, "id": gone.id})
+
+    successor = arrived(database)
+
+    assert here(database) == [successor.id]
+    assert stayed(database, successor) is not None
+
+
+def test_a_neighbour_whose_process_lives_is_left_alone(database: Database) -> None:
+    neighbour = arrived(database)
+    with database.transaction() as tx:
+        tx.execute(
+            text("UPDATE workers SET pid = :pid WHERE id = :id"), {"pid": os.getppid(), "id": neighbour.id}
+        )
+
+    successor = arrived(database)
+
+    assert sorted(here(database)) == sorted([neighbour.id, successor.id])
+    assert stayed(database, successor) is None
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_workers_that_were_all_frozen_do_not_wait_for_each_other(
+    clock: ManualClock, database: Database
+) -> None:
+    """A host that slept: each says that it lives, and would mark the others as dead."""
+    first, second = arrived(database), Presence.of("orchestrator")
+    on_another_host(database, first)
+    with database.transaction() as tx:
+        arrive(tx, second, version="test")
+    clock.advance(timedelta(minutes=5))
+
+    with database.transaction() as held:
+        held.execute(text("UPDATE workers SET seen_at = seen_at WHERE id = :id"), {"id": first.id})
+        with database.transaction() as tx:
+            tx.exec_driver_sql("SET LOCAL lock_timeout = '300ms'")
+            workers.seen(tx, second.id, now=clock.now())
+
+    assert sorted(here(database)) == sorted([first.id, second.id]), (
+        "nobody is dead who is just saying that he lives"
+    )
+
+
+def test_what_runners_can_do_stays_when_they_leave(database: Database) -> None:
+    published = [PublishedHandler("orders.one", "", "does one thing", False, False, None, None)]
+    presence = Presence.of("task-runner", types=["orders.one"])
+    with database.transaction() as tx:
+        arrive(tx, presence, version="test", published=published)
+        workers.publish(
+            tx,
+            [PublishedHandler("orders.one", "", "does it better", False, False, "{}", None)],
+            now=datetime.now().astimezone(),
+        )
+        leave(tx, presence)
+
+    with database.reading() as tx:
+        assert [(one.type, one.description, one.input_schema) for one in overview.list_handlers(tx)] == [
+            ("orders.one", "does it better", "{}")
+        ]
+
+
+def test_rows_of_workers_that_ended_long_ago_are_forgotten(clock: ManualClock, database: Database) -> None:
+    gone, living = arrived(database), Presence.of("orchestrator")
+    with database.transaction() as tx:
+        leave(tx, gone)
+        arrive(tx, living, version="test")
+    clock.advance(WORKERS_KEPT + timedelta(seconds=1))
+
+    forget(database)
+
+    with database.reading() as tx:
+        assert list(tx.execute(text("SELECT count(*) FROM workers")).scalars()) == [1]
+    assert here(database) == [living.id]
