@@ -13,7 +13,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from statechart.document import Definition
 from statechart.env import Json
 
-IDENTIFIER = "https://signalbox.dev/schema/definition.json"
+IDENTIFIER = "urn:signalbox:definition:1"
 
 
 class _Schema(GenerateJsonSchema):

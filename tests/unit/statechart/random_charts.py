@@ -1,7 +1,8 @@
-"""Hypothesis strategies for statecharts and events: small charts in which much can happen."""
+"""Random statecharts and events: small charts in which much can happen."""
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 from hypothesis import strategies as st
@@ -13,48 +14,54 @@ GUARDS = ("context.n % 2 == 0", "context.n < 5", "context.n > 2", "context.missi
 MAX_DEPTH = 3
 
 
-@st.composite
-def documents(draw, *, eventless: bool = True):
-    """A document with id "m"; every state is reachable by some `#m.path`, guards never read the event."""
-    root = draw(_states(0, ()))
-    writer = _Writer(draw, eventless=eventless)
+def documents(*, eventless: bool = True) -> st.SearchStrategy[dict[str, Json]]:
+    """Documents with id "m"; every state has a target `#m.path`, and guards never read the event.
+
+    A document is written from one random number and not draw by draw: a chart takes hundreds of choices, and
+    choosing them one by one costs more than all that the tests do with it.
+    """
+    return st.integers(0, 2**32 - 1).map(lambda seed: document(Random(seed), eventless=eventless))
+
+
+def events() -> st.SearchStrategy[list[Json]]:
+    """Events from outside, and moves of the clock in seconds as numbers."""
+    return st.lists(st.sampled_from([*({"type": name} for name in EVENTS), 1, 30]), max_size=8)
+
+
+def document(random: Random, *, eventless: bool = True) -> dict[str, Json]:
+    root = _states(random, 0)
+    writer = _Writer(random, eventless=eventless)
     writer.collect(root, ())
     writer.furnish()
     return {"id": "m", "context": {"n": 0, "log": []}, **root}
 
 
-def events():
-    """Events from outside, and moves of the clock in seconds as numbers."""
-    return st.lists(st.sampled_from([*({"type": name} for name in EVENTS), 1, 30]), max_size=8)
-
-
-@st.composite
-def _states(draw, depth: int, keys: tuple[str, ...]) -> dict[str, Json]:
+def _states(random: Random, depth: int) -> dict[str, Json]:
     kinds = (
         ["compound", "compound", "parallel"] if depth == 0 else ["atomic", "atomic", "compound", "parallel"]
     )
-    kind = draw(st.sampled_from(kinds if depth < MAX_DEPTH else ["atomic"]))
+    kind = random.choice(kinds if depth < MAX_DEPTH else ["atomic"])
     if kind == "atomic":
         return {}
-    names = [f"{'abcd'[depth]}{number}" for number in range(draw(st.integers(1, 3)))]
-    states = {name: draw(_states(depth + 1, (*keys, name))) for name in names}
+    names = [f"{'abcd'[depth]}{number}" for number in range(random.randint(1, 3))]
+    states = {name: _states(random, depth + 1) for name in names}
     body: dict[str, Json] = {"states": states}
     if kind == "parallel":
         body["type"] = "parallel"
     else:
-        body["initial"] = draw(st.sampled_from(names))
-        if draw(st.booleans()):
+        body["initial"] = random.choice(names)
+        if random.random() < 0.5:
             states["end"] = {"type": "final"}
-    if draw(st.integers(0, 2)) == 0:
-        states["memory"] = {"type": "history", "history": draw(st.sampled_from(["shallow", "deep"]))}
+    if random.random() < 0.33:
+        states["memory"] = {"type": "history", "history": random.choice(["shallow", "deep"])}
     return body
 
 
 class _Writer:
     """Writes what the states of a tree do."""
 
-    def __init__(self, draw: Any, *, eventless: bool) -> None:
-        self.draw = draw
+    def __init__(self, random: Random, *, eventless: bool) -> None:
+        self.random = random
         self.eventless = eventless
         self.places: list[tuple[tuple[str, ...], dict[str, Json]]] = []
 
@@ -64,10 +71,10 @@ class _Writer:
             self.collect(inner, (*keys, name))
 
     def chance(self, one_in: int) -> bool:
-        return self.draw(st.integers(1, one_in)) == 1
+        return self.random.randint(1, one_in) == 1
 
     def pick(self, options: Any) -> Any:
-        return self.draw(st.sampled_from(list(options)))
+        return self.random.choice(list(options))
 
     def furnish(self) -> None:
         for keys, body in self.places:

@@ -16,7 +16,7 @@ from statechart.configuration import is_legal, with_ancestors
 from tests.unit.statechart.charts import NOW
 from tests.unit.statechart.random_charts import documents, events
 
-EXAMPLES = int(os.environ.get("EXAMPLES", "40"))  # raise it for a long look
+EXAMPLES = int(os.environ.get("EXAMPLES", "100"))  # raise it for a long look
 SETTINGS = settings(
     max_examples=EXAMPLES,
     deadline=None,

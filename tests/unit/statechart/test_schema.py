@@ -40,6 +40,13 @@ def test_slips_are_refused(document):
     assert not VALIDATOR.is_valid(document)
 
 
+def test_the_schema_in_the_docs_is_this_one():
+    # python -c "import json, statechart; print(json.dumps(statechart.json_schema(), indent=1))" writes it anew
+    written = (Path(__file__).parents[3] / "docs/definition.schema.json").read_text()
+
+    assert json.loads(written) == statechart.json_schema()
+
+
 def test_the_schema_names_no_other_place_to_fetch_from():
     references = [value for key, value in _walk(statechart.json_schema()) if key == "$ref"]
 
