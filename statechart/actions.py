@@ -8,6 +8,7 @@ obligation its key: the path of the state and an ordinal.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -109,7 +110,7 @@ class Cancel:
 
     def perform(self, draft: Draft) -> None:
         name = as_text(draft.evaluate(self.id), "cancel.id", "the id of what to cancel")
-        for key in sorted(key for key, timer in draft.timers.items() if timer.get("id") == name):
+        for key in sorted(key for key, timer in draft.timers.items() if _answers_to(timer, name)):
             draft.cancel_timer(key)
         for key in sorted(
             key for key, task in draft.tasks.items() if name in (task["name"], task.get("invoke"))
@@ -117,6 +118,10 @@ class Cancel:
             draft.cancel_task(key)
         for key in sorted(key for key, child in draft.children.items() if child["definitionKey"] == name):
             draft.cancel_child(key)
+
+
+def _answers_to(timer: Mapping[str, Json], name: str) -> bool:
+    return timer.get("name") == name or (timer.get("id") == name and "isReleased" not in timer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,15 +148,16 @@ class ArmAfter:
     delay: Value
 
     def perform(self, draft: Draft) -> None:
-        # XState may enter a state again that it has not left (its own history as a target): one timer is enough.
-        self.disarm(draft)
+        # A state may be entered again that was not left (its own history as a target). XState forgets the timer that
+        # runs already, and both fire.
+        draft.release_timer(draft.last_key(self.place))
         due_at = after(draft.env.now, as_milliseconds(draft.evaluate(self.delay), "after"))
-        draft.arm_timer(
-            draft.next_key(self.place), due_at, {"type": self.event_type}, identifier=self.event_type
-        )
+        draft.arm_timer(draft.next_key(self.place), due_at, {"type": self.event_type}, id=self.event_type)
 
     def disarm(self, draft: Draft) -> None:
-        draft.cancel_timer(draft.last_key(self.place))
+        key = draft.last_key(self.place)
+        if "isReleased" not in draft.timers.get(key, ()):
+            draft.cancel_timer(key)
 
 
 def emit(draft: Draft, key: str, event: Event) -> None:
@@ -178,7 +184,9 @@ def _arm(
 ) -> None:
     due_at = after(draft.env.now, as_milliseconds(draft.evaluate(delay), "delay"))
     name = None if identifier is None else as_text(draft.evaluate(identifier), "event.id", "an id")
-    draft.arm_timer(draft.next_key(place), due_at, event, to=to, identifier=name)
+    if name is not None:
+        draft.release_id(name)
+    draft.arm_timer(draft.next_key(place), due_at, event, to=to, id=name)
 
 
 def _event(draft: Draft, event: Value) -> Event:

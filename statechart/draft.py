@@ -36,6 +36,7 @@ KERNEL = 1  # the number of these semantics; it rises with each change of meanin
 # States entered or looked at, conditions asked and actions performed in one step, over all its microsteps. It keeps a
 # hostile chart from taking longer than a second; an ordinary step stays below a hundred.
 MAX_WORK = 100_000
+WORK_OF_ASKING = 4  # an obligation is entered, noted and usually withdrawn again
 Status = Literal["active", "done", "error", "stopped"]
 Snapshot = dict[str, Json]
 Change = dict[str, Json]
@@ -69,6 +70,7 @@ class Draft:
         "event",
         "has_taken_transition",
         "history",
+        "is_answered",
         "is_changed",
         "mailbox",
         "microsteps",
@@ -135,6 +137,7 @@ class Draft:
         self.microsteps = 0
         self.work = 0
         self.has_taken_transition = False
+        self.is_answered = False  # some transition was enabled by the event, if only one that forbids it
         self.is_changed = False  # what XState sees as another snapshot: configuration, context, invoked tasks
 
     # --- reading
@@ -219,6 +222,7 @@ class Draft:
 
     def next_key(self, place: str) -> str:
         """The key of the next thing that is asked for at this place."""
+        self.charge_work(WORK_OF_ASKING)
         count = self.counts.get(place, 0) + 1
         self.counts[place] = count
         return f"{place}/{count}"
@@ -255,14 +259,10 @@ class Draft:
             self._take_back(CreateTask, key, CancelTask(key))
         self.note("task.cancelled", key=key)
 
-    def arm_timer(
-        self, key: str, due_at: datetime, event: Event, *, to: Json = None, identifier: str | None = None
-    ) -> None:
-        entry: dict[str, Json] = {"dueAt": format_instant(due_at), "event": event}
-        if to is not None:
-            entry["to"] = to
-        if identifier is not None:
-            entry["id"] = identifier
+    def arm_timer(self, key: str, due_at: datetime, event: Event, **marks: Json) -> None:
+        """`marks` are kept beside it: `to` whom the event goes, the `id` of a delayed event, the `name` of a task."""
+        given = {mark: value for mark, value in marks.items() if value is not None}
+        entry: dict[str, Json] = {"dueAt": format_instant(due_at), "event": event, **given}
         self.timers[key] = entry
         self.effects.append(ArmTimer(key, due_at, event))
         self.note("timer.armed", key=key, dueAt=entry["dueAt"])
@@ -273,6 +273,19 @@ class Draft:
             return
         self._take_back(ArmTimer, key, CancelTimer(key))
         self.note("timer.cancelled", key=key)
+
+    def release_timer(self, key: str) -> None:
+        """Its id does not lead to this timer any more: it fires when it is due, and nothing can cancel it before."""
+        timer = self.timers.get(key)
+        if timer is not None:
+            self.timers[key] = {**timer, "isReleased": True}
+
+    def release_id(self, identifier: str) -> None:
+        """In XState an id leads to the timer that took it last, and to none as soon as one that has it fires."""
+        self.charge_work(len(self.timers) // 8)
+        for key, timer in self.timers.items():
+            if timer.get("id") == identifier:
+                self.release_timer(key)
 
     def start_workflow(self, child: StartWorkflow) -> None:
         if child.wait:

@@ -50,7 +50,7 @@ class Step:
 
     `snapshot` is plain JSON, the very object that came in where nothing changed. `changes` is the ordered record,
     each `{"type": dotted entry, ...}`. `outcome` is "ignored" where no transition was enabled, and `reason` says why:
-    "no_transition", "obligation_closed" or "not_active". An ignored answer to an obligation still closes it, except
+    "no_transition", "forbidden" (by `{}`), "obligation_closed" or "not_active". An ignored answer to an obligation still closes it, except
     that a failure which nobody catches leaves its task open, so that a later attempt can answer.
     """
 
@@ -160,7 +160,8 @@ def finish(draft: Draft) -> Step:
     # Nothing has moved; what may have changed is the obligation that was answered.
     is_as_before = not any(change["type"] != "guard.failed" for change in draft.changes)
     snapshot = draft.snapshot if is_as_before else draft.finished()
-    return Step(snapshot, tuple(draft.effects), tuple(draft.changes), "ignored", "no_transition")
+    reason = "forbidden" if draft.is_answered else "no_transition"
+    return Step(snapshot, tuple(draft.effects), tuple(draft.changes), "ignored", reason)
 
 
 # --- obligations
@@ -176,20 +177,26 @@ def answer_obligation(draft: Draft, key: str, event: Event) -> None:
         fire_timer(draft, key, event)
         return
     holder = draft.tasks if key in draft.tasks else draft.children
+    if event["type"] == holder[key]["failureEvent"] and not is_caught(draft, event):
+        return  # the task is still wanted
     entry = holder.pop(key)
     if "invoke" in entry and event["type"] == entry["completionEvent"]:
         keep_output(draft, key, event)
     macrostep(draft, event)
-    if draft.has_taken_transition:
-        return
-    if event["type"] == entry["failureEvent"]:
-        holder[key] = entry  # uncaught: the task is still wanted
-    else:
+    if not draft.has_taken_transition:
         draft.note("task.closed" if holder is draft.tasks else "child.closed", key=key)
+
+
+def is_caught(draft: Draft, event: Event) -> bool:
+    """Does some state take this failure, if only to forbid it? Nothing else may follow from one that is not caught."""
+    draft.take(event)
+    return bool(select_transitions(draft, event["type"]))
 
 
 def fire_timer(draft: Draft, key: str, event: Event) -> None:
     timer = draft.timers.pop(key)
+    if "id" in timer:
+        draft.release_id(timer["id"])
     draft.note("timer.fired", key=key)
     to = timer.get("to")
     if to is None:
@@ -228,7 +235,9 @@ def deliver_mail(draft: Draft) -> None:
 def macrostep(draft: Draft, event: Event) -> None:
     """Take an event, and everything that follows from it without another one."""
     draft.take(event)
-    microstep(draft, select_transitions(draft, event["type"]))
+    enabled = select_transitions(draft, event["type"])
+    draft.is_answered = bool(enabled)
+    microstep(draft, enabled)
     settle(draft)
 
 

@@ -197,7 +197,7 @@ def arm_timer_task(draft: Draft, task: CreateTask) -> None:
     if due_at is None:
         duration = task.input.get("duration") if isinstance(task.input, Mapping) else None
         due_at = after(draft.env.now, as_milliseconds(duration, "duration"))
-    draft.arm_timer(task.key, due_at, completion(task, None), identifier=task.invoke or task.name)
+    draft.arm_timer(task.key, due_at, completion(task, None), name=task.invoke or task.name)
 
 
 def completion(task: CreateTask, output: Json) -> Event:

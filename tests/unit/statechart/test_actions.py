@@ -253,6 +253,38 @@ def test_a_delayed_raise_can_be_cancelled_by_its_id():
     assert trace(document_of(states), "STOP", 3_600_000) == []
 
 
+def test_an_id_leads_to_the_delayed_event_that_took_it_last_until_one_of_them_fires():
+    remind = {"type": "raise", "event": "REMIND", "delay": 100, "id": "reminder"}
+    states = {
+        "a": {
+            "on": {
+                "ASK": {"actions": remind},
+                "STOP": {"actions": {"type": "cancel", "id": "reminder"}},
+                "REMIND": {"actions": log("reminded")},
+            }
+        }
+    }
+
+    assert trace(document_of(states), "ASK", 50, "ASK", "STOP", 1000) == ["reminded"]
+    assert trace(document_of(states), "ASK", 50, "ASK", 50, "STOP", 1000) == ["reminded", "reminded"]
+
+
+def test_a_state_that_is_entered_again_without_being_left_has_two_timers():
+    states = {
+        "p": {
+            "initial": "a",
+            "states": {
+                "a": {"on": {"AGAIN": "memory", "GO": "b"}, "after": {"100": {"actions": log("late")}}},
+                "b": {},
+                "memory": {"type": "history"},
+            },
+        }
+    }
+
+    assert trace(document_of(states), "AGAIN", 100) == ["late", "late"]
+    assert trace(document_of(states), "AGAIN", "GO", 100) == []
+
+
 def test_a_timer_that_is_armed_and_cancelled_in_one_step_is_never_asked_for():
     chart = chart_of({"a": {"on": {"GO": "b"}}, "b": {"after": {"1s": "c"}, "always": "c"}, "c": {}})
 

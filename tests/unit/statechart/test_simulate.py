@@ -27,6 +27,29 @@ def test_the_clock_moves_by_milliseconds():
     assert configurations(TIMED, 99, 1, 99, 1) == [["a"], ["a"], ["b"], ["b"], ["c"]]
 
 
+def test_the_clock_jumps_so_that_a_timer_armed_on_the_way_counts_from_where_it_has_arrived():
+    assert configurations(TIMED, 250, 99, 1) == [["a"], ["b"], ["b"], ["c"]]
+
+
+def test_what_the_last_timer_arms_without_delay_waits_for_the_next_move():
+    states = {"a": {"after": {"10": "b"}}, "b": {"after": {"0": "c"}}, "c": {}}
+
+    assert configurations(document_of(states), 10, 0) == [["a"], ["b"], ["c"]]
+    assert configurations(document_of(states, after={"60": {"actions": []}}), 10) == [["a"], ["c"]]
+
+
+def test_a_failure_that_is_caught_nowhere_is_an_error_and_one_that_is_forbidden_is_not():
+    invoke = {"src": "t", "id": "work"}
+    failure = {"type": "xstate.error.actor.work", "error": {"code": "no"}}
+
+    uncaught = run(document_of({"a": {"invoke": invoke, "on": {"NEXT": "b"}}, "b": {}}), failure, "NEXT")
+    forbidden = run(document_of({"a": {"invoke": {**invoke, "onError": {}}}}), failure)
+
+    assert [view["status"] for view in uncaught] == ["active", "error", "error"]
+    assert uncaught[-1]["error"]["code"] == "task.failed"
+    assert [view["status"] for view in forbidden] == ["active", "active"]
+
+
 @pytest.mark.parametrize(
     "event", [{}, {"advance_ms": -1}, {"advance_ms": "1"}, {"advance_ms": True}, {"type": 3}, 7, None]
 )

@@ -159,6 +159,28 @@ def test_a_failure_that_nobody_catches_leaves_the_task_open_for_a_retry():
     assert send(chart, failed, "done.task.t", obligation="a/1/1").snapshot["configuration"] == ["b"]
 
 
+def test_nothing_else_follows_from_a_failure_that_nobody_catches():
+    chart = chart_of(
+        {
+            "a": {"entry": [creating({"type": "t"})], "always": {"target": "b", "guard": "has(event.error)"}},
+            "b": {},
+        }
+    )
+
+    failed = send(chart, begin(chart), {"type": "error.task.t", "error": {"code": "x"}}, obligation="a/1/1")
+
+    assert (failed.outcome, failed.reason) == ("ignored", "no_transition")
+    assert failed.snapshot["configuration"] == ["a"]
+
+
+def test_a_failure_may_be_forbidden_and_closes_its_task():
+    chart = entering(creating({"type": "t"}), on={"error.task.t": {}})
+
+    failed = send(chart, begin(chart), {"type": "error.task.t", "error": {"code": "x"}}, obligation="a/1/1")
+
+    assert (failed.outcome, failed.reason, failed.snapshot["tasks"]) == ("ignored", "forbidden", {})
+
+
 def test_a_second_answer_is_ignored():
     chart = entering(
         creating({"type": "t"}), on={"done.task.t": {"actions": {"type": "log", "message": "done"}}}
