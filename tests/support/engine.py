@@ -15,6 +15,7 @@ from typing import Any
 
 from common.canonical import dumps, read
 from common.clock import read_now
+from common.commands.definitions import document_text
 from common.commands.outcome import Outcome, Reported, report_outcomes
 from common.commands.send import send_event
 from common.commands.start import Start, start_instance
@@ -60,7 +61,7 @@ class Engine:
 
     def apply(self, document: Mapping[str, Any]) -> str:
         """Store a document as the next, active version of its key; the key."""
-        text = dumps(dict(document))
+        text = document_text(document)
         key = str(document["id"])
         with self.database.transaction() as tx:
             newest = definitions.find_newest(tx, self.tenant_id, key)
@@ -89,7 +90,9 @@ class Engine:
 
     def send(self, instance_id: str, type: str, **members: Any) -> None:
         with self.database.transaction() as tx:
-            send_event(tx, self.tenant_id, instance_id, {"type": type, **members}, actor="test", limits=LIMITS)
+            send_event(
+                tx, self.tenant_id, instance_id, {"type": type, **members}, actor="test", limits=LIMITS
+            )
 
     # -- taking turns ----------------------------------------------------------------------------------------------
 
@@ -112,7 +115,9 @@ class Engine:
             )
 
     def call(self, claim: TaskClaim) -> Outcome:
-        return call_handler(self.registry, claim, TaskContext(claim), max_output_bytes=LIMITS.max_output_bytes)
+        return call_handler(
+            self.registry, claim, TaskContext(claim), max_output_bytes=LIMITS.max_output_bytes
+        )
 
     def succeeded(self, claim: TaskClaim, output: Any = None) -> Outcome:
         """The outcome of a handler that returned `output`, without calling one."""
@@ -173,4 +178,3 @@ class Engine:
         with self.database.transaction() as tx:
             result = tx.exec_driver_sql(statement, parameters or None)
             return list(result) if result.returns_rows else []
-

@@ -106,7 +106,8 @@ def forgets() -> Iterator[None]:
     sys.path[:] = path
 
 
-def test_the_decorator_registers_and_returns_the_function(forgets: None) -> None:
+@pytest.mark.usefixtures("forgets")
+def test_the_decorator_registers_and_returns_the_function() -> None:
     decorated = handler("tests.decorated", description="said", input_schema={"type": "object"})(one)
 
     assert decorated is one
@@ -118,9 +119,8 @@ def write_module(folder: Path, name: str, text: str) -> None:
     (folder / f"{name}.py").write_text(text, encoding="utf-8")
 
 
-def test_modules_are_found_in_the_current_folder(
-    forgets: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("forgets")
+def test_modules_are_found_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registering = "from signalbox import handler\n@handler('{0}')\ndef work(input):\n    return input\n"
     write_module(tmp_path, "shop_orders", registering.format("shop.orders"))
     write_module(tmp_path, "shop_mails", registering.format("shop.mails"))
@@ -139,8 +139,9 @@ def test_modules_are_found_in_the_current_folder(
         ("def broken(:", "SyntaxError"),
     ],
 )
+@pytest.mark.usefixtures("forgets")
 def test_a_module_that_cannot_be_imported_is_named_with_its_reason(
-    forgets: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
 ) -> None:
     write_module(tmp_path, f"broken_{said.lower()}", text)
     monkeypatch.chdir(tmp_path)
@@ -151,9 +152,8 @@ def test_a_module_that_cannot_be_imported_is_named_with_its_reason(
         discover(f"broken_{said.lower()}")
 
 
-def test_entry_points_are_imported_too(
-    forgets: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("forgets")
+def test_entry_points_are_imported_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_module(
         tmp_path,
         "installed_plugin",
@@ -168,7 +168,8 @@ def test_entry_points_are_imported_too(
     assert "plugin.work" in REGISTRY.functions()
 
 
-def test_the_built_in_handlers_are_found_by_their_entry_point(forgets: None) -> None:
+@pytest.mark.usefixtures("forgets")
+def test_the_built_in_handlers_are_found_by_their_entry_point() -> None:
     for name in [name for name in sys.modules if name.startswith("task_runner.handlers")]:
         del sys.modules[name]  # so that they register once more
 
