@@ -160,22 +160,30 @@ def test_a_failure_is_caught_by_its_own_name_or_a_wildcard(engine: Engine, caugh
     assert engine.status(instance_id) is InstanceStatus.COMPLETED
 
 
-def test_a_task_created_and_frozen_in_one_batch_is_held_beside_others_that_are_not(engine: Engine) -> None:
-    """Two instances in one batch: rows of both are written by one statement."""
+@pytest.mark.parametrize("frozen_at", [0, 3], ids=["first", "last"])
+def test_a_task_created_and_frozen_in_one_batch_is_held_beside_others_that_are_not(
+    engine: Engine, frozen_at: int
+) -> None:
+    """Several instances in one batch: rows of all are written by one statement."""
     engine.handler("work", lambda _input: None)
     ask = {"type": "createTask", "task": {"type": "work", "name": "job"}}
-    document = on_go(ask, BREAK={"actions": [assign("x", "${1 / 0}")]})
-    frozen, going = engine.start(document), engine.start("on-go")
+    engine.apply(on_go(ask, BREAK={"actions": [assign("x", "${1 / 0}")]}))
+    started = [engine.start("on-go") for _ in range(4)]
     engine.advance()
-    for instance_id in (going, frozen):
+    for instance_id in started:
         engine.send(instance_id, "GO")
-    engine.send(frozen, "BREAK")
+    engine.send(started[frozen_at], "BREAK")
 
     engine.advance()
 
-    assert (engine.status(frozen), engine.status(going)) == (FAILED, InstanceStatus.RUNNING)
+    frozen = started[frozen_at]
+    assert [engine.status(one) for one in started if one != frozen] == [InstanceStatus.RUNNING] * 3
+    assert engine.status(frozen) is FAILED
     rows = engine.execute("SELECT instance_id, held FROM tasks")
-    assert sorted((str(row[0]) == frozen, bool(row[1])) for row in rows) == [(False, False), (True, True)]
+    assert sorted((str(row[0]) == frozen, bool(row[1])) for row in rows) == [
+        *[(False, False)] * 3,
+        (True, True),
+    ]
 
 
 def test_a_timer_that_falls_due_while_frozen_waits_parked(engine: Engine, clock: ManualClock) -> None:

@@ -59,7 +59,7 @@ def test_a_giant_inbox_hides_nobody(engine: Engine) -> None:
         passes += 1
 
     assert passes <= 5, "one for the giant, the others walk past its three pages"
-    assert waiting(engine, giant) >= 2_000
+    assert waiting(engine, giant) >= 2_800, "who had his turn in this sweep has no other"
     engine.execute(f"DELETE FROM inbox WHERE instance_id = '{giant}'")  # the rest proves nothing more
 
 

@@ -170,17 +170,25 @@ def test_a_round_that_used_up_its_time_hands_over_and_frees_the_doorbell_s_threa
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "DRAIN_BUDGET", 0.0)
+    monkeypatch.setattr(module, "DUE_CHECK", 60.0)  # so that the resident thread wakes only when it is woken
     left = [3]
+    sleeps = threading.Event()
 
     def endless(_until: float) -> Drained:
         left[0] -= 1
         return Drained(Counter(rows=1), more=left[0] > 0)
 
-    dispatcher = Dispatcher("test", work=endless, due=never_due, look_seconds=0)
+    def due() -> float | None:
+        sleeps.set()
+        return None
+
+    dispatcher = Dispatcher("test", work=endless, due=due, look_seconds=0)
+    dispatcher.start()
+    assert sleeps.wait(PATIENCE)
 
     assert dispatcher.answer() == {"rows": 1, "more": True}
-    dispatcher.start()  # the resident thread takes over from there, without another ring
-    wait_until(lambda: left[0] == 0, what="the rest to be done")
+
+    wait_until(lambda: left[0] == 0, what="the rest to be done, without another ring")
     assert dispatcher.end(wait=PATIENCE)
 
 
