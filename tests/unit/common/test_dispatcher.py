@@ -230,7 +230,8 @@ def test_an_error_rests_the_dispatcher_and_keeps_the_wake_up(
     assert dispatcher.end(wait=PATIENCE)
 
 
-def test_while_it_rests_doorbells_are_not_worked_on(table: Table) -> None:
+def test_while_it_rests_doorbells_are_not_worked_on(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REST_AFTER_ERROR", 60.0)
     dispatcher = Dispatcher("test", work=failing_once(OSError(5), table), due=never_due, look_seconds=0)
     dispatcher.answer()
 
