@@ -1,13 +1,12 @@
 """A process that dies at any of its fault points costs nothing but time.
 
-For each point in `common/faults.py` a process is started that dies exactly there, at its first pass. Another one takes
-its place, and the instance ends as its definition says: each effect recorded once, each promise kept.
+For each point in `common/faults.py` a process is started that dies exactly there, at its first pass. Another one, the
+test's own, takes its place, and the instance ends as its definition says: each effect recorded once, each promise kept.
 """
 
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from common import faults
 from common.credentials import make_secret, read_secret
 from common.db.tables import Role
 from common.store import keys
-from signalbox.parts import Duty
 from signalbox.ports import LOOPBACK, free_port
 from tests.support.cluster import NO_BROKER, Cluster
 from tests.support.cluster_handlers import rest
@@ -71,23 +69,6 @@ def cluster(
         yield cluster
 
 
-@contextmanager
-def replacement(cluster: Cluster, duty: Duty) -> Iterator[None]:
-    """What takes the place of a dead process: on PostgreSQL another one, on SQLite this process, which starts faster."""
-    if not cluster.database.is_sqlite:
-        if duty == "orchestrator":
-            cluster.orchestrator()
-        else:
-            cluster.task_runner()
-        yield
-    elif duty == "orchestrator":
-        with Turns.of_orchestrator(cluster.engine):
-            yield
-    else:
-        with Turns.of_task_runner(cluster.engine):
-            yield
-
-
 def assert_killed(child: Child) -> None:
     assert child.wait(seconds=30) == -signal.SIGKILL
 
@@ -107,7 +88,7 @@ def test_an_orchestrator_that_dies(point: str, cluster: Cluster) -> None:
     instance_id = cluster.engine.start(three_tasks(ms=10))
     assert_killed(doomed)
 
-    with Turns.of_task_runner(cluster.engine), replacement(cluster, "orchestrator"):
+    with Turns.of_task_runner(cluster.engine), Turns.of_orchestrator(cluster.engine):
         assert_ended_as_defined(cluster, instance_id)
 
 
@@ -118,7 +99,7 @@ def test_a_task_runner_that_dies(point: str, cluster: Cluster, tmp_path: Path) -
         instance_id = cluster.engine.start(three_tasks(ms=10))
         assert_killed(doomed)
 
-        with replacement(cluster, "task-runner"):
+        with Turns.of_task_runner(cluster.engine):
             assert_ended_as_defined(cluster, instance_id)
 
     outcomes = Counter(outcome for (outcome,) in cluster.query("SELECT outcome FROM attempts"))

@@ -17,7 +17,7 @@ from tests.support.waiting import wait_until
 UNHEARD_WITHIN = 2.0
 LEASE_SECONDS = 2.0
 TAKEN_OVER_WITHIN = LEASE_SECONDS + 2.0
-TIMES = 8
+TIMES = 5
 QUIET_SECONDS = 0.3
 
 pytestmark = pytest.mark.timeout(120)
