@@ -28,7 +28,7 @@ def load(cluster: Cluster) -> Load:
     load = Load.on(cluster.engine, instances=3, senders=1, seconds=0.5)
     load.run()
     cluster.engine.settle()
-    assert len(load.sent) > 20
+    assert len(load.sent) >= 5, "too little was said for an audit to mean anything"
     return load
 
 
