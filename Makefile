@@ -9,10 +9,12 @@ ARGS ?=
 # What the static checks read: our packages, their tests, and the scripts beside them.
 CODE := statechart common orchestrator task_runner api signalbox migrations tests docs
 
-# Suites that keep to themselves share the two cores; suites of whole processes get both at once.
-PURE_SUITES = $(wildcard tests/unit tests/conformance)
-SERVER_SUITES = $(wildcard tests/integration tests/migrations)
-PROCESS_SUITES = $(wildcard tests/acceptance tests/chaos tests/stress)
+# Suites in the order of what they need. Whole processes mostly wait for each other, so two tests of them go side
+# by side; what measures time or is load itself runs alone.
+PURE_SUITES := $(wildcard tests/unit tests/conformance)
+SERVER_SUITES := tests/integration tests/migrations
+TIMED_SUITES := tests/acceptance/test_recovery_times.py tests/acceptance/test_bench.py tests/stress
+PROCESS_SUITES := tests/acceptance $(addprefix --ignore=,$(TIMED_SUITES))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check up bench chaos stress conformance docs lock clean
@@ -32,9 +34,9 @@ demo: $(VENV)/.project ## install, then run hello-workflow end to end on real pa
 
 test: $(VENV)/.dev $(VENV)/.project ## install, then run every suite, real PostgreSQL and Valkey included
 	@failed=0; \
-	$(BIN)/pytest -n 2 $(PURE_SUITES) $(ARGS) || failed=1; \
-	$(BIN)/pytest -n 2 $(SERVER_SUITES) $(ARGS) || failed=1; \
-	$(BIN)/pytest $(PROCESS_SUITES) $(ARGS) || failed=1; \
+	for suites in "-n 2 $(PURE_SUITES)" "-n 2 $(SERVER_SUITES)" "-n 2 $(PROCESS_SUITES)" "$(TIMED_SUITES)"; do \
+	  $(BIN)/pytest $$suites $(ARGS) || { code=$$?; test $$code = 5 && test -n '$(subst ','\'',$(ARGS))' || failed=1; }; \
+	done; \
 	exit $$failed
 
 check: $(VENV)/.dev $(VENV)/.project ## the static part: format, lint, types, imports, dead code, dependencies
@@ -51,7 +53,7 @@ bench: $(VENV)/.project ## measure workflows per second and latency on this mach
 	@$(BIN)/signalbox bench $(ARGS)
 
 chaos: $(VENV)/.dev $(VENV)/.project ## only the suites that kill, freeze and flush real processes
-	@$(BIN)/pytest $(PROCESS_SUITES) $(ARGS)
+	@$(BIN)/pytest -n 2 $(PROCESS_SUITES) $(ARGS)
 
 stress: $(VENV)/.dev $(VENV)/.project ## only the stress suite, longer: STRESS_SECONDS=60 unless you say otherwise
 	@STRESS_SECONDS=$${STRESS_SECONDS:-60} $(BIN)/pytest tests/stress $(ARGS)

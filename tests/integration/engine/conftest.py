@@ -6,8 +6,9 @@ import pytest
 import structlog
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def plain_tracebacks() -> Iterator[None]:
+    before = structlog.get_config()
     structlog.configure(
         processors=[
             structlog.stdlib.add_log_level,
@@ -15,4 +16,4 @@ def plain_tracebacks() -> Iterator[None]:
         ]
     )
     yield
-    structlog.reset_defaults()
+    structlog.configure(**before)

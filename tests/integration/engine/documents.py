@@ -2,7 +2,12 @@
 
 from typing import Any
 
+import pytest
+
 Document = dict[str, Any]
+
+ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""For tests of what the database has no part in: a database of their own on PostgreSQL would only cost time."""
 
 COUNTER: Document = {
     "id": "counter",

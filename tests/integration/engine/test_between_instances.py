@@ -7,7 +7,7 @@ import pytest
 from common.db import Database
 from common.ids import new_id
 from common.lifecycle import InstanceStatus
-from tests.integration.engine.documents import COUNTER, Document, assign, on_go
+from tests.integration.engine.documents import COUNTER, ON_SQLITE, Document, assign, on_go
 from tests.support.engine import Engine
 
 
@@ -30,6 +30,7 @@ def go(engine: Engine, instance_id: str, n: int = 1) -> None:
     engine.settle()
 
 
+@ON_SQLITE
 def test_by_id(engine: Engine) -> None:
     target = engine.start(COUNTER)
     sender = engine.start(sending({"instanceId": "${input}"}), input=target)
@@ -72,6 +73,7 @@ def test_several_in_one_step_arrive_in_their_order(engine: Engine) -> None:
     assert engine.context(target)["seen"] == [0, 1, 2, 3, 4]
 
 
+@ON_SQLITE
 def test_to_itself_by_its_own_id_comes_back_through_the_inbox(engine: Engine) -> None:
     sender = engine.start(sending({"instanceId": "${instance.id}"}))
     engine.settle()
@@ -81,6 +83,7 @@ def test_to_itself_by_its_own_id_comes_back_through_the_inbox(engine: Engine) ->
     assert engine.context(sender) == {"own": 7}
 
 
+@ON_SQLITE
 def test_two_that_send_to_each_other_in_one_batch(engine: Engine) -> None:
     document = sending({"definitionKey": "on-go", "businessKey": "${context.other}"})
     first = engine.start(document, business_key="first", context={"other": "second"})
@@ -104,6 +107,7 @@ def test_two_that_send_to_each_other_in_one_batch(engine: Engine) -> None:
         "parent",
     ],
 )
+@ON_SQLITE
 def test_what_finds_nobody_comes_back(engine: Engine, to: Any) -> None:
     sender = engine.start(sending(to))
     engine.settle()
@@ -114,6 +118,7 @@ def test_what_finds_nobody_comes_back(engine: Engine, to: Any) -> None:
     assert engine.context(sender)["target"] == ({"parent": True} if to == "parent" else to)
 
 
+@ON_SQLITE
 def test_what_comes_back_and_is_not_caught_is_ignored_on_record(engine: Engine) -> None:
     sender = engine.start(on_go({"type": "send", "to": {"instanceId": new_id()}, "event": "ADD"}))
     engine.settle()
@@ -144,6 +149,7 @@ def test_another_tenant_s_instance_is_nobody(engine: Engine, database: Database)
         assert engine.context(sender)["returned"] == {"type": "ADD", "n": 1}
 
 
+@ON_SQLITE
 def test_a_target_that_ended_rejects_it_on_its_own_record(engine: Engine) -> None:
     target = engine.start(COUNTER)
     engine.settle()

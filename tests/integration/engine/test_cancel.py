@@ -11,7 +11,7 @@ from common.ids import InstanceId, new_id
 from common.lifecycle import InstanceStatus
 from orchestrator.advance import Sweep, advance_pass
 from task_runner.run import Runner
-from tests.integration.engine.documents import COUNTER, assign, on_go, one_task, waiting_with_task
+from tests.integration.engine.documents import COUNTER, ON_SQLITE, assign, on_go, one_task, waiting_with_task
 from tests.integration.engine.test_pages import flood
 from tests.support.engine import Engine
 
@@ -61,6 +61,7 @@ def test_a_cancel_ends_open_tasks_and_timers_and_runs_exit_actions(engine: Engin
     assert engine.execute("SELECT actor FROM history ORDER BY sequence DESC LIMIT 1") == [("key:ops",)]
 
 
+@ON_SQLITE
 def test_an_exit_action_that_fails_does_not_keep_an_instance_alive(engine: Engine) -> None:
     document = waiting_with_task()
     document["states"]["working"]["exit"] = [assign("left", "${1 / 0}")]
@@ -74,6 +75,7 @@ def test_an_exit_action_that_fails_does_not_keep_an_instance_alive(engine: Engin
     assert "error.execution" in engine.entry_types(instance_id)
 
 
+@ON_SQLITE
 def test_a_pending_instance_is_cancelled_without_ever_starting(engine: Engine) -> None:
     instance_id = engine.start(COUNTER)
     cancel(engine, instance_id)
@@ -83,6 +85,7 @@ def test_a_pending_instance_is_cancelled_without_ever_starting(engine: Engine) -
     assert engine.entry_types(instance_id) == ["instance.cancelled", "event.rejected"]
 
 
+@ON_SQLITE
 def test_a_cancelled_instance_cannot_be_cancelled_again(engine: Engine) -> None:
     instance_id = engine.start(COUNTER)
     cancel(engine, instance_id)
@@ -93,6 +96,7 @@ def test_a_cancelled_instance_cannot_be_cancelled_again(engine: Engine) -> None:
     assert caught.value.code == "instance.finished"
 
 
+@ON_SQLITE
 def test_two_cancels_that_were_both_accepted_cancel_once(engine: Engine) -> None:
     instance_id = engine.start(COUNTER)
     cancel(engine, instance_id)
@@ -103,6 +107,7 @@ def test_two_cancels_that_were_both_accepted_cancel_once(engine: Engine) -> None
     assert engine.entries(instance_id)[1]["inboxType"] == "cancel"
 
 
+@ON_SQLITE
 def test_a_cancel_is_checked_at_the_door(engine: Engine) -> None:
     instance_id = engine.start(COUNTER)
     with pytest.raises(NotFound):
@@ -194,6 +199,7 @@ BROKEN = {
 
 @pytest.mark.breaks_promises
 @pytest.mark.parametrize("broken", BROKEN)
+@ON_SQLITE
 def test_a_broken_document_does_not_keep_its_instances_from_being_cancelled(
     engine: Engine, broken: str
 ) -> None:

@@ -8,7 +8,7 @@ from common.commands.control import cancel_instance
 from common.commands.send import add_note
 from common.db import Database
 from common.lifecycle import InstanceStatus
-from tests.integration.engine.documents import assign, on_go, one_task, waiting_with_task
+from tests.integration.engine.documents import ON_SQLITE, assign, on_go, one_task, waiting_with_task
 from tests.support.engine import Engine
 from tests.support.manual_clock import ManualClock
 
@@ -50,6 +50,7 @@ def parked(engine: Engine) -> int:
     return int(engine.execute("SELECT count(*) FROM inbox WHERE parked")[0][0])
 
 
+@ON_SQLITE
 def test_a_failure_that_nobody_catches_opens_an_incident_and_freezes(engine: Engine) -> None:
     instance_id = failing(engine)
 
@@ -93,6 +94,7 @@ def test_pending_tasks_of_a_failed_instance_are_held(engine: Engine) -> None:
     ]
 
 
+@ON_SQLITE
 def test_a_note_on_a_failed_instance_changes_nothing_but_its_history(engine: Engine) -> None:
     instance_id = failing(engine)
     error = error_of(engine, instance_id)
@@ -105,6 +107,7 @@ def test_a_note_on_a_failed_instance_changes_nothing_but_its_history(engine: Eng
     assert incidents(engine) == [("RuntimeError", "open")]
 
 
+@ON_SQLITE
 def test_cancelling_a_failed_instance_resolves_its_incident(engine: Engine) -> None:
     instance_id = failing(engine)
 
@@ -134,6 +137,7 @@ def test_cancelling_a_failed_instance_consumes_what_waited_parked(engine: Engine
     ]
 
 
+@ON_SQLITE
 def test_a_failure_with_a_name_of_its_own_is_caught_by_it(engine: Engine) -> None:
     engine.handler("work", raising)
     document = one_task(retry={"maxAttempts": 1}, failureEvent="OUT_OF_STOCK")
@@ -150,6 +154,7 @@ def test_a_failure_with_a_name_of_its_own_is_caught_by_it(engine: Engine) -> Non
 
 
 @pytest.mark.parametrize("caught_by", ["error.task.job", "error.task.*", "error.*", "*"])
+@ON_SQLITE
 def test_a_failure_is_caught_by_its_own_name_or_a_wildcard(engine: Engine, caught_by: str) -> None:
     engine.handler("work", raising)
     document = one_task(retry={"maxAttempts": 1})
@@ -201,6 +206,7 @@ def test_a_timer_that_falls_due_while_frozen_waits_parked(engine: Engine, clock:
     assert parked(engine) == 1
 
 
+@ON_SQLITE
 def test_an_instance_that_fails_at_its_start_waits_with_its_incident(engine: Engine) -> None:
     document = on_go() | {"entry": [assign("x", "${1 / 0}")]}
     instance_id = engine.start(document)

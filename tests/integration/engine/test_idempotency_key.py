@@ -9,7 +9,7 @@ import pytest
 
 from common.db import Database
 from common.lifecycle import InstanceStatus
-from tests.integration.engine.documents import Document, assign
+from tests.integration.engine.documents import ON_SQLITE, Document, assign
 from tests.support.engine import Engine
 from tests.support.waiting import wait_until
 
@@ -97,6 +97,7 @@ def test_asked_twice_in_one_batch_is_one_task(engine: Engine) -> None:
     assert heard(engine, instance_id) == ["receipt 1"] * 3
 
 
+@ON_SQLITE
 def test_asked_after_success_delivers_the_stored_outcome_again(engine: Engine) -> None:
     payments = Payments()
     instance_id = begun(engine, payments)
@@ -110,6 +111,7 @@ def test_asked_after_success_delivers_the_stored_outcome_again(engine: Engine) -
     assert len({entry["taskId"] for entry in answers}) == 1
 
 
+@ON_SQLITE
 def test_asked_after_a_failure_delivers_the_failure_again(engine: Engine) -> None:
     payments = Payments(fails=True)
     instance_id = begun(engine, payments, retry={"maxAttempts": 1})
@@ -121,6 +123,7 @@ def test_asked_after_a_failure_delivers_the_failure_again(engine: Engine) -> Non
     assert heard(engine, instance_id) == ["LookupError"] * 2
 
 
+@ON_SQLITE
 def test_another_key_is_other_work(engine: Engine) -> None:
     payments = Payments()
     instance_id = begun(engine, payments)
@@ -133,6 +136,7 @@ def test_another_key_is_other_work(engine: Engine) -> None:
     assert sorted(heard(engine, instance_id)) == ["receipt 1", "receipt 2"]
 
 
+@ON_SQLITE
 def test_the_same_key_in_another_instance_is_other_work(engine: Engine) -> None:
     payments = Payments()
     first = begun(engine, payments)
@@ -177,6 +181,7 @@ def test_asked_for_and_withdrawn_in_one_batch_is_not_done(engine: Engine) -> Non
     assert engine.status(instance_id) is InstanceStatus.WAITING
 
 
+@ON_SQLITE
 def test_withdrawn_by_one_asker_it_goes_on_for_the_other(engine: Engine) -> None:
     payments = Payments()
     engine.handler("pay", payments)
@@ -231,6 +236,7 @@ def two_regions() -> Document:
     ("withdrawn", "paid"),
     [("BACK", ["left.idle", "right.paid"]), ("BACK_RIGHT", ["left.paid", "right.idle"])],
 )
+@ON_SQLITE
 def test_who_loses_interest_leaves_the_other_its_answer(
     engine: Engine, withdrawn: str, paid: list[str]
 ) -> None:
@@ -251,6 +257,7 @@ def test_who_loses_interest_leaves_the_other_its_answer(
     assert engine.snapshot(instance_id)["configuration"] == paid
 
 
+@ON_SQLITE
 def test_when_all_lose_interest_it_is_cancelled(engine: Engine) -> None:
     engine.handler("pay", Payments())
     instance_id = engine.start(two_regions())
@@ -262,6 +269,7 @@ def test_when_all_lose_interest_it_is_cancelled(engine: Engine) -> None:
     assert [status for status, _ in task_rows(engine)] == ["cancelled"]
 
 
+@ON_SQLITE
 def test_an_uncaught_failure_delivered_again_freezes_the_instance_with_its_obligation(
     engine: Engine,
 ) -> None:

@@ -15,7 +15,7 @@ from common.lifecycle import InstanceStatus
 from common.store import tasks
 from common.store.tasks import TaskClaim
 from orchestrator.sweep import expire_due_leases
-from tests.integration.engine.documents import one_task
+from tests.integration.engine.documents import ON_SQLITE, one_task
 from tests.support.engine import Engine
 from tests.support.manual_clock import ManualClock
 
@@ -92,6 +92,7 @@ def test_a_lost_attempt_does_not_count_against_the_policy(
     assert attempts(engine) == [(1, "lost"), (1, "lost"), (1, "succeeded")]
 
 
+@ON_SQLITE
 def test_the_third_lost_lease_fails_the_task(clock: ManualClock, engine: Engine, instance_id: str) -> None:
     for _ in range(3):
         lose(engine, clock)
@@ -103,6 +104,7 @@ def test_the_third_lost_lease_fails_the_task(clock: ManualClock, engine: Engine,
     assert "3 attempts" in task(engine, "error")
 
 
+@ON_SQLITE
 def test_a_lost_task_can_be_caught(clock: ManualClock, engine: Engine) -> None:
     engine.handler("work", lambda _input: None)
     document = one_task()
@@ -116,6 +118,7 @@ def test_a_lost_task_can_be_caught(clock: ManualClock, engine: Engine) -> None:
     assert engine.status(instance_id) is COMPLETED
 
 
+@ON_SQLITE
 def test_a_result_after_the_lease_ran_out_counts_as_long_as_nobody_noticed(
     clock: ManualClock, engine: Engine, instance_id: str
 ) -> None:
@@ -162,6 +165,7 @@ def with_token(outcome: Outcome, token: LeaseToken) -> Outcome:
 
 
 @pytest.mark.parametrize("make", [lambda o: with_token(o, new_token())])
+@ON_SQLITE
 def test_a_token_that_nobody_gave_has_no_effect(
     clock: ManualClock, engine: Engine, instance_id: str, make: Callable[[Outcome], Outcome]
 ) -> None:
@@ -176,6 +180,7 @@ def test_a_token_that_nobody_gave_has_no_effect(
     engine.settle()
 
 
+@ON_SQLITE
 def test_an_attempt_that_was_given_back_does_not_count(
     clock: ManualClock, engine: Engine, instance_id: str
 ) -> None:

@@ -13,7 +13,7 @@ from common.ids import InstanceId
 from common.lifecycle import InstanceStatus
 from common.store import inbox, instances
 from orchestrator.advance import STEP_BUDGET, Sweep, advance_pass, advance_ready
-from tests.integration.engine.documents import COUNTER, assign, on_go
+from tests.integration.engine.documents import COUNTER, ON_SQLITE, assign, on_go
 from tests.support.engine import Engine
 
 
@@ -92,6 +92,7 @@ def test_rows_behind_the_first_hundred_instances_are_reached_in_one_sweep(engine
     assert {engine.status(one) for one in started} == {InstanceStatus.WAITING}
 
 
+@ON_SQLITE
 def test_a_pass_takes_at_most_200_rows_of_one_instance(engine: Engine) -> None:
     giant = engine.start(COUNTER)
     engine.advance()
@@ -127,6 +128,7 @@ def test_slow_steps_give_way_before_the_locks_get_old(engine: Engine) -> None:
     engine.execute(f"DELETE FROM inbox WHERE instance_id = '{slow}'")
 
 
+@ON_SQLITE
 def test_who_was_locked_but_not_reached_in_time_is_next(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +142,7 @@ def test_who_was_locked_but_not_reached_in_time_is_next(
     assert {engine.status(one) for one in started} == {InstanceStatus.WAITING}
 
 
+@ON_SQLITE
 def test_what_comes_to_an_instance_that_had_its_turn_ends_no_drain_unseen(engine: Engine) -> None:
     """A drain that goes on with an older sweep has passed its rows by; it must not say that nothing is left."""
     instance_id = engine.start(COUNTER)

@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from common.lifecycle import InstanceStatus
 from orchestrator.advance import Advancing
-from tests.integration.engine.documents import COUNTER, assign, on_go, one_task
+from tests.integration.engine.documents import COUNTER, ON_SQLITE, assign, on_go, one_task
 from tests.support.engine import LIMITS, Engine
 
 FAILED, WAITING, COMPLETED = InstanceStatus.FAILED, InstanceStatus.WAITING, InstanceStatus.COMPLETED
@@ -65,6 +65,7 @@ def test_a_context_that_grows_past_its_limit_fails_its_own_instance(engine: Engi
     assert engine.execute("SELECT count(*) FROM inbox WHERE parked") == [(1,)]
 
 
+@ON_SQLITE
 def test_the_limit_that_decided_is_recorded_and_replayed_under_another(engine: Engine) -> None:
     engine.advancing = Advancing(engine.database, max_context_bytes=3_000)
     growing = engine.start(
@@ -131,6 +132,7 @@ def test_a_definition_whose_step_cannot_be_done_fails_its_own_instance(
     assert engine.execute("SELECT count(*) FROM tasks") == [(0,)]
 
 
+@ON_SQLITE
 def test_text_that_only_a_step_can_make_is_refused_before_it_is_stored(engine: Engine) -> None:
     """No door has seen it: an expression spells it out."""
     bad = engine.start(on_go(assign("x", "${'\\\\u0000'}")))

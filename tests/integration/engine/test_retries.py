@@ -12,7 +12,7 @@ from common.db import tables
 from common.lifecycle import InstanceStatus
 from task_runner.registry import Permanent, Retryable
 from task_runner.run import Runner
-from tests.integration.engine.documents import one_task
+from tests.integration.engine.documents import ON_SQLITE, one_task
 from tests.support.engine import Engine
 from tests.support.manual_clock import ManualClock
 
@@ -117,6 +117,7 @@ def test_who_says_whether_it_is_tried_again(
     assert engine.status(instance_id) is FAILED
 
 
+@ON_SQLITE
 def test_without_a_policy_it_is_three_attempts_with_a_second_and_two_between(
     clock: ManualClock, engine: Engine
 ) -> None:
@@ -132,6 +133,7 @@ def test_without_a_policy_it_is_three_attempts_with_a_second_and_two_between(
     assert engine.execute("SELECT status FROM tasks") == [("failed",)]
 
 
+@ON_SQLITE
 def test_progress_of_one_attempt_reaches_the_next(clock: ManualClock, engine: Engine) -> None:
     seen: list[Any] = []
 
@@ -163,6 +165,7 @@ def test_progress_of_one_attempt_reaches_the_next(clock: ManualClock, engine: En
     assert seen == [None, {"page": 3}]
 
 
+@ON_SQLITE
 def test_a_delayed_task_is_not_claimed_before_its_time(clock: ManualClock, engine: Engine) -> None:
     instance_id = begun(engine, failing(), delay="1h")
     assert engine.claim() == []
@@ -174,11 +177,13 @@ def test_a_delayed_task_is_not_claimed_before_its_time(clock: ManualClock, engin
     assert engine.status(instance_id) is COMPLETED
 
 
+@ON_SQLITE
 def test_a_task_with_a_time_of_its_own_in_the_past_runs_at_once(clock: ManualClock, engine: Engine) -> None:
     instance_id = begun(engine, failing(), runAt="2020-01-01T00:00:00Z")
     assert engine.status(instance_id) is COMPLETED
 
 
+@ON_SQLITE
 def test_a_task_of_another_type_or_function_is_left_to_others(engine: Engine) -> None:
     engine.handler("work", failing())
     engine.start(one_task(kind="SYSTEM", name="nobody.has.this"))
@@ -190,6 +195,7 @@ def test_a_task_of_another_type_or_function_is_left_to_others(engine: Engine) ->
     assert engine.execute("SELECT count(*) FROM tasks WHERE status = 'pending'") == [(2,)]
 
 
+@ON_SQLITE
 def test_a_person_s_task_waits_without_a_runner(engine: Engine) -> None:
     instance_id = engine.start(one_task(kind="HUMAN", assignee="ann"))
     engine.settle()

@@ -11,7 +11,7 @@ from common.db import Database
 from common.errors import Conflict, Invalid, LimitExceeded, NotFound, SignalboxError
 from common.ids import new_id
 from common.lifecycle import InstanceStatus
-from tests.integration.engine.documents import COUNTER
+from tests.integration.engine.documents import COUNTER, ON_SQLITE
 from tests.support.engine import LIMITS, Engine
 
 
@@ -47,6 +47,7 @@ def test_events_are_taken_in_the_order_in_which_they_were_acknowledged(
     assert engine.context(instance_id)["seen"] == list(range(250))
 
 
+@ON_SQLITE
 def test_every_event_has_one_history_row_with_its_actor(engine: Engine, instance_id: str) -> None:
     send(engine, instance_id, {"type": "ADD", "n": 1})
     send(engine, instance_id, {"type": "UNHEARD"})
@@ -81,6 +82,7 @@ def test_events_sent_at_once_are_each_taken_once(engine: Engine, instance_id: st
 @pytest.mark.parametrize(
     "type_", ["xstate.done.actor.x", "error.task.x", "done.task.x", "error.", "done.state"]
 )
+@ON_SQLITE
 def test_names_of_the_engine_are_refused(engine: Engine, instance_id: str, type_: str) -> None:
     error = refused(engine, Invalid, instance_id, {"type": type_})
     assert error.code == "event.reserved"
@@ -104,15 +106,18 @@ def test_names_of_the_engine_are_refused(engine: Engine, instance_id: str, type_
         {"type": "x" * (MAX_TYPE + 1)},
     ],
 )
+@ON_SQLITE
 def test_what_is_no_event_is_refused(engine: Engine, instance_id: str, event: Any) -> None:
     assert refused(engine, Invalid, instance_id, event).code == "event.invalid"
 
 
+@ON_SQLITE
 def test_values_that_cannot_be_stored_are_refused(engine: Engine, instance_id: str) -> None:
     for value in ("\x00", "\ud800", float("inf"), 2**53 + 1, object()):
         assert refused(engine, Invalid, instance_id, {"type": "ADD", "n": value}).code == "json.invalid"
 
 
+@ON_SQLITE
 def test_events_are_bounded_in_bytes_and_depth(engine: Engine, instance_id: str) -> None:
     limits = Limits(max_event_bytes=1_000, max_json_depth=4)
     too_large = refused(engine, LimitExceeded, instance_id, {"type": "ADD", "n": "é" * 500}, limits=limits)
@@ -121,16 +126,19 @@ def test_events_are_bounded_in_bytes_and_depth(engine: Engine, instance_id: str)
     assert too_deep.fields["limit"] == "max_json_depth"
 
 
+@ON_SQLITE
 def test_an_unknown_instance_is_not_found(engine: Engine, instance_id: str) -> None:
     for unknown in (new_id(), "no-id", instance_id.upper(), ""):
         assert refused(engine, NotFound, unknown, {"type": "ADD"}).code == "instance.not_found"
 
 
+@ON_SQLITE
 def test_another_tenant_s_instance_is_not_found(engine: Engine, database: Database, instance_id: str) -> None:
     other = Engine.on(database, tenant="other")
     assert refused(other, NotFound, instance_id, {"type": "ADD"}).code == "instance.not_found"
 
 
+@ON_SQLITE
 def test_a_finished_instance_refuses_events_and_says_since_when(engine: Engine, instance_id: str) -> None:
     engine.send(instance_id, "STOP")
     engine.advance()
@@ -157,6 +165,7 @@ def test_an_event_that_lost_the_race_with_the_end_is_rejected_on_record(
     }
 
 
+@ON_SQLITE
 def test_what_comes_after_the_end_does_not_move_the_end(engine: Engine, instance_id: str) -> None:
     engine.send(instance_id, "STOP")
     engine.advance()
@@ -184,6 +193,7 @@ def test_a_note_is_taken_in_every_status_and_overtakes_events(engine: Engine, in
 
 
 @pytest.mark.parametrize("note", ["", "x" * (MAX_NOTE + 1), None, 7])
+@ON_SQLITE
 def test_a_note_is_text_of_bounded_length(engine: Engine, instance_id: str, note: Any) -> None:
     with engine.database.transaction() as tx, pytest.raises(Invalid) as caught:
         add_note(tx, engine.tenant_id, instance_id, note, actor="test")

@@ -16,7 +16,7 @@ from common.errors import Conflict, Invalid, LimitExceeded, NotFound, SignalboxE
 from common.ids import new_id
 from common.lifecycle import InstanceStatus
 from common.store import definitions
-from tests.integration.engine.documents import COUNTER, assign, on_go, one_task
+from tests.integration.engine.documents import COUNTER, ON_SQLITE, assign, on_go, one_task
 from tests.support.engine import LIMITS, Engine
 from tests.support.manual_clock import ManualClock
 
@@ -68,6 +68,7 @@ def test_an_ended_instance_gives_its_business_key_up(counter: Engine) -> None:
     assert again.instance_id != first.instance_id
 
 
+@ON_SQLITE
 def test_a_business_key_belongs_to_its_definition_and_tenant(counter: Engine, database: Database) -> None:
     one_task_key = counter.apply(one_task())
     other = Engine.on(database, tenant="other")
@@ -82,6 +83,7 @@ def test_a_business_key_belongs_to_its_definition_and_tenant(counter: Engine, da
     assert [one.created for one in started] == [True, True, True]
 
 
+@ON_SQLITE
 def test_on_conflict_reject_names_the_holder(counter: Engine) -> None:
     held = ask(counter, business_key="order-1").instance_id
 
@@ -136,6 +138,7 @@ def test_a_start_that_waits_for_another_is_the_first_when_that_one_rolls_back(po
     database.dispose()
 
 
+@ON_SQLITE
 def test_a_rolled_back_start_leaves_nothing(counter: Engine) -> None:
     with counter.database.transaction() as tx:
         start_instance(tx, counter.tenant_id, Start(definition_key="counter"), actor="test", limits=LIMITS)
@@ -144,6 +147,7 @@ def test_a_rolled_back_start_leaves_nothing(counter: Engine) -> None:
     assert counter.execute("SELECT (SELECT count(*) FROM instances) + (SELECT count(*) FROM inbox)") == [(0,)]
 
 
+@ON_SQLITE
 def test_an_unknown_definition_is_not_found(counter: Engine) -> None:
     assert refused(counter, NotFound, definition_key="conuter").code == "definition.not_found"
     assert refused(counter, NotFound, version=7).code == "definition.not_found"
@@ -154,6 +158,7 @@ def test_an_unknown_definition_is_not_found(counter: Engine) -> None:
         )
 
 
+@ON_SQLITE
 def test_another_tenant_s_definition_is_not_found(counter: Engine, database: Database) -> None:
     other = Engine.on(database, tenant="other")
     definition_id = counter.execute("SELECT id FROM definitions")[0][0]
@@ -165,6 +170,7 @@ def test_another_tenant_s_definition_is_not_found(counter: Engine, database: Dat
     )
 
 
+@ON_SQLITE
 def test_a_definition_that_is_not_active_says_what_it_is(counter: Engine) -> None:
     with counter.database.transaction() as tx:
         definitions.set_status(tx, counter.tenant_id, "counter", 1, definitions.DefinitionStatus.INACTIVE)
@@ -175,6 +181,7 @@ def test_a_definition_that_is_not_active_says_what_it_is(counter: Engine) -> Non
     assert 'definition "counter" version 1 is inactive' in error.message
 
 
+@ON_SQLITE
 def test_the_active_version_is_started_and_instances_stay_on_theirs(counter: Engine) -> None:
     first = ask(counter).instance_id
     counter.settle()
@@ -206,12 +213,14 @@ def test_the_active_version_is_started_and_instances_stay_on_theirs(counter: Eng
         ({"start_at": datetime(2026, 3, 1)}, "startAt: expected an instant with an offset"),  # noqa: DTZ001
     ],
 )
+@ON_SQLITE
 def test_a_start_that_cannot_be_is_refused_at_the_door(
     counter: Engine, request_: dict[str, Any], said: str
 ) -> None:
     assert said in refused(counter, Invalid, **request_).message
 
 
+@ON_SQLITE
 def test_input_and_context_are_bounded_in_bytes(counter: Engine) -> None:
     limits = Limits(max_event_bytes=1_000)
     room = 1_000 - len('{"context":null,"input":""}')
@@ -262,6 +271,7 @@ def test_a_start_at_a_time_waits_for_it(clock: ManualClock, counter: Engine) -> 
     assert counter.snapshot(started.instance_id)["instance"]["startedAt"] == "2026-03-01T13:00:00.000000Z"
 
 
+@ON_SQLITE
 def test_a_start_at_a_time_that_is_past_starts_at_once(clock: ManualClock, counter: Engine) -> None:
     started = ask(counter, start_at=clock.now() - timedelta(days=1))
     counter.settle()

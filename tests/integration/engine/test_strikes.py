@@ -17,7 +17,7 @@ from common.faults import FaultInjected
 from common.lifecycle import InstanceStatus
 from common.store import instances
 from orchestrator.advance import Sweep, advance_pass, advance_ready
-from tests.integration.engine.documents import COUNTER
+from tests.integration.engine.documents import COUNTER, ON_SQLITE
 from tests.support.engine import Engine
 
 WAITING, PENDING, FAILED = InstanceStatus.WAITING, InstanceStatus.PENDING, InstanceStatus.FAILED
@@ -68,6 +68,7 @@ def test_the_third_strike_is_an_incident_and_the_others_go_on(engine: Engine) ->
     assert strikes(engine) == [0, 0, 0]
 
 
+@ON_SQLITE
 def test_only_the_instance_that_was_being_stepped_is_struck(engine: Engine) -> None:
     """A hundred others that were to be stepped after it have nothing to do with the death."""
     engine.start(COUNTER, business_key="deadly")
@@ -82,6 +83,7 @@ def test_only_the_instance_that_was_being_stepped_is_struck(engine: Engine) -> N
     assert strikes(engine) == [1, 0, 0, 0]
 
 
+@ON_SQLITE
 def test_a_committed_pass_forgives_earlier_strikes(engine: Engine) -> None:
     deadly = engine.start(COUNTER, business_key="deadly")
     dies_in_step("deadly")
@@ -99,6 +101,7 @@ def test_a_committed_pass_forgives_earlier_strikes(engine: Engine) -> None:
     assert strikes(engine) == [0]
 
 
+@ON_SQLITE
 def test_rows_younger_than_the_death_strike_nobody(engine: Engine) -> None:
     after_a_death(engine, ago=timedelta(seconds=30))
     engine.start(COUNTER, business_key="deadly")
@@ -110,6 +113,7 @@ def test_rows_younger_than_the_death_strike_nobody(engine: Engine) -> None:
     assert strikes(engine) == [0]
 
 
+@ON_SQLITE
 def test_without_a_death_a_backlog_strikes_nobody(engine: Engine) -> None:
     engine.start(COUNTER, business_key="deadly")
     dies_in_step("deadly")
@@ -123,6 +127,7 @@ def test_without_a_death_a_backlog_strikes_nobody(engine: Engine) -> None:
     assert codes(engine) == []
 
 
+@ON_SQLITE
 def test_a_poisoned_instance_can_be_cancelled(engine: Engine) -> None:
     deadly = engine.start(COUNTER, business_key="deadly")
     dies_in_step("deadly")

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from common.lifecycle import InstanceStatus
 from orchestrator.timers import fire_due_timers
-from tests.integration.engine.documents import COUNTER, after, assign, on_go
+from tests.integration.engine.documents import COUNTER, ON_SQLITE, after, assign, on_go
 from tests.support.engine import Engine
 from tests.support.manual_clock import ManualClock
 
@@ -51,6 +51,7 @@ def test_a_timer_is_cancelled_when_its_state_is_left(clock: ManualClock, engine:
     assert configuration(engine, instance_id) == ["left"]
 
 
+@ON_SQLITE
 def test_a_timer_that_fired_before_its_state_was_left_is_consumed_as_ignored(
     clock: ManualClock, engine: Engine
 ) -> None:
@@ -66,6 +67,7 @@ def test_a_timer_that_fired_before_its_state_was_left_is_consumed_as_ignored(
     assert engine.entries(instance_id)[-1]["reason"] == "obligation_closed"
 
 
+@ON_SQLITE
 def test_a_timer_that_fired_first_is_taken_first(clock: ManualClock, engine: Engine) -> None:
     instance_id = engine.start(after("10m"))
     engine.settle()
@@ -78,6 +80,7 @@ def test_a_timer_that_fired_first_is_taken_first(clock: ManualClock, engine: Eng
     assert configuration(engine, instance_id) == ["late"]
 
 
+@ON_SQLITE
 def test_a_delayed_raise_comes_when_it_is_due_and_can_be_cancelled(
     clock: ManualClock, engine: Engine
 ) -> None:
@@ -102,6 +105,7 @@ def test_a_delayed_raise_comes_when_it_is_due_and_can_be_cancelled(
     assert engine.context(quiet) == {}
 
 
+@ON_SQLITE
 def test_a_delayed_send_reaches_the_other_instance_when_it_is_due(clock: ManualClock, engine: Engine) -> None:
     target = engine.start(COUNTER, business_key="other")
     send = {
@@ -133,6 +137,7 @@ def test_a_timer_armed_and_cancelled_in_one_batch_never_fires(clock: ManualClock
     assert timers(engine) == ["cancelled"]
 
 
+@ON_SQLITE
 def test_a_timer_counts_from_the_step_that_armed_it(clock: ManualClock, engine: Engine) -> None:
     instance_id = engine.start(after("10m"))
     clock.advance(timedelta(minutes=3))

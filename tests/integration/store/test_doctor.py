@@ -11,7 +11,7 @@ from common.commands.presence import Presence, arrive
 from common.ids import new_id
 from common.lifecycle import InstanceStatus
 from common.store import history
-from tests.integration.engine.documents import COUNTER, after, one_task, waiting_with_task
+from tests.integration.engine.documents import COUNTER, ON_SQLITE, after, one_task, waiting_with_task
 from tests.support.engine import Engine
 from tests.support.manual_clock import ManualClock
 
@@ -66,6 +66,7 @@ def test_a_healthy_system_is_told_so(engine: Engine) -> None:
     assert report["delays"]["inboxWaiting"] == 1
 
 
+@ON_SQLITE
 def test_more_instances_than_a_page_are_all_examined(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("common.commands.doctor.PAGE", 2)
     completed(engine)
@@ -86,6 +87,7 @@ DAMAGED_TASKS = {
 
 @pytest.mark.breaks_promises
 @pytest.mark.parametrize("damage", DAMAGED_TASKS)
+@ON_SQLITE
 def test_an_obligation_without_its_row_and_a_row_without_its_obligation(engine: Engine, damage: str) -> None:
     working(engine)
     engine.execute(damage)
@@ -93,6 +95,7 @@ def test_an_obligation_without_its_row_and_a_row_without_its_obligation(engine: 
 
 
 @pytest.mark.breaks_promises
+@ON_SQLITE
 def test_an_ended_task_whose_event_is_gone(engine: Engine) -> None:
     engine.handler("work", lambda _input: None)
     engine.start(one_task())
@@ -106,6 +109,7 @@ def test_an_ended_task_whose_event_is_gone(engine: Engine) -> None:
 
 
 @pytest.mark.breaks_promises
+@ON_SQLITE
 def test_a_fired_timer_whose_event_is_gone(clock: ManualClock, engine: Engine) -> None:
     document = after("1m")
     document["states"]["early"].pop("on")
@@ -117,6 +121,7 @@ def test_a_fired_timer_whose_event_is_gone(clock: ManualClock, engine: Engine) -
 
 
 @pytest.mark.breaks_promises
+@ON_SQLITE
 def test_a_start_that_is_gone(engine: Engine) -> None:
     engine.start(COUNTER)
     engine.execute("DELETE FROM inbox")
@@ -124,6 +129,7 @@ def test_a_start_that_is_gone(engine: Engine) -> None:
 
 
 @pytest.mark.breaks_promises
+@ON_SQLITE
 def test_a_failed_instance_without_an_incident(engine: Engine) -> None:
     frozen(engine)
     engine.execute("UPDATE incidents SET status = 'resolved', resolved_at = opened_at")
@@ -138,6 +144,7 @@ def test_a_failed_instance_without_an_incident(engine: Engine) -> None:
         ("UPDATE tasks SET held = {true}", "left.task.held"),
     ],
 )
+@ON_SQLITE
 def test_what_was_set_aside_for_a_frozen_instance_and_is_not_frozen(
     engine: Engine, damage: str, code: str
 ) -> None:
@@ -155,6 +162,7 @@ def test_what_was_set_aside_for_a_frozen_instance_and_is_not_frozen(
         ("UPDATE timers SET status = 'armed', finished_at = NULL", ["left.timer.armed", "timer.unasked"]),
     ],
 )
+@ON_SQLITE
 def test_what_outlives_its_instance(engine: Engine, damage: str, codes: list[str]) -> None:
     instance_id = working(engine)
     engine.send(instance_id, "STOP")
@@ -167,6 +175,7 @@ def test_what_outlives_its_instance(engine: Engine, damage: str, codes: list[str
 
 
 @pytest.mark.breaks_promises
+@ON_SQLITE
 def test_an_instance_that_ended_with_open_obligations(engine: Engine) -> None:
     working(engine)
     engine.execute("UPDATE instances SET status = 'cancelled', finished_at = created_at")
@@ -193,6 +202,7 @@ def test_a_broken_history_and_a_snapshot_that_it_does_not_explain(engine: Engine
         ("UPDATE instances SET accepts_events = {false}", "replay.accepts_events"),
     ],
 )
+@ON_SQLITE
 def test_counts_that_do_not_agree_with_the_snapshot(engine: Engine, damage: str, code: str) -> None:
     working(engine)
     engine.execute(damage.format(false="0" if engine.database.is_sqlite else "false"))
@@ -218,6 +228,7 @@ def test_a_result_that_counted_twice(engine: Engine) -> None:
 
 
 @pytest.mark.breaks_promises
+@ON_SQLITE
 def test_a_success_that_the_history_tells_twice(engine: Engine) -> None:
     """A forged row that continues the chain as it should."""
     engine.handler("work", lambda _input: None)
@@ -238,6 +249,7 @@ def test_a_success_that_the_history_tells_twice(engine: Engine) -> None:
 
 
 @pytest.mark.breaks_promises
+@ON_SQLITE
 def test_a_success_without_an_attempt_that_succeeded(engine: Engine) -> None:
     engine.handler("work", lambda _input: None)
     engine.start(one_task())

@@ -19,7 +19,7 @@ from common.errors import NotFound
 from common.ids import new_id
 from common.store import history
 from common.store.history import body_digest, chain_hash
-from tests.integration.engine.documents import COUNTER, after, assign, on_go, waiting_with_task
+from tests.integration.engine.documents import COUNTER, ON_SQLITE, after, assign, on_go, waiting_with_task
 from tests.support.engine import Engine
 from tests.support.manual_clock import ManualClock
 
@@ -147,6 +147,7 @@ TAMPERED = {
 
 @pytest.mark.breaks_promises
 @pytest.mark.parametrize("column", TAMPERED)
+@ON_SQLITE
 def test_a_change_of_any_column_is_found(engine: Engine, instance_id: str, column: str) -> None:
     change, code = TAMPERED[column]
     before = engine.execute("SELECT * FROM history WHERE sequence = 4")
@@ -176,7 +177,28 @@ def test_a_change_of_any_column_is_found(engine: Engine, instance_id: str, colum
 _SET_AT = text("UPDATE history SET at = :at WHERE sequence = 4")
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_change_of_any_column_is_found_on_postgresql_too(engine: Engine, instance_id: str) -> None:
+    """Each in a savepoint that is rolled back: the one database serves for all."""
+    missed = []
+    with engine.database.transaction() as tx:
+        tx.exec_driver_sql("ALTER TABLE history DISABLE TRIGGER USER")
+        for column, (change, code) in TAMPERED.items():
+            changed = change or "at = at + interval '1 microsecond'"
+            tampering = tx.begin_nested()
+            tx.exec_driver_sql(
+                f"UPDATE history SET {changed.format(blob=blob(engine, '5a'))} WHERE sequence = 4"
+            )
+            found = verify_instance(tx, engine.tenant_id, instance_id)["problems"]
+            if code not in [problem["code"] for problem in found]:
+                missed.append(column)
+            tampering.rollback()
+        tx.rollback()
+    assert missed == []
+
+
 @pytest.mark.breaks_promises
+@ON_SQLITE
 def test_a_row_moved_to_another_instance_is_found_on_both(engine: Engine, instance_id: str) -> None:
     other = engine.start("counter")
     engine.settle()
@@ -192,6 +214,7 @@ def test_a_row_moved_to_another_instance_is_found_on_both(engine: Engine, instan
 
 @pytest.mark.breaks_promises
 @pytest.mark.parametrize(("sequence", "code"), [(4, "history.head"), (2, "history.gap"), (1, "history.gap")])
+@ON_SQLITE
 def test_a_row_taken_out_is_found(engine: Engine, instance_id: str, sequence: int, code: str) -> None:
     with unguarded(engine) as tx:
         tx.exec_driver_sql(f"DELETE FROM history WHERE sequence = {sequence}")
@@ -200,6 +223,7 @@ def test_a_row_taken_out_is_found(engine: Engine, instance_id: str, sequence: in
 
 
 @pytest.mark.breaks_promises
+@ON_SQLITE
 def test_a_row_rewritten_with_all_its_hashes_is_found_by_the_next_and_by_the_replay(
     engine: Engine, instance_id: str
 ) -> None:
@@ -238,6 +262,7 @@ def test_a_row_rewritten_with_all_its_hashes_is_found_by_the_next_and_by_the_rep
         ("output = '7'", "replay.output"),
     ],
 )
+@ON_SQLITE
 def test_a_change_of_what_the_history_explains_is_found(
     engine: Engine, instance_id: str, change: str, code: str
 ) -> None:
@@ -247,6 +272,7 @@ def test_a_change_of_what_the_history_explains_is_found(
 
 @pytest.mark.breaks_promises
 @pytest.mark.parametrize("garbage", ["no JSON", "{}", '{"type":"unknown","kernel":1}', "[]"])
+@ON_SQLITE
 def test_garbage_in_the_history_is_found_and_not_fallen_over(
     engine: Engine, instance_id: str, garbage: str
 ) -> None:
@@ -260,6 +286,7 @@ def test_garbage_in_the_history_is_found_and_not_fallen_over(
 @pytest.mark.parametrize(
     "document", ["no JSON", "[]", '{"id":"counter","initial":"nowhere","states":{"x":{}}}']
 )
+@ON_SQLITE
 def test_a_document_that_no_longer_compiles_is_found_and_not_fallen_over(
     engine: Engine, instance_id: str, document: str
 ) -> None:
@@ -270,12 +297,14 @@ def test_a_document_that_no_longer_compiles_is_found_and_not_fallen_over(
 
 
 @pytest.mark.breaks_promises
+@ON_SQLITE
 def test_another_document_under_the_same_definition_is_found(engine: Engine, instance_id: str) -> None:
     engine.execute("UPDATE definitions SET checksum = 'other'")
     assert codes(engine, instance_id) == ["replay.definition"]
 
 
 @pytest.mark.breaks_promises
+@ON_SQLITE
 def test_an_erased_body_leaves_the_chain_intact_and_says_so(engine: Engine, instance_id: str) -> None:
     with unguarded(engine) as tx:
         tx.exec_driver_sql("UPDATE history SET input = NULL, changes = NULL, salt = NULL WHERE sequence = 3")
@@ -289,6 +318,7 @@ def test_an_erased_body_leaves_the_chain_intact_and_says_so(engine: Engine, inst
     }
 
 
+@ON_SQLITE
 def test_only_its_own_tenant_can_verify_an_instance(engine: Engine, instance_id: str) -> None:
     other = Engine.on(engine.database, tenant="other")
     for asked in (instance_id, new_id(), "no-id"):
@@ -299,6 +329,7 @@ def test_only_its_own_tenant_can_verify_an_instance(engine: Engine, instance_id:
 # -- how it is made ------------------------------------------------------------------------------------------------
 
 
+@ON_SQLITE
 def test_the_chain_is_made_of_stored_bytes_and_starts_from_32_zero_bytes(
     engine: Engine, instance_id: str
 ) -> None:
@@ -316,6 +347,7 @@ def test_the_chain_is_made_of_stored_bytes_and_starts_from_32_zero_bytes(
     assert [row.sequence for row in rows] == [1, 2, 3, 4]
 
 
+@ON_SQLITE
 def test_the_recorded_input_is_everything_that_the_step_read(engine: Engine, instance_id: str) -> None:
     recorded = read(engine.execute("SELECT input FROM history WHERE sequence = 2")[0][0])
 

@@ -13,6 +13,7 @@ from common.db import Database
 from common.store import overview, workers
 from common.store.workers import PublishedHandler
 from orchestrator.sweep import WORKERS_KEPT, forget
+from tests.integration.engine.documents import ON_SQLITE
 from tests.support.manual_clock import ManualClock
 
 
@@ -39,6 +40,7 @@ def on_another_host(database: Database, presence: Presence) -> None:
         tx.execute(text("UPDATE workers SET host = 'elsewhere' WHERE id = :id"), {"id": presence.id})
 
 
+@ON_SQLITE
 def test_a_worker_is_here_until_it_says_good_bye(database: Database) -> None:
     presence = arrived(database)
     assert here(database) == [presence.id]
@@ -70,6 +72,7 @@ def test_a_worker_that_falls_silent_is_taken_for_dead_for_a_minute(
     assert stayed(database, living) is None
 
 
+@ON_SQLITE
 def test_one_that_was_frozen_comes_back_to_life(clock: ManualClock, database: Database) -> None:
     frozen = arrived(database)
     on_another_host(database, frozen)
@@ -83,6 +86,7 @@ def test_one_that_was_frozen_comes_back_to_life(clock: ManualClock, database: Da
     assert stayed(database, living) is None
 
 
+@ON_SQLITE
 def test_a_death_concerns_its_own_duty(clock: ManualClock, database: Database) -> None:
     runner = arrived(database, "task-runner")
     on_another_host(database, runner)
@@ -93,6 +97,7 @@ def test_a_death_concerns_its_own_duty(clock: ManualClock, database: Database) -
     assert stayed(database, arrived(database, "task-runner")) is not None
 
 
+@ON_SQLITE
 def test_a_predecessor_whose_process_is_gone_is_dead_at_once(database: Database) -> None:
     gone = arrived(database)
     ended = subprocess.Popen([sys.executable, "-c", ""])
@@ -106,6 +111,7 @@ def test_a_predecessor_whose_process_is_gone_is_dead_at_once(database: Database)
     assert stayed(database, successor) is not None
 
 
+@ON_SQLITE
 def test_a_neighbour_whose_process_lives_is_left_alone(database: Database) -> None:
     neighbour = arrived(database)
     with database.transaction() as tx:
@@ -141,6 +147,7 @@ def test_workers_that_were_all_frozen_do_not_wait_for_each_other(
     )
 
 
+@ON_SQLITE
 def test_what_runners_can_do_stays_when_they_leave(database: Database) -> None:
     published = [PublishedHandler("orders.one", "", "does one thing", False, False, None, None)]
     presence = Presence.of("task-runner", types=["orders.one"])
@@ -159,6 +166,7 @@ def test_what_runners_can_do_stays_when_they_leave(database: Database) -> None:
         ]
 
 
+@ON_SQLITE
 def test_rows_of_workers_that_ended_long_ago_are_forgotten(clock: ManualClock, database: Database) -> None:
     gone, living = arrived(database), Presence.of("orchestrator")
     with database.transaction() as tx:
