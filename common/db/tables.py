@@ -69,6 +69,9 @@ class InboxType(StrEnum):
     PAUSE = "pause"
     RESUME = "resume"
     RETRY = "retry"
+    RESTART = "restart"
+    STEP = "step"  # take one parked row of a paused instance
+    TIMEOUT = "timeout"  # the time of the whole instance is over
 
 
 class TimerStatus(StrEnum):
@@ -89,6 +92,7 @@ class AttemptOutcome(StrEnum):
     LOST = "lost"  # its lease expired
     CANCELLED = "cancelled"
     LATE = "late"  # ended after its lease was lost: recorded, not counted
+    TIMED_OUT = "timed_out"
 
 
 class Role(StrEnum):
@@ -209,6 +213,8 @@ instances = Table(
     Column("accepts_events", Boolean, nullable=False, server_default=text("true")),
     Column("priority", SmallInteger, nullable=False, server_default="0"),
     Column("parent_id", Id),
+    Column("parent_key", Text),  # the parent's obligation that this child answers
+    Column("depth", SmallInteger, nullable=False, server_default="0"),  # how many parents are above it
     Column("deadline_at", UtcDateTime),
     Column("labels", Labels, nullable=False, server_default="{}"),
     Column("created_at", UtcDateTime, nullable=False),
@@ -227,7 +233,15 @@ instances = Table(
     UniqueConstraint("tenant_id", "id"),
     _same_tenant("definition_id", "definitions"),
     _same_tenant("parent_id", "instances"),
-    Index("ix_instances_parent_id", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
+    Index(
+        "uq_instances_parent_key",
+        "parent_id",
+        "parent_key",
+        unique=True,
+        postgresql_where=text("parent_id IS NOT NULL"),
+        sqlite_where=text("parent_id IS NOT NULL"),
+    ),
+    CheckConstraint("depth >= 0", name="depth"),
     postgresql_with=_BUSY,
 )
 
@@ -288,7 +302,11 @@ tasks = Table(
     Column("max_attempts", Integer, nullable=False),
     Column("lost", SmallInteger, nullable=False, server_default="0"),
     Column("retry", CanonicalText),  # the policy as asked for; null: the defaults of common/retry.py
-    Column("timeout_ms", BigId),
+    Column("timeout_ms", BigId),  # of one attempt
+    Column("heartbeat_ms", BigId),  # the longest silence of a handler
+    Column("start_within_ms", BigId),  # the longest wait for a worker, of each attempt
+    Column("start_by_at", UtcDateTime),  # while pending: when that wait is over
+    Column("finish_by_at", UtcDateTime),  # when the time of the whole task is over, all its attempts together
     Column("options", CanonicalText),
     Column("completion_event", Text, nullable=False),
     Column("failure_event", Text, nullable=False),
@@ -331,6 +349,18 @@ tasks = Table(
         "lease_expires_at",
         postgresql_where=text("status = 'running' AND lease_token IS NOT NULL"),
         sqlite_where=text("status = 'running' AND lease_token IS NOT NULL"),
+    ),
+    Index(
+        "ix_tasks_start_by",
+        "start_by_at",
+        postgresql_where=text("status = 'pending' AND start_by_at IS NOT NULL"),
+        sqlite_where=text("status = 'pending' AND start_by_at IS NOT NULL"),
+    ),
+    Index(
+        "ix_tasks_finish_by",
+        "finish_by_at",
+        postgresql_where=text("finished_at IS NULL AND finish_by_at IS NOT NULL"),
+        sqlite_where=text("finished_at IS NULL AND finish_by_at IS NOT NULL"),
     ),
     UniqueConstraint("tenant_id", "id"),
     _same_tenant("instance_id", "instances"),
@@ -395,6 +425,7 @@ incidents = Table(
     Column("opened_at", UtcDateTime, nullable=False),
     Column("resolved_at", UtcDateTime),
     Column("resolved_by", Text),
+    Column("resolution", Text),  # the way out that was taken
     _same_tenant("instance_id", "instances"),
     _same_tenant("task_id", "tasks"),
     CheckConstraint("(status = 'open') = (resolved_at IS NULL)", name="resolved"),
@@ -412,6 +443,7 @@ handlers = Table(
     Column("isolated", Boolean, nullable=False, server_default=text("false")),
     Column("input_schema", CanonicalText),
     Column("output_schema", CanonicalText),
+    Column("retry", CanonicalText),  # the handler's own policy, the last in the order of precedence
     Column("published_at", UtcDateTime, nullable=False),
 )
 
