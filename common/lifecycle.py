@@ -72,6 +72,11 @@ INSTANCE_MOVES: Sequence[Move[InstanceStatus]] = (
     Move("compensate", (*ACTIVE, _I.PAUSED, _I.FAILED), _I.COMPENSATING),
     Move("cancel", (*LIVE, _I.FAILED), _I.CANCELLED),
     Move("time_out", (*LIVE, _I.FAILED), _I.TIMED_OUT),
+    Move("restart", (_I.RUNNING, _I.WAITING, _I.PAUSED, _I.FAILED), _I.RUNNING),
+    Move("restart", (_I.RUNNING, _I.WAITING, _I.PAUSED, _I.FAILED), _I.WAITING),
+    Move("step", (_I.PAUSED,), _I.PAUSED),
+    Move("step", (_I.PAUSED,), _I.COMPLETED),
+    Move("step", (_I.PAUSED,), _I.FAILED),
     Move("send", (*LIVE, _I.FAILED), None),
     Move("note", tuple(_I), None),
 )
@@ -84,9 +89,11 @@ TASK_MOVES: Sequence[Move[TaskStatus]] = (
     Move("succeed", (_T.RUNNING,), _T.SUCCEEDED),
     Move("fail", (_T.RUNNING,), _T.FAILED),
     Move("release", (_T.RUNNING,), _T.PENDING),  # retry, drain, expired lease
+    Move("time_out", OPEN, _T.FAILED),  # the sweep: nobody started it, or nobody ended it, in time
     Move("retry", (_T.FAILED,), _T.PENDING),
+    Move("retry", (_T.FAILED,), _T.RUNNING),  # what no runner executes
     Move("cancel", OPEN, _T.CANCELLED),
-    Move("skip", (_T.PENDING,), _T.SKIPPED),
+    Move("skip", (_T.PENDING, _T.FAILED), _T.SKIPPED),
 )
 
 

@@ -305,8 +305,9 @@ tasks = Table(
     Column("timeout_ms", BigId),  # of one attempt
     Column("heartbeat_ms", BigId),  # the longest silence of a handler
     Column("start_within_ms", BigId),  # the longest wait for a worker, of each attempt
+    Column("finish_within_ms", BigId),  # the longest time from its first `run_at` to its end, all its attempts together
     Column("start_by_at", UtcDateTime),  # while pending: when that wait is over
-    Column("finish_by_at", UtcDateTime),  # when the time of the whole task is over, all its attempts together
+    Column("finish_by_at", UtcDateTime),  # when that time is over
     Column("options", CanonicalText),
     Column("completion_event", Text, nullable=False),
     Column("failure_event", Text, nullable=False),

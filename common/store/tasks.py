@@ -13,13 +13,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, not_, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, case, func, not_, or_, select, update
 
+from common.canonical import read
+from common.clock import read_now
 from common.db.rows import insert_rows, update_rows, write_rows
-from common.db.tables import AttemptOutcome, attempts, tasks
+from common.db.tables import AttemptOutcome, attempts, handlers, tasks
 from common.db.types import Id, UtcDateTime, among
+from common.decide import NOT_RUN_BY_A_RUNNER
 from common.ids import InstanceId, LeaseToken, TaskId, TenantId, WorkerId
-from common.lifecycle import OPEN, TaskStatus
+from common.lifecycle import OPEN, TASK_MOVES, TaskStatus, sources
+from common.retry import RetryPolicy
 
 _t = tasks.c
 _a = attempts.c
@@ -455,6 +459,80 @@ def hold(tx: Connection, ids: Sequence[TaskId]) -> None:
         tx.execute(_HOLD, {"ids": ids})
 
 
+_HELD_TASKS = (
+    select(_t.id, _t.run_at, _t.start_within_ms)
+    .where(among(_t.instance_id, "instance_ids"), _t.status == TaskStatus.PENDING, _t.held)
+    .order_by(_t.id)
+    .with_for_update()
+)
+
+
+def unhold(tx: Connection, instance_ids: Sequence[InstanceId]) -> list[TaskId]:
+    """Let the held tasks of locked instances be claimed again; returns their ids, in order.
+
+    The wait for a worker that `scheduleToStart` bounds begins anew: nobody could have started them meanwhile.
+    """
+    rows = tx.execute(_HELD_TASKS, {"instance_ids": instance_ids}).all()
+    if rows:
+        now = read_now(tx)
+        thawed = [
+            {"id": row.id, "held": False, "start_by_at": later(max(row.run_at, now), row.start_within_ms)}
+            for row in rows
+        ]
+        update_rows(tx, tasks, thawed, match=_BY_ID, only_if="tasks.status = 'pending'")
+    return [row.id for row in rows]
+
+
+_FAILED = (
+    select(
+        _t.id, _t.type, _t.attempt, _t.retry, _t.start_within_ms, _t.finish_within_ms, handlers.c.retry.label("handlers_retry")
+    )
+    .outerjoin(
+        handlers,
+        and_(handlers.c.type == _t.type, handlers.c.name == case((_t.type == "SYSTEM", _t.name), else_="")),
+    )
+    .where(among(_t.id, "ids"), _t.status.in_(sources(TASK_MOVES, "retry")))
+    .order_by(_t.id)
+    .with_for_update(of=tasks)
+)  # fmt: skip
+
+
+def retry(tx: Connection, ids: Sequence[TaskId], *, now: datetime) -> list[TaskId]:
+    """Give failed tasks of locked instances another series of attempts, at once; returns the ids that changed, in order.
+
+    Attempts go on counting: `max_attempts` becomes those made so far and as many as the policy allows. Time-outs
+    begin anew, the last error and the count of lost leases are cleared. What no runner executes waits as it did before.
+    """
+    rows = tx.execute(_FAILED, {"ids": ids}).all()
+    again = []
+    for row in rows:
+        policy = row.retry or row.handlers_retry
+        executed = row.type not in NOT_RUN_BY_A_RUNNER
+        again.append(
+            {
+                "id": row.id,
+                "status": (TaskStatus.PENDING if executed else TaskStatus.RUNNING).value,
+                "held": False,
+                "run_at": now,
+                "lost": 0,
+                "max_attempts": row.attempt + RetryPolicy.read(read(policy) if policy else None).max_attempts,
+                "start_by_at": later(now, row.start_within_ms),
+                "finish_by_at": later(now, row.finish_within_ms),
+            }
+        )
+    update_rows(
+        tx, tasks, again, match=_BY_ID, only_if="tasks.status = 'failed'", cleared=("error", "finished_at")
+    )
+    return [row.id for row in rows]
+
+
+def later(at: datetime, milliseconds: int | None) -> datetime | None:
+    """The instant so long after `at`; None where nothing bounds the time."""
+    return None if milliseconds is None else at + timedelta(milliseconds=milliseconds)
+
+
+_BY_ID = (("id", "id"),)
+
 _IS_DUE = (
     select(_t.id)
     .where(
@@ -471,3 +549,34 @@ _IS_DUE = (
 def is_due(tx: Connection, *, types: Sequence[str], functions: Sequence[str], now: datetime) -> bool:
     """Tell whether a claim would find anything: asked on SQLite before taking the writer's turn."""
     return tx.execute(_IS_DUE, {"types": types, "functions": functions, "now": now}).first() is not None
+
+
+# -- skipping ---------------------------------------------------------------------------------------------------
+
+_SKIP = (
+    update(tasks)
+    .where(among(_t.id, "ids"), _t.status.in_(sources(TASK_MOVES, "skip")))
+    .values(status=TaskStatus.SKIPPED)
+)
+
+
+def skip(tx: Connection, ids: Sequence[str]) -> None:
+    """Give failed tasks of locked instances up: somebody has answered for them."""
+    if ids:
+        tx.execute(_SKIP, {"ids": ids})
+
+
+@dataclass(frozen=True, slots=True)
+class TaskNames:
+    """What an answer to a task has to name."""
+
+    type: str
+    name: str
+    attempt: int
+    completion_event: str
+
+
+def read_names(tx: Connection, tenant_id: TenantId, task_id: str) -> TaskNames:
+    """The names of a task that an incident points at; such a task is never gone before its incident."""
+    wanted = select(_t.type, _t.name, _t.attempt, _t.completion_event)
+    return TaskNames(*tx.execute(wanted.where(_t.tenant_id == tenant_id, _t.id == task_id)).one())

@@ -10,6 +10,8 @@ ALTER TABLE tasks ADD COLUMN heartbeat_ms INTEGER
 
 ALTER TABLE tasks ADD COLUMN start_within_ms INTEGER
 
+ALTER TABLE tasks ADD COLUMN finish_within_ms INTEGER
+
 ALTER TABLE tasks ADD COLUMN start_by_at DATETIME
 
 ALTER TABLE tasks ADD COLUMN finish_by_at DATETIME

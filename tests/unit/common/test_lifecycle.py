@@ -39,6 +39,8 @@ INSTANCE_VERBS = {
     "compensate": {S.PENDING, S.RUNNING, S.WAITING, S.PAUSED, S.FAILED},
     "cancel": EVERY - {S.COMPLETED, S.CANCELLED, S.TIMED_OUT},
     "time_out": EVERY - {S.COMPLETED, S.CANCELLED, S.TIMED_OUT},
+    "restart": {S.RUNNING, S.WAITING, S.PAUSED, S.FAILED},
+    "step": {S.PAUSED},
     "send": EVERY - {S.COMPLETED, S.CANCELLED, S.TIMED_OUT},
     "note": EVERY,
 }
@@ -47,9 +49,10 @@ TASK_VERBS = {
     "succeed": {T.RUNNING},
     "fail": {T.RUNNING},
     "release": {T.RUNNING},
+    "time_out": {T.PENDING, T.RUNNING},
     "retry": {T.FAILED},
     "cancel": {T.PENDING, T.RUNNING},
-    "skip": {T.PENDING},
+    "skip": {T.PENDING, T.FAILED},
 }
 
 
@@ -118,7 +121,7 @@ def test_the_diagram_draws_each_move_once_and_no_verb_that_keeps_the_status() ->
 
     assert drawn.startswith("stateDiagram-v2\n    [*] --> pending\n")
     for line in (
-        "paused --> running: resume",
+        "paused --> running: resume / restart",
         "failed --> cancelled: cancel",
         "completed --> [*]",
         "timed_out --> [*]",
