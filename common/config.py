@@ -26,6 +26,7 @@ class Limits(BaseSettings):
     max_context_bytes: int = Field(4_000_000, ge=1_000)
     max_output_bytes: int = Field(1_000_000, ge=1_000)
     max_json_depth: int = Field(64, ge=4, le=200)
+    max_child_depth: int = Field(16, ge=1, le=1_000, description="parents that a workflow may have above it")
     max_batch: int = Field(1_000, ge=1, le=10_000)
     max_page: int = Field(200, ge=1, le=1_000)
 

@@ -8,56 +8,40 @@ limit that it is given. Replaying the recorded inputs of a history through it gi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
 import statechart
+from common import decide_children, decide_control
 from common.canonical import dumps, size, storable
 from common.db.tables import InboxType
+from common.decision import (
+    NOT_RUN_BY_A_RUNNER,
+    START_TIMER,
+    TIMEOUT_TIMER,
+    Decision,
+    Incident,
+    Json,
+    Standing,
+    closing,
+    fails,
+    rejected,
+    status_of,
+    unchanged,
+)
 from common.errors import SignalboxError
-from common.lifecycle import FINAL, InstanceStatus
+from common.lifecycle import ACTIVE, FINAL, InstanceStatus, instance_can
 from statechart import Chart, Env, Step, StepFailed
-from statechart.effects import CancelTimer, Effect
 
-NOT_RUN_BY_A_RUNNER = frozenset({"HUMAN", "WORKFLOW", "MAP", "TIMER"})
-"""Task types that wait without a runner: an instance that has only these open is `waiting`."""
-
-START_TIMER = "start"
-"""The key of the timer that starts a pending instance at the time it was asked for."""
-
-Json = Any
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where an instance stands: its status and snapshot (None before its start), and the facts fixed at its start."""
-
-    status: InstanceStatus
-    snapshot: dict[str, Json] | None
-    facts: Mapping[str, Json]
-
-
-@dataclass(frozen=True, slots=True)
-class Incident:
-    """Why an instance cannot go on by itself."""
-
-    code: str
-    message: str
-    detail: dict[str, Json]
-    task_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """The consequence of one inbox row. `snapshot_text` is canonical; None as long as the instance has not started."""
-
-    status: InstanceStatus
-    snapshot: dict[str, Json] | None
-    snapshot_text: str | None
-    changes: list[dict[str, Json]]
-    effects: tuple[Effect, ...] = ()
-    incident: Incident | None = None
-    resolves: bool = False  # incidents that were open are closed by this
+VERBS: Mapping[InboxType, str] = {
+    InboxType.CANCEL: "cancel",
+    InboxType.PAUSE: "pause",
+    InboxType.RESUME: "resume",
+    InboxType.RETRY: "retry",
+    InboxType.RESTART: "restart",
+    InboxType.STEP: "step",
+    InboxType.TIMEOUT: "time_out",
+}
+"""Control commands by the verb of the lifecycle that they say. One that lost a race is rejected on record."""
 
 
 def decide(
@@ -71,43 +55,105 @@ def decide(
 ) -> Decision:
     """Decide one inbox row. Never raises for what a definition, an event or a handler's output can cause.
 
-    `chart` None, for a definition that does not compile any more: notes, late results, cancels and incidents only.
+    `chart` None, for a definition that does not compile any more: notes, late results, incidents and what
+    `decide_control` can do without one.
     `body` by type: start {input, context} · event: the event itself · task {key, event, entry} · task.late {entry} ·
-    timer {key, event} · undelivered: the event · note {note} · cancel {reason} ·
+    timer {key, event} · child: see `decide_children` · undelivered: the event · note {note} · cancel, pause, resume {reason} · step {} ·
+    timeout {milliseconds} · restart {state, context, reason} · retry {incidents, reason}, see `decide_control.retry` ·
     incident {code, message, detail}: the engine gives up on the instance.
     """
     if type is InboxType.NOTE:
-        return _unchanged(standing, [{"type": "note", **body}])
+        return unchanged(standing, [{"type": "note", **body}])
     if type is InboxType.TASK_LATE:
-        return _unchanged(standing, [{"type": "task.late", **body["entry"]}])
+        return unchanged(standing, [{"type": "task.late", **body["entry"]}])
     if standing.status in FINAL:
-        return _rejected(standing, type, body)
+        return rejected(standing, type, body)
     if type is InboxType.INCIDENT:
-        return _fails(standing, Incident(body["code"], body["message"], body.get("detail", {})), [])
-    if type is InboxType.CANCEL:
-        return _cancel(chart, standing, body, env)
-    if chart is None:
-        raise ValueError(f'a row of type "{type.value}" cannot be decided without a chart')
+        return fails(standing, Incident(body["code"], body["message"], body.get("detail", {})), [])
+    verb = VERBS.get(type)
+    if verb is not None and not instance_can(verb, standing.status):
+        return rejected(standing, type, body)
     try:
-        decided = _DECIDERS[type](chart, standing, body, env)
+        decided = (
+            _commanded(chart, standing, type, body, env) if verb else _taken(chart, standing, type, body, env)
+        )
         return _bounded(standing, decided, max_context_bytes)
     except StepFailed as error:
-        detail = {"path": error.path, "data": error.data}
-        return _fails(standing, Incident(error.code, storable(str(error)), detail), [_received(type, body)])
+        return fails(standing, incident_of(error), [_received(type, body, standing.facts)])
+
+
+def _commanded(chart: Chart | None, standing: Standing, type: InboxType, body: Json, env: Env) -> Decision:
+    match type:
+        case InboxType.CANCEL:
+            return decide_control.cancel(chart, standing, body, env)
+        case InboxType.TIMEOUT:
+            return decide_control.time_out(chart, standing, body, env)
+        case InboxType.PAUSE:
+            return decide_control.pause(standing, body)
+        case InboxType.RESUME:
+            return decide_control.resume(standing, body)
+        case InboxType.STEP:
+            return unchanged(standing, [{"type": "instance.stepped"}])
+        case InboxType.RESTART:
+            return decide_control.restart(_needed(chart, type), standing, body, env)
+        case _:
+            return decide_control.retry(
+                standing, body, lambda thawed, type, body: _again(chart, thawed, type, body, env)
+            )
+
+
+def _again(chart: Chart | None, standing: Standing, type: InboxType, body: Json, env: Env) -> Decision:
+    """What an instance that a retry has thawed makes of the row that it failed on."""
+    try:
+        if type is InboxType.RESTART:
+            return decide_control.restart(_needed(chart, type), standing, body, env)
+        if type is InboxType.CHILD:
+            return _child(_needed(chart, type), standing, body, env, asks_again=True)
+        return _taken(chart, standing, type, body, env)
+    except StepFailed as error:
+        return fails(standing, incident_of(error), [_received(type, body, standing.facts)])
+
+
+def _taken(chart: Chart | None, standing: Standing, type: InboxType, body: Json, env: Env) -> Decision:
+    """Step what is not a command. A paused instance that takes one row by hand stays paused."""
+    decided = _DECIDERS[type](_needed(chart, type), standing, body, env)
+    if standing.status is InstanceStatus.PAUSED and decided.status in ACTIVE:
+        return replace(decided, status=InstanceStatus.PAUSED)
+    return decided
+
+
+def _needed(chart: Chart | None, type: InboxType) -> Chart:
+    if chart is None:
+        raise StepFailed(
+            "definition.unusable",
+            f'the definition does not compile; a row of type "{type.value}" needs it',
+            path="",
+        )
+    return chart
+
+
+def incident_of(error: StepFailed) -> Incident:
+    """The incident of a step that the statechart refused."""
+    return Incident(error.code, storable(str(error)), {"path": error.path, "data": error.data})
 
 
 def _start(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:
     if standing.snapshot is not None:
-        return _unchanged(standing, [{"type": "event.ignored", "reason": "already_started"}])
+        return unchanged(standing, [{"type": "event.ignored", "reason": "already_started"}])
     step = statechart.start(
         chart, body.get("input"), env, context=body.get("context"), instance=standing.facts
     )
-    return _stepped(step, [{"type": "instance.started"}])
+    return _stepped(step, [_started(standing.facts)])
+
+
+def _started(facts: Mapping[str, Json]) -> dict[str, Json]:
+    parent_id = facts.get("parentId")
+    return {"type": "instance.started"} if parent_id is None else {"type": "instance.started", "parentId": parent_id}
 
 
 def _event(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:
     if standing.snapshot is None:
-        return _unchanged(
+        return unchanged(
             standing, [{"type": "event.ignored", "eventType": body["type"], "reason": "not_started"}]
         )
     step = statechart.step(chart, standing.snapshot, body, env)
@@ -116,7 +162,7 @@ def _event(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:
 
 def _task(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:
     if standing.snapshot is None:
-        return _unchanged(standing, [{"type": "event.ignored", "reason": "not_started"}])
+        return unchanged(standing, [{"type": "event.ignored", "reason": "not_started"}])
     entry = body["entry"]
     event = _as_asked(standing.snapshot, body["key"], body["event"], entry["type"])
     step = statechart.step(chart, standing.snapshot, event, env, obligation=body["key"])
@@ -129,7 +175,7 @@ def _task(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:
             {"key": body["key"], "error": error},
             task_id=entry.get("taskId"),
         )
-        return _fails(standing, incident, [entry])
+        return fails(standing, incident, [entry])
     return _stepped(step, [entry, _event_entry(step, event)])
 
 
@@ -141,9 +187,28 @@ def _as_asked(snapshot: Mapping[str, Json], key: str, event: dict[str, Json], en
     return event | {"type": asked["failureEvent" if ended == "task.failed" else "completionEvent"]}
 
 
+def _child(
+    chart: Chart, standing: Standing, body: Json, env: Env, *, asks_again: bool = False
+) -> Decision:
+    """A child has ended, failed or could not be started. `asks_again` starts it anew where that is caught nowhere."""
+    if standing.snapshot is None:
+        return unchanged(standing, [{"type": "event.ignored", "reason": "not_started"}])
+    answer = decide_children.answer_of(standing.snapshot, body)
+    obligation = body["key"] if decide_children.is_awaited(body) else None
+    step = statechart.step(chart, standing.snapshot, answer.event, env, obligation=obligation)
+    if not answer.is_failure or step.reason != "no_transition":
+        return _stepped(step, [*answer.entries, _event_entry(step, answer.event)])
+    if answer.may_go_on:  # its own incident is the reason why the parent waits on
+        return unchanged(standing, answer.entries)
+    if asks_again:
+        asked = statechart.ask_again(chart, standing.snapshot, env, body["key"], body["request"])
+        return _stepped(asked, [])
+    return fails(standing, decide_children.incident_of(body, answer.event["type"]), answer.entries)
+
+
 def _timer(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:
     if standing.snapshot is None:
-        return _unchanged(standing, [{"type": "event.ignored", "reason": "not_started"}])
+        return unchanged(standing, [{"type": "event.ignored", "reason": "not_started"}])
     step = statechart.step(chart, standing.snapshot, body["event"], env, obligation=body["key"])
     return _stepped(step, [{"type": "timer.fired", "key": body["key"]}, _event_entry(step, body["event"])])
 
@@ -153,64 +218,9 @@ _DECIDERS = {
     InboxType.EVENT: _event,
     InboxType.UNDELIVERED: _event,
     InboxType.TASK: _task,
+    InboxType.CHILD: _child,
     InboxType.TIMER: _timer,
 }
-
-
-def _cancel(chart: Chart | None, standing: Standing, body: Json, env: Env) -> Decision:
-    changes: list[dict[str, Json]] = [{"type": "instance.cancelled", "reason": body.get("reason")}]
-    if standing.snapshot is None:  # not started; a start that waits for its time must not come any more
-        return Decision(
-            InstanceStatus.CANCELLED, None, None, changes, (CancelTimer(START_TIMER),), resolves=True
-        )
-    try:
-        if chart is None:
-            raise StepFailed("definition.unusable", "the definition does not compile, no exit action is run")
-        step = statechart.stop(chart, standing.snapshot, env)
-        text = dumps(step.snapshot)
-        dumps(step.changes)
-    except Exception as error:  # noqa: BLE001 - see below: whatever it is, it must not keep an instance from ending
-        # A broken exit action must not make an instance impossible to cancel: it ends without its exit actions.
-        changes.append({"type": "error.execution", "message": storable(str(error))})
-        stopped = standing.snapshot | {"status": "stopped", "tasks": {}, "timers": {}, "children": {}}
-        return Decision(
-            InstanceStatus.CANCELLED,
-            stopped,
-            dumps(stopped),
-            changes,
-            closing(standing.snapshot),
-            resolves=True,
-        )
-    return Decision(
-        InstanceStatus.CANCELLED,
-        step.snapshot,
-        text,
-        changes + list(step.changes),
-        step.effects,
-        resolves=True,
-    )
-
-
-def closing(snapshot: Mapping[str, Json]) -> tuple[Effect, ...]:
-    """The effects that end every open obligation of a snapshot."""
-    return (
-        *(statechart.effects.CancelTask(key) for key in snapshot.get("tasks", {})),
-        *(CancelTimer(key) for key in snapshot.get("timers", {})),
-        *(statechart.effects.CancelChild(key) for key in snapshot.get("children", {})),
-    )
-
-
-def status_of(snapshot: Mapping[str, Json]) -> InstanceStatus:
-    """The status that a snapshot means: a function of its machine status and its open obligations."""
-    match snapshot["status"]:
-        case "done":
-            return InstanceStatus.COMPLETED
-        case "error":
-            return InstanceStatus.FAILED
-        case "stopped":
-            return InstanceStatus.CANCELLED
-    executed = any(task["type"] not in NOT_RUN_BY_A_RUNNER for task in snapshot["tasks"].values())
-    return InstanceStatus.RUNNING if executed else InstanceStatus.WAITING
 
 
 def _stepped(step: Step, entries: list[dict[str, Json]]) -> Decision:
@@ -235,65 +245,34 @@ def _bounded(standing: Standing, decided: Decision, max_context_bytes: int) -> D
     try:
         text = dumps(decided.snapshot)
     except SignalboxError as error:
-        return _fails(standing, Incident("context.unstorable", str(error), {}), decided.changes[:1])
+        return _instead(standing, decided, Incident("context.unstorable", str(error), {}))
     if size(text) > max_context_bytes:
         message = (
             f"the snapshot grew to {size(text)} bytes, at most {max_context_bytes} are allowed "
             '("SIGNALBOX_MAX_CONTEXT_BYTES"); keep large data outside and store a reference'
         )
         detail = {"limit": "max_context_bytes", "allowed": max_context_bytes}
-        return _fails(standing, Incident("limit.context", message, detail), decided.changes[:1])
-    return Decision(
-        decided.status,
-        decided.snapshot,
-        text,
-        decided.changes,
-        decided.effects,
-        decided.incident,
-        decided.resolves,
-    )
+        return _instead(standing, decided, Incident("limit.context", message, detail))
+    return replace(decided, snapshot_text=text)
 
 
-def _fails(standing: Standing, incident: Incident, entries: list[dict[str, Json]]) -> Decision:
-    changes = [
-        *entries,
-        {"type": "incident.opened", "code": incident.code, "message": incident.message},
-        {"type": "instance.failed"},
-    ]
-    return _unchanged(standing, changes, status=InstanceStatus.FAILED, incident=incident)
+def _instead(standing: Standing, decided: Decision, incident: Incident) -> Decision:
+    """Nothing of a decision that cannot be stored becomes true, but what it said of older incidents."""
+    return replace(fails(standing, incident, decided.changes[:1]), resolution=decided.resolution)
 
 
-def _rejected(standing: Standing, type: InboxType, body: Json) -> Decision:
-    entry = {
-        "type": "event.rejected",
-        "reason": f"instance is {standing.status.value}",
-        "inboxType": type.value,
-    }
-    if type is InboxType.EVENT:
-        entry["eventType"] = body["type"]
-    entries = [body["entry"], entry] if type is InboxType.TASK else [entry]
-    return _unchanged(standing, entries)
-
-
-def _unchanged(
-    standing: Standing,
-    changes: list[dict[str, Json]],
-    *,
-    status: InstanceStatus | None = None,
-    incident: Incident | None = None,
-) -> Decision:
-    text = None if standing.snapshot is None else dumps(standing.snapshot)
-    return Decision(status or standing.status, standing.snapshot, text, changes, (), incident)
-
-
-def _received(type: InboxType, body: Json) -> dict[str, Json]:
+def _received(type: InboxType, body: Json, facts: Mapping[str, Json]) -> dict[str, Json]:
     match type:
         case InboxType.START:
-            return {"type": "instance.started"}
+            return _started(facts)
         case InboxType.TASK:
             return dict(body["entry"])
         case InboxType.TIMER:
             return {"type": "timer.fired", "key": body["key"]}
+        case InboxType.CHILD:
+            return decide_children.entry_of(body)
+        case InboxType.RESTART:
+            return {"type": "instance.restarted", "state": body["state"], "reason": body["reason"]}
         case _:
             return {"type": "event.received", "eventType": body["type"]}
 
@@ -313,6 +292,7 @@ def _message_of(error: Json) -> str:
 __all__ = [
     "NOT_RUN_BY_A_RUNNER",
     "START_TIMER",
+    "TIMEOUT_TIMER",
     "Decision",
     "Incident",
     "Standing",

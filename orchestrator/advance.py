@@ -32,6 +32,7 @@ from sqlalchemy.exc import DBAPIError
 from common import faults
 from common.canonical import dumps, read, storable
 from common.clock import instant_text, read_now
+from common.config import Limits
 from common.db import TASK_RUNNER_QUEUE, Database, is_trouble, note_bell
 from common.db.tables import InboxType
 from common.decide import Decision, Incident, Standing, decide
@@ -61,6 +62,7 @@ class Advancing:
     database: Database
     max_context_bytes: int
     charts: Charts = field(default_factory=Charts)
+    limits: Limits = field(default_factory=Limits)
     publish: Callable[[Sequence[str]], None] = lambda _ids: None
     last_death: Callable[[], datetime | None] = lambda: None
 
@@ -203,6 +205,7 @@ def _choose(page: _Page, seen: Set[InstanceId]) -> _Chosen:
 def _advance_locked(advancing: Advancing, tx: Connection, locked: list[LockedInstance]) -> Pass:
     rows = inbox.read_ready(tx, [held.id for held in locked])
     by_instance = {id_: list(group) for id_, group in groupby(rows, key=lambda row: row.instance_id)}
+    _add_parked(tx, by_instance)
     charts = advancing.charts.fetch(tx, (held.definition_id for held in locked))
     batch = Batch(max(held.now for held in locked))
     deadline = time.perf_counter() + STEP_BUDGET
@@ -218,12 +221,21 @@ def _advance_locked(advancing: Advancing, tx: Connection, locked: list[LockedIns
         if time.perf_counter() > deadline:
             left = tuple(other.id for other in locked[at:])
             break
-    batch.save(tx)
+    batch.save(tx, advancing.limits)
     if batch.due_tasks:
         note_bell(tx, TASK_RUNNER_QUEUE, *batch.due_tasks)
     faults.hit("before_commit")
     # A lock that found an empty inbox still counts as work: the next pass must look again before it may sleep.
     return Pass(batch.steps, len(locked), len(batch.due_tasks), changed=tuple(advanced), left=left)
+
+
+def _add_parked(tx: Connection, by_instance: dict[InstanceId, list[InboxRow]]) -> None:
+    """Who is taken on step by step needs a row that was parked, the oldest first: it comes behind the commands."""
+    for instance_id, rows in by_instance.items():
+        wanted = sum(row.type is InboxType.STEP for row in rows)
+        if wanted:
+            behind = sum(row.lane == inbox.CONTROL for row in rows)
+            rows[behind:behind] = inbox.read_parked(tx, instance_id, limit=wanted)
 
 
 def _step_instance(
@@ -269,6 +281,9 @@ class _Stepping:
         snapshot = None if held.snapshot is None else read(held.snapshot)
         self.decision = Decision(held.status, snapshot, held.snapshot, [])
         self.error = held.error
+        self.was_thawed = held.status not in FROZEN
+        self.allowed = 0  # rows that may be taken although the instance is paused
+        self.releases = False
         self.facts = facts_of(held, self.at)
 
     def through(self, rows: list[InboxRow], deadline: float) -> Batch:
@@ -279,7 +294,7 @@ class _Stepping:
         for row in rows:
             if self.compiled.chart is None and row.lane != inbox.CONTROL:
                 self._freeze_without_chart()
-            if self.decision.status in FROZEN and row.lane != inbox.CONTROL:
+            if row.lane != inbox.CONTROL and not self._may_take():
                 self.batch.parked.append(row.id)
             else:
                 self._step(row.type, row.body, row.source)
@@ -287,6 +302,15 @@ class _Stepping:
             if time.perf_counter() > deadline:
                 break
         return self._settled()
+
+    def _may_take(self) -> bool:
+        """May an ordinary row be stepped: the instance is not frozen, or paused and taken on by hand?"""
+        if self.decision.status not in FROZEN:
+            return True
+        if self.decision.status is InstanceStatus.PAUSED and self.allowed > 0:
+            self.allowed -= 1
+            return True
+        return False
 
     def _freeze_without_chart(self) -> None:
         """The definition does not compile: say so once; what is not a control command waits for code that reads it."""
@@ -324,10 +348,15 @@ class _Stepping:
         self.batch.history.append(entry)
         self.head = entry["hash"]
         self.batch.take(self.held, decided, sequence=self.sequence, actor=actor)
+        self.batch.children.take(self.held, type, body, actor, self.decision, decided)
         if decided.incident is not None:
             self.error = error_text(decided.incident)
-        elif decided.status is not InstanceStatus.FAILED:
-            self.error = None
+        elif decided.status is not InstanceStatus.FAILED and decided.status is not self.decision.status:
+            self.error = _timed_out(body) if decided.status is InstanceStatus.TIMED_OUT else None
+        stepped = type is InboxType.STEP and decided.status is InstanceStatus.PAUSED
+        self.allowed += stepped
+        self.releases = stepped or (self.releases and decided.status is InstanceStatus.PAUSED)
+        self.was_thawed |= decided.status not in FROZEN or decided.resolution is not None
         self.decision = decided
 
     def _settled(self) -> Batch:
@@ -339,8 +368,16 @@ class _Stepping:
             head_hash=self.head,
             at=self.at,
             error=self.error,
+            was_thawed=self.was_thawed,
+            releases=self.releases,
         )
         return self.batch
+
+
+def _timed_out(body: str) -> str:
+    milliseconds = read(body)["milliseconds"]
+    message = f"its definition allows {milliseconds:,} ms from start to end, and they are over"
+    return error_text(Incident("instance.timed_out", message, {"milliseconds": milliseconds}))
 
 
 def facts_of(held: LockedInstance, started_at: datetime) -> dict[str, object]:
@@ -469,4 +506,4 @@ def _give_up(advancing: Advancing, tx: Connection, instance_id: InstanceId, inci
         compiled = advancing.charts.fetch(tx, [held.definition_id])[held.definition_id]
         now = read_now(tx)
         batch = _Stepping(advancing, held, compiled, now).give_up(incident, rows)
-        batch.save(tx)
+        batch.save(tx, advancing.limits)

@@ -15,14 +15,16 @@ from sqlalchemy import Connection
 
 from common.canonical import dumps, read
 from common.commands.outcome import outcome_body
+from common.config import Limits
 from common.db.tables import InboxType, IncidentStatus, TimerStatus
-from common.decide import NOT_RUN_BY_A_RUNNER, Decision, Incident
+from common.decision import NOT_RUN_BY_A_RUNNER, TIMEOUT_TIMER, Decision, Incident
 from common.errors import Invalid
 from common.ids import InstanceId, TaskId, TenantId, is_id, new_id
-from common.lifecycle import ENDED, FINAL, InstanceStatus, TaskStatus
+from common.lifecycle import ENDED, FINAL, FROZEN, InstanceStatus, TaskStatus
 from common.retry import RetryPolicy
 from common.store import history, inbox, incidents, instances, tasks, timers
 from common.store.instances import LockedInstance
+from orchestrator.children import Children
 from statechart import Chart, accepts
 from statechart.effects import (
     ArmTimer,
@@ -36,6 +38,7 @@ from statechart.effects import (
     SendEvent,
     StartWorkflow,
 )
+from statechart.env import after
 
 PRIORITIES = range(-32_768, 32_768)
 """What the column holds. PostgreSQL refuses more and SQLite does not; the step says the same on both."""
@@ -72,8 +75,10 @@ class Batch:
     parked: list[int] = field(default_factory=list)
     frozen: set[str] = field(default_factory=set)
     thawed: set[str] = field(default_factory=set)
+    released: set[InstanceId] = field(default_factory=set)
     steps: int = 0
     due_tasks: list[str] = field(default_factory=list)
+    children: Children = field(default_factory=Children)
     _tasks: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     _asked_again: list[_Asking] = field(default_factory=list)
     _timers: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
@@ -82,7 +87,9 @@ class Batch:
     _cancelled_timers: set[tuple[str, str]] = field(default_factory=set)
     _sends: list[_Send] = field(default_factory=list)
     _incidents: list[dict[str, Any]] = field(default_factory=list)
-    _resolved: dict[str, str] = field(default_factory=dict)
+    _resolved: dict[str, tuple[str, str]] = field(default_factory=dict)  # resolution and actor
+    _retried_tasks: list[TaskId] = field(default_factory=list)
+    _skipped_tasks: list[str] = field(default_factory=list)
 
     # -- collecting ----------------------------------------------------------------------------------------------
 
@@ -91,10 +98,12 @@ class Batch:
         self.steps += 1
         for effect in decision.effects:
             self._effect(held, effect)
+        if decision.resolution is not None:
+            self._close_incidents(held, decision.resolution, actor)
+        self._retried_tasks += decision.retried_tasks
+        self._skipped_tasks += decision.skipped_tasks
         if decision.incident is not None:
             self._incidents.append(self._incident(held, decision.incident, sequence))
-        if decision.resolves:
-            self._resolved[held.id] = actor
 
     def settle(
         self,
@@ -106,15 +115,24 @@ class Batch:
         head_hash: bytes,
         at: datetime,
         error: str | None,
+        was_thawed: bool,
+        releases: bool,
     ) -> None:
-        """Collect an instance's row after its last event of this batch."""
+        """Collect an instance's row after its last event of this batch.
+
+        `was_thawed` says that it was not frozen at some moment of this batch; `releases` that held tasks may run
+        although it is paused, because somebody takes it on step by step.
+        """
         snapshot = decision.snapshot or {}
         final = decision.status in FINAL
-        if decision.status is InstanceStatus.FAILED:
+        if decision.status in FROZEN and was_thawed and not releases:
             self.frozen.add(held.id)
         self._open_tasks[held.id] = set(snapshot.get("tasks", ()))
-        if final and held.status is InstanceStatus.FAILED:
+        if held.status in FROZEN and decision.status not in FROZEN:
             self.thawed.add(held.id)
+        if releases or (held.id in self.thawed and not final):
+            self.released.add(held.id)
+        deadline_at = self._deadline(held, chart, snapshot, at, final)
         completed = decision.status is InstanceStatus.COMPLETED
         self.instances.append(
             {
@@ -138,11 +156,56 @@ class Batch:
                 is not InstanceStatus.FAILED  # its snapshot may be the very thing that is wrong
                 and chart is not None
                 and accepts(chart, snapshot),
+                "deadline_at": deadline_at,
                 "started_at": held.started_at or (at if snapshot else None),
                 # A note or a late event after the end does not move the end.
                 "finished_at": (held.finished_at or at) if final else None,
             }
         )
+
+    def _close_incidents(self, held: LockedInstance, resolution: str, actor: str) -> None:
+        """Close the incidents of the instance, those of this batch too."""
+        if held.status is InstanceStatus.FAILED:
+            self._resolved[held.id] = (resolution, actor)
+        for row in self._incidents:
+            if row["instance_id"] == held.id and row["status"] == IncidentStatus.OPEN.value:
+                row.update(
+                    status=IncidentStatus.RESOLVED.value,
+                    resolved_at=self.now,
+                    resolved_by=actor,
+                    resolution=resolution,
+                )
+
+    def _deadline(
+        self,
+        held: LockedInstance,
+        chart: Chart | None,
+        snapshot: Mapping[str, Any],
+        at: datetime,
+        final: bool,
+    ) -> datetime | None:
+        """When the time of the whole instance is over: fixed at its start, and not moved by a pause, retry or restart."""
+        starts = bool(snapshot) and held.started_at is None
+        if held.deadline_at is not None:
+            if final:
+                self._cancelled_timers.add((held.id, TIMEOUT_TIMER))
+            return held.deadline_at
+        if not starts or final or chart is None or chart.timeout_ms is None:
+            return None
+        deadline_at = after(at, chart.timeout_ms)
+        self._timers[held.id, TIMEOUT_TIMER] = {
+            "id": new_id(),
+            "tenant_id": held.tenant_id,
+            "instance_id": held.id,
+            "key": TIMEOUT_TIMER,
+            "due_at": deadline_at,
+            "status": TimerStatus.ARMED.value,
+            "inbox_type": InboxType.TIMEOUT.value,
+            "body": dumps({"milliseconds": chart.timeout_ms}),
+            "created_at": self.now,
+            "finished_at": None,
+        }
+        return deadline_at
 
     def merge(self, other: Batch) -> None:
         """Take over everything that another batch collected: one instance's, stepped without harm."""
@@ -152,6 +215,7 @@ class Batch:
         self.parked += other.parked
         self.frozen |= other.frozen
         self.thawed |= other.thawed
+        self.released |= other.released
         self.steps += other.steps
         self._tasks.update(other._tasks)
         self._asked_again += other._asked_again
@@ -162,6 +226,9 @@ class Batch:
         self._sends += other._sends
         self._incidents += other._incidents
         self._resolved.update(other._resolved)
+        self._retried_tasks += other._retried_tasks
+        self._skipped_tasks += other._skipped_tasks
+        self.children.merge(other.children)
 
     def _effect(self, held: LockedInstance, effect: Effect) -> None:
         match effect:
@@ -185,11 +252,10 @@ class Batch:
                 self._sends.append(_Send(held, to, event))
             case Emit() | Log():
                 pass  # told by the step's own history entries; triggers and streams read those
-            case StartWorkflow() | CancelChild():
-                raise Invalid(
-                    "child workflows cannot be started by this version; start the workflow over the API",
-                    code="effect.unsupported",
-                )
+            case StartWorkflow():
+                self.children.ask(held, effect)
+            case CancelChild(key):
+                self.children.cancel(held, key)
             case _:
                 assert_never(effect)
 
@@ -261,31 +327,41 @@ class Batch:
             "sequence": sequence,
             "status": IncidentStatus.OPEN.value,
             "opened_at": self.now,
+            "resolved_at": None,
+            "resolved_by": None,
+            "resolution": None,
         }
 
     # -- saving --------------------------------------------------------------------------------------------------
 
-    def save(self, tx: Connection) -> None:
+    def save(self, tx: Connection, limits: Limits) -> None:
         """Write everything collected, in lock order. Raises `LostRace` when a guarded write found another row."""
         self._lock_tasks(tx)
         self._save_asked_again(tx)
+        retried = tasks.retry(tx, sorted(self._retried_tasks), now=self.now)
+        tasks.skip(tx, sorted(self._skipped_tasks))
+        self.children.end_tasks(tx, now=self.now)
         self._cancel_and_hold(tx)
+        released = tasks.unhold(tx, sorted(self.released))
         timers.cancel(tx, sorted(self._cancelled_timers), now=self.now)
         if instances.save(tx, self.instances) != len(self.instances):
             raise LostRace("instances changed while they were locked")
         tasks.create(tx, list(self._tasks.values()))
         timers.arm(tx, list(self._timers.values()))
         history.append(tx, self.history)
+        for instance_id, (resolution, actor) in self._resolved.items():  # before newer ones are opened
+            incidents.resolve_of(tx, [instance_id], resolution=resolution, actor=actor, now=self.now)
         incidents.open_all(tx, self._incidents)
-        for instance_id, actor in self._resolved.items():
-            incidents.resolve_of(tx, [instance_id], actor=actor, now=self.now)
-        inbox.put(tx, self._deliveries(tx))
+        # The last that may wait for others, and before events that may be for these children.
+        rows = self.children.save(tx, limits=limits, now=self.now)
+        inbox.put(tx, rows + self._deliveries(tx))
         inbox.park(tx, self.parked)
         if self.thawed:  # what waited parked is taken up again, also where it can only be rejected: on record
             inbox.unpark(tx, sorted(self.thawed))
         if inbox.consume(tx, self.consumed) != len(self.consumed):
             raise LostRace("inbox rows that were read under the lock are gone")
-        self.due_tasks = [
+        self.due_tasks = [*retried, *released]
+        self.due_tasks += [
             row["id"]
             for row in self._tasks.values()
             if row["status"] == TaskStatus.PENDING and row["run_at"] <= self.now

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from common.clock import read_now
 from common.db import Database
+from common.db.tables import InboxType
 from common.store import inbox, timers
 
 
@@ -33,7 +34,7 @@ def _fire_batch(tx: Connection) -> int:
             {
                 "tenant_id": timer.tenant_id,
                 "instance_id": timer.instance_id,
-                "lane": inbox.ORDINARY,
+                "lane": inbox.CONTROL if timer.inbox_type is InboxType.TIMEOUT else inbox.ORDINARY,
                 "type": timer.inbox_type.value,
                 "body": timer.body,
                 "source": f"timer:{timer.key}",

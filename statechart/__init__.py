@@ -27,7 +27,7 @@ from statechart.explain import explain
 from statechart.problems import DefinitionInvalid, Problem, StepFailed
 from statechart.schema import json_schema
 from statechart.simulate import simulate, simulate_lines
-from statechart.step import Step, accepts, start, step, stop
+from statechart.step import Step, accepts, ask_again, restart, start, step, stop
 
 __all__ = [
     "KERNEL",
@@ -50,11 +50,13 @@ __all__ = [
     "Step",
     "StepFailed",
     "accepts",
+    "ask_again",
     "check",
     "diagram",
     "explain",
     "json_schema",
     "load",
+    "restart",
     "simulate",
     "simulate_lines",
     "start",

@@ -123,6 +123,7 @@ class Chart:
     config_names: frozenset[str]
     invokes: dict[str, InvokeTask]  # by place
     initial_transition: Transition
+    timeout_ms: int | None  # of the whole instance
     has_always: bool
     has_parallel: bool
     uses: Sequence[Use]

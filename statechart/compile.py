@@ -18,11 +18,11 @@ from statechart.compile_actions import ActionCompiler
 from statechart.compile_guards import GuardCompiler
 from statechart.configuration import (
     NOTHING_REMEMBERED,
-    compute_entry_set,
     find_least_common_ancestor,
     get_transition_domain,
-    with_ancestors,
+    plan_entry,
 )
+from statechart.durations import parse_duration
 from statechart.env import Json
 from statechart.findings import Findings, join
 from statechart.naming import UnknownTarget, delay_reference, js_order, resolve_target
@@ -66,6 +66,7 @@ class Compiler:
         self.transitions: list[Transition] = []
         self.invokes: dict[str, InvokeTask] = {}
         self.actions = ActionCompiler(definition, self.findings)
+        self.timeout_ms: int | None = None
 
     def compile(self) -> Chart:
         definition, findings = self.definition, self.findings
@@ -79,6 +80,7 @@ class Compiler:
         for node, part in zip(self.nodes, self.parts, strict=True):
             self.compile_behaviour(node, part)
         self.compile_triggers()
+        self.timeout_ms = self.compile_timeout()
         refuse_endless_entry(self.nodes, findings)
         if findings.has_errors():
             raise DefinitionInvalid(findings.problems)
@@ -112,6 +114,7 @@ class Compiler:
                 reenter=True,
                 at="initial",
             ),
+            timeout_ms=self.timeout_ms,
             has_always=any(node.always for node in self.nodes),
             has_parallel=any(node.type == "parallel" for node in self.nodes),
             uses=tuple(uses),
@@ -119,6 +122,17 @@ class Compiler:
             guards=self.guards.compiled,
             unused_guards=tuple(name for name in definition.guards if name not in self.guards.used),
         )
+
+    def compile_timeout(self) -> int | None:
+        """The root's `timeout`, in milliseconds. It holds from the start on and is not asked again, so no template."""
+        written = self.definition.timeout
+        if written is None:
+            return None
+        try:
+            return parse_duration(written)
+        except ValueError as wrong:
+            self.findings.error("duration.invalid", "timeout", str(wrong))
+            return None
 
     # --- the tree
 
@@ -445,10 +459,11 @@ def plan_entries(transitions: Sequence[Transition]) -> None:
         key = (domain, targets, enters_source)
         plan = plans.get(key)
         if plan is None:
-            around = with_ancestors((transition.source,)) if domain is not None else {}
-            plan = plans[key] = compute_entry_set({transition: domain}, NOTHING_REMEMBERED, around)
+            plan = plans[key] = plan_entry(transition, domain)
             planned += len(plan.nodes)
-        if not any(node.initial is not None and node.initial.type == "history" for node in plan.nodes):
+        # A target that is the source is not entered itself, yet what is entered below it begins with its initial.
+        led_by = (*plan.nodes, *targets)
+        if not any(node.initial is not None and node.initial.type == "history" for node in led_by):
             transition.plan, transition.domain = plan, domain
 
 

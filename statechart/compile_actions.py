@@ -25,6 +25,7 @@ from statechart.document import (
     SendAction,
     StartWorkflowAction,
     TaskOptions,
+    TimeoutsSpec,
 )
 from statechart.durations import parse_duration
 from statechart.env import Json
@@ -32,10 +33,12 @@ from statechart.findings import Findings, join
 from statechart.naming import js_order
 from statechart.problems import nearest
 from statechart.templates import Value, is_template
+from statechart.timeouts import SHORT
 
 # An item of a MAP is a task or a workflow of its own, written once and filled in for each item.
 _MAP_PARTS = ("task", "workflow")
 _MAP_NAMES = ("item", "index")
+_RETRY = ("maxAttempts", "interval", "backoffRate", "maxInterval", "jitter", "retryOn", "doNotRetryOn")
 _OPTIONS = {name: to_camel(name) for name in TaskOptions.model_fields}
 
 
@@ -43,7 +46,7 @@ class ActionCompiler:
     def __init__(self, definition: Definition, findings: Findings) -> None:
         self.findings = findings
         self.delays = definition.delays
-        self.defaults = _given_fields(definition.defaults) if definition.defaults is not None else {}
+        self.defaults = self._defaults(definition.defaults) if definition.defaults is not None else {}
         self._ordinals: Counter[StateNode] = Counter()
 
     def block(self, parts: Sequence[Action], node: StateNode, at: str) -> Block:
@@ -175,7 +178,8 @@ class ActionCompiler:
 
     def _new_task(self, part: CreateTaskAction, node: StateNode, at: str) -> tasks.NewTask:
         inside = join(at, "task")
-        fields = {**self._options(part, at), **self._options(part.task, inside), "type": part.task.type}
+        fields = _merged(self._options(part, at), self._options(part.task, inside))
+        fields["type"] = part.task.type
         self._note_task(fields, node, inside)
         self._answered_by(
             fields, "completion_event", part.task.completion_event or part.completion_event, inside, node
@@ -215,10 +219,53 @@ class ActionCompiler:
         """The options that were written, by their names in the document; literals are checked here."""
         given = part.model_fields_set
         fields = {key: getattr(part, name) for name, key in _OPTIONS.items() if name in given}
-        for key in ("delay", "timeout"):
-            if fields.get(key) is not None:
-                fields[key] = self._duration(fields[key], join(at, key))
-        return fields
+        if fields.get("delay") is not None:
+            fields["delay"] = self._duration(fields["delay"], join(at, "delay"))
+        fields.pop("timeout", None)
+        fields["timeouts"] = self._timeouts(part, at)
+        self._check_retry(fields.get("retry"), join(at, "retry"))
+        return {key: value for key, value in fields.items() if value is not None}
+
+    def _timeouts(self, part: TaskOptions | Defaults, at: str) -> dict[str, Json] | None:
+        """What was written of the time-outs, by their names; `timeout` under the name that it is short for."""
+        written = part.timeouts or TimeoutsSpec()
+        given = {to_camel(name): getattr(written, name) for name in sorted(written.model_fields_set)}
+        places = {name: join(at, f"timeouts.{name}") for name in given}
+        if part.timeout is not None:
+            if given.get(SHORT) is not None:
+                self.findings.error(
+                    "timeout.twice", at, f"expected timeout or timeouts.{SHORT}, which mean the same, found both"
+                )
+            given[SHORT], places[SHORT] = part.timeout, join(at, "timeout")
+        checked = {
+            name: self._timeout(value, places[name]) for name, value in given.items() if value is not None
+        }
+        return checked or None
+
+    def _timeout(self, duration: Duration, at: str) -> Duration:
+        checked = self._duration(duration, at)
+        if checked == 0:
+            self.findings.error("duration.invalid", at, "expected a time-out of at least 1 ms, found 0")
+        return checked
+
+    def _check_retry(self, policy: Mapping[str, Json] | None, at: str) -> None:
+        """Find what is written out and wrong in a policy; what is computed shows when the task is created."""
+        for name, value in (policy or {}).items():
+            where = join(at, name)
+            if name not in _RETRY:
+                known = ", ".join(_RETRY)
+                self.findings.error(
+                    "retry.unknown", where, f"expected one of {known}, found {name!r}", nearest(name, _RETRY)
+                )
+            elif name in ("interval", "maxInterval") and isinstance(value, str | int | float):
+                self._duration(value, where)
+            elif name == "maxAttempts" and isinstance(value, int | float) and (value < 1 or value != int(value)):
+                self.findings.error("retry.invalid", where, f"expected a whole number of at least 1, found {value!r}")
+
+    def _defaults(self, defaults: Defaults) -> dict[str, Json]:
+        self._check_retry(defaults.retry, "defaults.retry")
+        given = {"retry": defaults.retry, "timeouts": self._timeouts(defaults, "defaults")}
+        return {key: value for key, value in given.items() if value is not None}
 
     def _duration(self, duration: Duration, at: str) -> Duration:
         if isinstance(duration, str) and duration in self.delays:
@@ -234,7 +281,7 @@ class ActionCompiler:
         return duration
 
     def _template(self, fields: dict[str, Json], at: str) -> tasks.TaskTemplate:
-        merged = {**self.defaults, **{key: value for key, value in fields.items() if value is not None}}
+        merged = _merged(self.defaults, {key: value for key, value in fields.items() if value is not None})
         constants: dict[str, Json] = {}
         each: tasks.EachItem | None = None
         given = merged.get("input")
@@ -274,9 +321,12 @@ class ActionCompiler:
         )
 
 
-def _given_fields(defaults: Defaults) -> dict[str, Json]:
-    given = {"retry": defaults.retry, "timeout": defaults.timeout}
-    return {key: value for key, value in given.items() if value is not None}
+def _merged(outer: Mapping[str, Json], inner: Mapping[str, Json]) -> dict[str, Json]:
+    """What is said further inside wins as a whole; of the time-outs each by itself."""
+    merged = {**outer, **inner}
+    if "timeouts" in outer and "timeouts" in inner:
+        merged["timeouts"] = {**outer["timeouts"], **inner["timeouts"]}
+    return merged
 
 
 def _value_at(part: AssignAction, path: str, at: str) -> str:

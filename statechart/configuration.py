@@ -175,6 +175,12 @@ class EntrySet:
                 break
             self._above.add(ancestor)
 
+    def remove(self, node: StateNode) -> None:
+        """Take out `node` and everything below it."""
+        for inner in [one for one in self.nodes if one is node or is_descendant(one, node)]:
+            del self.nodes[inner]
+            self.by_default.discard(inner)
+
     def reaches_into(self, region: StateNode) -> bool:
         """Is a state below `region` being entered already?"""
         return region in self._above
@@ -191,11 +197,23 @@ def compute_entry_set(
         plan = next(iter(domains)).plan
         if plan is not None:
             return plan
+    entry_set = _entries_of(domains, history)
+    _close_upwards(entry_set, active)
+    _keep_first_child(entry_set, active)
+    _close_downwards(entry_set, active)
+    return entry_set.plan()
+
+
+def plan_entry(transition: Transition, domain: StateNode | None) -> EntryPlan:
+    """What one transition enters that does not depend on history, whatever is active."""
+    return _entries_of({transition: domain}, NOTHING_REMEMBERED).plan()
+
+
+def _entries_of(domains: Mapping[Transition, StateNode | None], history: HistoryValue) -> EntrySet:
     entry_set = EntrySet(history)
     for transition, domain in domains.items():
         _add_entries(transition, domain, entry_set)
-    _close_upwards(entry_set, active)
-    return entry_set.plan()
+    return entry_set
 
 
 def _close_upwards(entry_set: EntrySet, active: ActiveNodes) -> None:
@@ -207,6 +225,37 @@ def _close_upwards(entry_set: EntrySet, active: ActiveNodes) -> None:
     for node in list(entry_set.nodes):
         missing = [a for a in node.ancestors if a not in active and a not in entry_set.nodes]
         add_ancestor_states_to_enter(missing, None, entry_set)
+
+
+def _keep_first_child(entry_set: EntrySet, active: ActiveNodes) -> None:
+    """One child of each compound state: the one that stands, or else is asked for first.
+
+    Transitions that leave nothing conflict with nothing, and two of them, or one beside another that leaves the state
+    around it, may ask for different children; XState then enters both.
+    """
+    chosen = {node.parent: node for node in active if node.parent is not None}
+    for node in list(entry_set.nodes):
+        parent = node.parent
+        if parent is None or parent.type != "compound":
+            continue
+        if chosen.setdefault(parent, node) is not node:
+            entry_set.remove(node)
+
+
+def _close_downwards(entry_set: EntrySet, active: ActiveNodes) -> None:
+    """No compound state stands without a child, no parallel one without a region.
+
+    A history state may lead out of the state it stands in; XState then enters nothing where it was asked to.
+    """
+    for node in [*active, *entry_set.nodes]:
+        standing = [region for region in node.regions if region in active or region in entry_set.nodes]
+        if node.type == "compound" and not standing:
+            add_descendant_states_to_enter(node, entry_set)
+        elif node.type == "parallel" and len(standing) < len(node.regions):
+            for region in node.regions:
+                if region not in standing:
+                    entry_set.add(region, by_default=True)
+                    add_descendant_states_to_enter(region, entry_set)
 
 
 def _add_entries(transition: Transition, domain: StateNode | None, entry_set: EntrySet) -> None:

@@ -184,6 +184,15 @@ def _read_retry(value: Json) -> Json:
 Retry: TypeAlias = Annotated[dict[str, Json], Shorthand(_read_retry, {"type": "integer"})]
 
 
+class TimeoutsSpec(Part):
+    """How long a task may wait and take; each is a duration or holds `${...}`."""
+
+    schedule_to_start: Duration | None = None
+    start_to_close: Duration | None = None
+    heartbeat: Duration | None = None
+    schedule_to_close: Duration | None = None
+
+
 class TaskOptions(Part):
     """What may be said about a task wherever one is asked for. Every value may hold `${...}`."""
 
@@ -195,6 +204,7 @@ class TaskOptions(Part):
     retry: Retry | None = None
     max_attempts: int | str | None = None
     timeout: Duration | None = None
+    timeouts: TimeoutsSpec | None = None
     priority: int | str | None = None
     queue: str | None = None
     policy: dict[str, Json] | None = None
@@ -475,6 +485,7 @@ class Defaults(Part):
 
     retry: Retry | None = None
     timeout: Duration | None = None
+    timeouts: TimeoutsSpec | None = None
     task: dict[str, Json] | None = None
 
 

@@ -43,6 +43,7 @@ Change = dict[str, Json]
 
 INIT_EVENT = "xstate.init"
 STOP_EVENT = "xstate.stop"
+RESTART_EVENT = "restart"  # by hand, from a chosen state
 
 
 class ActionFailed(Exception):
@@ -258,6 +259,8 @@ class Draft:
         if "instant" not in entry:
             self._take_back(CreateTask, key, CancelTask(key))
         self.note("task.cancelled", key=key)
+        if "instanceId" in entry:
+            self._let_go(key, entry)
 
     def arm_timer(self, key: str, due_at: datetime, event: Event, **marks: Json) -> None:
         """`marks` are kept beside it: `to` whom the event goes, the `id` of a delayed event, the `name` of a task."""
@@ -290,22 +293,38 @@ class Draft:
     def start_workflow(self, child: StartWorkflow) -> None:
         if child.wait:
             self.children[child.key] = {
-                "definitionKey": child.definition_key,
                 "completionEvent": child.completion_event,
                 "failureEvent": child.failure_event,
-                "cancelWithParent": child.cancel_with_parent,
+                **_facts_of(child),
             }
+        self._start_child(child)
+
+    def create_workflow_task(self, task: CreateTask, child: StartWorkflow) -> None:
+        """The obligation is the task; it is answered by its child."""
+        self.create_task(task)
+        self.tasks[task.key] |= _facts_of(child)
+        self._start_child(child)
+
+    def _start_child(self, child: StartWorkflow) -> None:
         self.effects.append(child)
-        self.note("child.started", key=child.key, definitionKey=child.definition_key)
+        self.note(
+            "child.started",
+            key=child.key,
+            definitionKey=child.definition_key,
+            instanceId=child.instance_id,
+        )
 
     def cancel_child(self, key: str) -> None:
         """Stop waiting for a child; it is cancelled too where it was started with `cancelWithParent`."""
         entry = self.children.pop(key, None)
-        if entry is None:
-            return
-        if entry.get("cancelWithParent", True):
+        if entry is not None:
+            self._let_go(key, entry)
+
+    def _let_go(self, key: str, entry: dict[str, Json]) -> None:
+        if entry["cancelWithParent"]:
             self._take_back(StartWorkflow, key, CancelChild(key))
-        self.note("child.cancelled", key=key)
+        kind = "child.cancelled" if entry["cancelWithParent"] else "child.released"
+        self.note(kind, key=key, instanceId=entry["instanceId"])
 
     def cancel_all(self) -> None:
         """Nothing is awaited any more: the machine is done or stopped."""
@@ -332,12 +351,12 @@ class Draft:
 
     def finished(self) -> Snapshot:
         """The next snapshot: plain JSON, sharing unchanged values with the one before."""
-        leaves = self.leaves()
-        ordered = sorted(leaves, key=_by_order)
+        tips = [node for node in self.active if not node.regions]
+        configuration = self.configuration()
         snapshot: Snapshot = {
             "kernel": KERNEL,
             "status": self.status,
-            "configuration": [leaf.path for leaf in ordered],
+            "configuration": configuration,
             "context": self.scope.context,
             "input": self.snapshot["input"],
             "instance": self.snapshot["instance"],
@@ -349,9 +368,20 @@ class Draft:
             "output": self.output,
             "error": self.error,
         }
-        if not in_document_order(leaves):
-            snapshot["entered"] = [leaf.path for leaf in leaves]
+        # A parallel state without regions is no leaf, so that only `entered` knows of it.
+        if len(tips) != len(configuration) or not in_document_order(tips):
+            snapshot["entered"] = [node.path for node in tips]
         return snapshot
+
+
+def _facts_of(child: StartWorkflow) -> dict[str, Json]:
+    """What an obligation keeps of the child that answers it."""
+    facts: dict[str, Json] = {
+        "definitionKey": child.definition_key,
+        "instanceId": child.instance_id,
+        "cancelWithParent": child.cancel_with_parent,
+    }
+    return facts if child.version is None else {**facts, "version": child.version}
 
 
 def _by_order(node: StateNode) -> int:

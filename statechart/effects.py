@@ -7,7 +7,7 @@ again: the same step asks for the same effects under the same keys, so doing the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal, TypeAlias, get_args
 
@@ -23,7 +23,8 @@ class CreateTask:
 
     `input` is evaluated (texts `${secret.NAME}` stay as they are for the runner). `completion_event` and
     `failure_event` are the types of the events that answer it. `run_at` None means at once. `retry` is the
-    policy as written, None for the default; `timeout_ms` covers one attempt. `options` holds the other options of
+    policy as written, None for the default; `timeout_ms` covers one attempt, `heartbeat_ms` a handler's silence,
+    `start_within_ms` each wait for a worker and `finish_within_ms` the task as a whole. `options` holds the other options of
     the task as evaluated JSON (policy, assignee, candidates, form, due, fourEyes, ...). `invoke` is the id of the
     `invoke` that asked, None for an action `createTask`. `secrets` are the places in `input` of the texts in which the
     definition itself wrote `${secret.NAME}`: only these may be resolved, never text that came as data.
@@ -39,6 +40,9 @@ class CreateTask:
     idempotency_key: str | None = None
     retry: dict[str, Json] | None = None
     timeout_ms: int | None = None
+    heartbeat_ms: int | None = None
+    start_within_ms: int | None = None
+    finish_within_ms: int | None = None
     priority: int | None = None
     queue: str | None = None
     options: dict[str, Json] = field(default_factory=dict)
@@ -86,7 +90,11 @@ class Emit:
 
 @dataclass(frozen=True, slots=True)
 class StartWorkflow:
-    """Start a child instance; with `wait` it stays an obligation until the child ends."""
+    """Start a child instance with the id `instance_id`; with `wait` it stays an obligation until the child ends.
+
+    The obligation is a child of the snapshot, or the WORKFLOW task of the same key. `version` None means the active one,
+    `start_at` None at once, `priority` None that of the parent.
+    """
 
     key: str
     definition_key: str
@@ -97,10 +105,18 @@ class StartWorkflow:
     cancel_with_parent: bool
     completion_event: str
     failure_event: str
+    instance_id: str
+    start_at: datetime | None = None
+    priority: int | None = None
+
+    def later(self, *, start_at: datetime | None, priority: int | None) -> StartWorkflow:
+        return replace(self, start_at=start_at, priority=priority)
 
 
 @dataclass(frozen=True, slots=True)
 class CancelChild:
+    """The child of an obligation is not wanted any more, and ends with it."""
+
     key: str
 
 

@@ -27,8 +27,17 @@ from statechart.configuration import (
     is_in_final_state,
     remembered_on_exit,
 )
-from statechart.draft import INIT_EVENT, KERNEL, STOP_EVENT, ActionFailed, Change, Draft, Snapshot
-from statechart.effects import Effect, Event
+from statechart.draft import (
+    INIT_EVENT,
+    KERNEL,
+    RESTART_EVENT,
+    STOP_EVENT,
+    ActionFailed,
+    Change,
+    Draft,
+    Snapshot,
+)
+from statechart.effects import CreateTask, Effect, Event
 from statechart.env import Env, Json
 from statechart.expressions import ExpressionFailed
 from statechart.problems import StepFailed
@@ -40,6 +49,7 @@ from statechart.select import (
     select_start_transitions,
     select_transitions,
 )
+from statechart.workflows import FIELDS, child_of
 
 MAX_MICROSTEPS = 1_000  # in one step, over all its macrosteps
 
@@ -146,6 +156,47 @@ def stop(chart: Chart, snapshot: Snapshot, env: Env) -> Step:
     return finish(draft)
 
 
+def restart(
+    chart: Chart,
+    snapshot: Snapshot,
+    env: Env,
+    *,
+    state: str | None = None,
+    context: Mapping[str, Json] | None = None,
+) -> Step:
+    """Leave what is active, cancel every obligation, and enter the state at the dotted path `state`.
+
+    As a transition of the root would: the root itself is not left, exit and entry actions run, history states remember,
+    the context stays, with `context` laid over it key by key at the top. None enters the initial states. Also for
+    a machine that has ended. Raises `StepFailed`; `restart.unknown_state` where the chart has no such state.
+    """
+    targets = chart.initial_transition.target or ()
+    if state is not None:
+        node = chart.by_path.get(state)
+        if node is None or node.type == "history" or node.parent is None:
+            raise StepFailed("restart.unknown_state", f'the definition has no state "{state}"', path="state")
+        targets = (node,)
+    draft = Draft(chart, {**snapshot, "status": "active", "output": None, "error": None}, env)
+    draft.take({"type": RESTART_EVENT, "state": state})
+    transition = Transition(chart.root, "", targets, None, (), reenter=False, at="restart")
+    domains: dict[Transition, StateNode | None] = {transition: chart.root}
+    recorded = len(draft.changes)
+    exited = exit_states(draft, domains)
+    draft.queue.clear()
+    draft.mailbox.clear()
+    draft.cancel_all()
+    for key, value in (context or {}).items():
+        draft.assign((key,), value)
+    entered = enter_states(draft, domains)
+    draft.changes.insert(recorded, state_changed(draft, exited, entered))
+    if draft.status == "done":
+        execute_exit_actions(draft)
+    settle(draft)
+    deliver_mail(draft)
+    draft.has_taken_transition = True
+    return finish(draft)
+
+
 def accepts(chart: Chart, snapshot: Snapshot) -> bool:
     """Does an active state, or one around it, answer to some event from outside? Guards are not asked."""
     if snapshot["status"] != "active":
@@ -165,6 +216,45 @@ def finish(draft: Draft) -> Step:
 
 
 # --- obligations
+
+
+def ask_again(chart: Chart, snapshot: Snapshot, env: Env, key: str, request: Mapping[str, Json]) -> Step:
+    """Start the child of an obligation once more, under a new key: by hand, after its failure was caught nowhere.
+
+    `request` holds the fields of `startWorkflow` as they were evaluated, its `completionEvent` and `failureEvent`, which
+    an open obligation need not name again. Raises `StepFailed` where they are of no use.
+    """
+    draft = Draft(chart, snapshot, env)
+    task = draft.tasks.pop(key, None)
+    wanted = {**request, **(task or draft.children.pop(key, None) or {})}
+    try:
+        spec = {field: wanted[field] for field in FIELDS if field in wanted}
+        child = child_of(
+            draft,
+            draft.next_key(key.rpartition("/")[0]),
+            spec,
+            completion_event=wanted["completionEvent"],
+            failure_event=wanted["failureEvent"],
+        )
+    except ActionFailed as failure:
+        raise StepFailed(failure.code, failure.message) from failure
+    if task is None:
+        draft.start_workflow(child)
+    else:
+        draft.create_workflow_task(
+            CreateTask(
+                child.key,
+                "WORKFLOW",
+                task["name"],
+                spec,
+                child.completion_event,
+                child.failure_event,
+                invoke=task.get("invoke"),
+            ),
+            child,
+        )
+    draft.has_taken_transition = True
+    return finish(draft)
 
 
 def is_open(draft: Draft, key: str) -> bool:

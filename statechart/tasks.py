@@ -21,9 +21,11 @@ from statechart.actions import (
     write_log,
 )
 from statechart.draft import ActionFailed, Draft
-from statechart.effects import LOG_LEVELS, CreateTask, Event, LogLevel, StartWorkflow, Where
+from statechart.effects import LOG_LEVELS, CreateTask, Event, LogLevel, Where
 from statechart.env import Json, after, parse_instant
 from statechart.naming import js_order
+from statechart.timeouts import read_timeouts
+from statechart.workflows import child_of, child_of_task, definition_key_of
 
 if TYPE_CHECKING:
     from statechart.templates import Value
@@ -103,25 +105,17 @@ class NewWorkflow:
 
     def perform(self, draft: Draft) -> None:
         spec = draft.evaluate(self.spec)
-        definition_key = as_text(spec["definitionKey"], "workflow.definition_key", "a definition key")
-        version, business_key = spec.get("version"), spec.get("businessKey")
+        definition_key = definition_key_of(spec)
         done = spec.get("completionEvent") or f"done.workflow.{definition_key}"
         failed = spec.get("failureEvent") or f"error.workflow.{definition_key}"
-        draft.start_workflow(
-            StartWorkflow(
-                key=draft.next_key(self.place),
-                definition_key=definition_key,
-                version=None if version is None else as_integer(version, "workflow.version", "a version"),
-                input=spec.get("input"),
-                business_key=None
-                if business_key is None
-                else as_text(business_key, "workflow.business_key", "a key"),
-                wait=self.wait,
-                cancel_with_parent=self.cancel_with_parent,
-                completion_event=as_text(done, "workflow.completion_event", "an event type"),
-                failure_event=as_text(failed, "workflow.failure_event", "an event type"),
-            )
+        child = child_of(
+            draft,
+            draft.next_key(self.place),
+            {**spec, "wait": self.wait, "cancelWithParent": self.cancel_with_parent},
+            completion_event=as_text(done, "workflow.completion_event", "an event type"),
+            failure_event=as_text(failed, "workflow.failure_event", "an event type"),
         )
+        draft.start_workflow(child)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +177,8 @@ def ask(draft: Draft, task: CreateTask) -> None:
     """Ask for the task, or do here what needs nobody else: a TIMER is a timer, the instant types are done at once."""
     if task.type == "TIMER":
         arm_timer_task(draft, task)
+    elif task.type == "WORKFLOW":
+        start_workflow_task(draft, task)
     elif task.type in INSTANT_TYPES:
         answer = completion(task, perform_instantly(draft, task))
         draft.create_task(task, is_instant=True)
@@ -198,6 +194,18 @@ def arm_timer_task(draft: Draft, task: CreateTask) -> None:
         duration = task.input.get("duration") if isinstance(task.input, Mapping) else None
         due_at = after(draft.env.now, as_milliseconds(duration, "duration"))
     draft.arm_timer(task.key, due_at, completion(task, None), name=task.invoke or task.name)
+
+
+def start_workflow_task(draft: Draft, task: CreateTask) -> None:
+    """A WORKFLOW waits for its child, and ends with it; one that does not wait is done as soon as it is asked for."""
+    child = child_of_task(draft, task)
+    if child.wait:
+        draft.create_workflow_task(task, child)
+        return
+    draft.create_task(task, is_instant=True)
+    draft.start_workflow(child)
+    output = {"instanceId": child.instance_id, "status": "pending", "output": None}
+    draft.mailbox.append((completion(task, output), task.key))
 
 
 def completion(task: CreateTask, output: Json) -> Event:
@@ -250,7 +258,7 @@ def _task(
     invoke: str | None = None,
 ) -> CreateTask:
     priority, queue, identity = spec.get("priority"), spec.get("queue"), spec.get("idempotencyKey")
-    timeout = spec.get("timeout")
+    timeouts = read_timeouts(spec)
     return CreateTask(
         key=key,
         type=kind,
@@ -261,7 +269,10 @@ def _task(
         run_at=_run_at(draft, spec),
         idempotency_key=None if identity is None else as_text(identity, "task.idempotency_key", "a key"),
         retry=_retry(spec),
-        timeout_ms=None if timeout is None else as_milliseconds(timeout, "timeout"),
+        timeout_ms=timeouts.start_to_close,
+        heartbeat_ms=timeouts.heartbeat,
+        start_within_ms=timeouts.schedule_to_start,
+        finish_within_ms=timeouts.schedule_to_close,
         priority=None if priority is None else as_integer(priority, "task.priority", "a priority"),
         queue=None if queue is None else as_text(queue, "task.queue", "the name of a queue"),
         options={option: spec[option] for option in FREE_OPTIONS if option in spec},

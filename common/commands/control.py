@@ -1,27 +1,147 @@
-"""Control: commands from people about an instance. They travel in lane 0 and overtake waiting events."""
+"""Control: commands from people about an instance. They travel in lane 0 and overtake waiting events.
+
+Each is checked against the instance's status as it is read without a lock, and refused at once with `Conflict`
+(`instance.illegal_verb`, `instance.finished`) where the lifecycle does not allow it; one that loses a race afterwards
+is recorded as `event.rejected`. All raise `NotFound` (`instance.not_found`) and, for an overlong reason, `Invalid`.
+The caller commits.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from sqlalchemy import Connection
 
-from common.canonical import clean, dumps
-from common.commands.send import accept
+from common.canonical import clean, dumps, read
+from common.commands.incidents import ways_out
+from common.commands.send import accept, require_size
+from common.config import Limits
 from common.db.tables import InboxType
-from common.errors import Invalid
+from common.decide import VERBS
+from common.errors import Conflict, Invalid, did_you_mean
 from common.ids import TenantId
-from common.store import inbox
+from common.store import inbox, incidents, instances
+from statechart import DefinitionInvalid, load
 
 MAX_REASON = 2_000
+STATES_NAMED = 20
 
 
 def cancel_instance(
     tx: Connection, tenant_id: TenantId, instance_id: str, *, reason: str | None, actor: str
 ) -> None:
-    """Ask for an instance to be cancelled: its open tasks and timers end, exit actions run, then it is `cancelled`.
+    """Ask for an instance to end: open tasks and timers are cancelled, exit actions run, then it is `cancelled`."""
+    _command(tx, tenant_id, instance_id, InboxType.CANCEL, {"reason": _reason(reason)}, actor)
 
-    Raises `NotFound` (`instance.not_found`), `Conflict` for a finished one, `Invalid` for an overlong reason.
+
+def pause_instance(
+    tx: Connection, tenant_id: TenantId, instance_id: str, *, reason: str | None, actor: str
+) -> None:
+    """Ask for an instance to stand still: running tasks finish, results, events and due timers wait, nothing starts."""
+    _command(tx, tenant_id, instance_id, InboxType.PAUSE, {"reason": _reason(reason)}, actor)
+
+
+def resume_instance(
+    tx: Connection, tenant_id: TenantId, instance_id: str, *, reason: str | None, actor: str
+) -> None:
+    """Ask for a paused instance to go on where it stands; what waited is taken in its order."""
+    _command(tx, tenant_id, instance_id, InboxType.RESUME, {"reason": _reason(reason)}, actor)
+
+
+def step_instance(tx: Connection, tenant_id: TenantId, instance_id: str, *, actor: str) -> None:
+    """Ask a paused instance to let its tasks run and to take the oldest thing that waits: one event, one step."""
+    _command(tx, tenant_id, instance_id, InboxType.STEP, {}, actor)
+
+
+def retry_instance(
+    tx: Connection, tenant_id: TenantId, instance_id: str, *, reason: str | None, actor: str
+) -> None:
+    """Ask for a failed instance to try again what it failed on: its failed task, or the event whose step failed.
+
+    Raises `Conflict` (`instance.ended_in_error`) where the machine itself ended with an error: only a restart helps.
     """
+    open_ones = incidents.read_open(tx, tenant_id, instance_id)
+    body = {"incidents": ways_out(tx, tenant_id, open_ones, way="retry"), "reason": _reason(reason)}
+    _command(tx, tenant_id, instance_id, InboxType.RETRY, body, actor, refuse=_refuse_ended_in_error)
+
+
+def restart_instance(
+    tx: Connection,
+    tenant_id: TenantId,
+    instance_id: str,
+    *,
+    state: str | None,
+    context: Mapping[str, Any] | None,
+    reason: str | None,
+    actor: str,
+    limits: Limits,
+) -> None:
+    """Ask for an instance to leave where it stands and to enter `state`, a dotted path (None: its initial state).
+
+    Open tasks, timers and children are cancelled, the context stays, with `context` laid over it key by key at the top.
+    Raises `Invalid` (`restart.unknown_state`) and `Conflict` (`instance.not_started`).
+    """
+    given = None if context is None else clean(context, max_depth=limits.max_json_depth)
+    require_size(dumps(given), "the context is", limits)
+
+    def refuse(stored: instances.StoredInstance) -> None:
+        if stored.snapshot is None:
+            raise Conflict(
+                f"cannot restart instance {instance_id}: it has not started; retry it",
+                code="instance.not_started",
+            )
+        _check_state(tx, stored, state)
+
+    body = {"context": given, "reason": _reason(reason), "state": state}
+    _command(tx, tenant_id, instance_id, InboxType.RESTART, body, actor, refuse=refuse)
+
+
+def _command(
+    tx: Connection,
+    tenant_id: TenantId,
+    instance_id: str,
+    type: InboxType,
+    body: Mapping[str, Any],
+    actor: str,
+    *,
+    refuse: Callable[[instances.StoredInstance], None] | None = None,
+) -> None:
+    """Accept a command. `refuse` may raise for what the lifecycle alone does not tell; the caller's transaction ends then."""
+    accept(tx, tenant_id, instance_id, VERBS[type], type, dumps(body), lane=inbox.CONTROL, actor=actor)
+    if refuse is not None:
+        stored = instances.read_stored(tx, tenant_id, instance_id)
+        if stored is not None:
+            refuse(stored)
+
+
+def _refuse_ended_in_error(stored: instances.StoredInstance) -> None:
+    if stored.snapshot is not None and read(stored.snapshot)["status"] == "error":
+        raise Conflict(
+            f"cannot retry instance {stored.id}: its machine ended with an error; restart it from a state",
+            code="instance.ended_in_error",
+        )
+
+
+def _check_state(tx: Connection, stored: instances.StoredInstance, state: str | None) -> None:
+    [definition] = instances.read_definitions(tx, [stored.definition_id])
+    try:
+        chart = load(read(definition.document))
+    except DefinitionInvalid as error:
+        raise Conflict(
+            f"cannot restart instance {stored.id}: its definition does not compile any more",
+            code="definition.unusable",
+        ) from error
+    paths = [node.path for node in chart.nodes if node.parent is not None and node.type != "history"]
+    if state is not None and state not in paths:
+        known = ", ".join(paths[:STATES_NAMED])
+        raise Invalid(
+            f'state: expected one of {known}, found "{state}"{did_you_mean(state, paths)}',
+            code="restart.unknown_state",
+        )
+
+
+def _reason(reason: str | None) -> str | None:
     if reason is not None and (not isinstance(reason, str) or len(reason) > MAX_REASON):
         raise Invalid(f"reason: expected text of at most {MAX_REASON} characters", code="reason.invalid")
-    body = dumps({"reason": clean(reason)})
-    accept(tx, tenant_id, instance_id, "cancel", InboxType.CANCEL, body, lane=inbox.CONTROL, actor=actor)
+    return None if reason is None else str(clean(reason))

@@ -13,6 +13,7 @@ from common.commands.findings import Finding
 from common.commands.verify import verify_instance
 from common.db import Database
 from common.db.tables import TimerStatus
+from common.decision import TIMEOUT_TIMER
 from common.lifecycle import FINAL, OPEN, InstanceStatus, TaskStatus
 from common.store import invariants
 from common.store.invariants import Obligations
@@ -78,7 +79,7 @@ def check_obligations(one: Obligations) -> list[Finding]:
     rows = [({key, *(read(joined) if joined else ())}, status) for key, joined, status in one.task_keys]
     running = [keys for keys, status in rows if status in OPEN]
     failed = [keys for keys, status in rows if uncaught and status == TaskStatus.FAILED]
-    armed = [{key} for key, status in one.timer_keys if status == TimerStatus.ARMED]
+    armed = [{key} for key, status in one.timer_keys if status == TimerStatus.ARMED and key != TIMEOUT_TIMER]
     findings = []
     for kind, live, kept in (("task", running, failed), ("timer", armed, [])):
         wanted = set(snapshot[f"{kind}s"])

@@ -60,13 +60,18 @@ def event_text(event: Any, *, limits: Limits) -> str:
             code="event.reserved",
         )
     text = dumps(clean(event, max_depth=limits.max_json_depth))
+    require_size(text, "the event is", limits)
+    return text
+
+
+def require_size(text: str, subject: str, limits: Limits) -> None:
+    """Refuse data from outside that is larger than an event may be. `subject` begins the sentence: "the event is"."""
     if size(text) > limits.max_event_bytes:
         raise LimitExceeded(
-            f"the event is {size(text)} bytes, at most {limits.max_event_bytes} are allowed",
+            f"{subject} {size(text)} bytes, at most {limits.max_event_bytes} are allowed",
             limit="max_event_bytes",
             allowed=limits.max_event_bytes,
         )
-    return text
 
 
 def accept(

@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection
 
-from common.canonical import clean, dumps, size
+from common.canonical import clean, dumps
 from common.clock import read_now
+from common.commands.send import require_size
 from common.config import Limits
 from common.db import ORCHESTRATOR_QUEUE, note_bell
 from common.db.tables import DefinitionStatus, InboxType, TimerStatus
 from common.decide import START_TIMER
-from common.errors import Conflict, Invalid, LimitExceeded, NotFound
+from common.errors import Conflict, Invalid, NotFound
 from common.ids import InstanceId, TenantId, is_id, new_id
 from common.store import definitions, inbox, instances, timers
 from common.store.definitions import DefinitionFacts
@@ -63,12 +64,7 @@ def start_instance(
     """
     _check(request)
     body = dumps({"context": clean(request.context), "input": clean(request.input)})
-    if size(body) > limits.max_event_bytes:
-        raise LimitExceeded(
-            f"input and context are {size(body)} bytes, at most {limits.max_event_bytes} are allowed",
-            limit="max_event_bytes",
-            allowed=limits.max_event_bytes,
-        )
+    require_size(body, "input and context are", limits)
     definition = _definition(tx, tenant_id, request)
     if request.business_key is not None:
         held = instances.find_live(tx, tenant_id, definition.key, request.business_key)

@@ -105,3 +105,10 @@ def read_chain(tx: Connection, tenant_id: TenantId, instance_id: str) -> Iterato
     """Every row of one instance, in order."""
     for row in tx.execute(_READ.where(_c.tenant_id == tenant_id, _c.instance_id == instance_id)):
         yield HistoryRow(*row)
+
+
+def read_row(tx: Connection, tenant_id: TenantId, instance_id: str, sequence: int) -> HistoryRow | None:
+    """One row of an instance's history."""
+    wanted = _READ.where(_c.tenant_id == tenant_id, _c.instance_id == instance_id, _c.sequence == sequence)
+    row = tx.execute(wanted).one_or_none()
+    return None if row is None else HistoryRow(*row)

@@ -82,7 +82,25 @@ def read_ready(tx: Connection, instance_ids: Sequence[str]) -> list[InboxRow]:
         rows = tx.execute(_OF_MANY, {"ids": instance_ids}).all()
     else:
         rows = [row for one in instance_ids for row in tx.execute(_OF_ONE, {"instance_id": one})]
-    return [InboxRow(row[0], row[1], row[2], InboxType(row[3]), row[4], row[5], row[6]) for row in rows]
+    return [_inbox_row(row) for row in rows]
+
+
+_PARKED = (
+    select(*_ROW)
+    .where(_c.instance_id == bindparam("instance_id"), _c.parked)
+    .order_by(_c.lane, _c.id)
+    .limit(bindparam("limit"))
+)
+
+
+def read_parked(tx: Connection, instance_id: str, *, limit: int) -> list[InboxRow]:
+    """The oldest parked rows of an instance that this transaction has locked."""
+    rows = tx.execute(_PARKED, {"instance_id": instance_id, "limit": limit})
+    return [_inbox_row(row) for row in rows]
+
+
+def _inbox_row(row: Any) -> InboxRow:
+    return InboxRow(row[0], row[1], row[2], InboxType(row[3]), row[4], row[5], row[6])
 
 
 _DELETE = delete(inbox).where(among(_c.id, "ids", "big"))

@@ -12,14 +12,15 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Text, bindparam, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from common.clock import database_now
-from common.db.rows import update_rows
+from common.db.rows import insert_rows, update_rows
 from common.db.tables import definitions, instances
 from common.db.types import among
 from common.ids import DefinitionId, InstanceId, TenantId
-from common.lifecycle import LIVE, InstanceStatus
+from common.lifecycle import FINAL, LIVE, InstanceStatus
 
 GENESIS = bytes(32)
 """The hash that an instance's first history row points back to."""
@@ -44,7 +45,10 @@ class LockedInstance:
     strikes: int
     priority: int
     parent_id: InstanceId | None
+    parent_key: str | None
+    depth: int
     created_at: datetime
+    deadline_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
     now: datetime  # the database's clock when the row was locked
@@ -54,7 +58,7 @@ _c = instances.c
 _COLUMNS = (
     _c.id, _c.tenant_id, _c.definition_id, _c.definition_key, _c.definition_version, _c.business_key, _c.status,
     _c.snapshot, _c.error, _c.sequence, _c.head_hash, _c.last_step_at, _c.strikes, _c.priority, _c.parent_id,
-    _c.created_at, _c.started_at, _c.finished_at,
+    _c.parent_key, _c.depth, _c.created_at, _c.deadline_at, _c.started_at, _c.finished_at,
 )  # fmt: skip
 
 # The clock comes with the lock: it saves a round trip, and a step's time is never before its lock.
@@ -124,6 +128,57 @@ def insert_pending(tx: Connection, row: Mapping[str, Any]) -> bool:
             raise
         return False
     return True
+
+
+_BUSINESS_KEY = next(index for index in instances.indexes if index.name == "uq_instances_business_key")
+
+
+def insert_children(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Insert pending children; returns the ids of those that came in. The others' business keys are held.
+
+    Rows come in the order of (tenant, definition key, business key): who waits for another transaction's business key waits
+    in that order, so that two batches whose children want each other's keys do not deadlock.
+    """
+    status, dialect = InstanceStatus.PENDING.value, postgresql if tx.dialect.name == "postgresql" else sqlite
+    wanted = [{"status": status, "head_hash": GENESIS, **row} for row in rows]
+    free = [row for row in wanted if row["business_key"] is None]
+    insert_rows(tx, instances, free)
+    inserted = {row["id"] for row in free}
+    unless_held = (
+        dialect.insert(instances)
+        .on_conflict_do_nothing(
+            index_elements=list(_BUSINESS_KEY.columns),
+            index_where=_BUSINESS_KEY.dialect_options[tx.dialect.name]["where"],
+        )
+        .returning(_c.id)
+    )
+    keyed = [row for row in wanted if row["business_key"] is not None]
+    for row in sorted(keyed, key=lambda row: (row["tenant_id"], row["definition_key"], row["business_key"])):
+        inserted.update(tx.execute(unless_held, row).scalars())
+    return inserted
+
+
+def find_children(
+    tx: Connection, keys: Sequence[tuple[str, str]]
+) -> list[tuple[InstanceId, TenantId, InstanceId]]:
+    """(id, tenant, parent) of children that answer obligations, (parent id, parent key) each, and live; not locked."""
+    asked = set(keys)
+    names = {"ids": sorted({one for one, _ in asked}), "keys": sorted({key for _, key in asked})}
+    rows = tx.execute(_CHILDREN, names)
+    return [(row[0], row[1], row[2]) for row in rows if (row.parent_id, row.parent_key) in asked]
+
+
+_CHILDREN = (
+    select(_c.id, _c.tenant_id, _c.parent_id, _c.parent_key)
+    .where(among(_c.parent_id, "ids"), among(_c.parent_key, "keys", "text"), _c.status.not_in(FINAL))
+    .order_by(_c.id)
+)
+_INPUTS = select(_c.id, _c.input).where(among(_c.id, "ids"))
+
+
+def read_inputs(tx: Connection, ids: Sequence[str]) -> dict[str, str]:
+    """What instances were started with: stored texts, by id."""
+    return {row.id: row.input for row in tx.execute(_INPUTS, {"ids": ids})}
 
 
 def find_live(

@@ -450,6 +450,17 @@ def read_attempts(tx: Connection, ids: Sequence[TaskId]) -> dict[str, list[tuple
     return found
 
 
+def end_workflows(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """End WORKFLOW tasks of locked instances, which nobody claims: rows {instance_id, key, status, output, error, finished_at}."""
+    update_rows(
+        tx,
+        tasks,
+        rows,
+        match=(("instance_id", "instance_id"), ("key", "key")),
+        only_if="tasks.status = 'running' AND tasks.type = 'WORKFLOW'",
+    )
+
+
 _HOLD = update(tasks).where(among(_t.id, "ids"), _t.status == TaskStatus.PENDING).values(held=True)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from common.canonical import dumps, read
 from common.clock import read_now
+from common.commands import control
 from common.commands.definitions import document_text
 from common.commands.outcome import Outcome, Reported, report_outcomes
 from common.commands.send import send_event
@@ -93,6 +94,20 @@ class Engine:
             send_event(
                 tx, self.tenant_id, instance_id, {"type": type, **members}, actor="test", limits=LIMITS
             )
+
+    def control(self, verb: str, instance_id: str, **more: Any) -> None:
+        """Say a control verb: pause, resume, step, cancel, retry, or restart with `state` and `context`."""
+        with self.database.transaction() as tx:
+            about = (tx, self.tenant_id, instance_id)
+            match verb:
+                case "step":
+                    control.step_instance(*about, actor="test")
+                case "restart":
+                    given = {"state": None, "context": None, "reason": None, **more}
+                    control.restart_instance(*about, actor="test", limits=LIMITS, **given)
+                case _:
+                    command = getattr(control, f"{verb}_instance")
+                    command(*about, actor="test", **{"reason": None, **more})
 
     # -- taking turns ----------------------------------------------------------------------------------------------
 

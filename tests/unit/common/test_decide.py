@@ -63,6 +63,12 @@ BODIES: dict[InboxType, dict[str, Any]] = {
     B.TIMER: {"key": "?", "event": {"type": "xstate.after.1h.d.working"}},
     B.NOTE: {"note": "seen"},
     B.CANCEL: {"reason": "enough"},
+    B.PAUSE: {"reason": "a holiday"},
+    B.RESUME: {"reason": None},
+    B.STEP: {},
+    B.RETRY: {"incidents": [], "reason": None},
+    B.RESTART: {"state": "late", "context": {"seen": 9}, "reason": None},
+    B.TIMEOUT: {"milliseconds": 1_000},
     B.INCIDENT: {"code": "engine.poison", "message": "it kills", "detail": {}},
 }
 
@@ -121,7 +127,35 @@ TABLE = [
     (S.FAILED, B.CANCEL, S.CANCELLED, "instance.cancelled", 2),
     (S.PAUSED, B.NOTE, S.PAUSED, "note", 0),
     (S.PAUSED, B.CANCEL, S.CANCELLED, "instance.cancelled", 2),
+    # taken one by one, by hand
+    (S.PAUSED, B.EVENT, S.PAUSED, "event.received", 0),
+    (S.PAUSED, B.TASK, S.COMPLETED, "task.succeeded", 1),
+    (S.PENDING, B.PAUSE, S.PAUSED, "instance.paused", 0),
+    (S.RUNNING, B.PAUSE, S.PAUSED, "instance.paused", 0),
+    (S.PAUSED, B.PAUSE, S.PAUSED, "event.rejected", 0),
+    (S.FAILED, B.PAUSE, S.FAILED, "event.rejected", 0),
+    (S.PAUSED, B.RESUME, S.RUNNING, "instance.resumed", 0),
+    (S.RUNNING, B.RESUME, S.RUNNING, "event.rejected", 0),
+    (S.PAUSED, B.STEP, S.PAUSED, "instance.stepped", 0),
+    (S.RUNNING, B.STEP, S.RUNNING, "event.rejected", 0),
+    (S.FAILED, B.RETRY, S.RUNNING, "instance.retried", 0),
+    (S.RUNNING, B.RETRY, S.RUNNING, "event.rejected", 0),
+    (S.PAUSED, B.RETRY, S.PAUSED, "event.rejected", 0),
+    (S.RUNNING, B.RESTART, S.WAITING, "instance.restarted", 2),
+    (S.PAUSED, B.RESTART, S.WAITING, "instance.restarted", 2),
+    (S.FAILED, B.RESTART, S.WAITING, "instance.restarted", 2),
+    (S.PENDING, B.RESTART, S.PENDING, "event.rejected", 0),
+    (S.PENDING, B.TIMEOUT, S.TIMED_OUT, "instance.timed_out", 1),
+    (S.RUNNING, B.TIMEOUT, S.TIMED_OUT, "instance.timed_out", 2),
+    (S.PAUSED, B.TIMEOUT, S.TIMED_OUT, "instance.timed_out", 2),
+    (S.FAILED, B.TIMEOUT, S.TIMED_OUT, "instance.timed_out", 2),
 ]
+RESOLUTIONS = {
+    B.CANCEL: "cancelled",
+    B.TIMEOUT: "timed_out",
+    B.RETRY: "retried",
+    B.RESTART: "restarted",
+}
 FINAL_TABLE = [
     (final, type_, final, first, 0)
     for final in (S.COMPLETED, S.CANCELLED, S.TIMED_OUT)
@@ -134,6 +168,12 @@ FINAL_TABLE = [
         B.TIMER: "event.rejected",
         B.NOTE: "note",
         B.CANCEL: "event.rejected",
+        B.PAUSE: "event.rejected",
+        B.RESUME: "event.rejected",
+        B.STEP: "event.rejected",
+        B.RETRY: "event.rejected",
+        B.RESTART: "event.rejected",
+        B.TIMEOUT: "event.rejected",
         B.INCIDENT: "event.rejected",
     }.items()
 ]
@@ -149,7 +189,8 @@ def test_each_type_of_row_in_each_standing(
     assert decision.changes[0]["type"] == first
     assert len(decision.effects) == effects
     assert (decision.incident is not None) is (after is S.FAILED and before is not S.FAILED)
-    assert decision.resolves is (after is S.CANCELLED and before is not S.CANCELLED)
+    if before is S.FAILED and decision.changes[0]["type"] != "event.rejected":
+        assert decision.resolution == RESOLUTIONS.get(type_)
     if before in (S.COMPLETED, S.CANCELLED, S.TIMED_OUT):
         assert decision.snapshot == standing_in(before).snapshot
 
@@ -278,10 +319,15 @@ def test_a_cancel_works_without_a_chart_and_with_one_that_does_not_fit(chart: Ch
     assert [entry["type"] for entry in decision.changes] == ["instance.cancelled", "error.execution"]
 
 
-@pytest.mark.parametrize("type_", [B.START, B.EVENT, B.TASK, B.TIMER])
+@pytest.mark.parametrize("type_", [B.START, B.EVENT, B.TASK, B.TIMER, B.RESTART])
 def test_without_a_chart_nothing_is_stepped(type_: InboxType) -> None:
-    with pytest.raises(ValueError, match="without a chart"):
-        decide(None, standing_in(S.RUNNING), type_, body_of(type_), ENV, max_context_bytes=ROOM)
+    before = standing_in(S.RUNNING)
+    decision = decide(None, before, type_, body_of(type_), ENV, max_context_bytes=ROOM)
+
+    assert decision.status is S.FAILED
+    assert decision.snapshot == before.snapshot
+    assert decision.incident is not None
+    assert decision.incident.code == "definition.unusable"
 
 
 def test_the_status_is_a_function_of_the_snapshot() -> None:

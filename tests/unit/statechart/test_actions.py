@@ -145,7 +145,16 @@ def test_start_workflow_is_awaited_as_a_child():
 
     assert step.effects == (
         StartWorkflow(
-            "a/1/1", "pack", None, {"n": 2}, "b1", True, True, "done.workflow.pack", "error.workflow.pack"
+            "a/1/1",
+            "pack",
+            None,
+            {"n": 2},
+            "b1",
+            True,
+            True,
+            "done.workflow.pack",
+            "error.workflow.pack",
+            instance_id=step.snapshot["children"]["a/1/1"]["instanceId"],
         ),
     )
     assert step.snapshot["children"]["a/1/1"]["completionEvent"] == "done.workflow.pack"

@@ -56,7 +56,7 @@ def test_options_beside_the_task_hold_where_the_task_says_nothing():
         completionEvent="OUTER",
         failureEvent="FAILED",
         idempotencyKey="k-${input.n}",
-        retry={"factor": 3},
+        retry={"backoffRate": 3},
         priority=7,
         queue="slow",
         delay="1m",
@@ -70,7 +70,7 @@ def test_options_beside_the_task_hold_where_the_task_says_nothing():
     assert task.completion_event == "INNER"
     assert task.failure_event == "FAILED"
     assert task.timeout_ms == 10_000
-    assert task.retry == {"factor": 3, "maxAttempts": 5}
+    assert task.retry == {"backoffRate": 3, "maxAttempts": 5}
     assert (task.idempotency_key, task.priority, task.queue) == ("k-4", 7, "slow")
     assert task.run_at == NOW + timedelta(minutes=1)
     assert task.options == {"policy": {"allowedEvents": ["A"]}, "assignee": "ada"}

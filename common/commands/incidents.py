@@ -1,0 +1,99 @@
+"""Ways out of an incident: what stopped an instance is tried again, or left out, on record.
+
+What a retry does is put together here, from the incident and the history row that tells of it, and travels whole in the
+inbox row: the step that takes it reads nothing else, and can be replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from sqlalchemy import Connection
+
+from common.canonical import clean, dumps, read
+from common.commands.send import accept, require_size
+from common.config import Limits
+from common.db.tables import InboxType, IncidentStatus
+from common.errors import Conflict, Invalid, NotFound
+from common.ids import TenantId, is_id
+from common.store import history, inbox, incidents, tasks
+from common.store.incidents import OpenIncident
+
+Way = Literal["retry", "skip"]
+MAX_REASON = 2_000
+
+
+def resolve_incident(
+    tx: Connection,
+    tenant_id: TenantId,
+    incident_id: str,
+    *,
+    way: Way,
+    output: Any,
+    reason: str | None,
+    actor: str,
+    limits: Limits,
+) -> str:
+    """Ask for an incident to be resolved, and its instance to go on; returns the instance's id.
+
+    `retry` runs the failed task again, or takes the event again whose step failed. `skip` answers the task with
+    `output` as if it had succeeded, or leaves the event out. The caller commits. Raises `NotFound`
+    (`incident.not_found`), `Conflict` (`incident.resolved`, or as a retry does), `Invalid` and `LimitExceeded`.
+    """
+    found = incidents.find(tx, tenant_id, incident_id) if is_id(incident_id) else None
+    if found is None:
+        raise NotFound(f'no incident "{incident_id}"', code="incident.not_found")
+    if found.status is not IncidentStatus.OPEN:
+        raise Conflict(f"incident {incident_id} is resolved already", code="incident.resolved")
+    if reason is not None and len(reason) > MAX_REASON:
+        raise Invalid(f"reason: expected text of at most {MAX_REASON} characters", code="reason.invalid")
+    cleaned = clean(output, max_depth=limits.max_json_depth)
+    require_size(dumps(cleaned), "the output is", limits)
+    chosen = ways_out(tx, tenant_id, [found], way=way, output=cleaned)
+    body = dumps({"incidents": chosen, "reason": clean(reason)})
+    accept(tx, tenant_id, found.instance_id, "retry", InboxType.RETRY, body, lane=inbox.CONTROL, actor=actor)
+    return found.instance_id
+
+
+def ways_out(
+    tx: Connection, tenant_id: TenantId, open_ones: Sequence[OpenIncident], *, way: Way, output: Any = None
+) -> list[dict[str, Any]]:
+    """What a `retry` row says of each incident (`common.decide_control.retry` reads it)."""
+    return [_way_out(tx, tenant_id, one, way, output) for one in open_ones]
+
+
+def _way_out(tx: Connection, tenant_id: TenantId, one: OpenIncident, way: Way, output: Any) -> dict[str, Any]:
+    chosen: dict[str, Any] = {"code": one.code, "id": one.id, "way": way}
+    key = read(one.detail).get("key")
+    if one.task_id is not None and key is not None:
+        chosen["task"] = {"id": one.task_id, "key": key}
+        if way == "skip":
+            chosen["answer"] = _answer(tx, tenant_id, one.task_id, key, output)
+        return chosen
+    row = history.read_row(tx, tenant_id, one.instance_id, one.sequence)
+    if row is None or row.input is None:
+        return chosen
+    recorded = read(row.input)
+    failed_on = _failed_on(recorded["type"], recorded["body"])
+    return chosen if failed_on is None else {**chosen, "row": failed_on}
+
+
+def _answer(tx: Connection, tenant_id: TenantId, task_id: str, key: str, output: Any) -> dict[str, Any]:
+    """The event and entry that stand for a task which is skipped."""
+    facts = tasks.read_names(tx, tenant_id, task_id)
+    task = {"attempt": facts.attempt, "id": task_id, "name": facts.name, "type": facts.type}
+    return {
+        "entry": {"key": key, "name": facts.name, "taskId": task_id, "type": "task.skipped"},
+        "event": {"output": output, "task": task, "type": facts.completion_event},
+    }
+
+
+def _failed_on(type: str, body: Any) -> dict[str, Any] | None:
+    """The row that a step failed on; of a retry, the row that it took again; None where the engine gave up by itself."""
+    if type == InboxType.INCIDENT.value:
+        return None
+    if type != InboxType.RETRY.value:
+        return {"body": body, "type": type}
+    taken = [chosen["row"] for chosen in body["incidents"] if "row" in chosen and chosen["way"] == "retry"]
+    return taken[-1] if taken else None

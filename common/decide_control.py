@@ -1,0 +1,162 @@
+"""What a control command means for an instance: pure, and a part of `decide`, which asks the lifecycle first.
+
+Each function takes where the instance stands and the command's body, and answers with the decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import statechart
+from common.canonical import dumps, storable
+from common.db.tables import InboxType
+from common.decision import (
+    START_TIMER,
+    Decision,
+    Json,
+    Standing,
+    closing,
+    status_of,
+    unchanged,
+)
+from common.lifecycle import InstanceStatus
+from statechart import Chart, Env, StepFailed
+from statechart.effects import CancelTimer
+
+Again = Callable[[Standing, InboxType, Json], Decision]
+
+
+def pause(standing: Standing, body: Json) -> Decision:
+    """Running tasks finish and their results wait; nothing new starts, no event and no timer is taken."""
+    change = {"type": "instance.paused", "reason": body.get("reason")}
+    return unchanged(standing, [change], status=InstanceStatus.PAUSED)
+
+
+def resume(standing: Standing, body: Json) -> Decision:
+    """Go on at the same point: what waited is taken in its order."""
+    change = {"type": "instance.resumed", "reason": body.get("reason")}
+    return unchanged(standing, [change], status=_thawed(standing))
+
+
+def _thawed(standing: Standing) -> InstanceStatus:
+    return InstanceStatus.PENDING if standing.snapshot is None else status_of(standing.snapshot)
+
+
+# -- going on after a failure --------------------------------------------------------------------------------------
+
+
+def retry(standing: Standing, body: Json, again: Again) -> Decision:
+    """Thaw a failed instance where it stands, by the way out that was chosen for each of its incidents.
+
+    `body` is {reason, incidents: [{id, code, way, ...}]}. Way "retry" with `task` {id, key} runs the failed task again;
+    with `row` {type, body} it takes the row again on which the step failed; with neither, what waits is simply taken
+    up. Way "skip" answers the task with `answer` {event, entry} instead, or leaves the row out. All in one step,
+    so that nothing that waits can come in between.
+    """
+    thawed = Standing(_thawed(standing), standing.snapshot, standing.facts)
+    decided = unchanged(thawed, [{"type": "instance.retried", "reason": body.get("reason")}])
+    if decided.status is InstanceStatus.FAILED:
+        return _refused(standing, "the machine ended with an error; restart it from a state")
+    for chosen in body["incidents"]:
+        decided = _take_way_out(decided, standing.facts, chosen, again)
+        if decided.status is InstanceStatus.FAILED:
+            break
+    ways = {chosen["way"] for chosen in body["incidents"]}
+    return replace(decided, resolution="skipped" if ways == {"skip"} else "retried")
+
+
+def _take_way_out(before: Decision, facts: Mapping[str, Json], chosen: Json, again: Again) -> Decision:
+    way, task, row = chosen["way"], chosen.get("task"), chosen.get("row")
+    resolved = {"type": "incident.resolved", "code": chosen["code"], "incidentId": chosen["id"], "way": way}
+    before = replace(before, changes=[*before.changes, resolved])
+    standing = Standing(before.status, before.snapshot, facts)
+    if task is not None:
+        is_open = before.snapshot is not None and task["key"] in before.snapshot["tasks"]
+        if not is_open:
+            return before
+        if way == "retry":
+            return replace(before, retried_tasks=(*before.retried_tasks, task["id"]))
+        answered = _after(before, again(standing, InboxType.TASK, {**chosen["answer"], "key": task["key"]}))
+        return replace(answered, skipped_tasks=(*before.skipped_tasks, task["id"]))
+    if row is not None and way == "retry":
+        return _after(before, again(standing, InboxType(row["type"]), row["body"]))
+    return before
+
+
+def _after(before: Decision, following: Decision) -> Decision:
+    """Two decisions in one step."""
+    return replace(
+        following,
+        changes=[*before.changes, *following.changes],
+        effects=(*before.effects, *following.effects),
+        retried_tasks=before.retried_tasks,
+        skipped_tasks=before.skipped_tasks,
+    )
+
+
+def restart(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:
+    """Leave what is active, give up every obligation, and enter `state` (None: the initial one) with the context as it is.
+
+    `context` is laid over it, key by key at the top. Raises `StepFailed` where entering fails.
+    """
+    if standing.snapshot is None:
+        return _refused(standing, "it has not started; retry it")
+    step = statechart.restart(chart, standing.snapshot, env, state=body["state"], context=body["context"])
+    change = {"type": "instance.restarted", "reason": body["reason"], "state": body["state"]}
+    status = status_of(step.snapshot)
+    changes = [change, *step.changes]
+    if status is InstanceStatus.COMPLETED:
+        changes.append({"type": "instance.completed", "output": step.snapshot.get("output")})
+    failed = standing.status is InstanceStatus.FAILED
+    return Decision(
+        status, step.snapshot, None, changes, step.effects, resolution="restarted" if failed else None
+    )
+
+
+def _refused(standing: Standing, reason: str) -> Decision:
+    return unchanged(standing, [{"type": "event.rejected", "reason": reason}])
+
+
+# -- ending --------------------------------------------------------------------------------------------------------
+
+
+def cancel(chart: Chart | None, standing: Standing, body: Json, env: Env) -> Decision:
+    """End it by hand: exit actions run, every open obligation is cancelled."""
+    change = {"type": "instance.cancelled", "reason": body.get("reason")}
+    return _ended(chart, standing, env, InstanceStatus.CANCELLED, change)
+
+
+def time_out(chart: Chart | None, standing: Standing, body: Json, env: Env) -> Decision:
+    """End it because its time is over, as the definition's `timeout` says; as `cancel` in everything else."""
+    change = {"type": "instance.timed_out", "milliseconds": body["milliseconds"]}
+    return _ended(chart, standing, env, InstanceStatus.TIMED_OUT, change)
+
+
+def _ended(
+    chart: Chart | None, standing: Standing, env: Env, status: InstanceStatus, change: dict[str, Json]
+) -> Decision:
+    if standing.snapshot is None:  # not started; a start that waits for its time must not come any more
+        return Decision(status, None, None, [change], (CancelTimer(START_TIMER),), resolution=status.value)
+    if (
+        standing.snapshot["status"] != "active"
+    ):  # it failed with an error of its own: there is nothing left to stop
+        closed = unchanged(standing, [change], status=status)
+        return replace(closed, effects=closing(standing.snapshot), resolution=status.value)
+    try:
+        if chart is None:
+            raise StepFailed(
+                "definition.unusable", "the definition does not compile, no exit action is run", path=""
+            )
+        step = statechart.stop(chart, standing.snapshot, env)
+        text = dumps(step.snapshot)
+        dumps(step.changes)
+    except Exception as error:  # noqa: BLE001 - see below: whatever it is, it must not keep an instance from ending
+        # A broken exit action must not make an instance impossible to end: it ends without its exit actions.
+        failure = {"type": "error.execution", "message": storable(str(error))}
+        stopped = standing.snapshot | {"status": "stopped", "tasks": {}, "timers": {}, "children": {}}
+        effects = closing(standing.snapshot)
+        return Decision(status, stopped, dumps(stopped), [change, failure], effects, resolution=status.value)
+    return Decision(
+        status, step.snapshot, text, [change, *step.changes], step.effects, resolution=status.value
+    )

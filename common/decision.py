@@ -1,0 +1,122 @@
+"""What a decision is made from and what it says: the vocabulary of `decide`, pure like it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import statechart
+from common.canonical import dumps
+from common.db.tables import InboxType
+from common.ids import TaskId
+from common.lifecycle import InstanceStatus
+from statechart.effects import CancelTimer, Effect
+
+NOT_RUN_BY_A_RUNNER = frozenset({"HUMAN", "WORKFLOW", "MAP", "TIMER"})
+"""Task types that wait without a runner: an instance that has only these open is `waiting`."""
+
+START_TIMER = "start"
+"""The key of the timer that starts a pending instance at the time it was asked for."""
+
+TIMEOUT_TIMER = "timeout"
+"""The key of the timer that ends an instance whose definition limits its time."""
+
+Json = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where an instance stands: its status and snapshot (None before its start), and the facts fixed at its start."""
+
+    status: InstanceStatus
+    snapshot: dict[str, Json] | None
+    facts: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """Why an instance cannot go on by itself."""
+
+    code: str
+    message: str
+    detail: dict[str, Json]
+    task_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The consequence of one inbox row. `snapshot_text` is canonical; None as long as the instance has not started."""
+
+    status: InstanceStatus
+    snapshot: dict[str, Json] | None
+    snapshot_text: str | None
+    changes: list[dict[str, Json]]
+    effects: tuple[Effect, ...] = ()
+    incident: Incident | None = None
+    resolution: str | None = None  # how this closes the incidents that were open
+    retried_tasks: tuple[TaskId, ...] = ()  # ids of failed tasks to run again
+    skipped_tasks: tuple[
+        str, ...
+    ] = ()  # ids of failed tasks that are given up, their obligation answered by hand
+
+
+def status_of(snapshot: Mapping[str, Json]) -> InstanceStatus:
+    """The status that a snapshot means: a function of its machine status and its open obligations."""
+    match snapshot["status"]:
+        case "done":
+            return InstanceStatus.COMPLETED
+        case "error":
+            return InstanceStatus.FAILED
+        case "stopped":
+            return InstanceStatus.CANCELLED
+    executed = any(task["type"] not in NOT_RUN_BY_A_RUNNER for task in snapshot["tasks"].values())
+    return InstanceStatus.RUNNING if executed else InstanceStatus.WAITING
+
+
+def closing(snapshot: Mapping[str, Json]) -> tuple[Effect, ...]:
+    """The effects that end every open obligation of a snapshot."""
+    return (
+        *(statechart.effects.CancelTask(key) for key in snapshot.get("tasks", {})),
+        *(CancelTimer(key) for key in snapshot.get("timers", {})),
+        *(
+            statechart.effects.CancelChild(key)
+            for kind in ("tasks", "children")
+            for key, asked in snapshot.get(kind, {}).items()
+            if asked.get("cancelWithParent", kind == "children")
+        ),
+    )
+
+
+def unchanged(
+    standing: Standing,
+    changes: list[dict[str, Json]],
+    *,
+    status: InstanceStatus | None = None,
+    incident: Incident | None = None,
+) -> Decision:
+    text = None if standing.snapshot is None else dumps(standing.snapshot)
+    return Decision(status or standing.status, standing.snapshot, text, changes, (), incident)
+
+
+def fails(standing: Standing, incident: Incident, entries: list[dict[str, Json]]) -> Decision:
+    changes = [
+        *entries,
+        {"type": "incident.opened", "code": incident.code, "message": incident.message},
+        {"type": "instance.failed"},
+    ]
+    return unchanged(standing, changes, status=InstanceStatus.FAILED, incident=incident)
+
+
+def rejected(standing: Standing, type: InboxType, body: Json) -> Decision:
+    entry = {
+        "type": "event.rejected",
+        "reason": f"instance is {standing.status.value}",
+        "inboxType": type.value,
+    }
+    if type is InboxType.EVENT:
+        entry["eventType"] = body["type"]
+    if type is InboxType.CHILD:
+        entry |= {"instanceId": body["child"]["instanceId"], "childStatus": body["child"]["status"]}
+    entries = [body["entry"], entry] if type is InboxType.TASK else [entry]
+    return unchanged(standing, entries)
