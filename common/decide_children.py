@@ -15,6 +15,7 @@ from common.decision import Incident, Json
 REFUSED = "refused"
 COMPLETED = "completed"
 FAILED = "failed"
+SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ def answer_of(snapshot: Mapping[str, Json], body: Mapping[str, Json]) -> ChildAn
     key, child = body["key"], body["child"]
     task = snapshot["tasks"].get(key)
     asked = task or snapshot["children"].get(key) or body.get("request") or {}
-    is_failure = child["status"] != COMPLETED
+    is_failure = child["status"] not in (COMPLETED, SKIPPED)
     event: dict[str, Json] = {
         # Where nothing is open under the key any more, no state sees the event, whatever it is called.
         "type": asked.get("failureEvent" if is_failure else "completionEvent", f"child.{child['status']}"),
@@ -91,6 +92,6 @@ def is_awaited(body: Mapping[str, Json]) -> bool:
 
 
 def skipped(body: Mapping[str, Json], output: Json) -> dict[str, Json]:
-    """The row of a failed child as if it had completed with `output`: its parent is to go on without it."""
+    """The row of a failed child as if it had ended well with `output`: its parent is to go on without it."""
     answer = {name: value for name, value in body.items() if name != "error"}
-    return {**answer, "child": {**body["child"], "status": COMPLETED}, "output": output}
+    return {**answer, "child": {**body["child"], "status": SKIPPED}, "output": output}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import statechart
+from common import decide_children
 from common.canonical import dumps, storable
 from common.db.tables import InboxType
 from common.decision import (
@@ -51,8 +52,8 @@ def retry(standing: Standing, body: Json, again: Again) -> Decision:
 
     `body` is {reason, incidents: [{id, code, way, ...}]}. Way "retry" with `task` {id, key} runs the failed task again;
     with `row` {type, body} it takes the row again on which the step failed; with neither, what waits is simply taken
-    up. Way "skip" answers the task with `answer` {event, entry} instead, or leaves the row out. All in one step,
-    so that nothing that waits can come in between.
+    up. Way "skip" answers the task with `answer` {event, entry} instead, a child with `output`, or leaves the row out. All
+    in one step, so that nothing that waits can come in between.
     """
     thawed = Standing(_thawed(standing), standing.snapshot, standing.facts)
     decided = unchanged(thawed, [{"type": "instance.retried", "reason": body.get("reason")}])
@@ -79,6 +80,9 @@ def _take_way_out(before: Decision, facts: Mapping[str, Json], chosen: Json, aga
             return replace(before, retried_tasks=(*before.retried_tasks, task["id"]))
         answered = _after(before, again(standing, InboxType.TASK, {**chosen["answer"], "key": task["key"]}))
         return replace(answered, skipped_tasks=(*before.skipped_tasks, task["id"]))
+    if row is not None and row["type"] == InboxType.CHILD.value and way == "skip":
+        ended = decide_children.skipped(row["body"], chosen["output"])
+        return _after(before, again(standing, InboxType.CHILD, ended))
     if row is not None and way == "retry":
         return _after(before, again(standing, InboxType(row["type"]), row["body"]))
     return before

@@ -235,11 +235,7 @@ class Batch:
             case CreateTask():
                 self._create_task(held, effect)
             case CancelTask(key):
-                created = self._tasks.get((held.id, key))
-                if created is None:
-                    self._cancelled_tasks.add((held.id, key))
-                else:  # asked for and withdrawn within one batch: the row tells both
-                    created.update(status=TaskStatus.CANCELLED.value, finished_at=self.now)
+                self._cancel_task(held, key)
             case ArmTimer(key, due_at, event):
                 self._timers[held.id, key] = self._timer(held, key, due_at, event)
             case CancelTimer(key):
@@ -259,6 +255,13 @@ class Batch:
             case _:
                 assert_never(effect)
 
+    def _cancel_task(self, held: LockedInstance, key: str) -> None:
+        created = self._tasks.get((held.id, key))
+        if created is None:
+            self._cancelled_tasks.add((held.id, key))
+        else:  # asked for and withdrawn within one batch: the row tells both
+            created.update(status=TaskStatus.CANCELLED.value, finished_at=self.now)
+
     def _create_task(self, held: LockedInstance, effect: CreateTask) -> None:
         row = self._task(held, effect)
         if effect.idempotency_key is None:
@@ -269,6 +272,9 @@ class Batch:
     def _task(self, held: LockedInstance, effect: CreateTask) -> dict[str, Any]:
         executed = effect.type not in NOT_RUN_BY_A_RUNNER
         run_at = max(effect.run_at, self.now) if effect.run_at else self.now
+        # What no runner executes has one attempt, its whole life.
+        allowed = (effect.finish_within_ms, None if executed else effect.timeout_ms)
+        finish_within_ms = min((time for time in allowed if time is not None), default=None)
         priority = held.priority if effect.priority is None else effect.priority
         if priority not in PRIORITIES:
             raise Invalid(
@@ -289,7 +295,12 @@ class Batch:
             "held": False,
             "max_attempts": RetryPolicy.read(effect.retry).max_attempts,
             "retry": dumps(effect.retry) if effect.retry else None,
-            "timeout_ms": effect.timeout_ms,
+            "timeout_ms": effect.timeout_ms if executed else None,
+            "heartbeat_ms": effect.heartbeat_ms,
+            "start_within_ms": effect.start_within_ms,
+            "finish_within_ms": finish_within_ms,
+            "start_by_at": tasks.later(run_at, effect.start_within_ms) if executed else None,
+            "finish_by_at": tasks.later(run_at, finish_within_ms),
             "options": dumps(effect.options) if effect.options else None,
             "completion_event": effect.completion_event,
             "failure_event": effect.failure_event,

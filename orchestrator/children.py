@@ -59,6 +59,7 @@ class _Asked:
             "priority": parent.priority if effect.priority is None else effect.priority,
             "parent_id": parent.id,
             "parent_key": effect.key if effect.wait else None,  # nobody waits: nobody is told
+            "cancel_with_parent": effect.cancel_with_parent,
             "depth": parent.depth + 1,
             "created_at": now,
         }
@@ -104,10 +105,10 @@ class Children:
             self._end_task(held, read(body), before, after)
         if held.parent_key is None or after.status is before.status:
             return
-        if after.status is InstanceStatus.FAILED or after.status in FINAL:
-            # A parent that has cancelled its child does not wait for the answer.
-            if type is not InboxType.CANCEL or actor != name_of(held.parent_id):
-                self._ended.append(_told(held, after))
+        # A parent that has cancelled its child does not wait for the answer.
+        is_known = type is InboxType.CANCEL and actor == name_of(held.parent_id)
+        if after.status in (InstanceStatus.FAILED, *FINAL) and not is_known:
+            self._ended.append(_told(held, after))
 
     def _end_task(
         self, held: LockedInstance, body: Mapping[str, Any], before: Decision, after: Decision

@@ -103,6 +103,7 @@ def check_obligations(one: Obligations) -> list[Finding]:
             for keys in live
             if wanted.isdisjoint(keys)
         ]
+    findings += _children_findings(one, snapshot)
     if counts != one.counts:
         message = (
             f"its row counts {one.counts} open tasks, timers and children, the snapshot has {counts} of them"
@@ -111,6 +112,40 @@ def check_obligations(one: Obligations) -> list[Finding]:
     if one.status in FINAL and (snapshot["tasks"] or snapshot["timers"] or snapshot["children"]):
         findings.append(Finding("instance.open", "it ended with open obligations", None, one.instance_id))
     return findings
+
+
+def _children_findings(one: Obligations, snapshot: dict[str, Any]) -> list[Finding]:
+    """An awaited child lives or its answer is in the inbox; a child that nobody awaits was let go, or is being cancelled.
+
+    In a failed parent a child that ended otherwise than it should stays open, for `retry` to start it again. A child that
+    failed may have been given up by its parent, and be on its way again.
+    """
+    workflows = {key for key, task in snapshot["tasks"].items() if "instanceId" in task}
+    awaited = workflows.union(snapshot["children"])
+    answering = {read(body)["key"] for type_, body in one.inbox_bodies if type_ == "child"}
+    living = {child.key for child in one.children if child.status not in FINAL}
+    missing = set() if one.status is InstanceStatus.FAILED else awaited - living - answering
+    unasked = {
+        child.key
+        for child in one.children
+        if child.status not in (*FINAL, InstanceStatus.FAILED)
+        and child.key not in awaited
+        and child.cancel_with_parent
+        and not child.is_being_cancelled
+        and not child.has_failed
+    }
+    return [
+        Finding(code, message.format(key), None, one.instance_id)
+        for code, keys, message in (
+            ("child.missing", missing, 'the snapshot waits for child "{}", which does not live'),
+            (
+                "child.unasked",
+                unasked,
+                'child "{}" lives, but its parent neither waits for it nor cancels it',
+            ),
+        )
+        for key in sorted(keys)
+    ]
 
 
 def _verify_all(database: Database, page: list[Obligations]) -> list[Finding]:

@@ -76,7 +76,11 @@ def _way_out(tx: Connection, tenant_id: TenantId, one: OpenIncident, way: Way, o
         return chosen
     recorded = read(row.input)
     failed_on = _failed_on(recorded["type"], recorded["body"])
-    return chosen if failed_on is None else {**chosen, "row": failed_on}
+    if failed_on is None:
+        return chosen
+    if failed_on["type"] == InboxType.CHILD.value and way == "skip":
+        chosen["output"] = output
+    return {**chosen, "row": failed_on}
 
 
 def _answer(tx: Connection, tenant_id: TenantId, task_id: str, key: str, output: Any) -> dict[str, Any]:

@@ -129,6 +129,11 @@ def _told_twice(rows: Sequence[HistoryRow]) -> list[Finding]:
     problems = []
     for row in rows:
         for entry in read(row.changes or "[]"):
+            if entry["type"] == "child.completed" and f"child {entry['key']}" in succeeded:
+                message = f'child "{entry["key"]}" completed twice'
+                problems.append(Finding("child.told_twice", message, row.sequence))
+            if entry["type"] == "child.completed":
+                succeeded.add(f"child {entry['key']}")
             if entry["type"] in ("task.succeeded", "task.failed") and entry["key"] in succeeded:
                 message = f'task "{entry["key"]}" ended although it had succeeded'
                 problems.append(Finding("task.told_twice", message, row.sequence))

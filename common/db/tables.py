@@ -213,7 +213,8 @@ instances = Table(
     Column("accepts_events", Boolean, nullable=False, server_default=text("true")),
     Column("priority", SmallInteger, nullable=False, server_default="0"),
     Column("parent_id", Id),
-    Column("parent_key", Text),  # the parent's obligation that this child answers
+    Column("parent_key", Text),  # the parent's obligation that this child answers; null where nobody waits for it
+    Column("cancel_with_parent", Boolean, nullable=False, server_default=text("true")),  # or it outlives that obligation
     Column("depth", SmallInteger, nullable=False, server_default="0"),  # how many parents are above it
     Column("deadline_at", UtcDateTime),
     Column("labels", Labels, nullable=False, server_default="{}"),

@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, not_
 
 from common.db.tables import (
     AttemptOutcome,
+    InboxType,
     IncidentStatus,
     TimerStatus,
     attempts,
@@ -46,6 +47,10 @@ def stalled_instances(
     waits = exists().where(inbox.c.instance_id == _i.id)
     works = exists().where(tasks.c.instance_id == _i.id, tasks.c.status.in_(OPEN))
     sleeps = exists().where(timers.c.instance_id == _i.id, timers.c.status == TimerStatus.ARMED.value)
+    child = instances.alias("child").c
+    has_children = exists().where(
+        child.parent_id == _i.id, child.parent_key.is_not(None), child.status.not_in(FINAL)
+    )
     asks = exists().where(incidents.c.instance_id == _i.id, incidents.c.status == IncidentStatus.OPEN.value)
     idle = and_(
         _i.status.in_(
@@ -61,7 +66,7 @@ def stalled_instances(
                 waits,
                 works,
                 sleeps,
-                _i.open_children > 0,
+                has_children,
                 and_(_i.accepts_events, _i.status != InstanceStatus.PENDING),
             )
         ),
@@ -69,6 +74,17 @@ def stalled_instances(
     frozen = and_(_i.status == InstanceStatus.FAILED, not_(asks))
     query = select(_i.id).where(_of(tenant_id), or_(idle, frozen)).order_by(_i.id).limit(limit)
     return [InstanceId(row[0]) for row in tx.execute(query)]
+
+
+@dataclass(frozen=True, slots=True)
+class ChildFacts:
+    """A child as the obligation `key` of its parent sees it."""
+
+    key: str
+    status: InstanceStatus
+    cancel_with_parent: bool
+    is_being_cancelled: bool  # the command is in its inbox
+    has_failed: bool  # once at least: its parent may have gone on without it
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +99,7 @@ class Obligations:
     task_keys: tuple[tuple[str, str | None, str], ...]  # key, joined keys, status
     timer_keys: tuple[tuple[str, str], ...]  # key, status
     inbox_bodies: tuple[tuple[str, str], ...]  # type, body
+    children: tuple[ChildFacts, ...] = ()
 
 
 def read_obligations(tx: Connection, after: str | None, *, limit: int = 200) -> list[Obligations]:
@@ -101,6 +118,7 @@ def read_obligations(tx: Connection, after: str | None, *, limit: int = 200) -> 
     task_rows = _grouped(tx, tasks, between, (tasks.c.key, tasks.c.joined_keys, tasks.c.status))
     timer_rows = _grouped(tx, timers, between, (timers.c.key, timers.c.status))
     inbox_rows = _grouped(tx, inbox, between, (inbox.c.type, inbox.c.body))
+    children = _children(tx, between)
     return [
         Obligations(
             row[0],
@@ -111,6 +129,7 @@ def read_obligations(tx: Connection, after: str | None, *, limit: int = 200) -> 
             tuple(task_rows.get(row[0], ())),
             tuple(timer_rows.get(row[0], ())),
             tuple(inbox_rows.get(row[0], ())),
+            tuple(children.get(row[0], ())),
         )
         for row in rows
     ]
@@ -123,6 +142,20 @@ def _grouped(
     query = select(table.c.instance_id, *columns).where(table.c.instance_id.between(*between))
     for row in tx.execute(query):
         found.setdefault(row[0], []).append(tuple(row[1:]))
+    return found
+
+
+def _children(tx: Connection, between: tuple[str, str]) -> dict[str, list[ChildFacts]]:
+    is_being_cancelled = exists().where(
+        inbox.c.instance_id == _i.id, inbox.c.type == InboxType.CANCEL.value
+    )
+    has_failed = exists().where(incidents.c.instance_id == _i.id)
+    query = select(
+        _i.parent_id, _i.parent_key, _i.status, _i.cancel_with_parent, is_being_cancelled, has_failed
+    ).where(_i.parent_id.between(*between), _i.parent_key.is_not(None))
+    found: dict[str, list[ChildFacts]] = {}
+    for parent_id, key, status, *facts in tx.execute(query):
+        found.setdefault(parent_id, []).append(ChildFacts(key, InstanceStatus(status), *facts))
     return found
 
 
@@ -163,9 +196,9 @@ def left_over_rows(tx: Connection) -> list[tuple[str, str]]:
 def miscounted_tasks(tx: Connection) -> list[tuple[str, str]]:
     """(what, task id): tasks with more than one attempt that counted, and ended ones whose attempts do not say how.
 
-    Tasks without attempts are ended by other means than a runner.
+    Tasks without attempts are ended by other means than a runner; those whose time is bounded may end while they wait.
     """
-    counted = func.count(case((attempts.c.outcome.in_((_SUCCEEDED, _FAILED, _LOST)), 1)))
+    counted = func.count(case((attempts.c.outcome.in_(_COUNTED), 1)))
     succeeded = func.count(case((attempts.c.outcome == _SUCCEEDED, 1)))
     by_task = (
         select(attempts.c.task_id, counted.label("counted"), succeeded.label("succeeded"))
@@ -175,7 +208,12 @@ def miscounted_tasks(tx: Connection) -> list[tuple[str, str]]:
     rows = select(tasks.c.id).join(by_task, by_task.c.task_id == tasks.c.id)
     unaccounted = or_(
         and_(tasks.c.status == TaskStatus.SUCCEEDED, by_task.c.succeeded == 0),
-        and_(tasks.c.status == TaskStatus.FAILED, by_task.c.counted == 0),
+        and_(
+            tasks.c.status == TaskStatus.FAILED,
+            by_task.c.counted == 0,
+            tasks.c.start_within_ms.is_(None),
+            tasks.c.finish_within_ms.is_(None),
+        ),
     )
     return [
         (what, str(row[0]))
@@ -185,8 +223,13 @@ def miscounted_tasks(tx: Connection) -> list[tuple[str, str]]:
 
 
 _SUCCEEDED = AttemptOutcome.SUCCEEDED.value
-_FAILED = AttemptOutcome.FAILED.value
-_LOST = AttemptOutcome.LOST.value
+_COUNTED = (
+    _SUCCEEDED,
+    AttemptOutcome.FAILED.value,
+    AttemptOutcome.TIMED_OUT.value,
+    AttemptOutcome.LOST.value,
+    AttemptOutcome.LATE.value,  # lost first
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 ALTER TABLE instances ADD COLUMN parent_key TEXT
 
+ALTER TABLE instances ADD COLUMN cancel_with_parent BOOLEAN DEFAULT true NOT NULL
+
 ALTER TABLE instances ADD COLUMN depth SMALLINT DEFAULT '0' NOT NULL CONSTRAINT ck_instances_depth CHECK (depth >= 0)
 
 DROP INDEX ix_instances_parent_id
