@@ -56,13 +56,20 @@ class RetryPolicy:
         jittered = seconds * (1 + self.jitter * (2 * chance - 1))
         return min(timedelta(seconds=jittered), self.max_interval)
 
-    def retries(self, code: str, *, attempt: int, retryable: bool | None) -> bool:
-        """Tell whether failed attempt number `attempt` is followed by another.
+    def failed(self, attempt: int, *, limit: int) -> int:
+        """Which failure in the present series attempt number `attempt` is, from 1.
+
+        A task that is taken up by hand goes on counting; its `limit` moves up, and the delays begin anew.
+        """
+        return max(attempt - max(limit - self.max_attempts, 0), 1)
+
+    def retries(self, code: str, *, attempt: int, limit: int, retryable: bool | None) -> bool:
+        """Tell whether failed attempt number `attempt` of at most `limit` is followed by another.
 
         `retryable` is what the handler said of its error; None leaves it to `retryOn` and `doNotRetryOn`, which
         match the error's code exactly or by a prefix ending in `.*`.
         """
-        if attempt >= self.max_attempts or retryable is False:
+        if attempt >= limit or retryable is False:
             return False
         if any(_matches(pattern, code) for pattern in self.do_not_retry_on):
             return False

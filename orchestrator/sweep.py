@@ -1,4 +1,4 @@
-"""Sweeping: leases that ran out, answers kept long enough, workers long gone. Any number of processes may sweep."""
+"""Sweeping: leases that ran out, tasks out of time, answers kept long enough, workers long gone. Any number of processes may sweep."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import timedelta
 from sqlalchemy import Connection
 
 from common.clock import read_now
-from common.commands.outcome import expire_leases
+from common.commands.outcome import expire_leases, time_out_tasks
 from common.db import TASK_RUNNER_QUEUE, Database, note_bell
 from common.store import idempotency, workers
 
@@ -24,6 +24,11 @@ def expire_due_leases(database: Database) -> int:
         return count
 
     return database.run(expire)
+
+
+def time_out_due_tasks(database: Database) -> int:
+    """Fail tasks whose time to start or to end is over; returns how many."""
+    return database.run(lambda tx: time_out_tasks(tx, now=read_now(tx)))
 
 
 def forget(database: Database) -> None:

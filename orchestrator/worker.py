@@ -31,7 +31,7 @@ from common.queues.dispatcher import Dispatcher, Drained
 from common.store import tasks, timers
 from common.version import signalbox_version
 from orchestrator.advance import Advancing, Sweep, advance_ready
-from orchestrator.sweep import expire_due_leases, forget
+from orchestrator.sweep import expire_due_leases, forget, time_out_due_tasks
 from orchestrator.timers import fire_due_timers
 
 log = structlog.get_logger("signalbox.orchestrator")
@@ -50,9 +50,11 @@ class Orchestrator:
         self.calls = Calls.open(settings.redis_url)
         self.changes = Changes.open(settings.redis_url)
         self.presence = Presence.of("orchestrator")
+        limits = Limits()
         self.advancing = Advancing(
             self.database,
-            Limits().max_context_bytes,
+            limits.max_context_bytes,
+            limits=limits,
             publish=self.changes.publish,
             last_death=lambda: self.last_death,
         )
@@ -103,14 +105,17 @@ class Orchestrator:
         with self.database.reading() as tx:
             now = read_now(tx)
             timer, lease = timers.next_due_at(tx), tasks.next_expiry_at(tx)
+            overdue = tasks.next_overdue_at(tx)
         if timer is not None and timer <= now and fire_due_timers(self.database):
             self.dispatcher.ring()
         if lease is not None and lease < now and expire_due_leases(self.database):
             self.dispatcher.ring()
+        if overdue is not None and overdue <= now and time_out_due_tasks(self.database):
+            self.dispatcher.ring()
         if time.monotonic() - self._forgot_at > FORGET_SECONDS:
             self._forgot_at = time.monotonic()
             forget(self.database)
-        coming = [instant for instant in (timer, lease) if instant is not None and instant > now]
+        coming = [instant for instant in (timer, lease, overdue) if instant is not None and instant > now]
         return (min(coming) - now).total_seconds() if coming else None
 
     def _stay(self) -> None:

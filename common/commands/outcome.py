@@ -22,6 +22,7 @@ from common.ids import InstanceId, LeaseToken, TaskId, TenantId
 from common.lifecycle import TaskStatus
 from common.retry import MAX_LOST, RetryPolicy
 from common.store import inbox, tasks
+from common.store.tasks import ExpiredTask, OverdueTask, WonTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,11 @@ class TaskError:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one claimed attempt ended: with `output` (canonical text), with `error`, or `released` before it ended."""
+    """How one claimed attempt ended: with `output` (canonical text), with `error`, or `released` before it ended.
+
+    `retry` is the policy in force, as JSON text: the task's own or its handler's. `timed_out` names an error that is
+    the end of the attempt's time; `progress` is what the handler last told and no beat has stored yet.
+    """
 
     task_id: TaskId
     tenant_id: TenantId
@@ -56,6 +61,8 @@ class Outcome:
     output: str | None = None
     error: TaskError | None = None
     released: bool = False
+    timed_out: bool = False
+    progress: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,146 +117,201 @@ def report_outcomes(tx: Connection, outcomes: Sequence[Outcome], *, now: datetim
     for outcome in outcomes:
         claim = (outcome.task_id, outcome.token)
         if claim in won:
-            group.add(outcome, joined=won.pop(claim))  # a claim ends once, however often it is in the group
+            group.add(outcome, won.pop(claim))  # a claim ends once, however often it is in the group
         else:
             late += _record_late(tx, outcome, now)
     group.save(tx)
-    return Reported(len(group.succeeded), len(group.failed), group.retried, group.released, late)
+    return Reported(group.succeeded, group.failed, group.retried, group.released, late)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A task that ended for good, for the instance to be told under each of its obligations."""
+
+    task_id: TaskId
+    tenant_id: TenantId
+    instance_id: InstanceId
+    keys: tuple[str, ...]
+    type: str
+    name: str
+    attempt: int
+    event_type: str
+    output: str | None
+    error: TaskError | None
 
 
 class _Group:
-    """Outcomes that won, sorted into the statements that make them true."""
+    """Tasks that are held, sorted into the statements that end their attempts."""
 
     def __init__(self, now: datetime) -> None:
         self.now = now
-        self.succeeded: list[Outcome] = []
-        self.failed: list[Outcome] = []
+        self.succeeded = 0
+        self.failed = 0
         self.retried = 0
         self.released = 0
-        self._joined: dict[str, str | None] = {}
+        self._ended: list[_Ended] = []
+        self._progress: list[tuple[TaskId, LeaseToken, str]] = []
         self._finish: list[dict[str, Any]] = []
+        self._time_out: list[dict[str, Any]] = []
         self._release: list[dict[str, Any]] = []
         self._attempts: list[dict[str, Any]] = []
 
-    def add(self, outcome: Outcome, *, joined: str | None) -> None:
-        self._joined[outcome.task_id] = joined
+    def add(self, outcome: Outcome, won: WonTask) -> None:
+        if outcome.progress is not None:
+            self._progress.append((outcome.task_id, outcome.token, outcome.progress))
         if outcome.released:
             self.released += 1
-            self._again(outcome, AttemptOutcome.RELEASED, run_at=self.now, error=None, uncounted=1)
+            self._again(outcome, won.start_within_ms, AttemptOutcome.RELEASED, run_at=self.now, uncounted=1)
         elif outcome.error is None:
-            self.succeeded.append(outcome)
-            self._end(outcome, TaskStatus.SUCCEEDED, AttemptOutcome.SUCCEEDED, outcome.output, None)
+            self.succeeded += 1
+            self._end(outcome, won.joined_keys, TaskStatus.SUCCEEDED, AttemptOutcome.SUCCEEDED)
         else:
-            self._add_failure(outcome, outcome.error)
+            self._add_failure(outcome, outcome.error, won)
 
-    def _add_failure(self, outcome: Outcome, error: TaskError) -> None:
+    def _add_failure(self, outcome: Outcome, error: TaskError, won: WonTask) -> None:
+        ended = AttemptOutcome.TIMED_OUT if outcome.timed_out else AttemptOutcome.FAILED
+        run_at = self._next_try(outcome, error, won)
+        # A try that could not begin before the whole task's time is over is not waited for.
+        if run_at is None or (won.finish_by_at is not None and run_at >= won.finish_by_at):
+            self.failed += 1
+            self._end(outcome, won.joined_keys, TaskStatus.FAILED, ended)
+        else:
+            self.retried += 1
+            self._again(outcome, won.start_within_ms, ended, run_at=run_at, error=dumps(error.to_json()))
+
+    def _next_try(self, outcome: Outcome, error: TaskError, won: WonTask) -> datetime | None:
+        """When the policy has a failed attempt tried again; None when it does not."""
         policy = RetryPolicy.read(read(outcome.retry) if outcome.retry else None)
-        text = dumps(error.to_json())
-        if policy.retries(error.code, attempt=outcome.attempt, retryable=error.retryable):
-            self.retried += 1
-            delay = policy.delay(outcome.attempt, chance=random.random())  # noqa: S311 - jitter, not a secret
-            self._again(outcome, AttemptOutcome.FAILED, run_at=self.now + delay, error=text, uncounted=0)
-        else:
-            self.failed.append(outcome)
-            self._end(outcome, TaskStatus.FAILED, AttemptOutcome.FAILED, None, text)
+        attempt, limit = outcome.attempt, won.max_attempts
+        if not policy.retries(error.code, attempt=attempt, limit=limit, retryable=error.retryable):
+            return None
+        failures = policy.failed(attempt, limit=limit)
+        return self.now + policy.delay(failures, chance=random.random())  # noqa: S311 - jitter, not a secret
 
-    def lose(self, outcome: Outcome, *, joined: str | None, for_good: bool) -> None:
+    def lose(self, outcome: Outcome, task: ExpiredTask, *, for_good: bool) -> None:
         """A lease ran out. Lost attempts do not count against the policy, they have their own limit."""
-        self._joined[outcome.task_id] = joined
         if for_good:
-            self.failed.append(outcome)
-            error = None if outcome.error is None else dumps(outcome.error.to_json())
-            self._end(outcome, TaskStatus.FAILED, AttemptOutcome.LOST, None, error)
+            self.failed += 1
+            self._end(outcome, task.joined_keys, TaskStatus.FAILED, AttemptOutcome.LOST)
         else:
             self.retried += 1
-            self._again(outcome, AttemptOutcome.LOST, run_at=self.now, error=None, uncounted=1, lost=1)
+            self._again(
+                outcome, task.start_within_ms, AttemptOutcome.LOST, run_at=self.now, uncounted=1, lost=1
+            )
 
-    def _end(
-        self,
-        outcome: Outcome,
-        status: TaskStatus,
-        attempt: AttemptOutcome,
-        output: str | None,
-        error: str | None,
-    ) -> None:
+    def time_out(self, task: OverdueTask, error: TaskError) -> None:
+        """The time of a task is over, whether it waits or runs: it failed for good."""
+        self.failed += 1
+        self._time_out.append(
+            {
+                "id": task.id,
+                "status": TaskStatus.FAILED.value,
+                "error": dumps(error.to_json()),
+                "finished_at": self.now,
+            }
+        )
+        if task.token is not None:
+            self._end_attempt(task.id, task.token, AttemptOutcome.TIMED_OUT, error)
+        self._ended.append(
+            _Ended(
+                task.id, task.tenant_id, task.instance_id, _keys(task.key, task.joined_keys), task.type, task.name,
+                task.attempt, task.failure_event, None, error,
+            )
+        )  # fmt: skip
+
+    def _end(self, outcome: Outcome, joined: str | None, status: TaskStatus, attempt: AttemptOutcome) -> None:
+        error = None if outcome.error is None else dumps(outcome.error.to_json())
         self._finish.append(
             {
                 "id": outcome.task_id,
                 "held_token": outcome.token,
                 "status": status.value,
-                "output": output,
+                "output": outcome.output,
                 "error": error,
                 "finished_at": self.now,
             }
         )
-        self._end_attempt(outcome, attempt)
+        self._end_attempt(outcome.task_id, outcome.token, attempt, outcome.error)
+        event_type = outcome.completion_event if outcome.error is None else outcome.failure_event
+        self._ended.append(
+            _Ended(
+                outcome.task_id, outcome.tenant_id, outcome.instance_id, _keys(outcome.key, joined), outcome.type,
+                outcome.name, outcome.attempt, event_type, outcome.output, outcome.error,
+            )
+        )  # fmt: skip
 
     def _again(
         self,
         outcome: Outcome,
+        start_within_ms: int | None,
         attempt: AttemptOutcome,
         *,
         run_at: datetime,
-        error: str | None,
-        uncounted: int,
+        error: str | None = None,
+        uncounted: int = 0,
         lost: int = 0,
     ) -> None:
         self._release.append(
-            {"b_id": outcome.task_id, "run_at": run_at, "error": error, "uncounted": uncounted, "lost": lost}
-        )
-        self._end_attempt(outcome, attempt)
-
-    def _end_attempt(self, outcome: Outcome, ended: AttemptOutcome) -> None:
-        error = None
-        if outcome.error is not None:
-            error = dumps(outcome.error.to_json() | {"trace": outcome.error.trace})
-        self._attempts.append(
             {
-                "task_id": outcome.task_id,
-                "token": outcome.token,
-                "ended_at": self.now,
-                "outcome": ended.value,
+                "b_id": outcome.task_id,
+                "run_at": run_at,
+                "start_by_at": tasks.later(run_at, start_within_ms),
                 "error": error,
+                "uncounted": uncounted,
+                "lost": lost,
             }
+        )
+        self._end_attempt(outcome.task_id, outcome.token, attempt, outcome.error)
+
+    def _end_attempt(
+        self, task_id: TaskId, token: LeaseToken, ended: AttemptOutcome, error: TaskError | None
+    ) -> None:
+        told = None if error is None else dumps(error.to_json() | {"trace": error.trace})
+        self._attempts.append(
+            {"task_id": task_id, "token": token, "ended_at": self.now, "outcome": ended.value, "error": told}
         )
 
     def save(self, tx: Connection) -> None:
+        tasks.save_progress(tx, self._progress)
         tasks.finish(tx, self._finish)
+        tasks.time_out(tx, self._time_out)
         tasks.release(tx, self._release)
         tasks.end_attempts(tx, self._attempts)
         if self.released:
             note_bell(tx, TASK_RUNNER_QUEUE)
-        ended = [*self.succeeded, *self.failed]
-        if not ended:
+        if not self._ended:
             return
-        digests = attempts_digests(tx, [outcome.task_id for outcome in ended])
-        inbox.put(tx, [row for outcome in ended for row in self._deliveries(outcome, digests)])
-        note_bell(tx, ORCHESTRATOR_QUEUE, *(outcome.instance_id for outcome in ended))
+        digests = attempts_digests(tx, [ended.task_id for ended in self._ended])
+        inbox.put(tx, [row for ended in self._ended for row in self._deliveries(ended, digests)])
+        note_bell(tx, ORCHESTRATOR_QUEUE, *(ended.instance_id for ended in self._ended))
 
-    def _deliveries(self, outcome: Outcome, digests: dict[str, str]) -> list[dict[str, Any]]:
-        joined = self._joined[outcome.task_id]
+    def _deliveries(self, ended: _Ended, digests: dict[str, str]) -> list[dict[str, Any]]:
         return [
             {
-                "tenant_id": outcome.tenant_id,
-                "instance_id": outcome.instance_id,
+                "tenant_id": ended.tenant_id,
+                "instance_id": ended.instance_id,
                 "lane": inbox.ORDINARY,
                 "type": InboxType.TASK.value,
                 "body": outcome_body(
                     key=key,
-                    task_id=outcome.task_id,
-                    name=outcome.name,
-                    type=outcome.type,
-                    attempt=outcome.attempt,
-                    event_type=outcome.failure_event if outcome.error else outcome.completion_event,
-                    output=outcome.output or "null",
-                    error=outcome.error.to_json() if outcome.error else None,
-                    attempts_digest=digests.get(outcome.task_id),
+                    task_id=ended.task_id,
+                    name=ended.name,
+                    type=ended.type,
+                    attempt=ended.attempt,
+                    event_type=ended.event_type,
+                    output=ended.output or "null",
+                    error=ended.error.to_json() if ended.error else None,
+                    attempts_digest=digests.get(ended.task_id),
                 ),
-                "source": f"task:{outcome.task_id}",
+                "source": f"task:{ended.task_id}",
                 "accepted_at": self.now,
             }
-            for key in (outcome.key, *(read(joined) if joined else ()))
+            for key in ended.keys
         ]
+
+
+def _keys(key: str, joined: str | None) -> tuple[str, ...]:
+    return (key, *(read(joined) if joined else ()))
 
 
 def attempts_digests(tx: Connection, ids: Sequence[TaskId]) -> dict[str, str]:
@@ -303,16 +365,52 @@ def _record_late(tx: Connection, outcome: Outcome, now: datetime) -> int:
 def expire_leases(tx: Connection, *, now: datetime) -> int:
     """Take tasks back whose lease ran out: pending again, or failed as `lost` the third time. Returns how many.
 
-    Locked rows are skipped: their holder is beating or reporting this very moment (operation: EXPIRE).
+    A task with `onLost: "fail"` must not be done twice, and fails the first time. Locked rows are skipped: their holder
+    is beating or reporting this very moment (operation: EXPIRE).
     """
     expired = tasks.lock_expired(tx, now=now)
     group = _Group(now)
     for task in expired:
+        options = read(task.options) if task.options else {}
+        once = options.get("onLost") == "fail"
         outcome = Outcome(
             task.id, task.tenant_id, task.instance_id, task.token, task.key, task.type, task.name, task.attempt, None, "",
-            task.failure_event,
-            error=TaskError("task.lost", f"the lease of {task.lost + 1} attempts ran out: their workers died or froze"),
+            task.failure_event, error=_lost(task.lost + 1, once=once),
         )  # fmt: skip
-        group.lose(outcome, joined=task.joined_keys, for_good=task.lost + 1 >= MAX_LOST)
+        group.lose(outcome, task, for_good=once or task.lost + 1 >= MAX_LOST)
     group.save(tx)
     return len(expired)
+
+
+def _lost(times: int, *, once: bool) -> TaskError:
+    if once:
+        message = 'the lease ran out: its worker died or froze, and "onLost" lets nobody do the work again'
+    else:
+        message = f"the lease of {times} attempts ran out: their workers died or froze"
+    return TaskError("task.lost", message)
+
+
+UNSTARTED = TaskError(
+    "task.schedule_to_start_timeout", "no worker began the task within the time that scheduleToStart allows"
+)
+UNFINISHED = TaskError(
+    "task.schedule_to_close_timeout",
+    "the task with all its attempts did not end within the time that scheduleToClose allows",
+)
+
+
+def time_out_tasks(tx: Connection, *, now: datetime) -> int:
+    """Fail tasks for good that waited too long for a worker, or took too long in all. Returns how many, 500 of each at most.
+
+    Needs nobody who holds them: it works as well when their runner is dead. One that runs is told by its beat.
+    """
+    group = _Group(now)
+    unfinished = tasks.lock_unfinished(tx, now=now)
+    for task in unfinished:
+        group.time_out(task, UNFINISHED)
+    over = {task.id for task in unfinished}
+    for task in tasks.lock_unstarted(tx, now=now):
+        if task.id not in over:
+            group.time_out(task, UNSTARTED)
+    group.save(tx)
+    return group.failed

@@ -27,6 +27,7 @@ from common.retry import RetryPolicy
 
 _t = tasks.c
 _a = attempts.c
+_BY_ID = (("id", "id"),)
 
 
 def create(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -158,6 +159,7 @@ class TaskClaim:
     input: str
     retry: str | None
     timeout_ms: int | None
+    heartbeat_ms: int | None
     options: str | None
     progress: str | None
     completion_event: str
@@ -196,10 +198,11 @@ _CLAIM = (
         lease_owner=bindparam("worker", type_=Id()),
         lease_token=bindparam("token", type_=Id()),
         lease_expires_at=bindparam("expires_at", type_=UtcDateTime()),
+        start_by_at=None,
     )
     .returning(
         _t.id, _t.tenant_id, _t.instance_id, _t.key, _t.type, _t.name, _t.attempt, _t.max_attempts, _t.idempotency_key,
-        _t.input, _t.retry, _t.timeout_ms, _t.options, _t.progress, _t.completion_event, _t.failure_event,
+        _t.input, _t.retry, _t.timeout_ms, _t.heartbeat_ms, _t.options, _t.progress, _t.completion_event, _t.failure_event,
         _t.joined_keys, _t.run_at,
     )
 )  # fmt: skip
@@ -288,25 +291,32 @@ def extend_leases(
     return set(tx.execute(_HELD, names).scalars())
 
 
-_PROGRESS = (
-    update(tasks)
-    .where(_t.id == bindparam("b_id"), _t.lease_token == bindparam("b_token", type_=Id()))
-    .values(progress=bindparam("b_progress"))
-)
-
-
 def save_progress(tx: Connection, rows: Sequence[tuple[TaskId, LeaseToken, str]]) -> None:
-    """Keep what handlers reported of their progress, for people now and for the next attempt."""
-    if rows:
-        tx.execute(
-            _PROGRESS, [{"b_id": task, "b_token": token, "b_progress": text} for task, token, text in rows]
-        )
+    """Keep what handlers reported of their progress: with the task for the next attempt, and with this attempt for people."""
+    told = [{"id": task, "token": token, "progress": text} for task, token, text in rows]
+    update_rows(
+        tx, tasks, told, match=(("id", "id"), ("lease_token", "token")), only_if="tasks.status = 'running'"
+    )
+    update_rows(
+        tx, attempts, told, match=(("task_id", "id"), ("token", "token")), only_if="attempts.ended_at IS NULL"
+    )
 
 
 # -- ending -----------------------------------------------------------------------------------------------------
 
+
+@dataclass(frozen=True, slots=True)
+class WonTask:
+    """A locked task whose claim still holds, with what decides about another attempt."""
+
+    joined_keys: str | None
+    max_attempts: int
+    start_within_ms: int | None
+    finish_by_at: datetime | None
+
+
 _WON = (
-    select(_t.id, _t.lease_token, _t.joined_keys)
+    select(_t.id, _t.lease_token, _t.joined_keys, _t.max_attempts, _t.start_within_ms, _t.finish_by_at)
     .where(among(_t.id, "ids"), among(_t.lease_token, "tokens"), _t.status == TaskStatus.RUNNING)
     .order_by(_t.id)
     .with_for_update()
@@ -315,14 +325,14 @@ _WON = (
 
 def lock_won(
     tx: Connection, ids: Sequence[TaskId], tokens: Sequence[LeaseToken]
-) -> dict[tuple[TaskId, LeaseToken], str | None]:
-    """Lock the tasks of `ids` that run under one of `tokens`, in id order: (id, the row's token) → joined keys.
+) -> dict[tuple[TaskId, LeaseToken], WonTask]:
+    """Lock the tasks of `ids` that run under one of `tokens`, in id order, by id and the row's token.
 
     A group may hold an old and a new claim of one task. Who asks must find its own pair here: the id alone would let
     the old claim's result pass under the new claim's token.
     """
     rows = tx.execute(_WON, {"ids": ids, "tokens": tokens})
-    return {(row.id, row.lease_token): row.joined_keys for row in rows}
+    return {(row.id, row.lease_token): WonTask(*row[2:]) for row in rows}
 
 
 _RELEASE = (
@@ -330,6 +340,7 @@ _RELEASE = (
     .where(_t.id == bindparam("b_id"), _t.status == TaskStatus.RUNNING)
     .values(
         status=TaskStatus.PENDING, run_at=bindparam("run_at"), error=bindparam("error"),
+        start_by_at=bindparam("start_by_at", type_=UtcDateTime()),
         attempt=_t.attempt - bindparam("uncounted"), lost=_t.lost + bindparam("lost"),
         lease_owner=None, lease_token=None, lease_expires_at=None,
     )
@@ -349,7 +360,7 @@ def finish(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
 
 
 def release(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Make locked tasks pending again: rows {b_id, run_at, error, uncounted, lost}.
+    """Make locked tasks pending again: rows {b_id, run_at, start_by_at, error, uncounted, lost}.
 
     `uncounted` 1 takes the attempt back (a drain, a lost lease); `lost` 1 counts a lost lease.
     """
@@ -367,6 +378,12 @@ def end_attempts(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
+_ENDED_BY_OTHERS = (
+    AttemptOutcome.LOST.value,
+    AttemptOutcome.CANCELLED.value,
+    AttemptOutcome.RELEASED.value,
+    AttemptOutcome.TIMED_OUT.value,
+)
 _LATE = (
     update(attempts)
     .where(
@@ -374,12 +391,15 @@ _LATE = (
         _a.token == bindparam("b_token", type_=Id()),
         _a.result_digest.is_(None),
     )
-    .where(
-        _a.outcome.in_(
-            (AttemptOutcome.LOST.value, AttemptOutcome.CANCELLED.value, AttemptOutcome.RELEASED.value)
-        )
+    .where(_a.outcome.in_(_ENDED_BY_OTHERS))
+    .values(
+        result_digest=bindparam("digest"),
+        # Of an attempt that ran out of time this stays the outcome: it counted.
+        outcome=case(
+            (_a.outcome == AttemptOutcome.TIMED_OUT.value, AttemptOutcome.TIMED_OUT.value),
+            else_=AttemptOutcome.LATE.value,
+        ),
     )
-    .values(result_digest=bindparam("digest"), outcome=AttemptOutcome.LATE.value)
 )
 
 
@@ -407,12 +427,13 @@ class ExpiredTask:
     failure_event: str
     options: str | None
     token: LeaseToken
+    start_within_ms: int | None
 
 
 _EXPIRED = (
     select(
         _t.id, _t.tenant_id, _t.instance_id, _t.key, _t.joined_keys, _t.type, _t.name, _t.attempt, _t.lost,
-        _t.failure_event, _t.options, _t.lease_token,
+        _t.failure_event, _t.options, _t.lease_token, _t.start_within_ms,
     )
     .where(_t.status == TaskStatus.RUNNING, _t.lease_token.is_not(None), _t.lease_expires_at < bindparam("now", type_=UtcDateTime()))
     .order_by(_t.lease_expires_at)
@@ -433,6 +454,83 @@ def lock_expired(tx: Connection, *, now: datetime) -> list[ExpiredTask]:
 def next_expiry_at(tx: Connection) -> datetime | None:
     """When the next lease runs out unless it is extended."""
     return tx.execute(_NEXT_EXPIRY).scalar_one_or_none()
+
+
+# -- out of time ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OverdueTask:
+    """An open task whose time is over. `token` is of the attempt that runs, where one does."""
+
+    id: TaskId
+    tenant_id: TenantId
+    instance_id: InstanceId
+    key: str
+    joined_keys: str | None
+    type: str
+    name: str
+    attempt: int
+    failure_event: str
+    token: LeaseToken | None
+
+
+_OVERDUE = select(
+    _t.id, _t.tenant_id, _t.instance_id, _t.key, _t.joined_keys, _t.type, _t.name, _t.attempt, _t.failure_event,
+    _t.lease_token,
+).limit(500).with_for_update(skip_locked=True)  # fmt: skip
+_WAITS = and_(_t.status == TaskStatus.PENDING, _t.start_by_at.is_not(None), not_(_t.held))
+_LASTS = and_(_t.finished_at.is_(None), _t.finish_by_at.is_not(None))
+_UNSTARTED = _OVERDUE.where(_WAITS, _t.start_by_at <= bindparam("now", type_=UtcDateTime())).order_by(
+    _t.start_by_at
+)
+_UNFINISHED = _OVERDUE.where(_LASTS, _t.finish_by_at <= bindparam("now", type_=UtcDateTime())).order_by(
+    _t.finish_by_at
+)
+_NEXT_UNSTARTED = select(func.min(_t.start_by_at)).where(_WAITS)
+_NEXT_UNFINISHED = select(func.min(_t.finish_by_at)).where(_LASTS)
+
+
+def lock_unstarted(tx: Connection, *, now: datetime) -> list[OverdueTask]:
+    """Lock up to 500 tasks that waited too long for a worker, longest over first; rows in flight are skipped."""
+    rows: Iterable[Any] = tx.execute(_UNSTARTED, {"now": now})
+    return [OverdueTask(*row) for row in rows]
+
+
+def lock_unfinished(tx: Connection, *, now: datetime) -> list[OverdueTask]:
+    """Lock up to 500 open tasks that should have ended by now, longest over first; rows in flight are skipped."""
+    rows: Iterable[Any] = tx.execute(_UNFINISHED, {"now": now})
+    return [OverdueTask(*row) for row in rows]
+
+
+def next_overdue_at(tx: Connection) -> datetime | None:
+    """When the next task runs out of time to start or to end, or already did."""
+    instants = (tx.execute(query).scalar_one_or_none() for query in (_NEXT_UNSTARTED, _NEXT_UNFINISHED))
+    return min((instant for instant in instants if instant is not None), default=None)
+
+
+def time_out(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Fail locked open tasks: rows {id, status, error, finished_at}. A running handler learns it by its next beat."""
+    update_rows(
+        tx,
+        tasks,
+        rows,
+        match=_BY_ID,
+        only_if="tasks.status IN ('pending', 'running')",
+        cleared=("lease_owner", "lease_token", "lease_expires_at", "start_by_at"),
+    )
+
+
+_MAX_ATTEMPTS = (
+    update(tasks)
+    .where(_t.id == bindparam("b_id"), _t.attempt == 1)
+    .values(max_attempts=bindparam("b_max_attempts"))
+)
+
+
+def allow_attempts(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Set how often claimed tasks may be tried, by their handlers' policies: rows {b_id, b_max_attempts}. At the first attempt only."""
+    write_rows(tx, _MAX_ATTEMPTS, rows)
 
 
 _READ_ATTEMPTS = (
@@ -461,7 +559,11 @@ def end_workflows(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
-_HOLD = update(tasks).where(among(_t.id, "ids"), _t.status == TaskStatus.PENDING).values(held=True)
+_HOLD = (
+    update(tasks)
+    .where(among(_t.id, "ids"), _t.status == TaskStatus.PENDING)
+    .values(held=True, start_by_at=None)
+)
 
 
 def hold(tx: Connection, ids: Sequence[TaskId]) -> None:
@@ -541,8 +643,6 @@ def later(at: datetime, milliseconds: int | None) -> datetime | None:
     """The instant so long after `at`; None where nothing bounds the time."""
     return None if milliseconds is None else at + timedelta(milliseconds=milliseconds)
 
-
-_BY_ID = (("id", "id"),)
 
 _IS_DUE = (
     select(_t.id)

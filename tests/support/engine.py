@@ -27,7 +27,7 @@ from common.lifecycle import InstanceStatus
 from common.store import definitions, history, instances, keys, tasks
 from common.store.tasks import TaskClaim
 from orchestrator.advance import Advancing, Pass, advance_ready
-from orchestrator.sweep import expire_due_leases
+from orchestrator.sweep import expire_due_leases, time_out_due_tasks
 from orchestrator.timers import fire_due_timers
 from task_runner.call import call_handler, ended
 from task_runner.context import TaskContext
@@ -155,6 +155,7 @@ class Engine:
         while True:
             fire_due_timers(self.database)
             expire_due_leases(self.database)
+            time_out_due_tasks(self.database)
             if not self.advance().steps and not self.work():
                 return
 

@@ -89,7 +89,19 @@ def test_who_has_the_last_word(
     attempt: int, retryable: bool | None, retry_on: list[str], never: list[str], again: bool
 ) -> None:
     policy = RetryPolicy.read({"maxAttempts": 3, "retryOn": retry_on, "doNotRetryOn": never})
-    assert policy.retries("card.declined", attempt=attempt, retryable=retryable) is again
+    assert policy.retries("card.declined", attempt=attempt, limit=3, retryable=retryable) is again
+
+
+def test_a_task_taken_up_by_hand_counts_on_and_waits_as_at_the_beginning() -> None:
+    """Three attempts failed; somebody allowed three more."""
+    assert [EXACT.failed(attempt, limit=3) for attempt in (1, 2, 3)] == [1, 2, 3]
+    assert [EXACT.failed(attempt, limit=6) for attempt in (4, 5, 6)] == [1, 2, 3]
+    assert [EXACT.retries("x", attempt=attempt, limit=6, retryable=None) for attempt in (4, 5, 6)] == [
+        True,
+        True,
+        False,
+    ]
+    assert EXACT.failed(1, limit=9) == 1, "never before the first"
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_what_is_written_wrong_is_found_at_the_door(
 
     problems = statechart.check(document)
 
-    at = "defaults" if place == "defaults" else "states.a.invoke[0]"
+    at = "defaults" if place == "defaults" else "states.a.invoke"
     assert [(problem.code, problem.path) for problem in problems] == [(code, at + path)]
 
 
