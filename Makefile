@@ -58,8 +58,8 @@ chaos: $(VENV)/.dev $(VENV)/.project ## only the suites that kill, freeze and fl
 stress: $(VENV)/.dev $(VENV)/.project ## only the stress suite, longer: STRESS_SECONDS=60 unless you say otherwise
 	@STRESS_SECONDS=$${STRESS_SECONDS:-60} $(BIN)/pytest tests/stress $(ARGS)
 
-conformance: $(VENV)/.dev $(VENV)/.project ## only the event scripts of fixtures/ against the kernel
-	@$(BIN)/pytest -n 2 $(wildcard tests/conformance) $(ARGS)
+conformance: $(VENV)/.dev $(VENV)/.project ## the kernel against the real XState on new random charts (needs node and npm)
+	@$(BIN)/python -m tests.conformance $(ARGS)
 
 docs: $(VENV)/.dev $(VENV)/.project ## write the generated parts of docs/ anew
 	@$(BIN)/python -m docs.generate

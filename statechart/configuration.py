@@ -295,7 +295,8 @@ def _add_remembered_states(keeper: StateNode, entry_set: EntrySet) -> None:
     remembered = entry_set.history.get(keeper.path)
     states = remembered or keeper.history_default
     for node in states:
-        entry_set.add(node)
+        if node.type != "history":
+            entry_set.add(node)
         add_descendant_states_to_enter(node, entry_set)
     if not remembered and keeper.defaults_to_initial and keeper.parent is not None:
         entry_set.by_default.add(keeper.parent)

@@ -14,6 +14,7 @@ from tests.unit.statechart.charts import (
     document_of,
     env,
     last,
+    send,
     trace,
     traced,
 )
@@ -127,3 +128,40 @@ def test_memory_survives_being_stored():
         step = statechart.step(chart, json.loads(json.dumps(step.snapshot)), {"type": name}, env())
 
     assert step.snapshot["history"] == {"on.memory": ["on.high.loud"]}
+
+
+def test_a_state_that_targets_itself_begins_where_its_initial_history_remembers():
+    document = document_of(
+        {
+            "on": {
+                "initial": "memory",
+                "states": {
+                    "memory": {"type": "history", "history": "deep", "target": "low"},
+                    "low": {"on": {"UP": "high"}},
+                    "high": {},
+                },
+                "on": {"OFF": "off", "AGAIN": "on"},
+            },
+            "off": {"on": {"ON": "on.high"}},
+        }
+    )
+
+    assert configurations(document, "UP", "OFF", "ON", "AGAIN")[-2:] == [["on.high"], ["on.high"]]
+
+
+def test_a_history_state_that_leads_to_another_one_is_never_active_itself():
+    document = document_of(
+        {
+            "first": {"type": "history", "target": "a"},
+            "second": {"type": "history", "history": "deep"},
+            "a": {},
+        },
+        initial="first",
+        on={"GO": ".second"},
+    )
+
+    chart = statechart.load(document)
+    step = send(chart, begin(chart), "GO")
+
+    assert step.snapshot["configuration"] == ["a"]
+    assert "entered" not in step.snapshot

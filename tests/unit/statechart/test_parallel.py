@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from tests.unit.statechart.charts import configurations, document_of, last, log, trace, traced
+import statechart
+from tests.unit.statechart.charts import (
+    begin,
+    configurations,
+    document_of,
+    env,
+    last,
+    log,
+    send,
+    trace,
+    traced,
+)
 
 
 def two_regions(**root):
@@ -123,3 +134,48 @@ def test_eventless_transitions_are_asked_in_the_order_in_which_regions_were_ente
 
     assert trace(document, "MOVE_x", "MOVE_y", "ALL") == ["x", "y"]
     assert trace(document, "MOVE_y", "MOVE_x", "ALL") == ["y", "x"]
+
+
+def test_two_transitions_never_enter_two_children_of_one_state():
+    document = document_of(
+        {
+            "x": {
+                "initial": "x1",
+                "states": {
+                    "x1": {"on": {"GO": "memory"}},
+                    "x2": {},
+                    "memory": {"type": "history"},
+                },
+            },
+            "y": {"on": {"GO": "x.x2"}},
+        },
+        type="parallel",
+    )
+
+    assert configurations(document, "GO") == [["x.x1", "y"], ["x.x1", "y"]]
+
+
+def test_a_history_that_leads_to_another_region_leaves_none_empty():
+    document = document_of(
+        {
+            "x": {"type": "parallel", "states": {"memory": {"type": "history"}}},
+            "jump": {"type": "history", "target": "#m.x.memory"},
+            "y": {"type": "parallel", "states": {"y1": {"on": {"GO": "#m.jump"}}}},
+        },
+        type="parallel",
+    )
+
+    assert configurations(document, "GO")[-1] == ["y.y1"]
+
+
+def test_a_parallel_state_without_regions_is_active_and_stays_so_when_it_is_stored():
+    chart = statechart.load(
+        document_of({"a": {"type": "parallel", "states": {}, "on": {"GO": "b"}}, "b": {}})
+    )
+
+    step = begin(chart)
+
+    assert step.snapshot["configuration"] == []
+    assert step.snapshot["entered"] == ["a"]
+    assert send(chart, step, "GO").snapshot["configuration"] == ["b"]
+    assert statechart.stop(chart, step.snapshot, env()).snapshot["status"] == "stopped"
