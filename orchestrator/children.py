@@ -86,7 +86,8 @@ class Children:
     # -- collecting ----------------------------------------------------------------------------------------------
 
     def ask(self, parent: LockedInstance, effect: StartWorkflow) -> None:
-        """Collect a child to start. Raises `Invalid` for an input that cannot be stored."""
+        """Collect a child to start. Raises `Invalid` for an input or keys that cannot be stored: they fail the step."""
+        clean([effect.definition_key, effect.business_key])
         self._asked[parent.id, effect.key] = _Asked(parent, effect, dumps(clean(effect.input)))
 
     def cancel(self, parent: LockedInstance, key: str) -> None:
@@ -169,12 +170,7 @@ class Children:
         refused += [(asked, _held(tx, asked)) for id_, (asked, _) in startable.items() if id_ not in inserted]
         timers.arm(tx, [_start_timer(asked, now) for asked in started if _is_later(asked, now)])
         return [
-            *(_start_row(asked, now) for asked in started if not _is_later(asked, now)),
-            *(
-                _cancel_row(asked.parent.tenant_id, child_of(asked), asked.parent.id, now)
-                for asked in started
-                if asked.is_withdrawn
-            ),
+            *(_first_row(asked, now) for asked in started if asked.is_withdrawn or not _is_later(asked, now)),
             *(_refusal(asked, problem, now) for asked, problem in refused),
         ]
 
@@ -219,7 +215,6 @@ def _definition(
 
 
 def _find_definition(tx: Connection, tenant_id: TenantId, key: str, version: int | None) -> DefinitionFacts:
-    clean(key)
     exists = version is None or 0 < version <= LARGEST_VERSION
     found = definitions.find_facts(tx, tenant_id, key, version=version) if exists else None
     if found is None and version is None:  # none is active: say which one there is
@@ -251,13 +246,7 @@ def _problem(asked: _Asked, limits: Limits) -> SignalboxError | None:
             limit="max_event_bytes",
             allowed=limits.max_event_bytes,
         )
-    if key is None:
-        return None
-    try:
-        clean(key)
-    except Invalid as problem:
-        return problem
-    if len(key) > MAX_KEY:
+    if key is not None and len(key) > MAX_KEY:
         return Invalid(
             f"businessKey: expected 1 to {MAX_KEY} characters, found {len(key)}", code="start.invalid"
         )
@@ -282,8 +271,11 @@ def _start_body(asked: _Asked) -> str:
     return f'{{"context":null,"input":{asked.input}}}'
 
 
-def _start_row(asked: _Asked, now: datetime) -> dict[str, Any]:
+def _first_row(asked: _Asked, now: datetime) -> dict[str, Any]:
+    """Its start; or its cancel, where it was withdrawn by the batch that asked for it."""
     parent = asked.parent
+    if asked.is_withdrawn:
+        return _cancel_row(parent.tenant_id, child_of(asked), parent.id, now)
     return _row(
         parent.tenant_id, child_of(asked), InboxType.START, _start_body(asked), name_of(parent.id), now
     )
