@@ -3,18 +3,50 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import structlog
 
-from common.canonical import clean, dumps, read
-from common.store.tasks import TaskClaim
+from common.canonical import clean, dumps, read, size
+from task_runner.registry import Permanent
+
+MAX_PROGRESS_BYTES = 64_000
+_NOTHING_NEW = object()
+
+
+class Claimed(Protocol):
+    """What a context needs to know of a claim; `progress` is stored JSON text."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def tenant_id(self) -> str: ...
+    @property
+    def instance_id(self) -> str: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def max_attempts(self) -> int: ...
+    @property
+    def idempotency_key(self) -> str | None: ...
+    @property
+    def progress(self) -> str | None: ...
 
 
 class TaskContext:
-    """One attempt of one task. Safe to use from threads that the handler starts."""
+    """One attempt of one task. Safe to use from threads that the handler starts.
 
-    def __init__(self, claim: TaskClaim) -> None:
+    `tell` hears of every heartbeat, with the progress as JSON text where there is some: how an isolated handler's
+    process passes it on.
+    """
+
+    def __init__(self, claim: Claimed, *, tell: Callable[[str | None], None] | None = None) -> None:
         self.instance_id = claim.instance_id
         self.task_id = claim.id
         self.type = claim.type
@@ -28,20 +60,50 @@ class TaskContext:
         self.log = structlog.get_logger("signalbox.handler").bind(
             tenant_id=claim.tenant_id, instance_id=claim.instance_id, task_id=claim.id, attempt=claim.attempt
         )
+        self.heard_at = time.monotonic()
+        """When the handler last gave a sign of life, on this process's monotonic clock."""
+        self._tell = tell
         self._cancelled = threading.Event()
+        self._on_cancel: Callable[[], None] | None = None
+        self._told: str | None = None
         self._unsaved: str | None = None
         self._turn = threading.Lock()
 
     @property
     def cancelled(self) -> bool:
-        """True when the result is not wanted any more: the task was cancelled, or its lease was lost. Return soon."""
+        """True when the result is not wanted any more: cancelled, out of time, or the lease was lost. Return soon."""
         return self._cancelled.is_set()
 
-    def heartbeat(self, progress: Any = None) -> None:
-        """Report progress (any JSON): shown to people, saved with the next beat, given to the next attempt."""
-        text = dumps(clean(progress))
+    def heartbeat(self, progress: Any = _NOTHING_NEW) -> None:
+        """Give a sign of life and, where given, report progress (any JSON of at most 64,000 bytes).
+
+        Progress is shown to people, saved with the next beat and at the end of the attempt, and given to the next
+        attempt. Raises `Permanent` (`progress.too_large`), and `Invalid` for what is not JSON.
+        """
+        text = None
+        if progress is not _NOTHING_NEW:
+            text = dumps(clean(progress))
+            if size(text) > MAX_PROGRESS_BYTES:
+                raise Permanent(
+                    f"progress of {size(text)} bytes, at most {MAX_PROGRESS_BYTES} are allowed; store it elsewhere and "
+                    "report a reference",
+                    code="progress.too_large",
+                )
+        self.note_heartbeat(text)
+        if self._tell is not None:
+            self._tell(text)
+
+    def note_heartbeat(self, progress: str | None) -> None:
+        """Take note of a heartbeat, with the progress as JSON text where there is some."""
         with self._turn:
-            self._unsaved = text
+            self.heard_at = time.monotonic()
+            if progress is not None:
+                self._told = self._unsaved = progress
+
+    @property
+    def last_progress(self) -> str | None:
+        """The progress that this attempt reported last, as JSON text. For the report."""
+        return self._told
 
     def take_unsaved_progress(self) -> str | None:
         """The progress that is not stored yet, once. For the beat."""
@@ -50,5 +112,16 @@ class TaskContext:
             return text
 
     def cancel(self) -> None:
-        """Tell the handler that nobody waits for it. For the beat."""
+        """Tell the handler that nobody waits for it. For the beat and the watch."""
         self._cancelled.set()
+        with self._turn:
+            tell = self._on_cancel
+        if tell is not None:
+            tell()
+
+    def on_cancel(self, tell: Callable[[], None] | None) -> None:
+        """Have `tell` called by `cancel`, at once where it was called before."""
+        with self._turn:
+            self._on_cancel = tell
+        if tell is not None and self.cancelled:
+            tell()

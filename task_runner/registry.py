@@ -7,17 +7,18 @@ raising: `Retryable` and `Permanent` say whether another try makes sense; any ot
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import os
 import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
-from common.errors import Misconfigured, did_you_mean
+from common.errors import Invalid, Misconfigured, did_you_mean
 
 ENTRY_POINTS = "signalbox.handlers"
 SYSTEM = "SYSTEM"
@@ -53,6 +54,24 @@ class Permanent(HandlerError):
 
 
 @dataclass(frozen=True, slots=True)
+class Options:
+    """How a handler wants to be run, where a task and its definition say nothing of it.
+
+    `retry` is a policy as definitions write it; `timeout_ms` bounds one attempt, `heartbeat_ms` the silence in it.
+    `isolated`: in a process of its own, which may take `memory_bytes` of address space (None: as the setting says).
+    """
+
+    retry: Mapping[str, Any] | None = None
+    timeout_ms: int | None = None
+    heartbeat_ms: int | None = None
+    isolated: bool = False
+    memory_bytes: int | None = None
+
+
+PLAIN = Options()
+
+
+@dataclass(frozen=True, slots=True)
 class Handler:
     """A registered function. `schemas` are JSON Schemas of its input and output, for people and for the door."""
 
@@ -63,6 +82,7 @@ class Handler:
     input_schema: Mapping[str, Any] | None = None
     output_schema: Mapping[str, Any] | None = None
     built_in: bool = False
+    options: Options = PLAIN
 
 
 class Registry:
@@ -107,17 +127,38 @@ class Registry:
 REGISTRY = Registry()
 
 
+Duration = str | int | timedelta
+
+
 def handler(
     name: str,
     *,
     description: str | None = None,
     input_schema: Mapping[str, Any] | None = None,
     output_schema: Mapping[str, Any] | None = None,
+    retry: Mapping[str, Any] | None = None,
+    timeout: Duration | None = None,
+    heartbeat_timeout: Duration | None = None,
+    isolated: bool = False,
+    memory_limit: str | int | None = None,
 ) -> Callable[[F], F]:
-    """Register the decorated function as the handler of task type `name` (and of SYSTEM tasks of that name)."""
+    """Register the decorated function as the handler of task type `name` (and of SYSTEM tasks of that name).
+
+    `retry`, `timeout` (of one attempt) and `heartbeat_timeout` (the longest silence) hold where neither the task nor
+    its definition says otherwise; durations are written as in definitions (`"30s"`, milliseconds) or a `timedelta`.
+    `isolated` runs it in a process of its own with at most `memory_limit` (bytes, or text such as `"512MB"`).
+    Raises `Misconfigured` for options that cannot be.
+    """
+    options = Options(
+        _retry(name, retry),
+        _milliseconds(name, "timeout", timeout),
+        _milliseconds(name, "heartbeat_timeout", heartbeat_timeout),
+        isolated,
+        _bytes(name, memory_limit, isolated=isolated),
+    )
 
     def register(function: F) -> F:
-        REGISTRY.add(make_handler(name, function, description, input_schema, output_schema))
+        REGISTRY.add(make_handler(name, function, description, input_schema, output_schema, options=options))
         return function
 
     return register
@@ -131,6 +172,7 @@ def make_handler(
     output_schema: Mapping[str, Any] | None = None,
     *,
     built_in: bool = False,
+    options: Options = PLAIN,
 ) -> Handler:
     """Describe a function as a handler. Raises `Misconfigured` when it cannot take `(input)` or `(input, context)`."""
     if inspect.iscoroutinefunction(function):
@@ -145,7 +187,57 @@ def make_handler(
         raise Misconfigured(f'handler "{name}": {_place(function)} must take (input) or (input, context)')
     takes_context = len(positional) > 1 or positional[0].kind is inspect.Parameter.VAR_POSITIONAL
     text = description if description is not None else inspect.getdoc(function) or ""
-    return Handler(name, function, takes_context, text, input_schema, output_schema, built_in)
+    return Handler(name, function, takes_context, text, input_schema, output_schema, built_in, options)
+
+
+LEAST_MEMORY = 128 * 2**20
+_SIZE = re.compile(r"(\d{1,9})\s*([KMG]i?)?B?", re.IGNORECASE)
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
+
+
+def _retry(name: str, written: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if written is None:
+        return None
+    # Imported where it is needed: the kernel would cost each process of an isolated handler half a second.
+    from common.retry import RetryPolicy  # noqa: PLC0415
+
+    try:
+        RetryPolicy.read(written)
+    except Invalid as error:
+        raise Misconfigured(f'handler "{name}": {error}') from error
+    return dict(written)
+
+
+def _milliseconds(name: str, option: str, duration: Duration | None) -> int | None:
+    if duration is None:
+        return None
+    if isinstance(duration, timedelta):
+        milliseconds = round(duration.total_seconds() * 1_000)
+    else:
+        from statechart.durations import parse_duration  # noqa: PLC0415 - as above
+
+        try:
+            milliseconds = parse_duration(duration)
+        except ValueError as error:
+            raise Misconfigured(f'handler "{name}": {option}: {error}') from error
+    if milliseconds < 1:
+        raise Misconfigured(f'handler "{name}": {option}: expected at least 1 ms, found {duration!r}')
+    return milliseconds
+
+
+def _bytes(name: str, limit: str | int | None, *, isolated: bool) -> int | None:
+    if limit is None:
+        return None
+    if not isolated:
+        raise Misconfigured(f'handler "{name}": memory_limit needs isolated=True, threads share their memory')
+    written = _SIZE.fullmatch(str(limit).strip())
+    unit = (written[2] or "").lower().removesuffix("i") if written else ""
+    size = int(written[1]) * _UNITS[unit] if written else 0
+    if size < LEAST_MEMORY:
+        raise Misconfigured(
+            f'handler "{name}": memory_limit: expected at least 128 MB, such as "512MB" or 1073741824, found {limit!r}'
+        )
+    return size
 
 
 def discover(modules: str) -> None:
@@ -163,7 +255,7 @@ def discover(modules: str) -> None:
 
 def _import(module: str, source: str) -> None:
     try:
-        importlib.import_module(module)
+        import_module(module)
     except Exception as error:
         raise Misconfigured(f'{source}: cannot import "{module}": {type(error).__name__}: {error}') from error
 

@@ -4,6 +4,10 @@ Theory of operation. The dispatcher claims as many due tasks as there are free s
 its handler and leaves the outcome with the committer, one thread that reports whatever is ready when it is free: a group
 commit without a timer. Every 2 s one statement extends the lease of everything that is held, results that wait for their
 commit included; an id that does not come back was cancelled or its lease was lost, and its handler is told.
+
+An attempt that overruns its time is ended at once by the watch: its outcome goes to the committer, its handler is told,
+and its slot is another's. The thread cannot be stopped; what it still returns is refused and recorded as late. An
+isolated handler's process is killed instead, and its slot says how it ended.
 """
 
 from __future__ import annotations
@@ -12,25 +16,31 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from common import faults
+from common.canonical import dumps
 from common.clock import read_now
-from common.commands.outcome import Outcome, Reported, TaskError, report_outcomes
+from common.commands.outcome import Outcome, Reported, report_outcomes
 from common.db import TASK_RUNNER_QUEUE, Database, is_trouble, note_bell
 from common.ids import TaskId, WorkerId, new_token
 from common.queues.dispatcher import Drained
+from common.retry import RetryPolicy
 from common.store import tasks
 from common.store.tasks import TaskClaim
-from task_runner.call import call_handler, ended
+from common.task_error import TaskError
+from task_runner.call import call_handler, ended, ended_with
 from task_runner.context import TaskContext
-from task_runner.registry import Registry
-from task_runner.slots import Slots
+from task_runner.isolate import Children, IsolatedCall, Surroundings
+from task_runner.registry import PLAIN, Handler, Options, Registry
+from task_runner.slots import Slots, Ticket
+from task_runner.watch import Bounds, Watch
 
 log = structlog.get_logger("signalbox.task_runner")
 
@@ -41,8 +51,21 @@ LAST_REPORT = 2.0
 REJECTION = TaskError("output.rejected", "the database refused what the handler returned", retryable=False)
 
 
+@dataclass(slots=True)
+class _Held:
+    """A claim of this process, until its outcome is stored."""
+
+    claim: TaskClaim
+    context: TaskContext
+    ticket: Ticket | None = None
+    isolated: IsolatedCall | None = None
+
+
 class Runner:
-    """One process's handlers at work. `on_room` is called when slots or the committer have room again."""
+    """One process's handlers at work. `on_room` is called when slots or the committer have room again.
+
+    `on_worn_out` is called once half of the slots' threads are zombies: the process should end and be started anew.
+    """
 
     def __init__(
         self,
@@ -54,6 +77,8 @@ class Runner:
         lease: timedelta,
         max_output_bytes: int,
         on_room: Callable[[], None],
+        on_worn_out: Callable[[], None] = lambda: None,
+        surroundings: Surroundings | None = None,
     ) -> None:
         self.database = database
         self.registry = registry
@@ -61,8 +86,11 @@ class Runner:
         self.lease = lease
         self.max_output_bytes = max_output_bytes
         self.on_room = on_room
+        self.on_worn_out = on_worn_out
         self.slots = Slots(slots)
-        self._held: dict[TaskId, tuple[TaskClaim, TaskContext]] = {}
+        self._children = Children(surroundings or Surroundings())
+        self._watch: Watch[_Held] = Watch(self._overrun)
+        self._held: dict[TaskId, _Held] = {}
         self._ready: list[Outcome] = []
         self._reporting: list[Outcome] = []
         self._turn = threading.Condition()
@@ -74,6 +102,7 @@ class Runner:
 
     def start(self) -> None:
         self._committer.start()
+        self._watch.start()
 
     @property
     def held(self) -> int:
@@ -124,6 +153,8 @@ class Runner:
                 lease=self.lease,
                 now=read_now(tx),
             )
+            allowed = [_allowance(claim, self._options(claim)) for claim in batch]
+            tasks.allow_attempts(tx, [row for row in allowed if row is not None])
             if len(batch) == limit:  # there may be more than fits here: let others join in
                 note_bell(tx, TASK_RUNNER_QUEUE)
             return batch
@@ -137,14 +168,62 @@ class Runner:
         with self.database.reading() as tx:
             return tasks.is_due(tx, types=self._types, functions=self._functions, now=read_now(tx))
 
-    def _call(self, claim: TaskClaim) -> None:
-        context = TaskContext(claim)
-        with self._turn:
-            self._held[claim.id] = (claim, context)
-        self.slots.submit(lambda: self._run(claim, context), self._hand_on)
+    def _find(self, claim: TaskClaim) -> Handler | None:
+        try:
+            return self.registry.find(claim.type, claim.name)
+        except KeyError:  # told by the call, as the attempt's failure
+            return None
 
-    def _run(self, claim: TaskClaim, context: TaskContext) -> Outcome:
-        return call_handler(self.registry, claim, context, max_output_bytes=self.max_output_bytes)
+    def _options(self, claim: TaskClaim) -> Options:
+        handler = self._find(claim)
+        return PLAIN if handler is None else handler.options
+
+    def _call(self, claimed: TaskClaim) -> None:
+        claim = in_force(claimed, self._options(claimed))
+        held = _Held(claim, TaskContext(claim))
+        handler = self._find(claim)
+        if handler is not None and handler.options.isolated:
+            held.isolated = IsolatedCall()
+        with self._turn:
+            self._held[claim.id] = held
+        held.ticket = self.slots.submit(lambda: self._run(held, handler), self._hand_on)
+        bounds = Bounds.of(claim.timeout_ms, claim.heartbeat_ms)
+        if bounds is not None:
+            self._watch.add(held, bounds, lambda: held.context.heard_at)
+            if held.ticket.is_over:  # before it was watched
+                self._watch.drop(held)
+
+    def _run(self, held: _Held, handler: Handler | None) -> Outcome:
+        claim, context = held.claim, held.context
+        if handler is None or held.isolated is None:
+            outcome = call_handler(self.registry, claim, context, max_output_bytes=self.max_output_bytes)
+        else:
+            result = self._children.call(
+                held.isolated, handler, claim, context, max_output_bytes=self.max_output_bytes
+            )
+            ended_so = result.error is not None and result.error is held.isolated.verdict
+            outcome = replace(ended_with(claim, result), timed_out=ended_so)
+        self._watch.drop(held)
+        return replace(outcome, progress=context.last_progress)
+
+    def _overrun(self, held: _Held, error: TaskError) -> None:
+        """The time of an attempt is over: end it now, whatever its handler is doing."""
+        if held.isolated is not None:
+            held.isolated.kill(error)
+            return
+        if held.ticket is None or not self.slots.abandon(held.ticket):
+            return  # it has just ended by itself
+        held.context.cancel()
+        self._hand_on(
+            replace(ended(held.claim, error=error, timed_out=True), progress=held.context.last_progress)
+        )
+        zombies = self.slots.zombies
+        log.warning(
+            "attempt.overran", task_id=held.claim.id, instance_id=held.claim.instance_id, code=error.code, zombies=zombies
+        )  # fmt: skip
+        if 2 * zombies >= self.slots.size:
+            self.on_worn_out()
+        self.on_room()
 
     def _hand_on(self, outcome: Outcome) -> None:
         # Also where the task was claimed anew meanwhile: this token is refused, and that goes on record.
@@ -167,7 +246,7 @@ class Runner:
             with self._turn:
                 for outcome in self._reporting:
                     held = self._held.get(outcome.task_id)
-                    if held is not None and held[0].token == outcome.token:
+                    if held is not None and held.claim.token == outcome.token:
                         del self._held[outcome.task_id]
                 self._reporting = []
                 self._turn.notify_all()
@@ -232,23 +311,23 @@ class Runner:
         if not held:
             return
         progress = [
-            (claim.id, claim.token, text)
-            for claim, context in held
-            if (text := context.take_unsaved_progress())
+            (one.claim.id, one.claim.token, text)
+            for one in held
+            if (text := one.context.take_unsaved_progress())
         ]
 
         def use_case(tx: Connection) -> set[TaskId]:
             kept = tasks.extend_leases(
-                tx, [claim.id for claim, _ in held], sorted({claim.token for claim, _ in held}),
+                tx, [one.claim.id for one in held], sorted({one.claim.token for one in held}),
                 lease=self.lease, now=read_now(tx),
             )  # fmt: skip
             tasks.save_progress(tx, [row for row in sorted(progress) if row[0] in kept])
             return kept
 
         kept = self.database.run(use_case)
-        for claim, context in held:
-            if claim.id not in kept:
-                context.cancel()
+        for one in held:
+            if one.claim.id not in kept:
+                one.context.cancel()
 
     # -- ending --------------------------------------------------------------------------------------------------
 
@@ -260,17 +339,41 @@ class Runner:
             # A result whose commit is on its way is neither lost nor given back: its work is done.
             self._turn.wait_for(lambda: not self._ready and not self._reporting, LAST_REPORT)
             ended_here = {(outcome.task_id, outcome.token) for outcome in (*self._ready, *self._reporting)}
-            for task_id, (claim, context) in list(self._held.items()):
-                if (task_id, claim.token) not in ended_here:
-                    context.cancel()
-                    rest.append(ended(claim, released=True))
+            for task_id, held in list(self._held.items()):
+                if (task_id, held.claim.token) not in ended_here:
+                    held.context.cancel()
+                    given_back = ended(held.claim, released=True)
+                    rest.append(replace(given_back, progress=held.context.last_progress))
                     del self._held[task_id]
             self._closing = True
             self._turn.notify_all()
+        self._watch.close()
+        self._children.close()
         if rest:
             self.database.run(lambda tx: report_outcomes(tx, rest, now=read_now(tx)))
         self._committer.join(5)
         return len(rest)
+
+
+def in_force(claim: TaskClaim, options: Options) -> TaskClaim:
+    """A claim with what its handler says where neither the task nor its definition did."""
+    if options is PLAIN:
+        return claim
+    allowance = _allowance(claim, options)
+    return replace(
+        claim,
+        retry=dumps(dict(options.retry)) if claim.retry is None and options.retry else claim.retry,
+        max_attempts=claim.max_attempts if allowance is None else allowance["b_max_attempts"],
+        timeout_ms=options.timeout_ms if claim.timeout_ms is None else claim.timeout_ms,
+        heartbeat_ms=options.heartbeat_ms if claim.heartbeat_ms is None else claim.heartbeat_ms,
+    )
+
+
+def _allowance(claim: TaskClaim, options: Options) -> dict[str, Any] | None:
+    """How often a task may be tried that its handler has a policy for; told once, at the first attempt."""
+    if claim.retry is not None or options.retry is None or claim.attempt != 1:
+        return None
+    return {"b_id": claim.id, "b_max_attempts": RetryPolicy.read(options.retry).max_attempts}
 
 
 def _text(error: Exception) -> str:

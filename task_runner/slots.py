@@ -10,16 +10,31 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+class Ticket:
+    """A call in a slot. `is_abandoned`: its thread is nobody's any more and ends with the call, if that ever ends."""
+
+    __slots__ = ("is_abandoned", "is_over")
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self.is_abandoned = False
+
+
 class Slots:
-    """Up to `size` daemon threads: one that hangs in a handler does not keep the process from ending."""
+    """Up to `size` daemon threads: one that hangs in a handler does not keep the process from ending.
+
+    A thread cannot be stopped. One that overran its time is abandoned: another takes its slot, and the old one is a
+    zombie until its handler returns.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._work: SimpleQueue[tuple[Ticket, Callable[[], None]]] = SimpleQueue()
         self._turn = threading.Lock()
         self._busy = 0
         self._unfinished = 0
         self._threads = 0
+        self._zombies = 0
         self._idle = threading.Condition(self._turn)
 
     @property
@@ -28,12 +43,19 @@ class Slots:
         with self._turn:
             return self.size - self._busy
 
-    def submit(self, call: Callable[[], T], then: Callable[[T], None]) -> None:
+    @property
+    def zombies(self) -> int:
+        """How many abandoned calls have not returned."""
+        with self._turn:
+            return self._zombies
+
+    def submit(self, call: Callable[[], T], then: Callable[[T], None]) -> Ticket:
         """Run `call` in a slot, free the slot, and then hand on what it returned.
 
         In this order, so that whoever is woken by the result finds the slot free. The caller asked `free` before; more
         are queued, not refused.
         """
+        ticket = Ticket()
         with self._turn:
             self._busy += 1
             self._unfinished += 1
@@ -41,31 +63,58 @@ class Slots:
             self._threads += starts
         if starts:
             threading.Thread(target=self._reside, name="slot", daemon=True).start()
-        self._work.put(lambda: self._run(call, then))
+        self._work.put((ticket, lambda: self._run(ticket, call, then)))
+        return ticket
+
+    def abandon(self, ticket: Ticket) -> bool:
+        """Give the slot of a running call to others; False when the call was over already.
+
+        What it returns is handed on all the same, whenever that is. Nobody waits for it.
+        """
+        with self._turn:
+            if ticket.is_over or ticket.is_abandoned:
+                return False
+            ticket.is_abandoned = True
+            self._zombies += 1
+            self._busy -= 1
+            self._threads -= 1
+            self._finish()
+            return True
 
     def wait_idle(self, seconds: float) -> bool:
         """Wait until nothing runs and every result is handed on; False when the time ran out first."""
         with self._idle:
             return self._idle.wait_for(lambda: self._unfinished == 0, seconds)
 
-    def _run(self, call: Callable[[], T], then: Callable[[T], None]) -> None:
+    def _run(self, ticket: Ticket, call: Callable[[], T], then: Callable[[T], None]) -> None:
         try:
             try:
                 result = call()
             finally:
                 with self._turn:
-                    self._busy -= 1
+                    ticket.is_over = True
+                    if ticket.is_abandoned:
+                        self._zombies -= 1
+                    else:
+                        self._busy -= 1
             then(result)
         finally:
-            with self._idle:
-                self._unfinished -= 1
-                if self._unfinished == 0:
-                    self._idle.notify_all()
+            if not ticket.is_abandoned:
+                with self._turn:
+                    self._finish()
+
+    def _finish(self) -> None:
+        self._unfinished -= 1
+        if self._unfinished == 0:
+            self._idle.notify_all()
 
     def _reside(self) -> None:
+        ticket = Ticket()
         try:
-            while True:
-                self._work.get()()
+            while not ticket.is_abandoned:
+                ticket, run = self._work.get()
+                run()
         finally:  # what was raised ends this thread, and not its slot: another thread takes it
-            with self._turn:
-                self._threads -= 1
+            if not ticket.is_abandoned:
+                with self._turn:
+                    self._threads -= 1

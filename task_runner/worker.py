@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -28,6 +29,7 @@ from common.queues.dispatcher import Dispatcher
 from common.store.workers import PublishedHandler
 from common.version import signalbox_version
 from task_runner.due import DueTasks
+from task_runner.isolate import Surroundings
 from task_runner.registry import REGISTRY, SYSTEM, Handler, discover
 from task_runner.run import Runner
 
@@ -54,10 +56,15 @@ class TaskRunner:
             lease=timedelta(seconds=settings.lease_seconds),
             max_output_bytes=Limits().max_output_bytes,
             on_room=lambda: self.dispatcher.ring(),  # noqa: PLW0108 - made below
+            on_worn_out=self._end_worn_out,
+            surroundings=Surroundings(
+                settings.log_format, settings.log_level, settings.isolated_memory_mb * 2**20
+            ),
         )
         self.dispatcher = Dispatcher(
             "task-runner", work=self.runner.claim, due=self._due, look_seconds=settings.look_seconds
         )
+        self._is_worn_out = False
         self._ended = threading.Event()
         self._delayed = DueTasks(REGISTRY.types())
         self._beat = threading.Thread(target=self._stay, name="beat", daemon=True)
@@ -99,6 +106,16 @@ class TaskRunner:
         if self.bells is not None:
             self.bells.close()
 
+    def _end_worn_out(self) -> None:
+        """Threads that overran their time cannot be stopped, a process can: let another take its place."""
+        if not self._is_worn_out:
+            self._is_worn_out = True
+            log.warning(
+                "worker.worn_out", worker_id=self.presence.id, zombies=self.runner.slots.zombies,
+                slots=self.settings.slots, exit_code=bootstep.WORN_OUT,
+            )  # fmt: skip
+            bootstep.end_worn_out()
+
     def _due(self) -> float | None:
         """Ring for delayed tasks and retries whose time has come; tell how long until the next."""
         with self.database.reading() as tx:
@@ -119,16 +136,15 @@ class TaskRunner:
 def _published(handler: Handler) -> list[PublishedHandler]:
     """A handler's rows: under its own name, and as a function of SYSTEM unless it is a built-in type."""
     row = PublishedHandler(
-        handler.name, "", handler.description, light=False, isolated=False,
+        handler.name, "", handler.description, light=False,
+        isolated=handler.options.isolated,
+        retry=dumps(dict(handler.options.retry)) if handler.options.retry else None,
         input_schema=dumps(dict(handler.input_schema)) if handler.input_schema else None,
         output_schema=dumps(dict(handler.output_schema)) if handler.output_schema else None,
     )  # fmt: skip
     if handler.built_in:
         return [row]
-    function = PublishedHandler(
-        SYSTEM, handler.name, row.description, False, False, row.input_schema, row.output_schema
-    )
-    return [row, function]
+    return [row, replace(row, type=SYSTEM, name=handler.name)]
 
 
 settings = Settings.load()

@@ -23,20 +23,7 @@ from common.lifecycle import TaskStatus
 from common.retry import MAX_LOST, RetryPolicy
 from common.store import inbox, tasks
 from common.store.tasks import ExpiredTask, OverdueTask, WonTask
-
-
-@dataclass(frozen=True, slots=True)
-class TaskError:
-    """A failure as data. `retryable` None leaves the decision to the policy. `trace` is cut to size and never shown to callers."""
-
-    code: str
-    message: str
-    data: Any = None
-    retryable: bool | None = None
-    trace: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        return {"code": self.code, "data": self.data, "message": self.message}
+from common.task_error import TaskError
 
 
 @dataclass(frozen=True, slots=True)

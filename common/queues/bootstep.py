@@ -8,6 +8,7 @@ in `recv`, and a timer ends the process should the main thread hang there for go
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -15,6 +16,8 @@ from typing import Any, Protocol
 
 from celery import Celery, bootsteps, signals
 
+WORN_OUT = 75
+"""The exit code of a process that ends to be started anew (EX_TEMPFAIL of sysexits.h)."""
 LAST_WORD = 2.0
 LEAST_LAST_WORD = 0.5
 
@@ -29,6 +32,16 @@ class Duty(Protocol):
 
     def drain(self) -> None:
         """Finish or give back what is held, and say good-bye."""
+
+
+_exit_code = 0
+
+
+def end_worn_out() -> None:
+    """Let this worker drain and end with the exit code `WORN_OUT`, for its supervisor to start another."""
+    global _exit_code  # noqa: PLW0603 - one worker a process
+    _exit_code = WORN_OUT
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def install(app: Celery, make_duty: Any) -> None:
@@ -65,6 +78,8 @@ def install(app: Celery, make_duty: Any) -> None:
                 self.duty.drain()
             finally:
                 self.ended.set()
+                if _exit_code:  # what made it worn out may also keep the interpreter from ending
+                    _exit()
                 # The main thread may hang in a dead broker's socket; work is stored, so the process may just end.
                 # After a long drain it has had its time: together they must stay below what a supervisor grants.
                 left = LAST_WORD - (time.monotonic() - began)
@@ -77,4 +92,4 @@ def install(app: Celery, make_duty: Any) -> None:
 
 def _exit() -> None:
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(_exit_code)

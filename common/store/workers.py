@@ -113,6 +113,7 @@ class PublishedHandler:
     isolated: bool
     input_schema: str | None
     output_schema: str | None
+    retry: str | None = None
 
 
 _PUBLISHED = (
@@ -123,6 +124,7 @@ _PUBLISHED = (
     "isolated",
     "input_schema",
     "output_schema",
+    "retry",
     "published_at",
 )
 

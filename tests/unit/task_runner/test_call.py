@@ -8,10 +8,12 @@ import pytest
 from common import faults
 from common.canonical import read
 from common.clock import utc_now
-from common.commands.outcome import Outcome, TaskError
+from common.commands.outcome import Outcome
 from common.ids import InstanceId, LeaseToken, TaskId, TenantId, new_id
 from common.store.tasks import TaskClaim
-from task_runner.call import MAX_MESSAGE, call_handler
+from common.task_error import TaskError
+from task_runner.attempt import MAX_MESSAGE
+from task_runner.call import call_handler
 from task_runner.context import TaskContext
 from task_runner.registry import Permanent, Registry, Retryable, make_handler
 
@@ -29,6 +31,7 @@ def a_claim(type: str = "work", name: str = "job", input: str = "null", **more: 
         "idempotency_key": None,
         "retry": None,
         "timeout_ms": None,
+        "heartbeat_ms": None,
         "options": None,
         "progress": None,
         "completion_event": "DONE",

@@ -1,0 +1,82 @@
+"""One call of a handler: the one place where its exceptions are caught, and where its output becomes canonical text.
+
+Knows nothing of the database, so that the process of an isolated handler is light to start.
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from common import faults
+from common.canonical import clean, dumps, read, size, storable
+from common.task_error import TaskError
+from task_runner.context import TaskContext
+from task_runner.registry import Handler, HandlerError
+
+MAX_MESSAGE = 2_000
+MAX_TRACE = 8_000
+MAX_CODE = 200
+MAX_DATA = 64_000
+
+Json = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a call: `output` as canonical text, or an `error`."""
+
+    output: str | None = None
+    error: TaskError | None = None
+
+
+def attempt(handler: Handler, input: str, context: TaskContext, *, max_output_bytes: int) -> Result:
+    """Call a handler with the canonical text of its input; never raises for what it does."""
+    try:
+        arguments = (read(input), context) if handler.takes_context else (read(input),)
+        output = handler.function(*arguments)
+    except faults.FaultInjected:
+        raise
+    except BaseException as error:  # noqa: BLE001 - the handler's own failure, SystemExit included, is data
+        return Result(error=described(error))
+    faults.hit("after_handler")
+    try:
+        text = dumps(clean(output))
+    except Exception as error:  # noqa: BLE001 - reading what a handler returned may run its code: a mapping of its own
+        message = f"the handler's output cannot be stored: {_said(error)}"
+        return Result(error=TaskError("output.invalid", storable(message)[:MAX_MESSAGE], retryable=False))
+    if size(text) > max_output_bytes:
+        message = f"the handler returned {size(text)} bytes, at most {max_output_bytes} are allowed; store it elsewhere and return a reference"
+        return Result(
+            error=TaskError("output.too_large", message, {"limit": "max_output_bytes"}, retryable=False)
+        )
+    return Result(output=text)
+
+
+def described(error: BaseException) -> TaskError:
+    """What a handler raised, as data: its class is the code unless it named one."""
+    trace = storable("".join(traceback.format_exception(error, limit=-20)))[-MAX_TRACE:]
+    message = storable(_said(error))[:MAX_MESSAGE]
+    if not isinstance(error, HandlerError):
+        # A missing handler is this process's lack, not the work's: another runner may have it.
+        return TaskError(type(error).__name__, message, trace=trace)
+    return TaskError(storable(str(error.code))[:MAX_CODE], message, _data(error), error.retryable, trace)
+
+
+def _said(error: BaseException) -> str:
+    """An error in words, even where its own `__str__` raises: that must not cost the slot that it ran in."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception:  # noqa: BLE001 - the handler's code
+        return type(error).__name__
+
+
+def _data(error: HandlerError) -> Json:
+    try:
+        data = clean(error.data)
+        if size(dumps(data)) <= MAX_DATA:
+            return data
+    except Exception:  # noqa: BLE001 - the handler's values
+        return f"data of type {type(error.data).__name__} that cannot be stored"
+    return f"more than {MAX_DATA} bytes of data"
