@@ -30,7 +30,7 @@ from common.decision import (
 )
 from common.errors import SignalboxError
 from common.lifecycle import ACTIVE, FINAL, InstanceStatus, instance_can
-from statechart import Chart, Env, Step, StepFailed
+from statechart import CancelChild, Chart, Env, Step, StepFailed
 
 VERBS: Mapping[InboxType, str] = {
     InboxType.CANCEL: "cancel",
@@ -148,7 +148,11 @@ def _start(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:
 
 def _started(facts: Mapping[str, Json]) -> dict[str, Json]:
     parent_id = facts.get("parentId")
-    return {"type": "instance.started"} if parent_id is None else {"type": "instance.started", "parentId": parent_id}
+    return (
+        {"type": "instance.started"}
+        if parent_id is None
+        else {"type": "instance.started", "parentId": parent_id}
+    )
 
 
 def _event(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:
@@ -176,7 +180,14 @@ def _task(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:
             task_id=entry.get("taskId"),
         )
         return fails(standing, incident, [entry])
-    return _stepped(step, [entry, _event_entry(step, event)])
+    decided = _stepped(step, [entry, _event_entry(step, event)])
+    asked = standing.snapshot["tasks"].get(body["key"], {})
+    if asked.get("cancelWithParent") and body["key"] not in step.snapshot["tasks"]:
+        # A WORKFLOW that was answered by anything but its child, such as the end of its time: nobody waits for the child.
+        cancelled = {"type": "child.cancelled", "key": body["key"], "instanceId": asked["instanceId"]}
+        effects = (*decided.effects, CancelChild(body["key"]))
+        return replace(decided, changes=[*decided.changes, cancelled], effects=effects)
+    return decided
 
 
 def _as_asked(snapshot: Mapping[str, Json], key: str, event: dict[str, Json], ended: str) -> dict[str, Json]:
@@ -187,9 +198,7 @@ def _as_asked(snapshot: Mapping[str, Json], key: str, event: dict[str, Json], en
     return event | {"type": asked["failureEvent" if ended == "task.failed" else "completionEvent"]}
 
 
-def _child(
-    chart: Chart, standing: Standing, body: Json, env: Env, *, asks_again: bool = False
-) -> Decision:
+def _child(chart: Chart, standing: Standing, body: Json, env: Env, *, asks_again: bool = False) -> Decision:
     """A child has ended, failed or could not be started. `asks_again` starts it anew where that is caught nowhere."""
     if standing.snapshot is None:
         return unchanged(standing, [{"type": "event.ignored", "reason": "not_started"}])

@@ -142,7 +142,7 @@ class Children:
     def end_tasks(self, tx: Connection, *, now: datetime) -> None:
         """End the WORKFLOW tasks whose children have ended; before others of their instances are cancelled.
 
-        Who else locks such a row holds its instance, as we do: its order among tasks does not matter.
+        Who else waits for such a row holds its instance, as we do: its order among tasks does not matter.
         """
         tasks.end_workflows(tx, [{**row, "finished_at": now} for row in self._ended_tasks])
 

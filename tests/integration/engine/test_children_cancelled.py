@@ -113,6 +113,42 @@ def test_a_parent_whose_time_is_over_cancels_its_child(engine: Engine, clock: Ma
     assert (engine.status(instance_id), engine.status(child)) == (S.TIMED_OUT, S.CANCELLED)
 
 
+@ON_SQLITE
+def test_a_workflow_task_whose_time_is_over_cancels_its_child(engine: Engine, clock: ManualClock) -> None:
+    engine.apply(COUNTER)
+    document = with_task()
+    document["states"]["waiting"]["entry"][0]["task"]["timeout"] = "1h"
+    document["states"]["waiting"]["on"]["error.task.sub"] = "left"
+    instance_id, child = started(engine, document)
+
+    clock.advance(timedelta(hours=1))
+    engine.settle()
+
+    assert engine.snapshot(instance_id)["configuration"] == ["left"]
+    assert engine.status(child) is S.CANCELLED
+    assert engine.execute("SELECT status FROM tasks") == [("failed",)]
+
+
+@ON_SQLITE
+def test_a_workflow_task_that_ran_out_of_time_uncaught_goes_on_with_its_child_after_a_retry(
+    engine: Engine, clock: ManualClock
+) -> None:
+    engine.apply(COUNTER)
+    document = with_task()
+    document["states"]["waiting"]["entry"][0]["task"]["timeout"] = "1h"
+    instance_id, child = started(engine, document)
+    clock.advance(timedelta(hours=1))
+    engine.settle()
+    assert (engine.status(instance_id), engine.status(child)) == (S.FAILED, S.WAITING)
+
+    finish(engine, child)
+    engine.control("retry", instance_id)
+    engine.settle()
+
+    assert engine.status(instance_id) is S.COMPLETED
+    assert engine.context(instance_id)["answer"]["instanceId"] == child
+
+
 def test_grandchildren_follow_by_their_own_parents(engine: Engine) -> None:
     engine.apply(COUNTER)
     engine.apply({**parent(), "id": "middle"})
