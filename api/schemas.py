@@ -143,10 +143,69 @@ class EventBody(RootModel[Json]):
     )
 
 
-class CancelBody(Body):
-    """Why an instance is cancelled; it stands in the history."""
+class ReasonBody(Body):
+    """Why; it stands in the history."""
 
     reason: str | None = Field(None, max_length=MAX_REASON)
+
+
+class RestartBody(ReasonBody):
+    """Where an instance goes on."""
+
+    state: str | None = Field(
+        None, max_length=2_000, description="dotted path of the state to enter; without it, the initial one"
+    )
+    context: dict[str, Json] | None = Field(None, description="laid over the context, member by member")
+
+
+class InstanceFilterBody(Body):
+    """Which instances; at least one member must be there."""
+
+    status: list[Annotated[InstanceStatus, Field(strict=False)]] = Field(
+        default_factory=list, max_length=16, description="any of these"
+    )
+    definition_key: Key | None = None
+    business_key: Key | None = None
+    state: str | None = Field(None, max_length=2_000, description="active in this state, or in one below it")
+    labels: Labels = Field(default_factory=dict, description="all of these")
+    created_after: Instant | None = None
+    created_before: Instant | None = None
+
+
+class BulkBody(ReasonBody):
+    """A command for every instance that a filter finds."""
+
+    verb: Literal["pause", "resume", "retry", "cancel"]
+    filter: InstanceFilterBody
+    dry_run: bool = Field(False, description="only tell whom it would concern")
+    limit: int = Field(200, ge=1, le=1_000, description="instances looked at in one call")
+    cursor: str | None = Field(None, max_length=2_000, description="the `nextCursor` of the call before")
+
+
+class ResolveBody(ReasonBody):
+    """Which way out of an incident."""
+
+    way: Literal["retry", "skip"] = Field(
+        description="retry: run the failed task again, or take the event again whose step failed; "
+        "skip: answer the task with `output`, or leave the event out"
+    )
+    output: Json = None
+
+
+class IncidentFilterBody(Body):
+    """Which open incidents; at least one member must be there."""
+
+    code: str | None = Field(None, max_length=200)
+    definition_key: Key | None = None
+
+
+class BulkResolveBody(ResolveBody):
+    """A way out for every open incident that a filter finds."""
+
+    filter: IncidentFilterBody
+    dry_run: bool = Field(False, description="only tell which it would concern")
+    limit: int = Field(200, ge=1, le=1_000, description="incidents looked at in one call")
+    cursor: str | None = Field(None, max_length=2_000, description="the `nextCursor` of the call before")
 
 
 class NoteBody(Body):
@@ -190,6 +249,8 @@ class InstanceTaskQuery(PageQuery):
 class IncidentQuery(PageQuery):
     status: IncidentStatus | None = None
     instance_id: str | None = None
+    code: str | None = None
+    definition_key: str | None = None
 
 
 class DiagramQuery(Query):
@@ -404,6 +465,31 @@ class Incident(Shape):
     opened_at: Instant
     resolved_at: Instant | None
     resolved_by: str | None
+    resolution: str | None = Field(description="the way out that was taken")
+    ways_out: list[Literal["retry", "skip", "restart", "cancel"]] = Field(
+        description="what can be done about it now: resolve it by retry or skip, restart or cancel its instance"
+    )
+
+
+class IncidentDetail(Incident):
+    """An incident with the task that failed, every attempt at it included."""
+
+    task: Task | None
+
+
+class BulkRefusal(Shape):
+    id: str
+    code: str
+    detail: str
+
+
+class BulkAnswer(Shape):
+    """What became of those that were looked at."""
+
+    dry_run: bool
+    accepted: list[str] = Field(description="ids; in a dry run, those that would be accepted")
+    refused: list[BulkRefusal]
+    next_cursor: str | None = Field(description="call again with it as `cursor` until it is null")
 
 
 class IncidentPage(Shape):

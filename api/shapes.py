@@ -12,6 +12,7 @@ import orjson
 
 from common.canonical import read
 from common.clock import instant_text
+from common.db.tables import IncidentStatus
 from common.store.definitions import CurrentDefinition, Definition, DefinitionFacts
 from common.store.listing import AttemptRecord, HistoryRecord, IncidentRecord, InstanceRecord, TaskRecord
 from common.store.overview import HandlerRecord, WorkerRecord
@@ -162,7 +163,17 @@ def incident_json(record: IncidentRecord) -> dict[str, Any]:
         "openedAt": instant(record.opened_at),
         "resolvedAt": instant(record.resolved_at),
         "resolvedBy": record.resolved_by,
+        "resolution": record.resolution,
+        "waysOut": _ways_out(record),
     }
+
+
+def _ways_out(record: IncidentRecord) -> list[str]:
+    if record.status != IncidentStatus.OPEN:
+        return []
+    # A machine that ended with an error of its own has nothing to go on from.
+    again = [] if record.code == "instance.error" else ["retry", "skip"]
+    return [*again, "restart", "cancel"]
 
 
 def handler_json(record: HandlerRecord) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from common.errors import (
 )
 from common.ids import new_id
 from signalbox.shapes import (
+    BulkPage,
     Definition,
     DefinitionSummary,
     Entry,
@@ -48,6 +49,8 @@ TIMEOUT_SECONDS = 30.0
 PAGE = 200
 
 Availability = Literal["activate", "deactivate", "archive", "restore"]
+ControlVerb = Literal["pause", "resume", "retry", "cancel"]
+Way = Literal["retry", "skip"]
 
 
 class Client:
@@ -176,9 +179,57 @@ class Client:
         """Send an event: one JSON object with `type` and any other members."""
         return cast("Instance", self._post(_path("instances", instance_id, "events"), event, wait=wait))
 
-    def cancel(self, instance_id: str, *, reason: str | None = None) -> Instance:
-        body = {} if reason is None else {"reason": reason}
-        return cast("Instance", self._post(_path("instances", instance_id, "cancel"), body))
+    def control(self, instance_id: str, verb: ControlVerb, *, reason: str | None = None) -> Instance:
+        """Say a control verb; answers with the instance as it stands within two seconds."""
+        return cast("Instance", self._post(_path("instances", instance_id, verb), _body(reason=reason)))
+
+    def step(self, instance_id: str) -> Instance:
+        """Take a paused instance one event further."""
+        return cast("Instance", self._post(_path("instances", instance_id, "step"), {}))
+
+    def restart(
+        self,
+        instance_id: str,
+        *,
+        state: str | None = None,
+        context: Mapping[str, Json] | None = None,
+        reason: str | None = None,
+    ) -> Instance:
+        """Let an instance go on from a chosen state, the initial one where none is named."""
+        body = _body(state=state, context=context, reason=reason)
+        return cast("Instance", self._post(_path("instances", instance_id, "restart"), body))
+
+    def control_all(
+        self,
+        verb: ControlVerb,
+        filter: Mapping[str, Json],
+        *,
+        reason: str | None = None,
+        dry_run: bool = False,
+    ) -> Iterator[BulkPage]:
+        """Say a control verb to every instance that a filter finds; what became of them, page by page."""
+        body = _body(verb=verb, filter=filter, reason=reason, dryRun=dry_run)
+        return self._bulk("/instances:bulk", body)
+
+    def resolve(
+        self, incident_id: str, way: Way, *, output: Json = None, reason: str | None = None
+    ) -> Instance:
+        """Resolve an incident: `retry` what failed, or `skip` it with an output by hand."""
+        body = {"output": output, "way": way, **_body(reason=reason)}
+        return cast("Instance", self._post(_path("incidents", incident_id, "resolve"), body))
+
+    def resolve_all(
+        self,
+        way: Way,
+        filter: Mapping[str, Json],
+        *,
+        output: Json = None,
+        reason: str | None = None,
+        dry_run: bool = False,
+    ) -> Iterator[BulkPage]:
+        """Resolve every open incident that a filter finds; what became of them, page by page."""
+        body = {"output": output, "way": way, **_body(filter=filter, reason=reason, dryRun=dry_run)}
+        return self._bulk("/incidents:resolve", body)
 
     def note(self, instance_id: str, text: str) -> Json:
         """Append a note to an instance's history."""
@@ -219,9 +270,16 @@ class Client:
         return cast("Task", self._get(_path("tasks", task_id)))
 
     def incidents(
-        self, *, instance_id: str | None = None, status: str | None = None, limit: int | None = None
+        self,
+        *,
+        instance_id: str | None = None,
+        status: str | None = None,
+        code: str | None = None,
+        definition_key: str | None = None,
+        limit: int | None = None,
     ) -> Iterator[Incident]:
-        return self._items("/incidents", _given(instanceId=instance_id, status=status), limit=limit)
+        params = _given(instanceId=instance_id, status=status, code=code, definitionKey=definition_key)
+        return self._items("/incidents", params, limit=limit)
 
     def incident(self, incident_id: str) -> Incident:
         return cast("Incident", self._get(_path("incidents", incident_id)))
@@ -247,6 +305,15 @@ class Client:
             page = self._get(path, [*params, ("limit", str(size)), *_given(cursor=cursor)])
             yield from page["items"]
             left = None if left is None else left - len(page["items"])
+            cursor = page["nextCursor"]
+            if cursor is None:
+                return
+
+    def _bulk(self, path: str, body: dict[str, Json]) -> Iterator[BulkPage]:
+        cursor = None
+        while True:
+            page = self._post(path, {**body, **_body(cursor=cursor)})
+            yield cast("BulkPage", page)
             cursor = page["nextCursor"]
             if cursor is None:
                 return
@@ -287,6 +354,11 @@ def _path(*parts: object) -> str:
 def _segment(text: str) -> str:
     # Quoting leaves dots alone, and "." and ".." would be taken for steps through the path.
     return text.replace(".", "%2E") if set(text) <= {"."} else quote(text, safe="")
+
+
+def _body(**members: Any) -> dict[str, Json]:
+    """The members that were given."""
+    return {name: value for name, value in members.items() if value is not None}
 
 
 def _given(**params: str | None) -> list[tuple[str, str]]:

@@ -119,6 +119,26 @@ class Incident(TypedDict):
     status: str
     openedAt: str
     resolvedAt: str | None
+    resolvedBy: str | None
+    resolution: str | None
+    waysOut: list[str]
+
+
+class Refusal(TypedDict):
+    """One of many that a command was not accepted for, and why."""
+
+    id: str
+    code: str
+    detail: str
+
+
+class BulkPage(TypedDict):
+    """What became of a part of those that a filter finds; `accepted` are ids."""
+
+    dryRun: bool
+    accepted: list[str]
+    refused: list[Refusal]
+    nextCursor: str | None
 
 
 class Page(TypedDict):

@@ -1,8 +1,10 @@
 """The routes, one file a resource. `OPERATIONS` is the whole table: nothing is served that is not in it."""
 
 from api.operations import Operation
+from api.routes.control import routes as control_routes
 from api.routes.definitions import routes as definition_routes
 from api.routes.documentation import routes as documentation_routes
+from api.routes.incidents import routes as incident_routes
 from api.routes.instances import routes as instance_routes
 from api.routes.overview import health_routes
 from api.routes.overview import routes as overview_routes
@@ -11,6 +13,8 @@ from api.routes.tasks import routes as task_routes
 OPERATIONS: tuple[Operation, ...] = (
     *definition_routes.operations,
     *instance_routes.operations,
+    *control_routes.operations,
+    *incident_routes.operations,
     *task_routes.operations,
     *overview_routes.operations,
     *health_routes.operations,

@@ -1,4 +1,4 @@
-"""Instances: start, send, cancel, note, read, explain, verify. Start and send are the API's hot paths."""
+"""Instances: start, send, note, read, explain, verify. Start and send are the API's hot paths."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from api.routes.definitions import chart_of
 from api.schemas import (
     BatchAnswer,
     BatchBody,
-    CancelBody,
     EventBody,
     Explanation,
     HistoryPage,
@@ -33,7 +32,6 @@ from api.schemas import (
 from api.shapes import history_entries, incident_json, instance_json, task_json
 from common.canonical import read
 from common.clock import read_now
-from common.commands.control import cancel_instance
 from common.commands.send import add_note, send_event
 from common.commands.start import Start, Started, start_instance
 from common.commands.verify import verify_instance
@@ -47,7 +45,6 @@ from statechart import Env, explain
 
 routes = Routes("instances")
 
-CONTROL_WAIT_SECONDS = 2.0
 EXPLAINED = 20  # open tasks and incidents that an explanation shows
 
 
@@ -142,7 +139,7 @@ def _start(call: Call, body: StartBody) -> Started:
 
 # -- sending ------------------------------------------------------------------------------------------------------
 
-_ACCEPTED = {
+ACCEPTED = {
     202: Shape("accepted; the instance as it stands", Instance),
     200: Shape("the instance, which has settled", Instance),
 }
@@ -151,7 +148,7 @@ _ACCEPTED = {
 @routes.post(
     "/instances/{instanceId}/events",
     permission=Permission.OPERATE,
-    answers=_ACCEPTED,
+    answers=ACCEPTED,
     wait=0.0,
     example={"type": "APPROVED", "by": "ada"},
 )
@@ -163,31 +160,13 @@ def send(call: Call, instance_id: str, body: EventBody) -> Answer:
     engine's.
     """
     send_event(call.tx, call.tenant_id, instance_id, body.root, actor=call.actor, limits=call.limits)
-    return _accepted(call, instance_id)
-
-
-@routes.post(
-    "/instances/{instanceId}/cancel",
-    permission=Permission.OPERATE,
-    answers=_ACCEPTED,
-    wait=CONTROL_WAIT_SECONDS,
-    example={"reason": "ordered twice"},
-)
-def cancel(call: Call, instance_id: str, body: CancelBody | None = None) -> Answer:
-    """Cancel an instance.
-
-    Refused at once where the instance has finished. It overtakes waiting events; open tasks, timers and children end
-    with it. Answers as with `Prefer: wait=2` unless told otherwise.
-    """
-    reason = body.reason if body is not None else None
-    cancel_instance(call.tx, call.tenant_id, instance_id, reason=reason, actor=call.actor)
-    return _accepted(call, instance_id)
+    return accepted(call, instance_id)
 
 
 @routes.post(
     "/instances/{instanceId}/history",
     permission=Permission.OPERATE,
-    answers=_ACCEPTED,
+    answers=ACCEPTED,
     wait=0.0,
     example={"note": "called the customer, who will pay tomorrow"},
 )
@@ -197,10 +176,11 @@ def append_note(call: Call, instance_id: str, body: NoteBody) -> Answer:
     Any instance takes notes, a finished one too.
     """
     add_note(call.tx, call.tenant_id, instance_id, body.note, actor=call.actor)
-    return _accepted(call, instance_id)
+    return accepted(call, instance_id)
 
 
-def _accepted(call: Call, instance_id: str) -> Answer:
+def accepted(call: Call, instance_id: str) -> Answer:
+    """The answer to what was put into an instance's inbox: the instance, as it stands or once it has settled."""
     follow = Follow(call.tenant_id, instance_id, settled_status=200, unsettled_status=202)
     return Answer(instance_json(_instance(call, instance_id)), 202, follow=follow)
 
@@ -298,7 +278,11 @@ def explain_instance(call: Call, instance_id: str) -> Answer:
         limit=EXPLAINED,
     )
     incidents = listing.list_incidents(
-        tx, tenant_id, status=IncidentStatus.OPEN, instance_id=instance_id, before=None, limit=EXPLAINED
+        tx,
+        tenant_id,
+        listing.IncidentFilter(status=IncidentStatus.OPEN, instance_id=instance_id),
+        before=None,
+        limit=EXPLAINED,
     )
     return Answer(
         {

@@ -1,4 +1,4 @@
-"""Tasks and incidents, to read. Completing tasks over HTTP comes with people and remote workers."""
+"""Tasks, to read. Completing tasks over HTTP comes with people and remote workers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from api.operations import Answer, Call, Routes, Shape
 from api.pages import Paging
 from api.reading import missing
-from api.schemas import Incident, IncidentPage, IncidentQuery, Task, TaskPage, TaskQuery
-from api.shapes import incident_json, task_json
+from api.schemas import Task, TaskPage, TaskQuery
+from api.shapes import task_json
 from common.ids import is_id
 from common.store import listing
 
@@ -35,29 +35,3 @@ def get_task(call: Call, task_id: str) -> Answer:
     if record is None:
         raise missing("task", task_id)
     return Answer(task_json(record))
-
-
-@routes.get("/incidents", answers={200: Shape("newest first", IncidentPage)})
-def list_incidents(call: Call, query: IncidentQuery) -> Answer:
-    """List incidents."""
-    paging = Paging(call, query)
-    if query.instance_id is not None and not is_id(query.instance_id):
-        return Answer(_NOTHING)
-    page = listing.list_incidents(
-        call.tx,
-        call.tenant_id,
-        status=query.status,
-        instance_id=query.instance_id,
-        before=paging.after_text(),
-        limit=paging.limit,
-    )
-    return Answer(paging.answer(page.items, incident_json, [page.items[-1].id] if page.has_more else None))
-
-
-@routes.get("/incidents/{incidentId}", answers={200: Shape("the incident", Incident)})
-def get_incident(call: Call, incident_id: str) -> Answer:
-    """Read an incident."""
-    record = listing.read_incident(call.tx, call.tenant_id, incident_id)
-    if record is None:
-        raise missing("incident", incident_id)
-    return Answer(incident_json(record))

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from common.canonical import clean, dumps, read
 from common.commands.incidents import ways_out
-from common.commands.send import accept, require_size
+from common.commands.send import accept, require_legal, require_size
 from common.config import Limits
 from common.db.tables import InboxType
 from common.decide import VERBS
@@ -107,12 +107,13 @@ def _command(
     *,
     refuse: Callable[[instances.StoredInstance], None] | None = None,
 ) -> None:
-    """Accept a command. `refuse` may raise for what the lifecycle alone does not tell; the caller's transaction ends then."""
-    accept(tx, tenant_id, instance_id, VERBS[type], type, dumps(body), lane=inbox.CONTROL, actor=actor)
+    """Accept a command, unless `refuse` raises for what the lifecycle alone does not tell. Nothing is written then."""
     if refuse is not None:
+        require_legal(tx, tenant_id, instance_id, VERBS[type])
         stored = instances.read_stored(tx, tenant_id, instance_id)
         if stored is not None:
             refuse(stored)
+    accept(tx, tenant_id, instance_id, VERBS[type], type, dumps(body), lane=inbox.CONTROL, actor=actor)
 
 
 def _refuse_ended_in_error(stored: instances.StoredInstance) -> None:

@@ -89,12 +89,7 @@ def accept(
 
     One that loses the race with the instance's end is recorded there as `event.rejected`.
     """
-    found = instances.find_status(tx, tenant_id, instance_id) if is_id(instance_id) else None
-    if found is None:
-        raise NotFound(f'no instance "{instance_id}"', code="instance.not_found")
-    status, finished_at = found
-    if not instance_can(verb, status):
-        raise illegal(verb, instance_id, status, finished_at)
+    require_legal(tx, tenant_id, instance_id, verb)
     inbox.put(
         tx,
         [
@@ -110,6 +105,16 @@ def accept(
         ],
     )
     note_bell(tx, ORCHESTRATOR_QUEUE, instance_id)
+
+
+def require_legal(tx: Connection, tenant_id: TenantId, instance_id: str, verb: str) -> None:
+    """Raise `NotFound` or `Conflict` where `verb` may not be said of the instance now."""
+    found = instances.find_status(tx, tenant_id, instance_id) if is_id(instance_id) else None
+    if found is None:
+        raise NotFound(f'no instance "{instance_id}"', code="instance.not_found")
+    status, finished_at = found
+    if not instance_can(verb, status):
+        raise illegal(verb, instance_id, status, finished_at)
 
 
 def illegal(verb: str, instance_id: str, status: InstanceStatus, finished_at: datetime | None) -> Conflict:

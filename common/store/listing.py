@@ -118,6 +118,28 @@ def list_instances(
     return Page([found[one] for one in ids if one in found], has_more)
 
 
+@dataclass(frozen=True, slots=True)
+class InstanceStanding:
+    """An instance's status, for who decides about many."""
+
+    id: InstanceId
+    status: InstanceStatus
+    finished_at: datetime | None
+
+
+def list_statuses(
+    tx: Connection, tenant_id: TenantId, wanted: InstanceFilter, *, before: str | None, limit: int
+) -> Page[InstanceStanding]:
+    """As `list_instances`, without their data."""
+    conditions = [_i.tenant_id == tenant_id, *_instance_conditions(tx, wanted)]
+    if before is not None:
+        conditions.append(_i.id < before)
+    query = select(_i.id, _i.status, _i.finished_at).where(*conditions).order_by(_i.id.desc())
+    rows = tx.execute(query.limit(limit + 1)).all()
+    found = [InstanceStanding(row[0], InstanceStatus(row[1]), row[2]) for row in rows[:limit]]
+    return Page(found, len(rows) > limit)
+
+
 def _instance(row: Any) -> InstanceRecord:
     values = list(row)
     values[5] = InstanceStatus(values[5])
@@ -311,39 +333,53 @@ class IncidentRecord:
     opened_at: datetime
     resolved_at: datetime | None
     resolved_by: str | None
+    resolution: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentFilter:
+    """Which incidents a list shows; what is None does not restrict it."""
+
+    status: str | None = None
+    instance_id: str | None = None
+    code: str | None = None
+    definition_key: str | None = None
 
 
 _INCIDENT = select(
     _n.id, _n.instance_id, _n.task_id, _n.code, _n.message, _n.detail, _n.sequence, _n.status, _n.opened_at,
-    _n.resolved_at, _n.resolved_by,
+    _n.resolved_at, _n.resolved_by, _n.resolution,
 )  # fmt: skip
 
 
 def read_incident(tx: Connection, tenant_id: TenantId, incident_id: str) -> IncidentRecord | None:
     """One incident, or None when this tenant has no such incident."""
     row = tx.execute(_INCIDENT.where(_n.tenant_id == tenant_id, _n.id == incident_id)).one_or_none()
-    return None if row is None else IncidentRecord(*row)
+    return None if row is None else _incident(row)
 
 
 def list_incidents(
-    tx: Connection,
-    tenant_id: TenantId,
-    *,
-    status: str | None,
-    instance_id: str | None,
-    before: str | None,
-    limit: int,
+    tx: Connection, tenant_id: TenantId, wanted: IncidentFilter, *, before: str | None, limit: int
 ) -> Page[IncidentRecord]:
-    """Incidents of a status and of an instance, where these are given; newest first, older than the id `before`."""
+    """Incidents that match, newest first, older than the id `before`."""
     query = _INCIDENT.where(_n.tenant_id == tenant_id).order_by(_n.id.desc()).limit(limit + 1)
-    if status is not None:
-        query = query.where(_n.status == status)
-    if instance_id is not None:
-        query = query.where(_n.instance_id == instance_id)
+    if wanted.status is not None:
+        query = query.where(_n.status == wanted.status)
+    if wanted.instance_id is not None:
+        query = query.where(_n.instance_id == wanted.instance_id)
+    if wanted.code is not None:
+        query = query.where(_n.code == wanted.code)
+    if wanted.definition_key is not None:
+        query = query.join(instances, and_(_i.tenant_id == _n.tenant_id, _i.id == _n.instance_id))
+        query = query.where(_i.definition_key == wanted.definition_key)
     if before is not None:
         query = query.where(_n.id < before)
-    found = [IncidentRecord(*row) for row in tx.execute(query)]
+    found = [_incident(row) for row in tx.execute(query)]
     return Page(found[:limit], len(found) > limit)
+
+
+def _incident(row: Any) -> IncidentRecord:
+    return IncidentRecord(*row)
 
 
 # -- pages --------------------------------------------------------------------------------------------------------

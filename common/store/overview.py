@@ -16,6 +16,7 @@ from common.clock import database_now
 from common.db.tables import handlers, inbox, instances, tasks, workers
 from common.ids import TenantId, WorkerId
 from common.lifecycle import FINAL, FROZEN, OPEN
+from common.store.inbox import CONTROL
 
 _i = instances.c
 _b = inbox.c
@@ -37,9 +38,11 @@ _HOLD_STILL = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
 
 _WAITING_ROW = and_(_b.instance_id == _i.id, not_(_b.parked))
 _MACHINE_TASK = and_(_t.instance_id == _i.id, _t.status.in_(OPEN), _t.type != "HUMAN")
+_COMMAND = and_(_b.instance_id == _i.id, not_(_b.parked), _b.lane == CONTROL)
 _SETTLED = select(
     case(
-        (_i.status.in_((*FINAL, *FROZEN)), True),
+        (_i.status.in_(FINAL), True),
+        (_i.status.in_(FROZEN), not_(exists().where(_COMMAND))),
         else_=and_(
             not_(exists().where(_WAITING_ROW)),
             not_(exists().where(_MACHINE_TASK)),
@@ -49,7 +52,8 @@ _SETTLED = select(
 
 
 def has_settled(tx: Connection, tenant_id: TenantId, instance_id: str) -> bool:
-    """Tell whether an instance has come to rest: final, paused or failed, or nothing left that a machine would do."""
+    """Tell whether an instance has come to rest: final, or paused or failed with no command that waits, or nothing
+    left that a machine would do."""
     return bool(
         tx.execute(_SETTLED, {"tenant_id": tenant_id, "instance_id": instance_id}).scalar_one_or_none()
     )

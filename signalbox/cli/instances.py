@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - what is heavy is loaded by the command that needs it: `signalbox --help` answers at once
-"""Commands about instances: start, list, show, watch, send, cancel, and their history."""
+"""Commands about instances: start, list, show, watch, send, and their history."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Timeout = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    for command in (start, ls, show, watch, send, cancel, history, explain, note):
+    for command in (start, ls, show, watch, send, history, explain, note):
         app.command(rich_help_panel=WORK)(command)
 
 
@@ -166,17 +166,6 @@ def send(
         raise UsageError(f'--data: its "type" is "{members["type"]}", the event to send is "{type}"')
     with connect() as client:
         instance = client.send(instance_id, {**members, "type": type}, wait=wait)
-    _show_line(Output(json), instance)
-
-
-def cancel(
-    instance_id: InstanceId,
-    reason: Annotated[str | None, typer.Option("--reason", help="Kept in the history.")] = None,
-    json: AsJson = False,
-) -> None:
-    """Cancel an instance: exit actions run, open tasks and timers are cancelled."""
-    with connect() as client:
-        instance = client.cancel(instance_id, reason=reason)
     _show_line(Output(json), instance)
 
 

@@ -288,6 +288,17 @@ def instance_facts(
     return Group(*parts)
 
 
+def bulk_view(doing: str, answer: Mapping[str, Any]) -> Text:
+    """What became of many: how many were accepted, and each refusal with its reason."""
+    view = Text(f"would {doing}" if answer["dryRun"] else f"accepted: {doing}", "bold")
+    for refusal in answer["refused"]:
+        view.append(f"\n{refusal['detail']}", "red")
+    if answer["dryRun"]:
+        for id_ in answer["accepted"]:
+            view.append(f"\n{id_}", "dim")
+    return view
+
+
 def settled_line(one: Instance) -> Text:
     """One line that says how an instance stands."""
     line = Text.assemble((one["id"], "bold"), "  ", status_text(one["status"]))

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from signalbox.cli import arguments
+from signalbox.cli.control import act_on_many
+from signalbox.cli.exits import UsageError
 from signalbox.cli.options import LOOK, AsJson, Limit, Statuses
 from signalbox.cli.output import Output
 from signalbox.cli.target import connect
@@ -14,10 +17,10 @@ from signalbox.cli.target import connect
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from signalbox.shapes import Incident, Task
+    from signalbox.shapes import Incident, Instance, Task
 
 tasks = typer.Typer(no_args_is_help=True, help="List and show tasks.")
-incidents = typer.Typer(no_args_is_help=True, help="List and show incidents.")
+incidents = typer.Typer(no_args_is_help=True, help="List, show and resolve incidents.")
 
 OfInstance = Annotated[
     str | None, typer.Option("--instance", metavar="ID", help="Only those of this instance.")
@@ -74,6 +77,62 @@ def show_incident(
     with connect() as client:
         found = client.incident(incident_id)
     Output(json).show(found, lambda: _incident_facts(found))
+
+
+@incidents.command("resolve")
+def resolve_incident(
+    incident_id: Annotated[
+        str | None,
+        typer.Argument(metavar="[ID]", help="The incident's id; without it, a filter.", show_default=False),
+    ] = None,
+    skip: Annotated[
+        bool,
+        typer.Option(
+            "--skip", help="Answer the failed task by hand, or leave the event out, instead of a retry."
+        ),
+    ] = False,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", metavar="JSON|@FILE", help="With --skip: the output of the task."),
+    ] = None,
+    code: Annotated[str | None, typer.Option("--code", help="All open incidents with this code.")] = None,
+    definition: Annotated[
+        str | None,
+        typer.Option("--definition", "-d", metavar="KEY", help="All open incidents of this definition."),
+    ] = None,
+    reason: Annotated[str | None, typer.Option("--reason", help="Kept in the history.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell which it would concern.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before acting on many.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Resolve an incident, so that its instance goes on: retry what failed, or skip it."""
+    given = {"code": code, "definitionKey": definition}
+    wanted = {name: value for name, value in given.items() if value is not None}
+    if (incident_id is None) == (not wanted):
+        raise UsageError("expected either an incident's ID, or --code or --definition")
+    if output is not None and not skip:
+        raise UsageError("--output goes with --skip: a retry gets its output from the handler")
+    value = arguments.json_argument(output, "--output")
+    way: Literal["retry", "skip"] = "skip" if skip else "retry"
+    out = Output(json)
+    with connect() as client:
+        if incident_id is not None:
+            instance = client.resolve(incident_id, way, output=value, reason=reason)
+            out.show(instance, lambda: _settled_line(instance))
+            return
+        act_on_many(
+            out,
+            lambda is_dry: client.resolve_all(way, wanted, output=value, reason=reason, dry_run=is_dry),
+            f"{way} {{count}} incidents",
+            dry_run=dry_run,
+            yes=yes,
+        )
+
+
+def _settled_line(instance: Instance) -> RenderableType:
+    from signalbox.cli.render import settled_line
+
+    return settled_line(instance)
 
 
 def _tasks_table(found: list[Task]) -> RenderableType:

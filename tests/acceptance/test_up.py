@@ -219,6 +219,35 @@ def test_a_cancelled_instance_is_a_no(up: Up) -> None:
     assert "not needed" in up.cli("history", identity).stdout
 
 
+def test_control_from_the_command_line(up: Up) -> None:
+    document = {
+        "id": "patience",
+        "initial": "open",
+        "states": {"open": {"on": {"GO": "shut"}}, "shut": {"on": {"GO": "open"}}},
+    }
+    assert up.cli("apply", "-", stdin=json.dumps(document)).returncode == 0
+    ids = [up.json("start", "patience", "--label", "kind=slow", "--wait", "10")["id"] for _ in range(2)]
+
+    assert up.json("pause", ids[0], "--reason", "a look")["status"] == "paused"
+    up.json("send", ids[0], "GO")
+    stepped = up.json("step", ids[0])
+    assert (stepped["status"], stepped["configuration"]) == ("paused", ["shut"])
+    assert up.json("resume", ids[0])["status"] == "waiting"
+    assert up.json("restart", ids[0], "--state", "open")["configuration"] == ["open"]
+    refused = up.cli("retry", ids[0])
+    assert (refused.returncode, f"cannot retry instance {ids[0]}: waiting" in refused.stderr) == (4, True)
+
+    told = up.json("cancel", "--label", "kind=slow", "--dry-run")
+    assert set(told["accepted"]) == set(ids)
+    unsure = up.cli("cancel", "--label", "kind=slow")
+    assert (unsure.returncode, "cancel 2 instances; say --yes" in unsure.stderr) == (2, True)
+    assert set(up.json("cancel", "--label", "kind=slow", "--yes")["accepted"]) == set(ids)
+    assert {up.cli("watch", one, "--timeout", "20").returncode for one in ids} == {1}
+    again = up.cli("cancel", "--label", "kind=slow", "--yes", "--json")
+    assert again.returncode == 4
+    assert {one["code"] for one in json.loads(again.stdout)["refused"]} == {"instance.finished"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

@@ -78,7 +78,15 @@ def visit_everything(api: Api) -> None:
     api.get(f"/tasks/{task['id']}")
     (incident,) = api.get("/incidents").json["items"]
     api.get(f"/incidents/{incident['id']}")
-    api.post(f"/instances/{waiting}/cancel", headers={"Prefer": "wait=0"})
+    for verb in ("pause", "step", "resume", "restart", "cancel"):
+        api.post(f"/instances/{waiting}/{verb}", headers={"Prefer": "wait=0"})
+        api.engine.settle()
+    api.post(f"/instances/{crashed}/retry", headers={"Prefer": "wait=0"})
+    api.engine.settle()
+    (incident,) = api.get("/incidents", status="open").json["items"]
+    api.post(f"/incidents/{incident['id']}/resolve", {"way": "skip"}, headers={"Prefer": "wait=0"})
+    api.post("/instances:bulk", {"verb": "cancel", "filter": {"status": ["completed"]}, "dryRun": True})
+    api.post("/incidents:resolve", {"way": "retry", "filter": {"code": "x"}, "dryRun": True})
     api.engine.settle()
     for path in ("/instances", "/handlers", "/stats", "/schema/definition.json", "/definitions"):
         api.get(path)

@@ -33,7 +33,11 @@ def theirs(api: Api) -> dict[str, str]:
 def body_of(operation: Operation) -> dict[str, Any]:
     if operation.method == "GET":
         return {}
-    bodies: dict[str, Any] = {"send": {"type": "GONE"}, "appendNote": {"note": "I was here"}}
+    bodies: dict[str, Any] = {
+        "send": {"type": "GONE"},
+        "appendNote": {"note": "I was here"},
+        "resolve": {"way": "retry"},
+    }
     return {"data": json.dumps(bodies.get(operation.name, {})), "content_type": "application/json"}
 
 
