@@ -146,6 +146,7 @@ UseKind = Literal[
     "raised_event",
     "cancelled_id",
     "cancellable_id",
+    "workflow_key",
 ]
 
 

@@ -33,10 +33,16 @@ def load(document: Json) -> Chart:
     return chart
 
 
-def check(document: Json | Chart, *, task_types: Collection[str] | None = None) -> list[Problem]:
+def check(
+    document: Json | Chart,
+    *,
+    task_types: Collection[str] | None = None,
+    workflows: Collection[str] | None = None,
+) -> list[Problem]:
     """All problems of a document or a chart, errors first. Never raises for a bad document.
 
-    `task_types` are the types that somebody can run; None leaves types unchecked.
+    `task_types` are the types that somebody can run, `workflows` the keys of definitions that a child may be of; None
+    leaves either unchecked.
     """
     try:
         chart = document if isinstance(document, Chart) else load(document)
@@ -45,6 +51,8 @@ def check(document: Json | Chart, *, task_types: Collection[str] | None = None) 
     problems = list(chart.warnings)
     if task_types is not None:
         problems += names.unknown_task_types(chart, task_types)
+    if workflows is not None:
+        problems += names.unknown_workflows(chart, workflows)
     return sorted(problems, key=lambda problem: problem.severity)
 
 

@@ -123,6 +123,19 @@ def unknown_task_types(chart: Chart, task_types: Collection[str]) -> Iterator[Pr
             )
 
 
+def unknown_workflows(chart: Chart, workflows: Collection[str]) -> Iterator[Problem]:
+    """Only a warning: a child's definition may be applied after its parent's."""
+    known = {*workflows, chart.id}
+    for use in _uses(chart, "workflow_key"):
+        if use.name not in known:
+            yield warning(
+                "workflow.unknown_definition",
+                use.at,
+                f"no definition {use.name!r} has been applied yet",
+                nearest(use.name, known),
+            )
+
+
 def unknown_cancels(chart: Chart) -> Iterator[Problem]:
     known = {use.name for use in _uses(chart, "cancellable_id")}
     for use in _uses(chart, "cancelled_id"):

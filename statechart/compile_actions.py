@@ -34,6 +34,7 @@ from statechart.naming import js_order
 from statechart.problems import nearest
 from statechart.templates import Value, is_template
 from statechart.timeouts import SHORT
+from statechart.workflows import FIELDS as WORKFLOW_FIELDS
 
 # An item of a MAP is a task or a workflow of its own, written once and filled in for each item.
 _MAP_PARTS = ("task", "workflow")
@@ -187,6 +188,7 @@ class ActionCompiler:
         self._answered_by(
             fields, "failure_event", part.task.failure_event or part.failure_event, inside, node
         )
+        self._check_workflow(fields, inside, node)
         return tasks.NewTask(at, self.place(node), self._template(fields, inside))
 
     def invoke(self, part: Invoke, identifier: str, node: StateNode, at: str) -> tasks.InvokeTask:
@@ -195,6 +197,7 @@ class ActionCompiler:
             self.findings.error("invoke.src", at, "expected src, the type of the task to run, found none")
         fields = {**self._options(part, at), "type": kind}
         self._note_task(fields, node, at)
+        self._check_workflow(fields, at, node)
         self._note("invoke_id", identifier, at, node)
         self._note("cancellable_id", identifier, at, node)
         output_key = (
@@ -234,7 +237,9 @@ class ActionCompiler:
         if part.timeout is not None:
             if given.get(SHORT) is not None:
                 self.findings.error(
-                    "timeout.twice", at, f"expected timeout or timeouts.{SHORT}, which mean the same, found both"
+                    "timeout.twice",
+                    at,
+                    f"expected timeout or timeouts.{SHORT}, which mean the same, found both",
                 )
             given[SHORT], places[SHORT] = part.timeout, join(at, "timeout")
         checked = {
@@ -259,8 +264,14 @@ class ActionCompiler:
                 )
             elif name in ("interval", "maxInterval") and isinstance(value, str | int | float):
                 self._duration(value, where)
-            elif name == "maxAttempts" and isinstance(value, int | float) and (value < 1 or value != int(value)):
-                self.findings.error("retry.invalid", where, f"expected a whole number of at least 1, found {value!r}")
+            elif (
+                name == "maxAttempts"
+                and isinstance(value, int | float)
+                and (value < 1 or value != int(value))
+            ):
+                self.findings.error(
+                    "retry.invalid", where, f"expected a whole number of at least 1, found {value!r}"
+                )
 
     def _defaults(self, defaults: Defaults) -> dict[str, Json]:
         self._check_retry(defaults.retry, "defaults.retry")
@@ -305,6 +316,42 @@ class ActionCompiler:
         self.findings.expression(text, at, ("output",))
         return text
 
+    def _check_workflow(self, fields: Mapping[str, Json], at: str, node: StateNode) -> None:
+        """The input of a WORKFLOW task, as far as it is written out."""
+        if fields["type"] != "WORKFLOW":
+            return
+        if fields.get("idempotencyKey") is not None:
+            self.findings.error(
+                "workflow.idempotency_key",
+                join(at, "idempotencyKey"),
+                "a WORKFLOW task takes no idempotencyKey; give it a businessKey in its input",
+            )
+        given = fields.get("input")
+        where = join(at, "input")
+        if is_template(given) and isinstance(given, str):
+            return
+        if not isinstance(given, Mapping) or "definitionKey" not in given:
+            self.findings.error("workflow.input", where, "expected an object with the definitionKey to start")
+            return
+        for name in given:
+            if name not in WORKFLOW_FIELDS:
+                self.findings.error(
+                    "workflow.input",
+                    join(where, name),
+                    f"unknown field {name!r}; a workflow takes {', '.join(WORKFLOW_FIELDS)}",
+                    nearest(name, WORKFLOW_FIELDS),
+                )
+        self._note("workflow_key", given["definitionKey"], join(where, "definitionKey"), node)
+        self._check_ties(given, where)
+
+    def _check_ties(self, given: Mapping[str, Json], at: str) -> None:
+        if given.get("wait") is False and given.get("cancelWithParent") is True:
+            self.findings.error(
+                "workflow.not_awaited",
+                join(at, "cancelWithParent"),
+                "expected none beside wait: false: nothing ties a child that nobody waits for to its parent",
+            )
+
     def _new_workflow(self, part: StartWorkflowAction, node: StateNode, at: str) -> tasks.NewWorkflow:
         fields: dict[str, Json] = {
             "definitionKey": part.definition_key,
@@ -313,6 +360,8 @@ class ActionCompiler:
             "businessKey": part.business_key,
         }
         self._note("cancellable_id", part.definition_key, at, node)
+        self._note("workflow_key", part.definition_key, join(at, "definitionKey"), node)
+        self._check_ties(part.model_dump(by_alias=True, exclude_unset=True), at)
         self._answered_by(fields, "completion_event", part.completion_event, at, node)
         self._answered_by(fields, "failure_event", part.failure_event, at, node)
         written = {key: value for key, value in fields.items() if value is not None}

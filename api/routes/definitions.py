@@ -236,7 +236,7 @@ def check_definition(call: Call, body: CheckBody) -> Answer:
 
     A document with errors is no error here: its problems are the answer.
     """
-    published = store.read_published_types(call.tx)
+    published = store.read_published_types(call.tx, call.tenant_id)
     problems = commands.find_problems(body.document, published)
     return Answer({"problems": [problem.to_json() for problem in problems]})
 

@@ -24,7 +24,7 @@ from common.store.definitions import Definition, DefinitionFacts, PublishedTypes
 from statechart import Chart, DefinitionInvalid, Problem, check, load
 from statechart.problems import nearest
 
-ENGINE_TYPES = frozenset({"HUMAN"})
+ENGINE_TYPES = frozenset({"HUMAN", "WORKFLOW"})
 """Task types that no runner executes, and so none publishes."""
 
 _DRAFT, _ACTIVE, _INACTIVE, _ARCHIVED = DefinitionStatus
@@ -72,7 +72,7 @@ def apply_definition(
         raise LimitExceeded(
             f"a definition may have {allowed} bytes", limit="max_definition_bytes", allowed=allowed
         )
-    published = store.read_published_types(tx)
+    published = store.read_published_types(tx, tenant_id)
     warnings = [
         problem.to_json()
         for problem in check_definition(document, published, allow_unknown_types=allow_unknown_types)
@@ -127,7 +127,7 @@ def _chart_problems(document: Mapping[str, Any], published: PublishedTypes) -> I
     except DefinitionInvalid as invalid:
         yield from invalid.problems
         return
-    yield from check(chart, task_types=published.types | ENGINE_TYPES)
+    yield from check(chart, task_types=published.types | ENGINE_TYPES, workflows=published.workflows)
     if "SYSTEM" in published.types:
         yield from _unknown_functions(chart, published.functions)
 

@@ -225,12 +225,15 @@ class PublishedTypes:
 
     types: frozenset[str]
     functions: frozenset[str]  # names of the type SYSTEM
+    workflows: frozenset[str] | None = None  # keys of the tenant's definitions; None: not known
 
 
-def read_published_types(tx: Connection) -> PublishedTypes:
-    """The task types that some runner offers, for the check at the door. Shared by all tenants, as runners are."""
+def read_published_types(tx: Connection, tenant_id: TenantId) -> PublishedTypes:
+    """What there is to run, for the check at the door: the types that runners offer to all tenants, this one's workflows."""
+    keys = tx.execute(select(_c.key).where(_c.tenant_id == tenant_id).distinct()).scalars()
     rows = tx.execute(select(_h.type, _h.name)).all()
     return PublishedTypes(
         frozenset(row.type for row in rows),
         frozenset(row.name for row in rows if row.type == "SYSTEM" and row.name),
+        frozenset(keys),
     )

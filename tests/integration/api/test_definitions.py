@@ -318,3 +318,23 @@ def test_the_schema_of_definitions_is_served(api: Api) -> None:
 
     assert answer.mimetype == "application/schema+json"
     assert "states" in answer.text
+
+
+def test_a_child_that_is_not_applied_yet_is_a_warning_until_it_is(api: Api) -> None:
+    parent: dict[str, Any] = {
+        "id": "parent",
+        "initial": "a",
+        "states": {
+            "a": {
+                "invoke": {"src": "WORKFLOW", "input": {"definitionKey": "approvel"}, "onDone": "b"},
+            },
+            "b": {"type": "final"},
+        },
+    }
+    api.apply()
+
+    [warning] = api.post("/definitions", {"document": parent}).json["warnings"]
+    assert (warning["code"], warning["suggestion"]) == ("workflow.unknown_definition", "approval")
+
+    parent["states"]["a"]["invoke"]["input"]["definitionKey"] = "approval"
+    assert api.post("/definitions", {"document": parent}).json["warnings"] == []

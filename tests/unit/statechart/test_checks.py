@@ -17,6 +17,7 @@ ENTRY = re.compile(r"^### `([a-z_.]+)` \((error|warning)\)\n(.*?)(?=^#|\Z)", re.
 EXAMPLE = re.compile(r"```json\n(.*?)```", re.DOTALL)
 WRITTEN_BY_TEST = re.compile(r"the tests write it \(`(\w+)`\)")
 TYPES = re.compile(r"^Known types: (.*)\.$", re.MULTILINE)
+WORKFLOWS = re.compile(r"^Known workflows: (.*)\.$", re.MULTILINE)
 
 
 def nested(levels):
@@ -60,16 +61,20 @@ def entries():
     for code, severity, text in ENTRY.findall(PAGE):
         large = WRITTEN_BY_TEST.search(text)
         example = EXAMPLE.search(text)
-        types = TYPES.search(text)
         assert large or example, f"{code} has no example"
-        known = re.findall(r"`([^`]+)`", types[1]) if types else None
+        known = {"task_types": names_in(TYPES, text), "workflows": names_in(WORKFLOWS, text)}
         document = LARGE[large[1]]() if large else json.loads(example[1])
         yield pytest.param(code, severity, document, known, id=code)
 
 
-@pytest.mark.parametrize(("code", "severity", "document", "known_types"), list(entries()))
-def test_the_example_causes_its_code(code, severity, document, known_types):
-    problems = statechart.check(document, task_types=known_types)
+def names_in(line, text):
+    found = line.search(text)
+    return re.findall(r"`([^`]+)`", found[1]) if found else None
+
+
+@pytest.mark.parametrize(("code", "severity", "document", "known"), list(entries()))
+def test_the_example_causes_its_code(code, severity, document, known):
+    problems = statechart.check(document, **known)
 
     found = [problem for problem in problems if problem.code == code]
     assert found, f"found {[problem.code for problem in problems]} instead"
