@@ -6,6 +6,7 @@ from api.routes.definitions import routes as definition_routes
 from api.routes.documentation import routes as documentation_routes
 from api.routes.incidents import routes as incident_routes
 from api.routes.instances import routes as instance_routes
+from api.routes.metrics import routes as metrics_routes
 from api.routes.overview import health_routes
 from api.routes.overview import routes as overview_routes
 from api.routes.tasks import routes as task_routes
@@ -18,6 +19,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *task_routes.operations,
     *overview_routes.operations,
     *health_routes.operations,
+    *metrics_routes.operations,
     *documentation_routes.operations,
 )
 

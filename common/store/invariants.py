@@ -87,6 +87,14 @@ class ChildFacts:
     has_failed: bool  # once at least: its parent may have gone on without it
 
 
+def count_open_incidents(tx: Connection, tenant_id: TenantId | None) -> int:
+    """How many incidents wait for somebody, of a tenant or (None) of all."""
+    query = select(func.count()).where(incidents.c.status == IncidentStatus.OPEN.value)
+    if tenant_id is not None:
+        query = query.where(incidents.c.tenant_id == tenant_id)
+    return tx.execute(query).scalar_one()
+
+
 @dataclass(frozen=True, slots=True)
 class Obligations:
     """One instance's snapshot text and the keys of its live rows, read in one transaction."""

@@ -76,12 +76,12 @@ def count_inbox(tx: Connection, tenant_id: TenantId, instance_id: str) -> Waitin
     return Waiting(row[0] - row[1], row[1])
 
 
-# -- figures of a tenant ------------------------------------------------------------------------------------------
+# -- figures ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Counts of one tenant; a status without rows is left out. `oldest_seconds`: how long the oldest inbox row waits."""
+    """Counts; a status without rows is left out. `oldest_seconds`: how long the oldest inbox row waits."""
 
     instances: Mapping[str, int]
     tasks: Mapping[str, int]
@@ -89,12 +89,11 @@ class Figures:
     inbox_oldest_seconds: float
 
 
-def read_figures(tx: Connection, tenant_id: TenantId) -> Figures:
-    """Count a tenant's instances, tasks and waiting inbox rows; reads every row of the tenant's."""
+def read_figures(tx: Connection, tenant_id: TenantId | None) -> Figures:
+    """Count a tenant's instances, tasks and waiting inbox rows, or everybody's (None); reads every one of these rows."""
     oldest = func.min(_b.accepted_at)
-    waiting = tx.execute(
-        select(func.count(), oldest, database_now()).where(_b.tenant_id == tenant_id, not_(_b.parked))
-    ).one()
+    query = select(func.count(), oldest, database_now()).where(not_(_b.parked))
+    waiting = tx.execute(query if tenant_id is None else query.where(_b.tenant_id == tenant_id)).one()
     return Figures(
         _by_status(tx, _i, tenant_id),
         _by_status(tx, _t, tenant_id),
@@ -103,10 +102,10 @@ def read_figures(tx: Connection, tenant_id: TenantId) -> Figures:
     )
 
 
-def _by_status(tx: Connection, columns: Any, tenant_id: TenantId) -> dict[str, int]:
-    query = (
-        select(columns.status, func.count()).where(columns.tenant_id == tenant_id).group_by(columns.status)
-    )
+def _by_status(tx: Connection, columns: Any, tenant_id: TenantId | None) -> dict[str, int]:
+    query = select(columns.status, func.count()).group_by(columns.status)
+    if tenant_id is not None:
+        query = query.where(columns.tenant_id == tenant_id)
     return {str(status): count for status, count in tx.execute(query)}
 
 
@@ -156,13 +155,15 @@ class HandlerRecord:
     isolated: bool
     input_schema: str | None
     output_schema: str | None
+    retry: str | None
     published_at: datetime
 
 
 def list_handlers(tx: Connection) -> list[HandlerRecord]:
     """Everything that runners have published, by type and name. Shared by all tenants."""
     query = select(
-        _h.type, _h.name, _h.description, _h.light, _h.isolated, _h.input_schema, _h.output_schema, _h.published_at
+        _h.type, _h.name, _h.description, _h.light, _h.isolated, _h.input_schema, _h.output_schema, _h.retry,
+        _h.published_at,
     ).order_by(_h.type, _h.name)  # fmt: skip
     return [_handler(row) for row in tx.execute(query)]
 

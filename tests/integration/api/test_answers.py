@@ -104,5 +104,6 @@ def visit_everything(api: Api) -> None:
         "/docs",
         "/docs/problems",
         "/docs/style.css",
+        "/metrics",
     ):
         api.send_raw("GET", path, key="")

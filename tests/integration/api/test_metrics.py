@@ -1,0 +1,68 @@
+"""`/metrics`: what a monitor reads, and who may."""
+
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.integration.api.conftest import Api, problem_of
+from tests.integration.api.test_instances import CRASHING, crash
+
+
+def gauges(answer: Any) -> dict[tuple[str, str], float]:
+    """Each sample by its name and its one label's value, "" without a label."""
+    assert answer.status_code == 200, answer.text
+    assert answer.content_type == "text/plain; version=0.0.4; charset=utf-8"
+    return {
+        (sample.name, next(iter(sample.labels.values()), "")): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def test_every_status_is_a_series_and_nothing_is_stalled(api: Api) -> None:
+    api.engine.handler("CRASH", crash)
+    api.start()
+    api.start()
+    api.start(CRASHING)
+    read = gauges(api.send_raw("GET", "/metrics", key=""))
+
+    assert read["signalbox_instances", "waiting"] == 2
+    assert read["signalbox_instances", "failed"] == 1
+    assert read["signalbox_instances", "timed_out"] == 0
+    assert read["signalbox_tasks", "failed"] == 1
+    assert read["signalbox_incidents_open", ""] == 1
+    assert read["signalbox_stalled_instances", ""] == 0
+    assert read["signalbox_workers", "orchestrator"] == 0
+
+
+@pytest.mark.breaks_promises
+def test_an_instance_that_nothing_will_wake_is_counted(api: Api) -> None:
+    instance_id = api.start(CRASHING)  # its task waits for a runner
+    api.engine.execute("DELETE FROM attempts")
+    api.engine.execute(f"DELETE FROM tasks WHERE instance_id = '{instance_id}'")
+    api.engine.execute(f"UPDATE instances SET accepts_events = false WHERE id = '{instance_id}'")
+    assert gauges(api.send_raw("GET", "/metrics", key=""))["signalbox_stalled_instances", ""] == 1
+    assert api.get("/stats").json["stalled"] == 1
+
+
+def test_a_key_shows_its_own_tenant_and_no_more(api: Api) -> None:
+    api.start()
+    theirs = gauges(api.send_raw("GET", "/metrics", key=api.other_key))
+    assert theirs["signalbox_instances", "waiting"] == 0
+    assert ("signalbox_workers", "orchestrator") not in theirs
+    ours = gauges(api.send_raw("GET", "/metrics", key=api.keys["viewer"]))
+    assert ours["signalbox_instances", "waiting"] == 1
+    problem_of(api.send_raw("GET", "/metrics", key=api.keys["worker"]), 403, "auth.forbidden")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"environ_overrides": {"REMOTE_ADDR": "192.0.2.7"}},
+        {"headers": {"X-Forwarded-For": "192.0.2.7"}},
+        {"headers": {"Forwarded": "for=192.0.2.7"}},
+    ],
+)
+def test_who_is_not_on_this_machine_needs_a_key(api: Api, asked: dict[str, Any]) -> None:
+    problem_of(api.send_raw("GET", "/metrics", key="", **asked), 401, "auth.required")
