@@ -418,6 +418,8 @@ class Attempt(Shape):
     ended_at: Instant | None
     outcome: AttemptOutcome | None
     error: ErrorShape | None
+    trace: str | None = Field(description="of the exception, cut to size; null in lists")
+    progress: Json = Field(description="what the handler last reported in this attempt")
 
 
 class Task(Shape):
@@ -525,6 +527,7 @@ class Handler(Shape):
     isolated: bool
     input_schema: Json
     output_schema: Json
+    retry: Json = Field(description="its own policy, for tasks that name none")
     published_at: Instant
 
 

@@ -104,7 +104,7 @@ def history_entries(record: HistoryRecord) -> list[dict[str, Any]]:
 # -- tasks, incidents, what runs ----------------------------------------------------------------------------------
 
 
-def task_json(record: TaskRecord) -> dict[str, Any]:
+def task_json(record: TaskRecord, *, with_traces: bool = False) -> dict[str, Any]:
     options = read(record.options) if record.options is not None else {}
     return {
         "id": record.id,
@@ -123,7 +123,7 @@ def task_json(record: TaskRecord) -> dict[str, Any]:
         "error": stored(record.error),
         "progress": stored(record.progress),
         "idempotencyKey": record.idempotency_key,
-        "attempts": [_attempt(attempt) for attempt in record.attempts],
+        "attempts": [_attempt(attempt, with_trace=with_traces) for attempt in record.attempts],
         "assignee": options.get("assignee"),
         "dueAt": options.get("dueAt"),
         "createdAt": instant(record.created_at),
@@ -131,23 +131,19 @@ def task_json(record: TaskRecord) -> dict[str, Any]:
     }
 
 
-def _attempt(record: AttemptRecord) -> dict[str, Any]:
+def _attempt(record: AttemptRecord, *, with_trace: bool) -> dict[str, Any]:
+    """An attempt; its stack trace, cut to 8,000 characters, only where one task is read: a page of them would be heavy."""
+    told = read(record.error) if record.error is not None else None
     return {
         "attempt": record.attempt,
         "workerId": record.worker_id,
         "startedAt": instant(record.started_at),
         "endedAt": instant(record.ended_at),
         "outcome": record.outcome,
-        "error": _without_trace(record.error),
+        "error": None if told is None else {name: told.get(name) for name in ("code", "message", "data")},
+        "trace": told.get("trace") if told is not None and with_trace else None,
+        "progress": stored(record.progress),
     }
-
-
-def _without_trace(error: str | None) -> dict[str, Any] | None:
-    """An attempt's error for callers: its stack trace, with our paths and the values in them, stays in the database."""
-    if error is None:
-        return None
-    told: dict[str, Any] = read(error)
-    return {name: told.get(name) for name in ("code", "message", "data")}
 
 
 def incident_json(record: IncidentRecord) -> dict[str, Any]:
@@ -183,6 +179,7 @@ def handler_json(record: HandlerRecord) -> dict[str, Any]:
         "description": record.description,
         "light": record.light,
         "isolated": record.isolated,
+        "retry": stored(record.retry),
         "inputSchema": stored(record.input_schema),
         "outputSchema": stored(record.output_schema),
         "publishedAt": instant(record.published_at),

@@ -34,4 +34,4 @@ def get_task(call: Call, task_id: str) -> Answer:
     record = listing.read_task(call.tx, call.tenant_id, task_id)
     if record is None:
         raise missing("task", task_id)
-    return Answer(task_json(record))
+    return Answer(task_json(record, with_traces=True))

@@ -197,6 +197,7 @@ class AttemptRecord:
     ended_at: datetime | None
     outcome: str | None
     error: str | None
+    progress: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +233,7 @@ _TASK = select(
 )  # fmt: skip
 _ATTEMPTS = (
     select(
-        _a.task_id, _a.attempt, _a.worker_id, _a.started_at, _a.ended_at, _a.outcome, _a.error
+        _a.task_id, _a.attempt, _a.worker_id, _a.started_at, _a.ended_at, _a.outcome, _a.error, _a.progress
     )
     .where(among(_a.task_id, "ids"))
     .order_by(_a.task_id, _a.started_at, _a.token)

@@ -14,7 +14,7 @@ from common.store.tasks import TaskClaim
 from common.task_error import TaskError
 from task_runner.attempt import MAX_MESSAGE
 from task_runner.call import call_handler
-from task_runner.context import TaskContext
+from task_runner.context import MAX_PROGRESS_BYTES, TaskContext
 from task_runner.registry import Permanent, Registry, Retryable, make_handler
 
 ROOM = 1_000
@@ -225,3 +225,32 @@ def test_a_cancelled_context_says_so() -> None:
     assert not context.cancelled
     context.cancel()
     assert context.cancelled
+
+
+def test_a_sign_of_life_without_progress_keeps_the_progress() -> None:
+    context = TaskContext(a_claim())
+    context.heartbeat({"page": 4})
+    context.heartbeat()
+    assert context.last_progress == '{"page":4}'
+    context.heartbeat(None)
+    assert context.last_progress == "null"
+
+
+def test_progress_is_bounded() -> None:
+    context = TaskContext(a_claim())
+    context.heartbeat("x" * (MAX_PROGRESS_BYTES - 2))
+    with pytest.raises(Permanent, match="at most 64000") as refused:
+        context.heartbeat("x" * MAX_PROGRESS_BYTES)
+    assert refused.value.code == "progress.too_large"
+    assert context.last_progress == f'"{"x" * (MAX_PROGRESS_BYTES - 2)}"'
+
+
+def test_who_waits_for_a_cancel_is_told_also_when_it_came_before() -> None:
+    context = TaskContext(a_claim())
+    told: list[str] = []
+    context.cancel()
+    context.on_cancel(lambda: told.append("at once"))
+    assert told == ["at once"]
+    context.on_cancel(None)
+    context.cancel()
+    assert told == ["at once"]

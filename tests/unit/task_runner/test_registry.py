@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -189,3 +190,46 @@ def test_handler_errors_carry_code_data_and_what_they_say() -> None:
         error = kind("no", data=[1])
         assert (str(error), error.code, error.data, error.retryable) == ("no", code, [1], retryable)
         assert kind(code="own.code").code == "own.code"
+
+
+@pytest.mark.usefixtures("forgets")
+def test_options_say_how_a_handler_wants_to_be_run() -> None:
+    handler(
+        "orders.slow",
+        retry={"maxAttempts": 5},
+        timeout="30s",
+        heartbeat_timeout=timedelta(seconds=5),
+        isolated=True,
+        memory_limit="512MB",
+    )(one)
+    options = REGISTRY.find("orders.slow", "").options
+
+    assert (options.retry, options.timeout_ms, options.heartbeat_ms) == ({"maxAttempts": 5}, 30_000, 5_000)
+    assert (options.isolated, options.memory_bytes) == (True, 512 * 2**20)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"retry": {"maxAttempts": 0}}, "retry.maxAttempts"),
+        ({"timeout": "soon"}, "timeout: expected a duration"),
+        ({"timeout": 0}, "timeout: expected at least 1 ms"),
+        ({"heartbeat_timeout": timedelta(0)}, "heartbeat_timeout: expected at least 1 ms"),
+        ({"memory_limit": "512MB"}, "needs isolated=True"),
+        ({"memory_limit": "lots", "isolated": True}, "memory_limit: expected at least 128 MB"),
+        ({"memory_limit": "64MB", "isolated": True}, "memory_limit: expected at least 128 MB"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_at_once(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(Misconfigured, match=f'handler "orders.bad": .*{said}'):
+        handler("orders.bad", **options)
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [("128MB", 2**27), ("1G", 2**30), ("1GiB", 2**30), ("262144k", 2**28), (2**28, 2**28)],
+)
+@pytest.mark.usefixtures("forgets")
+def test_a_memory_limit_is_bytes_or_text_with_a_unit(written: Any, size: int) -> None:
+    handler("orders.big", isolated=True, memory_limit=written)(one)
+    assert REGISTRY.find("orders.big", "").options.memory_bytes == size

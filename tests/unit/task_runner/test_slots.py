@@ -98,3 +98,36 @@ def test_a_call_that_raises_does_not_cost_its_slot() -> None:
     assert slots.wait_idle(PATIENCE)
     slots.submit(lambda: 1, done.append)
     wait_until(lambda: done == [1], what="the next call in the same slot", seconds=3)
+
+
+def test_an_abandoned_call_gives_its_slot_to_others_and_its_thread_ends_with_it(
+    gate: threading.Event,
+) -> None:
+    slots = Slots(1)
+    handed_on: list[str] = []
+    ticket = slots.submit(lambda: gate.wait(PATIENCE) and "late", handed_on.append)
+    assert slots.free == 0
+
+    assert slots.abandon(ticket) is True
+    assert slots.abandon(ticket) is False
+    assert (slots.free, slots.zombies) == (1, 1)
+    assert slots.wait_idle(0), "nobody waits for a zombie"
+
+    slots.submit(lambda: "next", handed_on.append)
+    assert slots.wait_idle(PATIENCE)
+    assert handed_on == ["next"]
+
+    gate.set()
+    wait_until(lambda: slots.zombies == 0, what="the zombie to return")
+    wait_until(lambda: handed_on == ["next", "late"], what="its result to be handed on")
+    slots.submit(lambda: "more", handed_on.append)
+    assert slots.wait_idle(PATIENCE)
+    assert slots.free == 1
+
+
+def test_a_call_that_is_over_cannot_be_abandoned() -> None:
+    slots = Slots(1)
+    ticket = slots.submit(lambda: None, nothing)
+    assert slots.wait_idle(PATIENCE)
+    assert slots.abandon(ticket) is False
+    assert (slots.free, slots.zombies) == (1, 0)

@@ -1,0 +1,55 @@
+"""Handlers that harm the process they run in, each in its own way; isolated, so that it is theirs alone."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from typing import Any
+
+from signalbox import handler
+
+
+@handler("isolated.pid", isolated=True)
+def pid(_input: Any) -> int:
+    return os.getpid()
+
+
+@handler("isolated.segfault", isolated=True, retry={"maxAttempts": 1})
+def segfault(_input: Any) -> str:
+    return str(ctypes.string_at(0))
+
+
+@handler("isolated.exit", isolated=True, retry={"maxAttempts": 1})
+def leave(_input: Any) -> None:
+    os._exit(3)
+
+
+@handler("isolated.leak", isolated=True, memory_limit="256MB", retry={"maxAttempts": 1})
+def leak(_input: Any) -> None:
+    held = []
+    while True:
+        held.append(bytearray(10_000_000))
+
+
+@handler("isolated.spin", isolated=True, retry={"maxAttempts": 1})
+def spin(_input: Any) -> None:
+    while True:
+        pass
+
+
+@handler("isolated.talk", isolated=True)
+def talk(input: Any, context: Any) -> Any:
+    """Tell where it stands, wait until it is cancelled where asked to, and tell what it knows."""
+    os.write(1, b"isolated says hello\n")
+    context.log.info("isolated.logs", seen=context.attempt)
+    context.heartbeat({"page": 7})
+    until = time.monotonic() + 20
+    while input and not context.cancelled and time.monotonic() < until:
+        time.sleep(0.01)
+    return {"cancelled": context.cancelled, "progress": context.progress, "key": context.idempotency_key}
+
+
+@handler("isolated.rude", isolated=True)
+def rude(_input: Any) -> None:
+    raise ValueError("no")
