@@ -44,9 +44,12 @@ MAX_TARGETS = 100  # of one transition
 ENGINE_PREFIXES = ("xstate.", "done.", "error.")
 
 
-def compile_document(document: Json) -> Chart:
-    """Compile a definition document. Raises `DefinitionInvalid` with every error found."""
-    definition, problems = read_definition(document)
+def compile_document(document: Json, *, as_xstate: bool = False) -> Chart:
+    """Compile a definition document. Raises `DefinitionInvalid` with every error found.
+
+    With `as_xstate` it may be a machine that XState has exported, of which only what JSON can say is compiled.
+    """
+    definition, problems = read_definition(document, as_xstate=as_xstate)
     if definition is None:
         raise DefinitionInvalid(problems)
     return Compiler(definition, document).compile()

@@ -314,16 +314,21 @@ def read_action(value: Json) -> Json:
     if not isinstance(value, dict) or not isinstance(value.get("type"), str):
         return value
     written = value["type"]
-    kind = written if written in ACTION_KINDS else _unprefixed(written)
-    spelling = _SPELLINGS.get(kind, kind)
-    if spelling not in ACTION_KINDS:
+    kind = action_kind(written)
+    if kind not in ACTION_KINDS:
         raise _unknown_action(written)
-    if spelling == written and "params" not in value:
+    if kind == written and "params" not in value:
         return value
-    flat = _flattened(value, spelling)
-    if kind == "sendParent":
+    flat = _flattened(value, kind)
+    if _unprefixed(written) == "sendParent":
         flat["to"] = "parent"
-    return _renamed(flat, spelling)
+    return _renamed(flat, kind)
+
+
+def action_kind(written: str) -> str:
+    """Our name for a type of action in any of its spellings; the type itself where it is not ours to do."""
+    kind = written if written in ACTION_KINDS else _unprefixed(written)
+    return _SPELLINGS.get(kind, kind)
 
 
 _XSTATE_NAMES = {"cancel": ("sendId", "id"), "assign": ("assignment", "values"), "log": ("value", "message")}

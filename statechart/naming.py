@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
@@ -9,6 +10,8 @@ from statechart.chart import StateNode
 from statechart.problems import nearest
 
 _T = TypeVar("_T")
+_SEGMENT = re.compile(r"(?:\A|\.)((?:[^\\.]|\\.)*)", re.DOTALL)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 
 def js_order(mapping: Mapping[str, _T]) -> Iterable[tuple[str, _T]]:
@@ -63,18 +66,29 @@ def resolve_target(source: StateNode, target: str, by_id: Mapping[str, StateNode
 
 
 def find_by_id(reference: str, by_id: Mapping[str, StateNode]) -> StateNode | None:
-    """`#id`, or `#id.child.grandchild`."""
-    identifier, _, path = reference[1:].partition(".")
-    if identifier in by_id and (found := descend(by_id[identifier], path) if path else by_id[identifier]):
+    """`#id`, or `#id.child.grandchild`. A dot inside an id may be written with a backslash before it, as in XState."""
+    identifier, *keys = split_path(reference[1:])
+    if identifier in by_id and (found := _descend_by(by_id[identifier], keys)):
         return found
     return by_id.get(reference[1:])
 
 
 def descend(node: StateNode | None, path: str) -> StateNode | None:
     """The state below `node` at a dotted path."""
-    for key in path.split("."):
+    return _descend_by(node, split_path(path))
+
+
+def _descend_by(node: StateNode | None, keys: Iterable[str]) -> StateNode | None:
+    for key in keys:
         node = node.by_key.get(key) if node is not None else None
     return node
+
+
+def split_path(path: str) -> list[str]:
+    """The parts between the dots; a character after a backslash stands for itself (XState's `toStatePath`)."""
+    if "\\" not in path:
+        return path.split(".")
+    return [_ESCAPED.sub(r"\1", part) for part in _SEGMENT.findall(path)]
 
 
 def _suggested_target(source: StateNode, target: str, by_id: Mapping[str, StateNode]) -> str | None:

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from statechart.document import ACTION_KINDS, BUILT_IN_GUARDS, Definition
 from statechart.env import Json
+from statechart.exports import RENAMED, tolerated
 from statechart.problems import Problem, nearest
 
 MAX_STATES = 5_000
@@ -22,28 +23,19 @@ MAX_DEPTH = 64
 MAX_VALUES = 200_000  # values of any kind in one document
 MAX_PROBLEMS = 100  # what more there is would not be read
 
-_MOVED = {
-    "cond": "guard",
-    "internal": "reenter",
-    "in": "guard",
-    "services": "invoke",
-    "activities": "invoke",
-    "onEntry": "entry",
-    "onExit": "exit",
-    "data": "output",
-    "parallel": "type",
-}
 
+def read_definition(document: Json, *, as_xstate: bool = False) -> tuple[Definition | None, list[Problem]]:
+    """The model of a document, or None and the problems that keep it from being one.
 
-def read_definition(document: Json) -> tuple[Definition | None, list[Problem]]:
-    """The model of a document, or None and the problems that keep it from being one."""
+    With `as_xstate` what XState would pass over is passed over (exports.py).
+    """
     if not isinstance(document, Mapping):
         return None, [_error("document.form", "", f"expected a JSON object, found {_kind(document)}")]
     beyond = _too_many_states(document) or _beyond_bounds(document)
     if beyond is not None:
         return None, [beyond]
     try:
-        return Definition.model_validate(document), []
+        return Definition.model_validate(tolerated(document) if as_xstate else document), []
     except ValidationError as invalid:
         details = invalid.errors(include_url=False, include_input=True)[:MAX_PROBLEMS]
         return None, [_problem(detail, document) for detail in details]
@@ -95,7 +87,7 @@ def _problem(detail: ErrorDetails, document: Json) -> Problem:
         case "extra_forbidden":
             key = str(detail["loc"][-1])
             known = sorted(set(_keys_at(detail["loc"])))
-            meant = _MOVED[key] if _MOVED.get(key) in known else nearest(key, known)
+            meant = RENAMED[key] if RENAMED.get(key) in known else nearest(key, known)
             return _error(
                 "document.unknown_key",
                 path,

@@ -25,10 +25,11 @@ def simulate(document: Json, events: Sequence[Mapping[str, Json]]) -> list[dict[
     """The snapshot `{"configuration", "context", "status"}` at the start, then after each event.
 
     `{"advance_ms": N}` moves the clock instead. `status` is "active" or "done"; where a step fails it is "error", with
-    `error` {code, message, path}, and what comes after is not taken any more. Raises `DefinitionInvalid`, and
-    `StepFailed("event.invalid")` for what is no event.
+    `error` {code, message, path}, and what comes after is not taken any more. The document may be a machine that XState
+    has exported: keys that it passes over are passed over, and actions that are only names do nothing. Raises
+    `DefinitionInvalid`, and `StepFailed("event.invalid")` for what is no event.
     """
-    simulation = Simulation(compile_document(document))
+    simulation = Simulation(compile_document(document, as_xstate=True))
     return [simulation.view(), *(simulation.take(event) for event in events)]
 
 

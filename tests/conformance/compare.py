@@ -44,7 +44,7 @@ class Verdict:
 def kernel_answer(case: Mapping[str, Json]) -> Json:
     """The kernel's answer, as `signalbox simulate` gives it, with the output beside it."""
     try:
-        simulation = Simulation(compile_document(case["spec"]))
+        simulation = Simulation(compile_document(case["spec"], as_xstate=True))
         return {"id": case["id"], "snapshots": [_view(simulation), *_views(simulation, case["events"])]}
     except (DefinitionInvalid, StepFailed) as failure:
         return {"id": case["id"], "error": str(failure), "codes": _codes(failure)}
