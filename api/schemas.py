@@ -232,6 +232,7 @@ class InstanceQuery(PageQuery):
     label: list[LabelPair] = Field(
         default_factory=list, max_length=16, description="name:value, all of these"
     )
+    parent_id: str | None = Field(None, description="the children of this instance")
     created_after: Instant | None = None
     created_before: Instant | None = None
 
@@ -363,7 +364,8 @@ class Instance(Shape):
     labels: dict[str, str]
     priority: int
     sequence: int = Field(description="how many events it has consumed")
-    parent_id: str | None
+    parent_id: str | None = Field(description="the instance that started it")
+    depth: int = Field(description="how many parents are above it")
     created_at: Instant
     started_at: Instant | None
     finished_at: Instant | None
@@ -504,6 +506,17 @@ class Waiting(Shape):
     parked: int = Field(description="set aside until the instance is resumed or retried")
 
 
+class Child(Shape):
+    """A child that has not ended."""
+
+    instance_id: str
+    key: str | None = Field(description="what its parent waits for; null where nobody waits")
+    definition_key: str
+    business_key: str | None
+    status: InstanceStatus
+    incidents: list[Incident] = Field(description="those that are open")
+
+
 class Explanation(Shape):
     """Why an instance stands where it stands, and what would move it."""
 
@@ -514,6 +527,7 @@ class Explanation(Shape):
     )
     inbox: Waiting
     tasks: list[Task] = Field(description="the newest tasks that are open")
+    children: list[Child] = Field(description="children that have not ended, the failed ones first")
     incidents: list[Incident] = Field(description="the newest incidents that are open")
 
 

@@ -14,7 +14,14 @@ from common.canonical import read
 from common.clock import instant_text
 from common.db.tables import IncidentStatus
 from common.store.definitions import CurrentDefinition, Definition, DefinitionFacts
-from common.store.listing import AttemptRecord, HistoryRecord, IncidentRecord, InstanceRecord, TaskRecord
+from common.store.listing import (
+    AttemptRecord,
+    ChildRecord,
+    HistoryRecord,
+    IncidentRecord,
+    InstanceRecord,
+    TaskRecord,
+)
 from common.store.overview import HandlerRecord, WorkerRecord
 
 SEEN_RECENTLY_SECONDS = 15.0
@@ -77,10 +84,22 @@ def instance_json(record: InstanceRecord) -> dict[str, Any]:
         "priority": record.priority,
         "sequence": record.sequence,
         "parentId": record.parent_id,
+        "depth": record.depth,
         "createdAt": instant(record.created_at),
         "startedAt": instant(record.started_at),
         "finishedAt": instant(record.finished_at),
         "deadlineAt": instant(record.deadline_at),
+    }
+
+
+def child_json(record: ChildRecord) -> dict[str, Any]:
+    return {
+        "instanceId": record.id,
+        "key": record.key,
+        "definitionKey": record.definition_key,
+        "businessKey": record.business_key,
+        "status": record.status.value,
+        "incidents": [incident_json(incident) for incident in record.incidents],
     }
 
 

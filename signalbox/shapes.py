@@ -63,6 +63,7 @@ class Instance(TypedDict):
     priority: int
     sequence: int
     parentId: str | None
+    depth: int
     createdAt: str
     startedAt: str | None
     finishedAt: str | None

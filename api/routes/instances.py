@@ -29,7 +29,7 @@ from api.schemas import (
     TaskPage,
     Verification,
 )
-from api.shapes import history_entries, incident_json, instance_json, task_json
+from api.shapes import child_json, history_entries, incident_json, instance_json, task_json
 from common.canonical import read
 from common.clock import read_now
 from common.commands.send import add_note, send_event
@@ -195,6 +195,8 @@ def list_instances(call: Call, query: InstanceQuery) -> Answer:
     A page ends early where its instances are very large.
     """
     paging = Paging(call, query)
+    if query.parent_id is not None and not is_id(query.parent_id):
+        return Answer(paging.answer([], instance_json, None))
     labels = [tuple(pair.split(":", 1)) for pair in query.label]
     wanted = listing.InstanceFilter(
         statuses=query.status,
@@ -204,6 +206,7 @@ def list_instances(call: Call, query: InstanceQuery) -> Answer:
         labels=[(name, value) for name, value in labels],
         created_after=query.created_after,
         created_before=query.created_before,
+        parent_id=query.parent_id,
     )
     page = listing.list_instances(
         call.tx, call.tenant_id, wanted, before=paging.after_text(), limit=paging.limit
@@ -284,6 +287,7 @@ def explain_instance(call: Call, instance_id: str) -> Answer:
         before=None,
         limit=EXPLAINED,
     )
+    children = listing.list_children(tx, tenant_id, instance_id, limit=EXPLAINED)
     return Answer(
         {
             "instanceId": record.id,
@@ -291,6 +295,7 @@ def explain_instance(call: Call, instance_id: str) -> Answer:
             "chart": _explain(tx, record),
             "inbox": {"ready": waiting.ready, "parked": waiting.parked},
             "tasks": [task_json(task) for task in tasks.items],
+            "children": [child_json(child) for child in children],
             "incidents": [incident_json(incident) for incident in incidents.items],
         }
     )

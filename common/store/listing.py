@@ -15,10 +15,10 @@ from sqlalchemy import Column, ColumnElement, Connection, Select, and_, bindpara
 from sqlalchemy.sql.functions import coalesce
 
 from common.canonical import dumps
-from common.db.tables import attempts, history, incidents, instances, tasks
+from common.db.tables import IncidentStatus, attempts, history, incidents, instances, tasks
 from common.db.types import among
 from common.ids import DefinitionId, InstanceId, TaskId, TenantId, WorkerId
-from common.lifecycle import InstanceStatus
+from common.lifecycle import FINAL, InstanceStatus
 
 PAGE_BYTES = 8_000_000
 
@@ -60,6 +60,7 @@ class InstanceRecord:
     priority: int
     sequence: int
     parent_id: InstanceId | None
+    depth: int
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -68,8 +69,8 @@ class InstanceRecord:
 
 _INSTANCE = select(
     _i.id, _i.definition_id, _i.definition_key, _i.definition_version, _i.business_key, _i.status, _i.configuration,
-    _i.snapshot, _i.input, _i.output, _i.error, _i.labels, _i.priority, _i.sequence, _i.parent_id, _i.created_at,
-    _i.started_at, _i.finished_at, _i.deadline_at,
+    _i.snapshot, _i.input, _i.output, _i.error, _i.labels, _i.priority, _i.sequence, _i.parent_id, _i.depth,
+    _i.created_at, _i.started_at, _i.finished_at, _i.deadline_at,
 )  # fmt: skip
 
 
@@ -91,6 +92,7 @@ class InstanceFilter:
     labels: Sequence[tuple[str, str]] = ()
     created_after: datetime | None = None
     created_before: datetime | None = None
+    parent_id: str | None = None
 
 
 def read_instance(tx: Connection, tenant_id: TenantId, instance_id: str) -> InstanceRecord | None:
@@ -157,6 +159,8 @@ def _instance_conditions(tx: Connection, wanted: InstanceFilter) -> Iterable[Col
         yield _is_active(wanted.state)
     for name, value in wanted.labels:
         yield _has_label(tx, name, value)
+    if wanted.parent_id is not None:
+        yield _i.parent_id == wanted.parent_id
     if wanted.created_after is not None:
         yield _i.created_at > wanted.created_after
     if wanted.created_before is not None:
@@ -381,6 +385,44 @@ def list_incidents(
 
 def _incident(row: Any) -> IncidentRecord:
     return IncidentRecord(*row)
+
+
+# -- children -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ChildRecord:
+    """A child that has not ended; `key` is the obligation of its parent, None where nobody waits for it."""
+
+    id: InstanceId
+    key: str | None
+    definition_key: str
+    business_key: str | None
+    status: InstanceStatus
+    incidents: list[IncidentRecord] = field(default_factory=list)  # those that are open
+
+
+_CHILD = select(_i.id, _i.parent_key, _i.definition_key, _i.business_key, _i.status)
+
+
+def list_children(tx: Connection, tenant_id: TenantId, parent_id: str, *, limit: int) -> list[ChildRecord]:
+    """Children that have not ended, the failed ones first and then the oldest, with what stopped them."""
+    query = (
+        _CHILD.where(_i.tenant_id == tenant_id, _i.parent_id == parent_id, _i.status.not_in(FINAL))
+        .order_by(_i.status != InstanceStatus.FAILED, _i.id)
+        .limit(limit)
+    )
+    found = {row[0]: ChildRecord(*row[:4], InstanceStatus(row[4])) for row in tx.execute(query)}
+    stopped = [child.id for child in found.values() if child.status is InstanceStatus.FAILED]
+    opened = _INCIDENT.where(
+        _n.tenant_id == tenant_id,
+        among(_n.instance_id, "ids"),
+        _n.status == IncidentStatus.OPEN.value,
+    ).order_by(_n.id)
+    for row in tx.execute(opened, {"ids": stopped}) if stopped else ():
+        incident = _incident(row)
+        found[incident.instance_id].incidents.append(incident)
+    return list(found.values())
 
 
 # -- pages --------------------------------------------------------------------------------------------------------

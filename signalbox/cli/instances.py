@@ -101,6 +101,9 @@ def ls(
         str | None, typer.Option("--state", help="Dotted path of a state that is active.")
     ] = None,
     label: Labels = None,
+    parent: Annotated[
+        str | None, typer.Option("--parent", metavar="ID", help="The children of this instance.")
+    ] = None,
     limit: Limit = 50,
     json: AsJson = False,
 ) -> None:
@@ -114,6 +117,7 @@ def ls(
                 business_key=business_key,
                 state=state,
                 labels=labels,
+                parent_id=parent,
                 limit=limit,
             )
         )
@@ -122,14 +126,15 @@ def ls(
 
 
 def show(instance_id: InstanceId, json: AsJson = False) -> None:
-    """Show an instance: status, state, data, open tasks and incidents."""
+    """Show an instance: status, state, data, tasks, children and open incidents."""
     with connect() as client:
         instance = client.instance(instance_id)
         tasks = list(client.tasks(instance_id=instance_id, limit=20))
+        children = list(client.instances(parent_id=instance_id, limit=20))
         incidents = list(client.incidents(instance_id=instance_id, status="open", limit=20))
     Output(json).show(
-        {**instance, "tasks": tasks, "incidents": incidents},
-        lambda: _render().instance_facts(instance, tasks, incidents),
+        {**instance, "tasks": tasks, "children": children, "incidents": incidents},
+        lambda: _render().instance_facts(instance, tasks, incidents, children),
     )
 
 

@@ -255,7 +255,10 @@ def configuration_text(configuration: Sequence[str]) -> str:
 
 
 def instance_facts(
-    one: Instance, tasks: Sequence[Task] = (), incidents: Sequence[Incident] = ()
+    one: Instance,
+    tasks: Sequence[Task] = (),
+    incidents: Sequence[Incident] = (),
+    children: Sequence[Instance] = (),
 ) -> RenderableType:
     finished = one["finishedAt"]
     took = f", took {duration(between(one['createdAt'], finished))}" if finished else ""
@@ -283,6 +286,8 @@ def instance_facts(
             parts.append(section(title, json_block(value)))
     if tasks:
         parts.append(section("tasks", tasks_table(tasks)))
+    if children:
+        parts.append(section("children", instances_table(children)))
     if incidents:
         parts.append(section("incidents", incidents_table(incidents)))
     return Group(*parts)
@@ -565,17 +570,37 @@ def explain_view(found: Mapping[str, Any]) -> RenderableType:
     for task in chart.get("tasks", ()):
         for answer in task["answers"]:
             _add_ways(ways, f"task {task['type']} {task['name']}: {answer['type']}", answer["transitions"])
+    for child in chart.get("children", ()):
+        for answer in child["answers"]:
+            _add_ways(ways, f"child {child['definitionKey']}: {answer['type']}", answer["transitions"])
     parts: list[RenderableType] = [head]
     if ways.row_count:
         parts.append(section("moves on", ways))
     if found["tasks"]:
         parts.append(section("open tasks", tasks_table(found["tasks"])))
+    if found["children"]:
+        parts.append(section("children", _children_table(found["children"])))
     if found["incidents"]:
         parts.append(section("incidents", incidents_table(found["incidents"])))
     waiting = ", ".join(f"{number} {name}" for name, number in found["inbox"].items() if number)
     if waiting:
         parts.append(section("in its inbox", Text(waiting)))
     return Group(*parts)
+
+
+def _children_table(children: Iterable[Mapping[str, Any]]) -> RenderableType:
+    """Children that have not ended, with what stopped them."""
+    table = plain_table("instance", "definition", "business key", "status", "awaited", "incident")
+    for one in children:
+        table.add_row(
+            str(one["instanceId"]),
+            str(one["definitionKey"]),
+            str(one["businessKey"] or ""),
+            status_text(one["status"]),
+            "no" if one["key"] is None else "yes",
+            Text("; ".join(str(incident["message"]) for incident in one["incidents"]), "red"),
+        )
+    return table
 
 
 def _add_ways(table: Table, when: str, transitions: Sequence[Mapping[str, Any]]) -> None:

@@ -52,6 +52,7 @@ def instance(**changed: Any) -> Instance:
         "priority": 0,
         "sequence": 4,
         "parentId": None,
+        "depth": 0,
         "createdAt": "2026-01-01T11:00:00.000000Z",
         "startedAt": "2026-01-01T11:00:00.010000Z",
         "finishedAt": "2026-01-01T11:00:00.040000Z",
@@ -196,8 +197,33 @@ def explanation(document: dict[str, Any], *events: str) -> dict[str, Any]:
         "chart": statechart.explain(chart, snapshot, env),
         "inbox": {"ready": 0, "parked": 2},
         "tasks": [],
+        "children": [],
         "incidents": [],
     }
+
+
+def test_an_explanation_tells_of_children_and_what_stopped_them() -> None:
+    waiting = {
+        "entry": {"type": "startWorkflow", "definitionKey": "pack"},
+        "on": {"done.workflow.pack": "packed"},
+    }
+    states = {"waiting": waiting, "packed": {"type": "final"}}
+    found = explanation({"id": "order", "initial": "waiting", "states": states})
+    child = {
+        "instanceId": "01932d2b-7a00-7000-8000-000000000002",
+        "key": "waiting/1/1",
+        "definitionKey": "pack",
+        "businessKey": "order-7",
+        "status": "failed",
+        "incidents": [{"message": "out of stock"}],
+    }
+
+    told = text_of(render.explain_view({**found, "children": [child]}))
+
+    lines = {" ".join(line.split()) for line in told.splitlines()}
+    assert "child pack: done.workflow.pack → packed waiting" in lines
+    assert "child pack: error.workflow.pack nothing: no active state takes it" in lines
+    assert f"{child['instanceId']} pack order-7 failed yes out of stock" in lines
 
 
 def test_an_explanation_tells_what_would_move_an_instance() -> None:
