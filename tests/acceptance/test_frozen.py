@@ -1,6 +1,5 @@
 """A frozen process is alive for the kernel and dead for everybody else: its work is taken over, and its return harmless."""
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,6 @@ import pytest
 
 from common.lifecycle import InstanceStatus
 from signalbox.ports import free_port
-from signalbox.write_lock import WriteLockWatch
 from tests.support.cluster import NO_BROKER, QUICK_LEASES, Cluster
 from tests.support.figures import Tell
 from tests.support.ledger import Ledger
@@ -18,7 +16,7 @@ from tests.support.one_task import ONE_TASK
 from tests.support.processes import Processes
 from tests.support.three_tasks import three_tasks
 from tests.support.turns import Turns
-from tests.support.up import Up
+from tests.support.up import Up, freeze_holder
 from tests.support.waiting import wait_until
 
 LEASE_SECONDS = 2.0
@@ -126,7 +124,7 @@ def test_up_kills_a_writer_that_freezes_with_the_write_lock_of_sqlite(
             assert time.monotonic() < deadline, "no child was ever caught holding the write lock"
             client.start("three-tasks")
             instances += 1
-            frozen = _freeze_holder(Path(f"{database}.lock"), pids)
+            frozen = freeze_holder(database, pids)
         began = time.monotonic()
 
         cluster.wait_for_all("completed", instances, seconds=40)
@@ -138,22 +136,3 @@ def test_up_kills_a_writer_that_freezes_with_the_write_lock_of_sqlite(
             f"everything completed {seconds:.1f} s after a writer froze with the lock, {instances} instances"
         )
     assert up.child.terminate() == 0
-
-
-def _freeze_holder(lock: Path, pids: list[int]) -> int | None:
-    """Freeze a child that holds the write lock; None where none does, or where it let go before it froze."""
-    until = time.monotonic() + 0.2
-    while time.monotonic() < until:
-        holder = WriteLockWatch(lock, patience=-1.0)
-        holder.overdue(0.0)
-        pid = holder.overdue(0.0)
-        if pid is None or pid not in pids:
-            continue
-        process = psutil.Process(pid)
-        process.suspend()
-        again = WriteLockWatch(lock, patience=-1.0)
-        again.overdue(0.0)
-        if again.overdue(0.0) == pid and os.getpid() != pid:
-            return pid
-        process.resume()
-    return None

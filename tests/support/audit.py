@@ -7,6 +7,7 @@ events between instances that did not arrive exactly once. Each finding is a sen
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +37,30 @@ class Entry:
         return any(change["type"] == "event.received" for change in self.changes)
 
 
+def read_entries(cluster: Cluster) -> list[Entry]:
+    """Every consumed inbox row of every instance, in the order of the histories."""
+    rows = cluster.query(
+        "SELECT instance_id, sequence, input, changes FROM history ORDER BY instance_id, sequence"
+    )
+    entries = []
+    for instance_id, sequence, input_text, changes in rows:
+        consumed = read(input_text)
+        entries.append(Entry(str(instance_id), sequence, consumed["type"], consumed["body"], read(changes)))
+    return entries
+
+
+def find_gaps(entries: Sequence[Entry], cluster: Cluster) -> list[str]:
+    """Histories that do not run from 1 to their instance's sequence, one by one."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for entry in entries:
+        found[entry.instance_id].append(entry.sequence)
+    return [
+        f"gap in the history of {instance_id}, whose sequence is {sequence}"
+        for instance_id, sequence in cluster.query("SELECT id, sequence FROM instances")
+        if found[str(instance_id)] != list(range(1, sequence + 1))
+    ]
+
+
 @dataclass
 class Audit:
     """What the histories say of a load, and what is wrong with it."""
@@ -47,17 +72,8 @@ class Audit:
     @classmethod
     def of(cls, load: Load, cluster: Cluster) -> Audit:
         """Read every history and compare it with the book."""
-        rows = cluster.query(
-            "SELECT instance_id, sequence, input, changes FROM history ORDER BY instance_id, sequence"
-        )
-        entries = []
-        for instance_id, sequence, input_text, changes in rows:
-            consumed = read(input_text)
-            entries.append(
-                Entry(str(instance_id), sequence, consumed["type"], consumed["body"], read(changes))
-            )
-        audit = cls(load, entries)
-        audit._check_gaps(cluster)
+        audit = cls(load, read_entries(cluster))
+        audit.findings += find_gaps(audit.entries, cluster)
         audit._check_each_once()
         audit._check_order()
         audit._check_passed_on()
@@ -73,14 +89,6 @@ class Audit:
     def late(self) -> int:
         """Results that came after their lease was lost: refused, and on record."""
         return sum(entry.type == "task.late" for entry in self.entries)
-
-    def _check_gaps(self, cluster: Cluster) -> None:
-        found: dict[str, list[int]] = defaultdict(list)
-        for entry in self.entries:
-            found[entry.instance_id].append(entry.sequence)
-        for instance_id, sequence in cluster.query("SELECT id, sequence FROM instances"):
-            if found[str(instance_id)] != list(range(1, sequence + 1)):
-                self.findings.append(f"gap in the history of {instance_id}, whose sequence is {sequence}")
 
     def _check_each_once(self) -> None:
         consumed = Counter(

@@ -50,10 +50,38 @@ SETTINGS = {
 
 
 @dataclass
+class OwnServer:
+    """The process behind a server that we started ourselves, and what it takes to start it again at the same port."""
+
+    binaries: Path
+    data: Path
+    port: int
+    account: Account | None
+    child: Child
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://{SUPERUSER}@{LOOPBACK}:{self.port}/postgres"
+
+    def start_again(self) -> None:
+        """Start it where it was, after its end; returns when it accepts connections, recovery included."""
+        self.child = _start_postgres(self.binaries, self.data, self.port, self.account)
+        if not _accepts(self.child, self.url):
+            raise RuntimeError(f"PostgreSQL did not start again; its log ends:\n{self.child.log_tail()}")
+
+    def stop_immediately(self) -> None:
+        """Immediate shutdown: nothing is flushed, but its System V memory segment is given back."""
+        self.child.popen.send_signal(signal.SIGQUIT)
+        self.child.wait(seconds=10)
+        self.child.sweep()
+
+
+@dataclass
 class PostgresServer:
-    """A server that hands out databases; `admin_url` is its maintenance database."""
+    """A server that hands out databases; `admin_url` is its maintenance database. `own` is None for somebody else's."""
 
     admin_url: str
+    own: OwnServer | None = None
     _prefix: str = field(default_factory=lambda: f"sb_{os.getpid()}_{secrets.token_hex(3)}")
     _numbers: Iterator[int] = field(default_factory=count)
     _templates: dict[str, str] = field(default_factory=dict)
@@ -99,29 +127,35 @@ def postgres_server() -> Iterator[PostgresServer]:
     """The server of this test run: the one `TEST_DATABASE_URL` names, else one from the wheel."""
     elsewhere = os.environ.get("TEST_DATABASE_URL")
     if elsewhere:
-        yield from _serve(elsewhere)
+        yield from _serve(PostgresServer(elsewhere))
         return
+    with own_postgres_server() as server:
+        yield server
+
+
+@contextmanager
+def own_postgres_server() -> Iterator[PostgresServer]:
+    """A server from the wheel that nobody else uses: a test may stop it and start it again, by its `own`."""
     # Not pytest's own folder: only its owner may enter that one, and as root we are someone else.
     folder = Path(tempfile.mkdtemp(prefix="signalbox-postgres-"))
     try:
-        url, child = _start(folder)
+        own = _start(folder)
         try:
-            yield from _serve(url)
+            yield from _serve(PostgresServer(own.url, own))
         finally:
-            _stop(child)
+            own.stop_immediately()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _serve(admin_url: str) -> Iterator[PostgresServer]:
-    server = PostgresServer(admin_url)
+def _serve(server: PostgresServer) -> Iterator[PostgresServer]:
     try:
         yield server
     finally:
         server.drop_templates()
 
 
-def _start(folder: Path) -> tuple[str, Child]:
+def _start(folder: Path) -> OwnServer:
     account = _unprivileged_account()
     binaries = _reachable_binaries(folder, account)
     data = folder / "data"
@@ -130,19 +164,12 @@ def _start(folder: Path) -> tuple[str, Child]:
     for _ in range(START_ATTEMPTS):
         port = free_port()
         child = _start_postgres(binaries, data, port, account)
-        url = f"postgresql://{SUPERUSER}@{LOOPBACK}:{port}/postgres"
-        if _accepts(child, url):
-            return url, child
+        own = OwnServer(binaries, data, port, account, child)
+        if _accepts(child, own.url):
+            return own
     raise RuntimeError(
         f"PostgreSQL did not start in {START_ATTEMPTS} attempts; its log ends:\n{child.log_tail()}"
     )
-
-
-def _stop(child: Child) -> None:
-    """Immediate shutdown: nothing is flushed, but its System V memory segment is given back."""
-    child.popen.send_signal(signal.SIGQUIT)
-    child.wait(seconds=10)
-    child.sweep()
 
 
 def _accepts(child: Child, url: str) -> bool:

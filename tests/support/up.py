@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from signalbox.client import Client
+from signalbox.write_lock import WriteLockWatch
 from tests.support.cluster import HANDLERS
 from tests.support.processes import Child, Processes
 from tests.support.waiting import wait_until
@@ -52,6 +54,27 @@ class Up:
             seconds=10,
         )
         return len(family)
+
+
+def freeze_holder(database: Path, pids: Sequence[int]) -> int | None:
+    """Freeze whichever of `pids` holds the write lock of a SQLite file; None where none does, or none for long enough."""
+    until = time.monotonic() + 0.2
+    while time.monotonic() < until:
+        pid = _holder(database)
+        if pid is None or pid not in pids:
+            continue
+        process = psutil.Process(pid)
+        process.suspend()
+        if _holder(database) == pid:  # it has not let go before it froze
+            return pid
+        process.resume()
+    return None
+
+
+def _holder(database: Path) -> int | None:
+    watch = WriteLockWatch(Path(f"{database}.lock"), patience=-1.0)
+    watch.overdue(0.0)
+    return watch.overdue(0.0)
 
 
 def _runs(process: psutil.Process) -> bool:

@@ -1,0 +1,125 @@
+"""Real processes hurt at random while callers start and speak to instances: each ends as its story says, nothing is lost or
+doubled, nobody waits for nothing, and work goes on in time after each blow.
+
+`CHAOS_SEED` deals the same blows again (their moments depend on the machine as well), `CHAOS_SECONDS` says how long they fall
+and `CHAOS_INSTANCES` how many instances are started meanwhile. Beyond 60 s it is the long form: leases of 8 s as by default,
+long outages, and one worker whose host's clock is 10 minutes ahead. See docs/reliability.md.
+"""
+
+import os
+import random
+import secrets
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import migrate
+from tests.support import chaos_chart
+from tests.support.chaos_blows import LONG, SHORT, Driver, EmbeddedDriver, Pace, ProductionDriver, tally
+from tests.support.chaos_callers import Callers, Operator, Story
+from tests.support.chaos_judge import judge
+from tests.support.chaos_recovery import crowd, slowest
+from tests.support.chaos_report import Report
+from tests.support.chaos_site import FAKETIME, Embedded, Production, Site
+from tests.support.cluster import QUICK_LEASES
+from tests.support.figures import Tell
+from tests.support.ledger import Ledger
+from tests.support.postgres import own_postgres_server
+from tests.support.processes import Processes
+from tests.support.valkey import ValkeyServer
+
+SEED = int(os.environ.get("CHAOS_SEED") or secrets.randbelow(1_000_000))
+SECONDS = float(os.environ.get("CHAOS_SECONDS") or 14)
+INSTANCES = int(os.environ.get("CHAOS_INSTANCES") or 150)
+IS_LONG = SECONDS > 60
+LEASE_SECONDS = 8.0 if IS_LONG else 2.0
+SETTINGS: Mapping[str, str] = {} if IS_LONG else QUICK_LEASES
+PACE: Pace = LONG if IS_LONG else SHORT
+CALLERS = 6
+SPREAD = 0.85
+"""The share of the time over which stories begin."""
+SETTLE_SECONDS = 60.0
+REPORTS = Path(__file__).resolve().parents[2] / "build" / "chaos"
+
+pytestmark = pytest.mark.timeout(SECONDS * 4 + 420)
+
+
+def run_chaos(name: str, site: Site, make_driver: type[Driver], tell: Tell) -> None:
+    """Run a site through its blows, and judge what it made of them."""
+    tell(f"CHAOS_SEED={SEED} CHAOS_SECONDS={SECONDS:g} CHAOS_INSTANCES={INSTANCES}")
+    began = time.monotonic()
+    engine = site.cluster.engine
+    engine.apply(chaos_chart.CHILD)
+    engine.apply(chaos_chart.CHART)
+    chance = random.Random(SEED)
+    stories = [Story.invent(number, chance) for number in range(INSTANCES)]
+    callers = Callers(
+        site.url, site.key, stories, seconds=SECONDS * SPREAD, callers=CALLERS, seed=chance.randrange(2**32)
+    )
+    driver = make_driver(site, callers, seconds=SECONDS, seed=SEED, pace=PACE)
+    try:
+        with Operator(site.url, site.key) as operator:
+            driver.run()
+            driver.settle(seconds=SETTLE_SECONDS)
+    finally:
+        callers.close()
+    site.end()
+    judgement = judge(site.cluster, stories, Ledger(site.ledger))
+    report = Report(
+        site=name,
+        seed=SEED,
+        seconds=time.monotonic() - began,
+        lease=LEASE_SECONDS,
+        blows=tally(driver.blows),
+        counts={
+            "stories": len(stories),
+            **judgement.counts,
+            **vars(callers.counts),
+            "retried_by_operator": operator.retried,
+            "samples_of_stalled": driver.samples,
+            **driver.counts(),
+        },
+        faults={
+            "lost": judgement.number("lost"),
+            "doubled": judgement.number("doubled"),
+            "stuck": judgement.number("stuck") + len(driver.stalled),
+            "wrong": judgement.number("wrong"),
+        },
+        recoveries=slowest(driver.recoveries),
+        crowd=crowd(),
+    )
+    tell(report.table())
+    tell(f"written to {report.write(REPORTS)}")
+
+    judgement.assert_clean()
+    assert not driver.stalled, f"nothing would ever have woken these: {sorted(driver.stalled)}"
+    assert not site.crashes(), site.crashes()
+    late = [recovery for recovery in driver.recoveries if not recovery.is_in_time]
+    assert not late, "\n".join(["recovered too late:", *map(str, late)])
+    # The run was what it is meant to be: one in which nothing happened proves nothing.
+    assert len(driver.blows) >= SECONDS / 4
+    assert driver.samples >= SECONDS / 4
+
+
+def test_chaos_on_postgresql(processes: Processes, valkey: ValkeyServer, tell: Tell) -> None:
+    if IS_LONG:
+        assert FAKETIME.exists(), (
+            f"the long form runs a worker whose clock is ahead, and {FAKETIME} is missing; "
+            "get it with: apt-get install -y faketime"
+        )
+    with own_postgres_server() as server:
+        url = server.url(server.create_database())
+        migrate(url)
+        assert server.own is not None
+        with Production(
+            processes, server.own, url, valkey, SETTINGS, lease=LEASE_SECONDS,
+            fast="orchestrator-2" if IS_LONG else None,
+        ) as site:  # fmt: skip
+            run_chaos("postgresql", site, ProductionDriver, tell)
+
+
+def test_chaos_embedded(processes: Processes, tell: Tell) -> None:
+    with Embedded(processes, SETTINGS, lease=LEASE_SECONDS) as site:
+        run_chaos("embedded", site, EmbeddedDriver, tell)

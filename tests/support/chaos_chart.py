@@ -1,0 +1,118 @@
+"""The workflow of the chaos suite: one chart in which each thing that the engine can be waiting for is met once.
+
+Two tasks in a row, of which the second fails twice and is retried; a timer; an event that it sends to itself for later; two
+regions side by side with a task each; a child that is waited for; events from outside at any time, in any state. Whatever
+happens to the processes meanwhile, an instance that heard its CLOSE ends `completed`, with one possible context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Document = Mapping[str, Any]
+
+KEY = "chaos"
+CHILD_KEY = "chaos-child"
+FAILS = 2
+AMOUNTS = {"first": 1, "second": 10, "left": 100, "right": 1_000, "child": 10_000}
+"""What each task brings: the sum names those that are missing or counted twice."""
+SUM = sum(AMOUNTS.values())
+TASKS = len(AMOUNTS)
+"""Tasks that a runner executes for each instance, its child included."""
+_QUICK_RETRY = {"maxAttempts": FAILS + 1, "interval": "100ms", "backoffRate": 1, "jitter": 0}
+
+
+def _assign(path: str, value: str) -> dict[str, Any]:
+    return {"type": "assign", "path": path, "value": value}
+
+
+def _add(amount: str) -> dict[str, Any]:
+    return _assign("sum", f"${{context.sum + {amount}}}")
+
+
+def _invoke(name: str, *, ms: int, target: str) -> dict[str, Any]:
+    """A task that belongs to its state, and adds what it brings."""
+    return {
+        "invoke": {
+            "src": "chaos.work",
+            "id": name,
+            "input": {"amount": AMOUNTS[name], "ms": ms},
+            "onDone": {"target": target, "actions": [_add("event.output.amount")]},
+        }
+    }
+
+
+def _region(name: str, *, ms: int) -> dict[str, Any]:
+    states = {"working": _invoke(name, ms=ms, target="worked"), "worked": {"type": "final"}}
+    return {"initial": "working", "states": states}
+
+
+CHILD: Document = {
+    "id": CHILD_KEY,
+    "initial": "working",
+    "context": {"sum": 0},
+    "output": {"amount": "${context.sum}"},
+    "states": {
+        "working": _invoke("child", ms=150, target="resting"),
+        "resting": {"after": {"100ms": "done"}},
+        "done": {"type": "final"},
+    },
+}
+
+CHART: Document = {
+    "id": KEY,
+    "initial": "first",
+    "context": {"seen": [], "sum": 0, "later": 0, "closed": False},
+    "on": {
+        "ADD": {"actions": [_assign("seen", "${context.seen + [event.n]}")]},
+        "LATER": {"actions": [_assign("later", "${context.later + 1}")]},
+        "CLOSE": {"actions": [_assign("closed", "${true}")]},
+    },
+    "states": {
+        "first": {
+            "entry": [
+                {"type": "send", "to": "self", "event": {"type": "LATER"}, "delay": "400ms"},
+                {
+                    "type": "createTask",
+                    "task": {
+                        "type": "chaos.work",
+                        "name": "first",
+                        "input": {"amount": AMOUNTS["first"], "ms": 300},
+                    },
+                },
+            ],
+            "on": {"done.task.first": {"target": "second", "actions": [_add("event.output.amount")]}},
+        },
+        "second": {
+            "invoke": {
+                "src": "chaos.unsteady",
+                "id": "second",
+                "input": {"amount": AMOUNTS["second"], "fails": FAILS, "ms": 50},
+                "retry": _QUICK_RETRY,
+                "onDone": {"target": "resting", "actions": [_add("event.output.amount")]},
+            }
+        },
+        "resting": {"after": {"300ms": "both"}},
+        "both": {
+            "type": "parallel",
+            "states": {"left": _region("left", ms=400), "right": _region("right", ms=100)},
+            "onDone": "child",
+        },
+        "child": {
+            "invoke": {
+                "src": "WORKFLOW",
+                "id": "child",
+                "input": {"definitionKey": CHILD_KEY},
+                "onDone": {"target": "open", "actions": [_add("event.output.output.amount")]},
+            }
+        },
+        "open": {"always": {"target": "done", "guard": "context.closed && context.later == 1"}},
+        "done": {"type": "final"},
+    },
+}
+
+
+def context_at_the_end(numbers: Sequence[int]) -> dict[str, Any]:
+    """The one right context of a completed instance that was sent ADD with these numbers, one after the other."""
+    return {"seen": list(numbers), "sum": SUM, "later": 1, "closed": True}

@@ -1,0 +1,28 @@
+"""Handlers of the chaos suite, named by `SIGNALBOX_HANDLERS`. Both write the ledger, see `cluster_handlers.py`.
+
+Each task of an instance brings an amount of its own (a power of ten), so that the sum tells which one is missing or counted
+twice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from signalbox import Retryable, handler
+from tests.support.cluster_handlers import rest
+
+
+@handler("chaos.work")
+def work(input: Any, context: Any) -> Any:
+    """Take `ms` milliseconds, then bring `amount`."""
+    rest(input, context)
+    return {"amount": input["amount"]}
+
+
+@handler("chaos.unsteady")
+def unsteady(input: Any, context: Any) -> Any:
+    """As `chaos.work`, but the first `fails` attempts fail."""
+    rest(input, context)
+    if context.attempt <= input["fails"]:
+        raise Retryable(f"attempt {context.attempt} of {input['fails'] + 1} fails")
+    return {"amount": input["amount"]}

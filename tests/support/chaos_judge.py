@@ -1,0 +1,231 @@
+"""The judgement after the chaos: what callers and handlers wrote outside the database, against what the database says.
+
+Each instance has one right end, told by its story. Each acknowledged event stands in its history once, in the order of the
+acknowledgements; each result counted once; each attempt that ended was really made, and none was made that nobody claimed; no
+timer was early. A finding is a sentence of one of four kinds: lost, doubled, stuck, wrong.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from common.canonical import read
+from common.commands.doctor import examine
+from tests.support.audit import Entry, find_gaps, read_entries
+from tests.support.chaos_callers import Story
+from tests.support.chaos_chart import CHILD_KEY, KEY, SUM, context_at_the_end
+from tests.support.cluster import Cluster
+from tests.support.ledger import Ledger
+
+Fault = Literal["lost", "doubled", "stuck", "wrong"]
+FINAL = ("completed", "cancelled")
+EXCUSED = ("task.lost", "engine.poison")
+"""Incidents that enough blows on one task or instance bring about by the rules; an operator retries them."""
+SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    fault: Fault
+    text: str
+
+
+@dataclass
+class Judgement:
+    """What was found, and what there was."""
+
+    findings: list[Finding] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, fault: Fault, texts: Iterable[str]) -> None:
+        self.findings += [Finding(fault, text) for text in texts]
+
+    def number(self, fault: Fault) -> int:
+        return sum(finding.fault == fault for finding in self.findings)
+
+    def assert_clean(self) -> None:
+        lines = [f"{finding.fault}: {finding.text}" for finding in self.findings[:SHOWN]]
+        assert not self.findings, "\n".join([f"{len(self.findings)} findings:", *lines])
+
+
+@dataclass(frozen=True, slots=True)
+class _Instance:
+    id: str
+    key: str
+    status: str
+    business_key: str | None
+    parent_id: str | None
+    context: dict[str, Any]
+
+
+def judge(cluster: Cluster, stories: Sequence[Story], ledger: Ledger) -> Judgement:
+    """Compare the stories and the ledger with the database, which must be at rest."""
+    entries = read_entries(cluster)
+    instances = _read_instances(cluster)
+    judgement = Judgement()
+    judgement.add("lost", find_gaps(entries, cluster))
+    report = examine(cluster.database)
+    judgement.add("wrong", (f"the doctor found {problem}" for problem in report["problems"]))
+    _judge_instances(judgement, stories, instances)
+    _judge_events(judgement, stories, entries, {one.id: one.status for one in instances})
+    _judge_results(judgement, cluster, entries)
+    _judge_attempts(judgement, cluster, ledger)
+    _judge_timers(judgement, cluster)
+    _judge_incidents(judgement, cluster)
+    judgement.counts |= {
+        "instances": len(instances),
+        "events": len(entries),
+        "attempts": cluster.count("SELECT count(*) FROM attempts"),
+        "handlers_called": len(ledger.lines("began")),
+        "late_results": cluster.attempts("late"),
+        "lost_attempts": cluster.attempts("lost"),
+    }
+    return judgement
+
+
+def _read_instances(cluster: Cluster) -> list[_Instance]:
+    rows = cluster.query(
+        "SELECT id, definition_key, status, business_key, parent_id, snapshot FROM instances ORDER BY id"
+    )
+    return [
+        _Instance(
+            str(id_), key, status, business_key, None if parent is None else str(parent),
+            read(snapshot)["context"] if snapshot else {},
+        )
+        for id_, key, status, business_key, parent, snapshot in rows
+    ]  # fmt: skip
+
+
+def _judge_instances(judgement: Judgement, stories: Sequence[Story], instances: Sequence[_Instance]) -> None:
+    """One instance for each story and at most one child for each instance, each in its one right end."""
+    by_id = {one.id: one for one in instances}
+    starts = Counter(one.business_key for one in instances if one.key == KEY)
+    judgement.add(
+        "doubled", (f"{key} was started {times} times" for key, times in starts.items() if times > 1)
+    )
+    told = {story.instance_id for story in stories}
+    judgement.add(
+        "wrong", (f"{one} was never asked for" for one in instances if one.key == KEY and one.id not in told)
+    )
+    for story in stories:
+        instance = by_id.get(story.instance_id)
+        if instance is None:
+            judgement.add("lost", [f"{story} has no instance"])
+        elif instance.status not in FINAL:
+            judgement.add("stuck", [f"{instance} of {story}"])
+        else:
+            judgement.add("wrong", _wrong_end(story, instance))
+    children: dict[str, list[_Instance]] = defaultdict(list)
+    for one in instances:
+        if one.key == CHILD_KEY:
+            children[one.parent_id or "nobody"].append(one)
+    for parent_id, those in children.items():
+        parent = by_id[parent_id]
+        if len(those) > 1:
+            judgement.add("doubled", [f"{parent} has {len(those)} children"])
+        right = FINAL if parent.status == "cancelled" else ("completed",)
+        judgement.add("wrong", (f"{one} of {parent}" for one in those if one.status not in right))
+
+
+def _wrong_end(story: Story, instance: _Instance) -> Iterable[str]:
+    expected = "cancelled" if story.is_cancelled else "completed"
+    if instance.status != expected:
+        yield f"expected {expected}: {instance} of {story}"
+    if not story.is_cancelled and instance.context != (right := context_at_the_end(story.acknowledged)):
+        yield f"expected the context {right}: {instance}"
+    if story.is_cancelled:
+        seen = instance.context.get("seen", [])
+        if seen != story.acknowledged[: len(seen)] or instance.context.get("sum", 0) > SUM:
+            yield f"expected a beginning of {story.acknowledged}: {instance}"
+
+
+def _judge_events(
+    judgement: Judgement, stories: Sequence[Story], entries: Sequence[Entry], statuses: dict[str, str]
+) -> None:
+    """Each ADD is consumed once, in order: applied, or, overtaken by a cancel, rejected. Commands count once as well."""
+    numbers: dict[str, list[int]] = defaultdict(list)
+    said: dict[tuple[str, str], int] = Counter()
+    for entry in entries:
+        if entry.type == "event" and entry.body["type"] == "ADD":
+            numbers[entry.instance_id].append(entry.body["n"])
+            if not entry.was_applied and statuses.get(entry.instance_id) != "cancelled":
+                judgement.add("lost", [f"not applied: {entry}"])
+        elif entry.type == "event":
+            said[entry.instance_id, entry.body["type"]] += 1
+        else:
+            said[entry.instance_id, entry.type] += 1
+    for story in stories:
+        consumed = numbers[story.instance_id]
+        if consumed != story.acknowledged:
+            fault: Fault = "doubled" if len(consumed) > len(set(consumed)) else "lost"
+            judgement.add(fault, [f"{story} was consumed as {consumed}"])
+        expected = Counter(verb for verb, _ in story.steps if verb != "ADD")
+        for verb, times in expected.items():
+            found = said[story.instance_id, verb]
+            if found != times:
+                judgement.add("lost" if found < times else "doubled", [f"{verb} of {story}: {found} times"])
+
+
+def _judge_results(judgement: Judgement, cluster: Cluster, entries: Sequence[Entry]) -> None:
+    """Each task that succeeded is told once as succeeded; each late result once."""
+    told = Counter(
+        (entry.instance_id, change["key"])
+        for entry in entries
+        for change in entry.changes
+        if change["type"] == "task.succeeded"
+    )
+    rows = cluster.query("SELECT instance_id, key FROM tasks WHERE status = 'succeeded'")
+    succeeded = {(str(instance_id), key) for instance_id, key in rows}
+    judgement.add("lost", (f"the result of task {pair} is nowhere" for pair in succeeded - told.keys()))
+    judgement.add(
+        "doubled", (f"task {pair} succeeded {times} times" for pair, times in told.items() if times > 1)
+    )
+    judgement.add(
+        "wrong", (f"task {pair} is told as succeeded and is not" for pair in told.keys() - succeeded)
+    )
+    late = sum(entry.type == "task.late" for entry in entries)
+    if late != cluster.attempts("late"):
+        judgement.add("wrong", [f"{cluster.attempts('late')} late attempts, {late} on record"])
+
+
+def _judge_attempts(judgement: Judgement, cluster: Cluster, ledger: Ledger) -> None:
+    """What ended by a handler was made by a handler, and no handler was called more often than its task was claimed."""
+    began = Counter((line.task_id, line.attempt) for line in ledger.lines("began"))
+    ended = Counter((line.task_id, line.attempt) for line in ledger.lines("ended"))
+    claimed: Counter[tuple[str, int]] = Counter()
+    answered: Counter[tuple[str, int]] = Counter()
+    for task_id, attempt, outcome in cluster.query("SELECT task_id, attempt, outcome FROM attempts"):
+        claimed[str(task_id), attempt] += 1
+        answered[str(task_id), attempt] += outcome in ("succeeded", "failed", "late")
+        if outcome is None:
+            judgement.add("stuck", [f"attempt {attempt} of task {task_id} never ended"])
+    for attempt in answered:
+        if ended[attempt] < answered[attempt]:
+            judgement.add(
+                "wrong", [f"attempt {attempt} has {answered[attempt]} outcomes, made {ended[attempt]} times"]
+            )
+    for attempt in began:
+        if began[attempt] > claimed[attempt]:
+            judgement.add(
+                "doubled", [f"attempt {attempt} was claimed {claimed[attempt]} times, made {began[attempt]}"]
+            )
+
+
+def _judge_timers(judgement: Judgement, cluster: Cluster) -> None:
+    """Promise 5: never early."""
+    early = cluster.query(
+        "SELECT id, due_at, finished_at FROM timers WHERE status = 'fired' AND finished_at < due_at"
+    )
+    judgement.add(
+        "wrong", (f"timer {id_} was due at {due} and fired at {fired}" for id_, due, fired in early)
+    )
+
+
+def _judge_incidents(judgement: Judgement, cluster: Cluster) -> None:
+    for code, number in cluster.query("SELECT code, count(*) FROM incidents GROUP BY code"):
+        judgement.counts[f"incidents {code}"] = number
+        if code not in EXCUSED:
+            judgement.add("wrong", [f"{number} incidents {code}"])
