@@ -175,11 +175,13 @@ class EntrySet:
                 break
             self._above.add(ancestor)
 
-    def remove(self, node: StateNode) -> None:
-        """Take out `node` and everything below it."""
-        for inner in [one for one in self.nodes if one is node or is_descendant(one, node)]:
-            del self.nodes[inner]
-            self.by_default.discard(inner)
+    def remove(self, surplus: set[StateNode]) -> None:
+        """Take out these nodes and everything below them."""
+        for node in list(self.nodes):
+            if node in surplus or not surplus.isdisjoint(node.ancestors):
+                del self.nodes[node]
+                self.by_default.discard(node)
+        self._above = {ancestor for node in self.nodes for ancestor in node.ancestors}
 
     def reaches_into(self, region: StateNode) -> bool:
         """Is a state below `region` being entered already?"""
@@ -233,13 +235,16 @@ def _keep_first_child(entry_set: EntrySet, active: ActiveNodes) -> None:
     Transitions that leave nothing conflict with nothing, and two of them, or one beside another that leaves the state
     around it, may ask for different children; XState then enters both.
     """
-    chosen = {node.parent: node for node in active if node.parent is not None}
-    for node in list(entry_set.nodes):
-        parent = node.parent
-        if parent is None or parent.type != "compound":
-            continue
-        if chosen.setdefault(parent, node) is not node:
-            entry_set.remove(node)
+    chosen = {node.parent: node for node in active}
+    surplus = {
+        node
+        for node in entry_set.nodes
+        if node.parent is not None
+        and node.parent.type == "compound"
+        and chosen.setdefault(node.parent, node) is not node
+    }
+    if surplus:
+        entry_set.remove(surplus)
 
 
 def _close_downwards(entry_set: EntrySet, active: ActiveNodes) -> None:

@@ -166,6 +166,29 @@ STEPS = {
         },
         context={"n": 0},
     ),
+    "regions that ask for one child and another": lambda: document_of(
+        {
+            "p": {
+                "type": "parallel",
+                "states": {
+                    "again": {"on": {"GO": {"target": "#m.p", "reenter": True}}},
+                    **{
+                        f"r{n}": {
+                            "initial": "x",
+                            "states": {
+                                "x": {},
+                                "y": {"on": {"GO": "memory", "AGAIN": "memory"}},
+                                "memory": {"type": "history", "target": "y"},
+                            },
+                            "always": {"target": ".y", "guard": "context.n == 0"},
+                        }
+                        for n in range(1_200)
+                    },
+                },
+            }
+        },
+        context={"n": 0},
+    ),
     "a large guard asked again and again": lambda: (
         endless({}, guards={"slow": {"type": "and", "guards": ["context.n == 0"] * 900}})
         | {
