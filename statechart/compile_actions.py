@@ -40,6 +40,7 @@ from statechart.workflows import FIELDS as WORKFLOW_FIELDS
 _MAP_PARTS = ("task", "workflow")
 _MAP_NAMES = ("item", "index")
 _RETRY = ("maxAttempts", "interval", "backoffRate", "maxInterval", "jitter", "retryOn", "doNotRetryOn")
+_ON_LOST = ("retry", "fail")
 _OPTIONS = {name: to_camel(name) for name in TaskOptions.model_fields}
 
 
@@ -227,6 +228,10 @@ class ActionCompiler:
         fields.pop("timeout", None)
         fields["timeouts"] = self._timeouts(part, at)
         self._check_retry(fields.get("retry"), join(at, "retry"))
+        lost = fields.get("onLost")
+        if lost is not None and not is_template(lost) and lost not in _ON_LOST:
+            found = f"expected one of {', '.join(map(repr, _ON_LOST))}, found {lost!r}"
+            self.findings.error("task.on_lost", join(at, "onLost"), found, nearest(str(lost), _ON_LOST))
         return {key: value for key, value in fields.items() if value is not None}
 
     def _timeouts(self, part: TaskOptions | Defaults, at: str) -> dict[str, Json] | None:

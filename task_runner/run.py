@@ -48,6 +48,9 @@ UNREPORTED_MAX = 512
 """Ended tasks that wait for their commit; beyond it nothing is claimed, so that a slow database is not run away from."""
 LAST_REPORT = 2.0
 """Seconds that a drain waits for the commit of what has ended."""
+CANCEL_GRACE = 5.0
+"""Seconds that an isolated handler has to return once nobody waits for it; then its process is killed."""
+UNWANTED = TaskError("task.unwanted", "nobody waited for the isolated handler, and it did not return")
 REJECTION = TaskError("output.rejected", "the database refused what the handler returned", retryable=False)
 
 
@@ -59,6 +62,7 @@ class _Held:
     context: TaskContext
     ticket: Ticket | None = None
     isolated: IsolatedCall | None = None
+    unwanted_at: float | None = None
 
 
 class Runner:
@@ -327,7 +331,16 @@ class Runner:
         kept = self.database.run(use_case)
         for one in held:
             if one.claim.id not in kept:
-                one.context.cancel()
+                self._tell_unwanted(one)
+
+    @staticmethod
+    def _tell_unwanted(held: _Held) -> None:
+        held.context.cancel()
+        if held.isolated is not None:
+            now = time.monotonic()
+            held.unwanted_at = held.unwanted_at or now
+            if now >= held.unwanted_at + CANCEL_GRACE:
+                held.isolated.kill(UNWANTED)
 
     # -- ending --------------------------------------------------------------------------------------------------
 

@@ -105,6 +105,21 @@ def test_the_third_lost_lease_fails_the_task(clock: ManualClock, engine: Engine,
 
 
 @ON_SQLITE
+def test_work_that_must_not_be_begun_twice_fails_with_the_first_lease(
+    clock: ManualClock, engine: Engine
+) -> None:
+    engine.handler("work", lambda _input: None)
+    instance_id = engine.start(one_task(onLost="fail"))
+    engine.advance()
+    lose(engine, clock)
+    engine.settle()
+
+    assert engine.status(instance_id) is FAILED
+    assert engine.execute("SELECT code FROM incidents") == [("task.lost",)]
+    assert attempts(engine) == [(1, "lost")]
+
+
+@ON_SQLITE
 def test_a_lost_task_can_be_caught(clock: ManualClock, engine: Engine) -> None:
     engine.handler("work", lambda _input: None)
     document = one_task()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from common.canonical import read
+from task_runner import run
 from task_runner.isolate import Surroundings
 from task_runner.registry import REGISTRY
 from task_runner.run import Runner
@@ -122,3 +123,23 @@ def test_what_an_isolated_handler_raises_is_told_with_its_trace(engine: Engine, 
     outcome, error = ended(engine, runner, "isolated.rude", retry={"maxAttempts": 1})
     assert (outcome, error["code"], error["message"]) == ("failed", "ValueError", "no")
     assert "isolated_handlers.py" in error["trace"]
+
+
+def test_a_process_that_nobody_waits_for_is_killed_after_a_grace(
+    engine: Engine, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(engine, runner, "isolated.spin")
+    engine.send(str(engine.execute("SELECT id FROM instances")[0][0]), "DONE")  # leaves the state, not the task
+    engine.advance()
+    assert engine.execute("SELECT status FROM tasks") == [("cancelled",)]
+    monkeypatch.setattr(run, "CANCEL_GRACE", 0.1)
+
+    def is_free() -> bool:
+        runner.beat()
+        return runner.slots.free == 2
+
+    runner.beat()
+    assert runner.slots.free == 1, "it is told first"
+    wait_until(is_free, what="the slot to be free again", seconds=20)
+    wait_until(lambda: runner.held == 0, what="the report", seconds=20)
+    engine.settle()

@@ -141,9 +141,9 @@ def test_the_error_of_an_overrun_attempt_is_judged_by_the_policy(
 def test_at_half_the_slots_the_runner_asks_to_be_replaced(
     engine: Engine, make_runner: MakeRunner, gate: threading.Event
 ) -> None:
-    asked: list[int] = []
+    asked: list[str] = []
     engine.handler("work", lambda _input: gate.wait(20))
-    runner = make_runner(slots=3, on_worn_out=lambda: asked.append(runner.slots.zombies))
+    runner = make_runner(slots=3, on_worn_out=lambda: asked.append("asked"))
     engine.start(one_task(retry={"maxAttempts": 1}, timeout=100))
     claimed(engine, runner)
     until(engine, [(1, "timed_out")])
@@ -151,7 +151,7 @@ def test_at_half_the_slots_the_runner_asks_to_be_replaced(
 
     engine.start("one-work")
     claimed(engine, runner)
-    wait_until(lambda: asked == [2], what="the runner to ask")
+    wait_until(lambda: asked == ["asked"], what="the runner to ask")
     gate.set()
     until(engine, [(1, "timed_out")] * 2)
     engine.settle()
@@ -183,7 +183,8 @@ def test_the_first_policy_given_wins_from_task_over_defaults_to_handler(
         seen.append(context.max_attempts)
 
     engine.registry.add(make_handler("work", work, options=Options(retry=handlers or None)))
-    document = one_task(**({"retry": task} if task else {}))
+    options: dict[str, Any] = {"retry": task} if task else {}
+    document = one_task(**options)
     if defaults:
         document["defaults"] = {"retry": defaults}
     engine.start(document)
