@@ -6,6 +6,8 @@ snapshot, and the event is consumed as ignored.
 
 from __future__ import annotations
 
+import time
+
 from sqlalchemy import Connection
 
 from common.clock import read_now
@@ -13,14 +15,21 @@ from common.db import Database
 from common.db.tables import InboxType
 from common.store import inbox, timers
 
+FIRE_SECONDS = 0.25
+"""How long one look may fire, so that a hundred thousand timers that fall due together do not keep events waiting."""
 
-def fire_due_timers(database: Database) -> int:
-    """Fire every due timer, oldest first, 500 a transaction; returns how many."""
+
+def fire_due_timers(database: Database, *, seconds: float = FIRE_SECONDS) -> int:
+    """Fire due timers, oldest first, 500 a transaction, for about `seconds`; returns how many.
+
+    A multiple of 500 that is not 0 means that more may be due.
+    """
+    until = time.monotonic() + seconds
     fired = 0
     while True:
         count = database.run(_fire_batch)
         fired += count
-        if count < timers.BATCH:
+        if count < timers.BATCH or time.monotonic() > until:
             return fired
 
 

@@ -106,7 +106,8 @@ class Orchestrator:
             now = read_now(tx)
             timer, lease = timers.next_due_at(tx), tasks.next_expiry_at(tx)
             overdue = tasks.next_overdue_at(tx)
-        if timer is not None and timer <= now and fire_due_timers(self.database):
+        fired = fire_due_timers(self.database) if timer is not None and timer <= now else 0
+        if fired:
             self.dispatcher.ring()
         if lease is not None and lease < now and expire_due_leases(self.database):
             self.dispatcher.ring()
@@ -115,6 +116,8 @@ class Orchestrator:
         if time.monotonic() - self._forgot_at > FORGET_SECONDS:
             self._forgot_at = time.monotonic()
             forget(self.database)
+        if fired and fired % timers.BATCH == 0:  # more are due: look again right after the next round of steps
+            return 0.0
         coming = [instant for instant in (timer, lease, overdue) if instant is not None and instant > now]
         return (min(coming) - now).total_seconds() if coming else None
 

@@ -118,13 +118,25 @@ def measure(options: Options, tell: Tell) -> dict[str, Json]:
     `tell` gets a line of progress now and then. Raises `BenchFailed` when instances stop making progress.
     """
     configure_logging("bench", level="WARNING")
+    notices: list[Notice] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="signalbox-bench-") as folder,
+        bench_stack(options, Path(folder), tell, notices.append) as stack,
+        _bench(stack, options, tell) as bench,
+    ):
+        measurements = [bench.measure(mode) for mode in options.modes]
+        return _report(options, stack, bench.steps_of_one, measurements, notices)
+
+
+@contextmanager
+def bench_stack(
+    options: Options, path: Path, tell: Tell, say: Callable[[Notice], None] = lambda _notice: None
+) -> Iterator[Stack]:
+    """A stack of its own in an empty folder, with one orchestrator and one task runner; taken down at the end."""
     with ExitStack() as ending:
-        folder = DataFolder.at(
-            Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-bench-")))
-        )
+        folder = DataFolder.at(path)
         folder.create()
         database_url, redis_url = _servers(options.where, folder, ending, tell)
-        notices: list[Notice] = []
         plan = Plan(
             folder=folder,
             cwd=Path.cwd(),
@@ -134,12 +146,10 @@ def measure(options: Options, tell: Tell) -> dict[str, Json]:
             tenant=TENANT,
             has_api=options.over_http,
         )
-        stack = ending.enter_context(Stack(plan, notices.append))
+        stack = ending.enter_context(Stack(plan, say))
         for ready in stack.start():
             tell(f"{ready.name}: {ready.detail}")
-        with _bench(stack, options, tell) as bench:
-            measurements = [bench.measure(mode) for mode in options.modes]
-        return _report(options, stack, bench.steps_of_one, measurements, notices)
+        yield stack
 
 
 def _environment(mine: Mapping[str, str]) -> dict[str, str]:
