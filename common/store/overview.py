@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, case, exists, func, not_, select, text
+from sqlalchemy import Connection, and_, bindparam, case, exists, func, not_, or_, select, text
 
 from common.clock import database_now
 from common.db.tables import handlers, inbox, instances, tasks, workers
@@ -36,24 +36,39 @@ def hold_still(tx: Connection) -> None:
 
 _HOLD_STILL = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
 
-_WAITING_ROW = and_(_b.instance_id == _i.id, not_(_b.parked))
-_MACHINE_TASK = and_(_t.instance_id == _i.id, _t.status.in_(OPEN), _t.type != "HUMAN")
-_COMMAND = and_(_b.instance_id == _i.id, not_(_b.parked), _b.lane == CONTROL)
+# The instance and the children that it waits for, their children, and so on: it rests when all of them do.
+_child = instances.alias("child")
+_root = select(_i.id).where(_i.id == bindparam("instance_id")).cte("family", recursive=True)
+_family = _root.union(
+    select(_child.c.id).where(
+        _child.c.parent_id == _root.c.id, _child.c.parent_key.is_not(None), _child.c.status.not_in(FINAL)
+    )
+)
+_member = instances.alias("member")
+_m = _member.c
+_WAITING_ROW = and_(_b.instance_id == _m.id, not_(_b.parked))
+_MACHINE_TASK = and_(
+    _t.instance_id == _m.id, _t.status.in_(OPEN), _t.type.not_in(("HUMAN", "WORKFLOW"))
+)  # a WORKFLOW does what its child does
+_COMMAND = and_(_b.instance_id == _m.id, not_(_b.parked), _b.lane == CONTROL)
+_BUSY = case(
+    (_m.status.in_(FINAL), False),
+    (_m.status.in_(FROZEN), exists().where(_COMMAND)),
+    else_=or_(exists().where(_WAITING_ROW), exists().where(_MACHINE_TASK)),
+)
+_OWN_COMMAND = and_(_b.instance_id == _i.id, not_(_b.parked), _b.lane == CONTROL)
 _SETTLED = select(
     case(
         (_i.status.in_(FINAL), True),
-        (_i.status.in_(FROZEN), not_(exists().where(_COMMAND))),
-        else_=and_(
-            not_(exists().where(_WAITING_ROW)),
-            not_(exists().where(_MACHINE_TASK)),
-        ),
+        (_i.status.in_(FROZEN), not_(exists().where(_OWN_COMMAND))),
+        else_=not_(exists().where(_m.id == _family.c.id, _BUSY)),
     )
 ).where(_i.tenant_id == bindparam("tenant_id"), _i.id == bindparam("instance_id"))
 
 
 def has_settled(tx: Connection, tenant_id: TenantId, instance_id: str) -> bool:
     """Tell whether an instance has come to rest: final, or paused or failed with no command that waits, or nothing
-    left that a machine would do."""
+    left that a machine would do, for it or for the children that it waits for."""
     return bool(
         tx.execute(_SETTLED, {"tenant_id": tenant_id, "instance_id": instance_id}).scalar_one_or_none()
     )

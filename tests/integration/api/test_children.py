@@ -1,8 +1,14 @@
 """Parents and children over HTTP: who belongs to whom, and what a parent waits for."""
 
+from typing import Any
+
+import pytest
+
 from common.ids import new_id
+from common.store import overview
+from orchestrator.advance import Sweep, advance_pass
 from tests.integration.api.conftest import APPROVAL, Api
-from tests.integration.engine.children import parent
+from tests.integration.engine.children import parent, with_task
 
 
 def with_child(api: Api) -> tuple[str, str]:
@@ -58,3 +64,32 @@ def test_an_ended_child_is_explained_no_more_and_still_listed(api: Api) -> None:
     assert api.get(f"/instances/{instance_id}").json["status"] == "completed"
     assert api.get(f"/instances/{instance_id}/explain").json["children"] == []
     assert [one["id"] for one in api.get("/instances", parentId=instance_id).json["items"]] == [child]
+
+
+@pytest.mark.parametrize(
+    "document", [parent("approval"), with_task(child="approval")], ids=["action", "task"]
+)
+def test_a_parent_has_settled_when_its_children_have(api: Api, document: dict[str, Any]) -> None:
+    """A child that waits for a person is at rest, and so is its parent; one that is on its way is not."""
+    api.apply()
+    api.apply(document)
+    engine = api.engine
+    instance_id = engine.start("parent")
+
+    def has_settled() -> bool:
+        with engine.database.reading() as tx:
+            return overview.has_settled(tx, engine.tenant_id, instance_id)
+
+    assert not has_settled()
+    sweep = Sweep()
+    advance_pass(engine.advancing, sweep)
+    assert api.get("/instances", parentId=instance_id).json["items"][0]["status"] == "pending"
+    assert not has_settled()
+    engine.settle()
+    assert has_settled()
+
+    [child] = api.get("/instances", parentId=instance_id).json["items"]
+    engine.send(child["id"], "APPROVED")
+    assert not has_settled()
+    engine.settle()
+    assert has_settled()
