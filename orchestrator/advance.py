@@ -292,6 +292,8 @@ class _Stepping:
         Without it, 200 slow steps would hold the locks so long that the database ends our session, again and again.
         """
         for row in rows:
+            if row.lane != inbox.CONTROL and self._has_thawed():
+                break  # what waited parked was accepted earlier: the next pass reads it together with this row
             if self.compiled.chart is None and row.lane != inbox.CONTROL:
                 self._freeze_without_chart()
             if row.lane != inbox.CONTROL and not self._may_take():
@@ -302,6 +304,10 @@ class _Stepping:
             if time.perf_counter() > deadline:
                 break
         return self._settled()
+
+    def _has_thawed(self) -> bool:
+        """Has a command of this batch let an instance go on that was frozen? What it had parked was not read with this batch."""
+        return self.held.status in FROZEN and self.decision.status not in FROZEN
 
     def _may_take(self) -> bool:
         """May an ordinary row be stepped: the instance is not frozen, or paused and taken on by hand?"""
