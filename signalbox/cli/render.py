@@ -58,6 +58,9 @@ ENTRY_STYLES: Mapping[str, str] = {
     "state.changed": "cyan",
     "task.succeeded": "green",
     "task.failed": "red",
+    "child.completed": "green",
+    "child.failed": "red",
+    "child.refused": "red",
     "event.received": "blue",
     "event.ignored": "dim",
     "event.rejected": "yellow",
@@ -376,6 +379,12 @@ def _task(payload: Mapping[str, Any]) -> str:
     return told
 
 
+def _child(payload: Mapping[str, Any]) -> str:
+    told = " ".join(filter(None, (payload.get("definitionKey"), payload.get("instanceId"))))
+    error = payload.get("error")
+    return f"{told}: {error.get('message', '')}" if isinstance(error, Mapping) else told
+
+
 def _event(payload: Mapping[str, Any]) -> str:
     reason = payload.get("reason")
     return f"{payload.get('eventType', '')}{f' ({reason})' if reason else ''}"
@@ -403,6 +412,19 @@ _SUMMARIES = {
     "task.failed": _task,
     "task.cancelled": _task,
     "task.late": _task,
+    **{
+        f"child.{what}": _child
+        for what in (
+            "started",
+            "completed",
+            "skipped",
+            "failed",
+            "cancelled",
+            "timed_out",
+            "refused",
+            "released",
+        )
+    },
     "event.received": _event,
     "event.ignored": _event,
     "event.rejected": _event,

@@ -96,6 +96,13 @@ def test_an_instant_is_told_from_now() -> None:
         ("instance.completed", {"output": None}, ""),
         ("something.new", {"a": 1}, '{"a":1}'),
         ("instance.started", {}, ""),
+        ("child.started", {"key": "a/1/1", "definitionKey": "pack", "instanceId": "0193"}, "pack 0193"),
+        (
+            "child.refused",
+            {"definitionKey": "pack", "instanceId": "0193", "error": {"message": "no such definition"}},
+            "pack 0193: no such definition",
+        ),
+        ("child.cancelled", {"key": "a/1/1", "instanceId": "0193"}, "0193"),
     ],
 )
 def test_an_entry_is_told_in_a_few_words(kind: str, payload: dict[str, Any], told: str) -> None:
