@@ -33,6 +33,10 @@ START_SECONDS = 20.0
 """How long a member may take to be back: the longest pause of its supervisor, and its start."""
 GIVE_UP_SECONDS = 90.0
 SAMPLE_SECONDS = 1.0
+TRIES = 4
+"""So many cards are tried a turn: each costs a question or two."""
+WITH_BROKER = ("absent broker", "doubled messages", "dropped messages")
+"""Kinds of which one at a time is dealt."""
 HARMLESS = ("doubled messages", "open transaction")
 """Kinds that delay nothing: what falls beside them counts as alone."""
 
@@ -173,12 +177,13 @@ class Driver(ABC):
         if not self._deck:
             self._deck = list(self.kinds)
             self.chance.shuffle(self._deck)
-        for card in list(self._deck):
+        for card in self._deck[:TRIES]:
+            self._deck.remove(card)
             if self.kinds[card]():
-                self._deck.remove(card)
-                break
-        self._dealt = time.monotonic()
-        self._pause = self.chance.uniform(*self.pace.pause)
+                self._dealt = time.monotonic()
+                self._pause = self.chance.uniform(*self.pace.pause)
+                return
+            self._deck.append(card)
 
     # -- what every turn looks after ---------------------------------------------------------------------------------
 
@@ -271,14 +276,16 @@ class Driver(ABC):
         """SIGKILL to one process of a role."""
         member = self.pick(role)
         family = self.site.family(member) if member else []
-        if member is None or not family:
+        if member is None or not family or not self._is_busy(role, family[0].pid):
             return False
         has_twin = len(self.site.members(role)) > 1
         blow = self.begin(f"killed {role}", self.site.lease + WAKE_SECONDS)
         # Of the API the server or the one behind it; of a worker the one that its row names.
         victim = self.chance.choice(family) if role == "api" else family[0]
         victim.kill()
-        watch = self._watch_victim(blow, role, family[0].pid, since=time.monotonic() if has_twin else None)
+        watch = self.watch(
+            blow, self._touched_by(role, family[0].pid), since=time.monotonic() if has_twin else None
+        )
         wait_until(lambda: not _runs(victim), what=f"{victim} to be gone", seconds=10)
         killed = victim.pid if victim == family[0] else None
         self._hurt.append(_Hurt(blow, member, [watch] if watch else [], killed))
@@ -288,7 +295,7 @@ class Driver(ABC):
         """SIGSTOP to a member until its lease is over, then SIGCONT."""
         member = self.pick(role)
         family = self.site.family(member) if member else []
-        if member is None or not family:
+        if member is None or not family or not self._is_busy(role, family[0].pid):
             return False
         has_twin = len(self.site.members(role)) > 1
         blow = self.begin(f"frozen {role}", self.site.lease + WAKE_SECONDS)
@@ -296,7 +303,9 @@ class Driver(ABC):
             process.suspend()
         if self.holds_locks(member):
             blow.bound = max(self.site.lease, LOCKS_LOST_SECONDS) + WAKE_SECONDS
-        watch = self._watch_victim(blow, role, family[0].pid, since=time.monotonic() if has_twin else None)
+        watch = self.watch(
+            blow, self._touched_by(role, family[0].pid), since=time.monotonic() if has_twin else None
+        )
         hurt = _Hurt(blow, member, [watch] if watch else [], is_frozen=True)
         self._hurt.append(hurt)
 
@@ -314,18 +323,25 @@ class Driver(ABC):
         """Whether a frozen member keeps others from what it has locked."""
         return False
 
-    def _watch_victim(self, blow: Blow, role: Role, pid: int, *, since: float | None) -> Watch | None:
+    def _touched_by(self, role: Role, pid: int) -> Touched | None:
         match role:
             case "orchestrator":
-                return self.watch(blow, self.touched(Touched.by_orchestrator), since=since)
+                return self.touched(Touched.by_orchestrator)
             case "task-runner":
-                return self.watch(blow, self.touched(Touched.by_task_runner, pid), since=since)
+                return self.touched(Touched.by_task_runner, pid)
             case _:
                 return None
 
+    def _is_busy(self, role: Role, pid: int) -> bool:
+        """Whether a blow would hit anything: one that hits an idle worker says nothing."""
+        return role in ("api", "broker") or bool(self._touched_by(role, pid))
+
+    def is_anything_waiting(self) -> bool:
+        return bool(self.touched(Touched.by_lost_wake_ups))
+
     def hold_transaction(self) -> bool:
         """A stranger reads in a transaction and does not end it."""
-        if self.is_lasting("open transaction"):
+        if self.is_lasting("open transaction") or not self.is_anything_waiting():
             return False
         blow = self.begin("open transaction", WAKE_SECONDS)
         held = self.site.hold_transaction()
@@ -373,7 +389,7 @@ class ProductionDriver(Driver):
         return self.site.holds_locks(member)
 
     def _flush(self) -> bool:
-        if self.is_lasting("absent broker"):
+        if self.is_lasting("absent broker") or not self.is_anything_waiting():
             return False
         blow = self.begin("flushed broker", WAKE_SECONDS)
         touched = self.touched(Touched.by_lost_wake_ups)
@@ -383,7 +399,7 @@ class ProductionDriver(Driver):
         return True
 
     def _stop_broker(self) -> bool:
-        if self.is_lasting("absent broker", "doubled messages", "dropped messages"):
+        if self.is_lasting(*WITH_BROKER) or not self.is_anything_waiting():
             return False
         blow = self.begin("absent broker", WAKE_SECONDS)
         stop = self.chance.choice([self.site.valkey.stop, self.site.valkey.kill])
@@ -393,7 +409,7 @@ class ProductionDriver(Driver):
         return True
 
     def _restart_database(self) -> bool:
-        if self.is_lasting("open transaction"):  # it would end that one
+        if self.is_lasting("open transaction") or not self.is_anything_waiting():  # it would end that one
             return False
         blow = self.begin("restarted database", self.site.lease + WAKE_SECONDS)
         touched = self.touched(Touched.by_lost_wake_ups)
@@ -404,7 +420,7 @@ class ProductionDriver(Driver):
         return True
 
     def _change_messages(self, kind: str) -> bool:
-        if self.is_lasting("absent broker", "doubled messages", "dropped messages"):
+        if self.is_lasting(*WITH_BROKER) or not self.is_anything_waiting():
             return False
         blow = self.begin(kind, WAKE_SECONDS)
         self.site.relay.mode = "double" if kind == "doubled messages" else "drop"
@@ -443,6 +459,8 @@ class EmbeddedDriver(Driver):
         return lambda: not (self._hurt or self._watches) and deal()
 
     def _flush(self) -> bool:
+        if not self.is_anything_waiting():
+            return False
         blow = self.begin("flushed broker", WAKE_SECONDS)
         touched = self.touched(Touched.by_lost_wake_ups)
         with redis.Redis.from_url(self.site.broker_url) as client:
