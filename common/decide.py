@@ -98,7 +98,7 @@ def _commanded(chart: Chart | None, standing: Standing, type: InboxType, body: J
             return decide_control.restart(_needed(chart, type), standing, body, env)
         case _:
             return decide_control.retry(
-                standing, body, lambda thawed, type, body: _again(chart, thawed, type, body, env)
+                chart, standing, body, env, lambda thawed, type, body: _again(chart, thawed, type, body, env)
             )
 
 
@@ -116,7 +116,16 @@ def _again(chart: Chart | None, standing: Standing, type: InboxType, body: Json,
 
 def _taken(chart: Chart | None, standing: Standing, type: InboxType, body: Json, env: Env) -> Decision:
     """Step what is not a command. A paused instance that takes one row by hand stays paused."""
-    decided = _DECIDERS[type](_needed(chart, type), standing, body, env)
+    needed = _needed(chart, type)
+    decided = _DECIDERS[type](needed, standing, body, env)
+    if needed.max_steps is not None and standing.sequence > needed.max_steps and decided.status in ACTIVE:
+        message = (
+            f'it has taken {needed.max_steps:,} steps, which is all that "maxSteps" of its definition allows'
+        )
+        detail = {"limit": "maxSteps", "allowed": needed.max_steps}
+        return fails(
+            standing, Incident("limit.steps", message, detail), [_received(type, body, standing.facts)]
+        )
     if standing.status is InstanceStatus.PAUSED and decided.status in ACTIVE:
         return replace(decided, status=InstanceStatus.PAUSED)
     return decided

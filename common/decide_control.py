@@ -5,7 +5,7 @@ Each function takes where the instance stands and the command's body, and answer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 import statechart
@@ -15,9 +15,11 @@ from common.db.tables import InboxType
 from common.decision import (
     START_TIMER,
     Decision,
+    Incident,
     Json,
     Standing,
     closing,
+    fails,
     status_of,
     unchanged,
 )
@@ -47,31 +49,52 @@ def _thawed(standing: Standing) -> InstanceStatus:
 # -- going on after a failure --------------------------------------------------------------------------------------
 
 
-def retry(standing: Standing, body: Json, again: Again) -> Decision:
+def retry(chart: Chart | None, standing: Standing, body: Json, env: Env, again: Again) -> Decision:
     """Thaw a failed instance where it stands, by the way out that was chosen for each of its incidents.
 
     `body` is {reason, incidents: [{id, code, way, ...}]}. Way "retry" with `task` {id, key} runs the failed task again;
     with `row` {type, body} it takes the row again on which the step failed; with neither, what waits is simply taken
-    up. Way "skip" answers the task with `answer` {event, entry} instead, a child with `output`, or leaves the row out. All
-    in one step, so that nothing that waits can come in between.
+    up. Way "skip" answers the task with `answer` {event, entry} instead, a child with `output`, or leaves the row out and
+    closes what it would have answered. All in one step, so that nothing that waits can come in between. An instance that
+    nothing would wake after that fails again, with an incident that says so. Raises `StepFailed`.
     """
-    thawed = Standing(_thawed(standing), standing.snapshot, standing.facts)
+    thawed = replace(standing, status=_thawed(standing))
     decided = unchanged(thawed, [{"type": "instance.retried", "reason": body.get("reason")}])
     if decided.status is InstanceStatus.FAILED:
         return _refused(standing, "the machine ended with an error; restart it from a state")
     for chosen in body["incidents"]:
-        decided = _take_way_out(decided, standing.facts, chosen, again)
+        decided = _take_way_out(chart, decided, standing, chosen, env, again)
         if decided.status is InstanceStatus.FAILED:
             break
     ways = {chosen["way"] for chosen in body["incidents"]}
+    if ways == {"skip"} and chart is not None and _is_stuck(chart, decided):
+        stuck = fails(standing, _STUCK, list(decided.changes))
+        decided = replace(decided, status=stuck.status, changes=stuck.changes, incident=stuck.incident)
     return replace(decided, resolution="skipped" if ways == {"skip"} else "retried")
 
 
-def _take_way_out(before: Decision, facts: Mapping[str, Json], chosen: Json, again: Again) -> Decision:
+_STUCK = Incident(
+    "instance.stuck",
+    "nothing will wake it: it waits for no task, timer or child and takes no event; restart it from a state, or cancel it",
+    {},
+)
+
+
+def _is_stuck(chart: Chart, decided: Decision) -> bool:
+    snapshot = decided.snapshot
+    if snapshot is None or snapshot["status"] != "active":
+        return False
+    waits = snapshot["tasks"] or snapshot["timers"] or snapshot["children"]
+    return not waits and not statechart.accepts(chart, snapshot)
+
+
+def _take_way_out(
+    chart: Chart | None, before: Decision, frozen: Standing, chosen: Json, env: Env, again: Again
+) -> Decision:
     way, task, row = chosen["way"], chosen.get("task"), chosen.get("row")
     resolved = {"type": "incident.resolved", "code": chosen["code"], "incidentId": chosen["id"], "way": way}
     before = replace(before, changes=[*before.changes, resolved])
-    standing = Standing(before.status, before.snapshot, facts)
+    standing = replace(frozen, status=before.status, snapshot=before.snapshot)
     if task is not None:
         is_open = before.snapshot is not None and task["key"] in before.snapshot["tasks"]
         if not is_open:
@@ -80,12 +103,31 @@ def _take_way_out(before: Decision, facts: Mapping[str, Json], chosen: Json, aga
             return replace(before, retried_tasks=(*before.retried_tasks, task["id"]))
         answered = _after(before, again(standing, InboxType.TASK, {**chosen["answer"], "key": task["key"]}))
         return replace(answered, skipped_tasks=(*before.skipped_tasks, task["id"]))
-    if row is not None and row["type"] == InboxType.CHILD.value and way == "skip":
+    if row is None:
+        return before
+    if row["type"] == InboxType.CHILD.value and way == "skip" and "error" in row["body"]:
         ended = decide_children.skipped(row["body"], chosen["output"])
         return _after(before, again(standing, InboxType.CHILD, ended))
-    if row is not None and way == "retry":
+    if way == "retry":
         return _after(before, again(standing, InboxType(row["type"]), row["body"]))
-    return before
+    return _leave_out(chart, before, row, env)
+
+
+def _leave_out(chart: Chart | None, before: Decision, row: Json, env: Env) -> Decision:
+    """Nobody waits any more for what a row that is left out would have answered."""
+    if chart is None or before.snapshot is None or row["type"] not in _ANSWERS:
+        return before
+    step = statechart.close(chart, before.snapshot, env, row["body"]["key"])
+    return replace(
+        before,
+        status=status_of(step.snapshot),
+        snapshot=step.snapshot,
+        snapshot_text=None,
+        changes=[*before.changes, *step.changes],
+    )
+
+
+_ANSWERS = (InboxType.TASK.value, InboxType.TIMER.value, InboxType.CHILD.value)
 
 
 def _after(before: Decision, following: Decision) -> Decision:

@@ -27,11 +27,15 @@ Json = Any
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where an instance stands: its status and snapshot (None before its start), and the facts fixed at its start."""
+    """Where an instance stands: its status and snapshot (None before its start), and the facts fixed at its start.
+
+    `sequence` counts the rows of its history, the one to be decided included.
+    """
 
     status: InstanceStatus
     snapshot: dict[str, Json] | None
     facts: Mapping[str, Json]
+    sequence: int
 
 
 @dataclass(frozen=True, slots=True)

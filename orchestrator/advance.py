@@ -338,7 +338,7 @@ class _Stepping:
     def _step(self, type: InboxType, body: str, actor: str) -> None:
         self.sequence += 1
         env = Env(now=self.at, seed=f"{self.held.id}:{self.sequence}")
-        standing = Standing(self.decision.status, self.decision.snapshot, self.facts)
+        standing = Standing(self.decision.status, self.decision.snapshot, self.facts, self.sequence)
         chart = self.compiled.chart
         decided = decide(chart, standing, type, read(body), env, max_context_bytes=self.limit)
         entry = history.chained(

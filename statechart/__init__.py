@@ -27,7 +27,7 @@ from statechart.explain import explain
 from statechart.problems import DefinitionInvalid, Problem, StepFailed
 from statechart.schema import json_schema
 from statechart.simulate import simulate, simulate_lines
-from statechart.step import Step, accepts, ask_again, restart, start, step, stop
+from statechart.step import Step, accepts, ask_again, close, restart, start, step, stop
 
 __all__ = [
     "KERNEL",
@@ -52,6 +52,7 @@ __all__ = [
     "accepts",
     "ask_again",
     "check",
+    "close",
     "diagram",
     "explain",
     "json_schema",

@@ -124,6 +124,7 @@ class Chart:
     invokes: dict[str, InvokeTask]  # by place
     initial_transition: Transition
     timeout_ms: int | None  # of the whole instance
+    max_steps: int | None  # events that an instance may take, its start included
     has_always: bool
     has_parallel: bool
     uses: Sequence[Use]

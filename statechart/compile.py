@@ -118,6 +118,7 @@ class Compiler:
                 at="initial",
             ),
             timeout_ms=self.timeout_ms,
+            max_steps=definition.max_steps,
             has_always=any(node.always for node in self.nodes),
             has_parallel=any(node.type == "parallel" for node in self.nodes),
             uses=tuple(uses),

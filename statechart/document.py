@@ -504,6 +504,7 @@ class Definition(StateBody):
     events: Json = None
     triggers: Annotated[list[Trigger], Shorthand(as_list)] = Field(default_factory=list)
     timeout: Duration | None = None
+    max_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     defaults: Defaults | None = None
     concurrency: Json = None
     labels: Json = None

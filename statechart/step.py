@@ -156,6 +156,24 @@ def stop(chart: Chart, snapshot: Snapshot, env: Env) -> Step:
     return finish(draft)
 
 
+def close(chart: Chart, snapshot: Snapshot, env: Env, obligation: str) -> Step:
+    """Give an obligation up without an event: nobody waits for it any more, and nothing else changes.
+
+    Raises `StepFailed` for a snapshot that is of no use.
+    """
+    draft = Draft(chart, snapshot, env)
+    if not is_open(draft, obligation):
+        return Step(snapshot, (), (), "ignored", "obligation_closed")
+    timer = draft.timers.pop(obligation, None)
+    if timer is not None and "id" in timer:
+        draft.release_id(timer["id"])
+    kind = "timer" if timer is not None else "task" if draft.tasks.pop(obligation, None) else "child"
+    draft.children.pop(obligation, None)
+    draft.note(f"{kind}.closed", key=obligation)
+    draft.has_taken_transition = True
+    return finish(draft)
+
+
 def restart(
     chart: Chart,
     snapshot: Snapshot,

@@ -14,7 +14,7 @@ from common.commands.verify import verify_instance
 from common.db import Database
 from common.db.tables import TimerStatus
 from common.decision import TIMEOUT_TIMER
-from common.lifecycle import FINAL, OPEN, InstanceStatus, TaskStatus
+from common.lifecycle import ENDED, FINAL, OPEN, InstanceStatus, TaskStatus
 from common.store import invariants
 from common.store.invariants import Obligations
 
@@ -68,20 +68,24 @@ def _pages(database: Database) -> Iterator[list[Obligations]]:
 def check_obligations(one: Obligations) -> list[Finding]:
     """Compare a snapshot's open obligations with the live rows: each must have the other (promise 6).
 
-    A task that ended but whose event is not consumed yet stands for its obligation by its inbox row; so does a timer.
+    A task that ended but whose event is not consumed yet stands for its obligation by its inbox row; so does a timer. In
+    a failed instance its incident does: the failure was caught nowhere, or the step that took the answer failed.
     """
     if one.snapshot is None:
         return []
     snapshot = read(one.snapshot)
     counts = tuple(len(snapshot[kind]) for kind in ("tasks", "timers", "children"))
     answering = {read(body).get("key") for type_, body in one.inbox_bodies if type_ in ("task", "timer")}
-    uncaught = one.status is InstanceStatus.FAILED  # its failed task stays an open obligation, for `retry`
+    is_failed = one.status is InstanceStatus.FAILED
     rows = [({key, *(read(joined) if joined else ())}, status) for key, joined, status in one.task_keys]
     running = [keys for keys, status in rows if status in OPEN]
-    failed = [keys for keys, status in rows if uncaught and status == TaskStatus.FAILED]
+    ended = [
+        keys for keys, status in rows if is_failed and status in ENDED and status != TaskStatus.CANCELLED
+    ]
+    fired = [{key} for key, status in one.timer_keys if is_failed and status == TimerStatus.FIRED]
     armed = [{key} for key, status in one.timer_keys if status == TimerStatus.ARMED and key != TIMEOUT_TIMER]
     findings = []
-    for kind, live, kept in (("task", running, failed), ("timer", armed, [])):
+    for kind, live, kept in (("task", running, ended), ("timer", armed, fired)):
         wanted = set(snapshot[f"{kind}s"])
         findings += [
             Finding(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection
@@ -96,7 +97,7 @@ def _replay(
         chart = load(read(definition.document))
     except DefinitionInvalid as error:
         return False, [Finding("replay.definition", f"the definition no longer compiles: {error}")]
-    standing = Standing(InstanceStatus.PENDING, None, {})
+    standing = Standing(InstanceStatus.PENDING, None, {}, 1)
     decision = Decision(InstanceStatus.PENDING, None, None, [])
     for row in rows:
         recorded = read(row.input or "null")
@@ -109,7 +110,7 @@ def _replay(
         decision = _again(chart, stored, standing, recorded)
         if dumps(decision.changes) != row.changes:
             return True, [Finding("replay.changes", "replaying it gives other changes", row.sequence)]
-        standing = Standing(decision.status, decision.snapshot, standing.facts)
+        standing = Standing(decision.status, decision.snapshot, standing.facts, row.sequence + 1)
     problems = []
     if decision.snapshot_text != stored.snapshot:
         problems.append(Finding("replay.snapshot", "replaying the history does not give the stored snapshot"))
@@ -174,7 +175,7 @@ def _again(chart: Chart, stored: StoredInstance, standing: Standing, recorded: d
         }
     return decide(
         chart,
-        Standing(standing.status, standing.snapshot, facts),
+        replace(standing, facts=facts),
         InboxType(recorded["type"]),
         recorded["body"],
         env,

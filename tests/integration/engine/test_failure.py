@@ -51,6 +51,22 @@ def parked(engine: Engine) -> int:
 
 
 @ON_SQLITE
+def test_an_instance_that_goes_round_too_often_is_stopped(engine: Engine) -> None:
+    engine.handler("work", lambda _input: None)
+    document = {"id": "round", "maxSteps": 10, **one_task()}
+    document["states"] = {
+        "working": {"invoke": {"src": "work", "onDone": {"target": "working", "reenter": True}}},
+    }
+    instance_id = engine.start(document)
+    engine.settle()
+
+    assert engine.status(instance_id) is FAILED
+    assert incidents(engine) == [("limit.steps", "open")]
+    assert engine.entry_types(instance_id).count("task.succeeded") == 10
+    assert "it has taken 10 steps, which is all that" in error_of(engine, instance_id)
+
+
+@ON_SQLITE
 def test_a_failure_that_nobody_catches_opens_an_incident_and_freezes(engine: Engine) -> None:
     instance_id = failing(engine)
 

@@ -1,5 +1,6 @@
 """Ways out of an incident: what failed is tried again or left out, the history says so, and what waited comes after it."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from common.ids import new_id
 from common.lifecycle import InstanceStatus
 from tests.integration.engine.documents import COUNTER, ON_SQLITE, assign, waiting_with_task
 from tests.support.engine import Engine
+from tests.support.manual_clock import ManualClock
 
 S = InstanceStatus
 
@@ -204,3 +206,74 @@ def test_a_machine_that_ended_in_error_is_restarted_not_retried(engine: Engine) 
         f'UPDATE instances SET snapshot = replace(snapshot, \'"status":"error"\', \'"status":"active"\') '
         f"WHERE id = '{instance_id}'"
     )
+
+
+def failing_at_the_answer(engine: Engine, **working: Any) -> str:
+    """An instance whose task succeeds, and whose step at that answer fails."""
+    engine.handler("work", lambda _input: {"n": 0})
+    document = {
+        "id": "answered",
+        "initial": "working",
+        "states": {
+            "working": {
+                "invoke": {
+                    "src": "work",
+                    "onDone": {"target": "done", "actions": [assign("share", "${1 / event.output.n}")]},
+                },
+                **working,
+            },
+            "done": {"type": "final"},
+        },
+    }
+    instance_id = engine.start(document)
+    engine.settle()
+    assert engine.status(instance_id) is S.FAILED
+    return str(instance_id)
+
+
+def test_an_answer_that_is_left_out_is_not_waited_for_any_more(engine: Engine) -> None:
+    instance_id = failing_at_the_answer(engine, on={"GO": "done"})
+    resolve(engine, incident_of(engine, instance_id), "skip")
+
+    assert engine.status(instance_id) is S.WAITING
+    assert engine.snapshot(instance_id)["tasks"] == {}
+    engine.send(instance_id, "GO")
+    engine.settle()
+    assert engine.status(instance_id) is S.COMPLETED
+
+
+def test_who_would_wait_for_nothing_is_not_left_alone(engine: Engine) -> None:
+    instance_id = failing_at_the_answer(engine)
+    resolve(engine, incident_of(engine, instance_id), "skip")
+
+    assert engine.status(instance_id) is S.FAILED
+    assert engine.execute("SELECT code, status FROM incidents ORDER BY id")[-1] == ("instance.stuck", "open")
+    engine.control("restart", instance_id, state="done")
+    engine.settle()
+    assert engine.status(instance_id) is S.COMPLETED
+
+
+def test_a_timer_whose_step_failed_is_tried_again(engine: Engine, clock: ManualClock) -> None:
+    document = {
+        "id": "timed",
+        "initial": "early",
+        "context": {"n": 0},
+        "states": {
+            "early": {"after": {"1s": {"target": "late", "actions": [assign("share", "${1 / context.n}")]}}},
+            "late": {"type": "final"},
+        },
+    }
+    instance_id = engine.start(document)
+    engine.settle()
+    clock.advance(timedelta(seconds=1))
+    engine.settle()
+    assert engine.status(instance_id) is S.FAILED
+
+    engine.control("retry", instance_id)
+    engine.settle()
+    assert engine.status(instance_id) is S.FAILED
+    engine.control("restart", instance_id, context={"n": 2})
+    engine.settle()
+    clock.advance(timedelta(seconds=1))
+    engine.settle()
+    assert engine.status(instance_id) is S.COMPLETED

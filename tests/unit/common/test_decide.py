@@ -75,7 +75,7 @@ BODIES: dict[InboxType, dict[str, Any]] = {
 
 def started() -> Standing:
     step = statechart.start(CHART, None, ENV, instance=FACTS)
-    return Standing(status_of(step.snapshot), step.snapshot, {})
+    return Standing(status_of(step.snapshot), step.snapshot, {}, 2)
 
 
 def keys(standing: Standing) -> tuple[str, str]:
@@ -86,8 +86,8 @@ def keys(standing: Standing) -> tuple[str, str]:
 def standing_in(status: InstanceStatus) -> Standing:
     """Where an instance of `status` stands; before its start it has no snapshot."""
     if status is S.PENDING:
-        return Standing(S.PENDING, None, FACTS)
-    return Standing(status, started().snapshot, {})
+        return Standing(S.PENDING, None, FACTS, 1)
+    return Standing(status, started().snapshot, {}, 2)
 
 
 def body_of(type_: InboxType, **changed: Any) -> dict[str, Any]:
