@@ -23,7 +23,7 @@ DESCRIPTORS = (*EXTERNAL, *INTERNAL, "*", "foo.*", "foo.bar.*", "int.*", "xstate
 CAUSED = (*INTERNAL, "*", "int.*", "xstate.done.*")  # what the machine may cause itself
 NAMES = ("a", "b", "c", "d", "idle", "busy", "s1", "s2", "10", "2", "x-y", "A")
 DELAYS = (1, 5, 10, 10, 20, 50, 100)
-NAMED_DELAYS: Body = {"short": 10, "long": "1s"}
+NAMED_DELAYS: Body = {"short": 10, "long": "1s", "counted": "${context.m + 3}"}
 NAMED_GUARDS: Body = {
     "isEven": "context.n % 2 == 0",
     "isOdd": {"type": "not", "guard": "isEven"},
@@ -236,7 +236,8 @@ class ChartWriter:
         if place.is_final:
             if self.chance(40):
                 body["output"] = self.pick(OUTPUTS)
-            return
+            if self.chance(80):
+                return  # a final state may still answer while the machine goes on around it
         on = self.table(place)
         if on:
             body["on"] = on
@@ -439,15 +440,16 @@ class ChartWriter:
             case "raise":
                 return {"type": "raise", "event": self.event(INTERNAL if self.chance(90) else EXTERNAL)}
             case "send":
-                return {"type": "send", "event": self.event(INTERNAL)} | self.pick(({}, {"to": "self"}))
+                return {"type": "send", "event": self.event(INTERNAL), **self.pick(({}, {"to": "self"}))}
             case "delay":
                 return self.delayed()
             case "cancel":
                 return {"type": "cancel", "id": f"id{self.random.randint(1, 3)}"}
             case _:
-                return self.pick(
+                unseen: Body = self.pick(
                     ({"type": "log", "message": "${context.n}"}, {"type": "emit", "event": "SEEN"})
                 )
+                return unseen
 
     def delayed(self) -> Body:
         kind = self.pick(("raise", "send"))

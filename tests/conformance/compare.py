@@ -26,6 +26,7 @@ class Known(StrEnum):
     GAPS = "half-entered states"
     ILLEGAL = "configurations that are not legal"
     ENDLESS = "machines that never rest"
+    LIMITS = "steps beyond the limits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,13 @@ def _known(expected: Json, found: Json) -> Known | None:
         return Known.ILLEGAL
     if "Infinite loop" in expected.get("thrown", "") and found["status"] == "error":
         return Known.ENDLESS
+    if found["status"] == "error" and _is_beyond_limits(found["error"]):
+        return Known.LIMITS
     return None
+
+
+def _is_beyond_limits(error: Json) -> bool:
+    return error["code"] in ("step.endless", "step.too_large") or "needs more than" in error["message"]
 
 
 def _compare_refusals(theirs: Json, ours: Json) -> Verdict:

@@ -137,7 +137,9 @@ def _history_of(body: Body) -> str | None:
     written = body.get("history")
     if body.get("type") == "history" and not written:
         return "shallow"
-    return {True: "shallow", False: None}.get(written, written) if isinstance(written, bool) else written
+    if isinstance(written, bool):
+        return "shallow" if written else None
+    return str(written) if written else None
 
 
 def _listed(value: Json) -> list[Json]:
