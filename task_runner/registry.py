@@ -59,6 +59,7 @@ class Options:
 
     `retry` is a policy as definitions write it; `timeout_ms` bounds one attempt, `heartbeat_ms` the silence in it.
     `isolated`: in a process of its own, which may take `memory_bytes` of address space (None: as the setting says).
+    `light`: it promises to be done within 10 ms and to wait for nothing, and is called inside the claiming transaction.
     """
 
     retry: Mapping[str, Any] | None = None
@@ -66,6 +67,7 @@ class Options:
     heartbeat_ms: int | None = None
     isolated: bool = False
     memory_bytes: int | None = None
+    light: bool = False
 
 
 PLAIN = Options()
@@ -141,12 +143,14 @@ def handler(
     heartbeat_timeout: Duration | None = None,
     isolated: bool = False,
     memory_limit: str | int | None = None,
+    light: bool = False,
 ) -> Callable[[F], F]:
     """Register the decorated function as the handler of task type `name` (and of SYSTEM tasks of that name).
 
     `retry`, `timeout` (of one attempt) and `heartbeat_timeout` (the longest silence) hold where neither the task nor
     its definition says otherwise; durations are written as in definitions (`"30s"`, milliseconds) or a `timedelta`.
-    `isolated` runs it in a process of its own with at most `memory_limit` (bytes, or text such as `"512MB"`).
+    `isolated` runs it in a process of its own with at most `memory_limit` (bytes, or text such as `"512MB"`). `light`
+    promises that it waits for nothing and takes less than 10 ms: it is claimed, called and reported in one transaction.
     Raises `Misconfigured` for options that cannot be.
     """
     options = Options(
@@ -155,7 +159,12 @@ def handler(
         _milliseconds(name, "heartbeat_timeout", heartbeat_timeout),
         isolated,
         _bytes(name, memory_limit, isolated=isolated),
+        light,
     )
+    if light and (isolated or timeout is not None or heartbeat_timeout is not None):
+        raise Misconfigured(
+            f'handler "{name}": light=True is for what is done at once; it goes with no isolation and no time-out'
+        )
 
     def register(function: F) -> F:
         REGISTRY.add(make_handler(name, function, description, input_schema, output_schema, options=options))

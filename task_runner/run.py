@@ -38,6 +38,7 @@ from common.task_error import TaskError
 from task_runner.call import call_handler, ended, ended_with
 from task_runner.context import TaskContext
 from task_runner.isolate import Children, IsolatedCall, Surroundings
+from task_runner.light import BUDGET_SECONDS, LightHandlers
 from task_runner.registry import PLAIN, Handler, Options, Registry
 from task_runner.slots import Slots, Ticket
 from task_runner.watch import Bounds, Watch
@@ -48,6 +49,8 @@ UNREPORTED_MAX = 512
 """Ended tasks that wait for their commit; beyond it nothing is claimed, so that a slow database is not run away from."""
 LAST_REPORT = 2.0
 """Seconds that a drain waits for the commit of what has ended."""
+ORDINARY_SECONDS = 60.0
+"""How long light handlers are run as ordinary ones after the database refused a claim that called some."""
 CANCEL_GRACE = 5.0
 """Seconds that an isolated handler has to return once nobody waits for it; then its process is killed."""
 UNWANTED = TaskError("task.unwanted", "nobody waited for the isolated handler, and it did not return")
@@ -65,10 +68,19 @@ class _Held:
     unwanted_at: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """A committed claim: how many tasks it took, and those of them that are left for the slots."""
+
+    claimed: int
+    left: list[TaskClaim]
+
+
 class Runner:
     """One process's handlers at work. `on_room` is called when slots or the committer have room again.
 
     `on_worn_out` is called once half of the slots' threads are zombies: the process should end and be started anew.
+    `is_wary` tells whether a runner died unsaid of late: then light handlers are run as ordinary ones (`light.py`).
     """
 
     def __init__(
@@ -82,6 +94,7 @@ class Runner:
         max_output_bytes: int,
         on_room: Callable[[], None],
         on_worn_out: Callable[[], None] = lambda: None,
+        is_wary: Callable[[], bool] = lambda: False,
         surroundings: Surroundings | None = None,
     ) -> None:
         self.database = database
@@ -91,6 +104,9 @@ class Runner:
         self.max_output_bytes = max_output_bytes
         self.on_room = on_room
         self.on_worn_out = on_worn_out
+        self.is_wary = is_wary
+        self._light = LightHandlers(registry.all())
+        self._ordinary_until = 0.0
         self.slots = Slots(slots)
         self._children = Children(surroundings or Surroundings())
         self._watch: Watch[_Held] = Watch(self._overrun)
@@ -124,10 +140,10 @@ class Runner:
             if room <= 0:
                 return Drained(Counter(claimed=claimed))
             batch = self._claim_batch(room)
-            claimed += len(batch)
-            for task in batch:
+            claimed += batch.claimed
+            for task in batch.left:
                 self._call(task)
-            if len(batch) < room:
+            if batch.claimed < room:
                 return Drained(Counter(claimed=claimed))
             if time.monotonic() > until:
                 return Drained(Counter(claimed=claimed), more=True)
@@ -142,31 +158,63 @@ class Runner:
             room = min(self.slots.free, UNREPORTED_MAX - len(self._held))
         return room
 
-    def _claim_batch(self, limit: int) -> list[TaskClaim]:
+    def _claim_batch(self, limit: int) -> _Batch:
         if self.database.is_sqlite and not self._is_anything_due():
-            return []
-
-        def use_case(tx: Connection) -> list[TaskClaim]:
-            batch = tasks.claim_due(
-                tx,
-                worker=self.worker,
-                token=new_token(),
-                types=self._types,
-                functions=self._functions,
-                limit=limit,
-                lease=self.lease,
-                now=read_now(tx),
-            )
-            allowed = [_allowance(claim, self._options(claim)) for claim in batch]
-            tasks.allow_attempts(tx, [row for row in allowed if row is not None])
-            if len(batch) == limit:  # there may be more than fits here: let others join in
-                note_bell(tx, TASK_RUNNER_QUEUE)
-            return batch
-
-        batch = self.database.run(use_case)
-        if batch:
+            return _Batch(0, [])
+        calls_light = not self.is_wary() and time.monotonic() >= self._ordinary_until
+        try:
+            batch = self.database.run(lambda tx: self._claim_in(tx, limit, calls_light=calls_light))
+        except Exception as error:
+            if is_trouble(error) or not calls_light:
+                raise
+            # A light handler's result was refused, and with it the whole claim: report them one by one for a while.
+            log.warning("light.refused", error=_text(error), rest_seconds=ORDINARY_SECONDS)
+            self._ordinary_until = time.monotonic() + ORDINARY_SECONDS
+            batch = self.database.run(lambda tx: self._claim_in(tx, limit, calls_light=False))
+        if batch.claimed:
             faults.hit("after_claim")
         return batch
+
+    def _claim_in(self, tx: Connection, limit: int, *, calls_light: bool) -> _Batch:
+        """Claim; call and report what is light in the same transaction; hand out the rest."""
+        claims = tasks.claim_due(
+            tx,
+            worker=self.worker,
+            token=new_token(),
+            types=self._types,
+            functions=self._functions,
+            limit=limit,
+            lease=self.lease,
+            now=read_now(tx),
+        )
+        allowed = [_allowance(claim, self._options(claim)) for claim in claims]
+        tasks.allow_attempts(tx, [row for row in allowed if row is not None])
+        if len(claims) == limit:  # there may be more than fits here: let others join in
+            note_bell(tx, TASK_RUNNER_QUEUE)
+        left = self._call_light(tx, claims) if calls_light else claims
+        return _Batch(len(claims), left)
+
+    def _call_light(self, tx: Connection, claims: list[TaskClaim]) -> list[TaskClaim]:
+        """Call the light ones of some claims and report them; return what is left for the slots."""
+        until = time.monotonic() + BUDGET_SECONDS
+        left: list[TaskClaim] = []
+        outcomes: list[Outcome] = []
+        for claimed in claims:
+            claim = in_force(claimed, self._options(claimed))
+            handler = self._find(claim)
+            bounded = claim.timeout_ms is not None or claim.heartbeat_ms is not None
+            if handler is None or bounded or not self._light.has(handler) or time.monotonic() > until:
+                left.append(claimed)
+                continue
+            began = time.monotonic()
+            context = TaskContext(claim)
+            outcome = call_handler(self.registry, claim, context, max_output_bytes=self.max_output_bytes)
+            self._light.note(handler.name, time.monotonic() - began)
+            outcomes.append(replace(outcome, progress=context.last_progress))
+        if outcomes:
+            report_outcomes(tx, outcomes, now=read_now(tx))
+            faults.hit("before_outcome_commit")
+        return left
 
     def _is_anything_due(self) -> bool:
         with self.database.reading() as tx:

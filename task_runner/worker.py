@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -57,6 +57,7 @@ class TaskRunner:
             max_output_bytes=Limits().max_output_bytes,
             on_room=lambda: self.dispatcher.ring(),  # noqa: PLW0108 - made below
             on_worn_out=self._end_worn_out,
+            is_wary=lambda: self.last_death is not None,
             surroundings=Surroundings(
                 settings.log_format, settings.log_level, settings.isolated_memory_mb * 2**20
             ),
@@ -64,6 +65,7 @@ class TaskRunner:
         self.dispatcher = Dispatcher(
             "task-runner", work=self.runner.claim, due=self._due, look_seconds=settings.look_seconds
         )
+        self.last_death: datetime | None = None
         self._is_worn_out = False
         self._ended = threading.Event()
         self._delayed = DueTasks(REGISTRY.types())
@@ -74,6 +76,7 @@ class TaskRunner:
         self.database.run(
             lambda tx: arrive(tx, self.presence, version=signalbox_version(), published=published)
         )
+        self.last_death = self.database.run(lambda tx: stay(tx, self.presence))
         self.runner.start()
         self.dispatcher.start()
         if self.settings.doorbells:
@@ -128,7 +131,7 @@ class TaskRunner:
         while not self._ended.wait(self.settings.beat_seconds):
             try:
                 self.runner.beat()
-                self.database.run(lambda tx: stay(tx, self.presence))
+                self.last_death = self.database.run(lambda tx: stay(tx, self.presence))
             except Exception as error:  # noqa: BLE001 - an outer loop: should it end, every lease here would run out
                 log.warning("beat.missed", error=f"{type(error).__name__}: {error}"[:300])
 
@@ -136,7 +139,7 @@ class TaskRunner:
 def _published(handler: Handler) -> list[PublishedHandler]:
     """A handler's rows: under its own name, and as a function of SYSTEM unless it is a built-in type."""
     row = PublishedHandler(
-        handler.name, "", handler.description, light=False,
+        handler.name, "", handler.description, light=handler.options.light,
         isolated=handler.options.isolated,
         retry=dumps(dict(handler.options.retry)) if handler.options.retry else None,
         input_schema=dumps(dict(handler.input_schema)) if handler.input_schema else None,

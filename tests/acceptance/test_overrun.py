@@ -51,6 +51,25 @@ def outcomes(cluster: Cluster, kind: str) -> list[tuple[int, str | None]]:
     return [(attempt, outcome) for attempt, outcome in rows]
 
 
+def supervised(cluster: Cluster, folder: Path, **settings: str) -> tuple[list[Notice], Supervisor]:
+    """A runner that is started again whenever it ends, and what its supervisor tells of it."""
+    notices: list[Notice] = []
+    supervisor = Supervisor(folder, folder, notices.append)
+    env = plain_environment(folder, {**cluster.processes.env, **settings})
+    env["PYTHONPATH"] = os.pathsep.join([os.getcwd(), env.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    worker = ("celery", "-A", "task_runner.worker", "worker", "-Q", "workflow-task-runner", "-P", "threads")
+    supervisor.start(Part("task-runner", (sys.executable, "-m", *worker), env))
+    return notices, supervisor
+
+
+def tick_until_completed(cluster: Cluster, supervisor: Supervisor, notices: list[Notice]) -> None:
+    until = time.monotonic() + 60
+    while cluster.statuses() != {"completed": 1} and time.monotonic() < until:
+        supervisor.tick()
+        time.sleep(0.05)
+    assert cluster.statuses() == {"completed": 1}, [notice.text for notice in notices]
+
+
 def test_a_runner_outlives_what_spins_crashes_exits_and_leaks(cluster: Cluster, tell: Tell) -> None:
     runner = cluster.task_runner()
     kinds = ("overrun.spin", "isolated.segfault", "isolated.exit", "isolated.leak")
@@ -106,23 +125,12 @@ def test_a_long_handler_goes_on_where_it_was_when_its_runner_was_killed(cluster:
 def test_at_half_the_slots_in_zombies_the_process_is_replaced(
     cluster: Cluster, tmp_path: Path, tell: Tell
 ) -> None:
-    notices: list[Notice] = []
-    supervisor = Supervisor(tmp_path, tmp_path, notices.append)
-    env = plain_environment(tmp_path, {**cluster.processes.env, "SIGNALBOX_SLOTS": "2"})
-    env["PYTHONPATH"] = os.pathsep.join([os.getcwd(), env.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    command = (
-        sys.executable, "-m", "celery", "-A", "task_runner.worker", "worker", "-Q", "workflow-task-runner", "-P", "threads"
-    )  # fmt: skip
+    notices, supervisor = supervised(cluster, tmp_path, SIGNALBOX_SLOTS="2")
     try:
-        supervisor.start(Part("task-runner", command, env))
         first = supervisor.pid("task-runner")
         with Turns.of_orchestrator(cluster.engine):
             instance_id = cluster.engine.start(document("overrun.hang"))
-            until = time.monotonic() + 40
-            while cluster.statuses() != {"completed": 1} and time.monotonic() < until:
-                supervisor.tick()
-                time.sleep(0.05)
-        assert cluster.statuses() == {"completed": 1}, [notice.text for notice in notices]
+            tick_until_completed(cluster, supervisor, notices)
         second = supervisor.pid("task-runner")
     finally:
         supervisor.stop(seconds=10)
@@ -135,3 +143,26 @@ def test_at_half_the_slots_in_zombies_the_process_is_replaced(
     assert (ended_at is not None, died_at) == (True, None), "it said good-bye"
     cluster.assert_healthy()
     tell("a worn-out runner ended with exit code 75 and was replaced")
+
+
+def test_a_light_handler_that_kills_its_process_does_so_on_record(
+    cluster: Cluster, tmp_path: Path, tell: Tell
+) -> None:
+    """Within the claim nothing was; from the first death on it is run under a lease, and lost leases are counted."""
+    quick = {"SIGNALBOX_LEASE_SECONDS": "1", "SIGNALBOX_BEAT_SECONDS": "0.3"}
+    notices, supervisor = supervised(cluster, tmp_path, **quick)
+    try:
+        with Turns.of_orchestrator(cluster.engine):
+            instance_id = cluster.engine.start(document("light.deadly"))
+            tick_until_completed(cluster, supervisor, notices)
+    finally:
+        supervisor.stop(seconds=10)
+
+    assert cluster.engine.context(instance_id)["error"]["code"] == "task.lost"
+    assert outcomes(cluster, "light.deadly") == [(1, "lost")] * 3
+    deaths = [notice for notice in notices if "exit code 9" in notice.text]
+    assert len(deaths) == 4
+    cluster.assert_healthy()
+    tell(
+        "a light handler that kills its process was given up after 4 deaths, 3 of them on record as attempts"
+    )

@@ -35,3 +35,9 @@ def pages(_input: Any, context: Any) -> dict[str, Any]:
         time.sleep(0.05)
         context.heartbeat({"page": page})
     return {"first": first}
+
+
+@handler("light.deadly", light=True)
+def deadly(_input: Any) -> None:
+    """Break its promise in the worst way: end the process in the middle of the claim."""
+    os._exit(9)

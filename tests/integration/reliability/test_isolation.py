@@ -129,7 +129,8 @@ def test_a_process_that_nobody_waits_for_is_killed_after_a_grace(
     engine: Engine, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin(engine, runner, "isolated.spin")
-    engine.send(str(engine.execute("SELECT id FROM instances")[0][0]), "DONE")  # leaves the state, not the task
+    # Ends the instance, and with it the task.
+    engine.send(str(engine.execute("SELECT id FROM instances")[0][0]), "DONE")
     engine.advance()
     assert engine.execute("SELECT status FROM tasks") == [("cancelled",)]
     monkeypatch.setattr(run, "CANCEL_GRACE", 0.1)

@@ -216,6 +216,8 @@ def test_options_say_how_a_handler_wants_to_be_run() -> None:
         ({"timeout": 0}, "timeout: expected at least 1 ms"),
         ({"heartbeat_timeout": timedelta(0)}, "heartbeat_timeout: expected at least 1 ms"),
         ({"memory_limit": "512MB"}, "needs isolated=True"),
+        ({"light": True, "isolated": True}, "no isolation and no time-out"),
+        ({"light": True, "timeout": "1s"}, "no isolation and no time-out"),
         ({"memory_limit": "lots", "isolated": True}, "memory_limit: expected at least 128 MB"),
         ({"memory_limit": "64MB", "isolated": True}, "memory_limit: expected at least 128 MB"),
     ],
