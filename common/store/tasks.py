@@ -561,20 +561,20 @@ def end_workflows(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
 
 _HOLD = (
     update(tasks)
-    .where(among(_t.id, "ids"), _t.status == TaskStatus.PENDING)
+    .where(among(_t.id, "ids"), _t.status.in_(OPEN))
     .values(held=True, start_by_at=None)
 )
 
 
 def hold(tx: Connection, ids: Sequence[TaskId]) -> None:
-    """Keep locked pending tasks of a frozen instance from being claimed."""
+    """Keep locked open tasks of a frozen instance from being claimed; one that runs finishes, but is not tried again."""
     if ids:
         tx.execute(_HOLD, {"ids": ids})
 
 
 _HELD_TASKS = (
     select(_t.id, _t.run_at, _t.start_within_ms)
-    .where(among(_t.instance_id, "instance_ids"), _t.status == TaskStatus.PENDING, _t.held)
+    .where(among(_t.instance_id, "instance_ids"), _t.status.in_(OPEN), _t.held)
     .order_by(_t.id)
     .with_for_update()
 )
@@ -592,7 +592,7 @@ def unhold(tx: Connection, instance_ids: Sequence[InstanceId]) -> list[TaskId]:
             {"id": row.id, "held": False, "start_by_at": later(max(row.run_at, now), row.start_within_ms)}
             for row in rows
         ]
-        update_rows(tx, tasks, thawed, match=_BY_ID, only_if="tasks.status = 'pending'")
+        update_rows(tx, tasks, thawed, match=_BY_ID, only_if="tasks.finished_at IS NULL")
     return [row.id for row in rows]
 
 

@@ -9,6 +9,9 @@ import pytest
 from common.commands.verify import verify_instance
 from common.errors import Conflict, Invalid
 from common.lifecycle import FINAL, InstanceStatus, instance_can
+from common.task_error import TaskError
+from orchestrator.sweep import expire_due_leases
+from task_runner.call import ended
 from tests.integration.engine.documents import (
     COUNTER,
     ON_SQLITE,
@@ -111,6 +114,31 @@ def test_a_retry_that_falls_due_during_a_pause_waits_for_the_end_of_it(
 
     do(engine, "resume", instance_id)
     assert len(tries) == 2
+    assert engine.status(instance_id) is S.COMPLETED
+
+
+@pytest.mark.parametrize("end", ["fails", "is lost", "is given back"])
+def test_what_ran_when_the_pause_came_is_not_tried_again_before_its_end(
+    engine: Engine, clock: ManualClock, end: str
+) -> None:
+    engine.handler("work", lambda _input: "done")
+    instance_id = engine.start(one_task(retry={"maxAttempts": 3, "interval": 0}))
+    engine.advance()
+    [claim] = engine.claim()
+    engine.control("pause", instance_id)
+    engine.advance()
+    match end:
+        case "fails":
+            assert engine.report(ended(claim, error=TaskError("http.503", "away"))).retried == 1
+        case "is given back":
+            assert engine.report(ended(claim, released=True)).released == 1
+        case _:
+            clock.advance(timedelta(seconds=60))
+            assert expire_due_leases(engine.database) == 1
+    clock.advance(timedelta(seconds=60))
+    assert engine.claim() == []
+
+    do(engine, "resume", instance_id)
     assert engine.status(instance_id) is S.COMPLETED
 
 
