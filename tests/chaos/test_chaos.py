@@ -31,8 +31,8 @@ from tests.support.processes import Processes
 from tests.support.valkey import ValkeyServer
 
 SEED = int(os.environ.get("CHAOS_SEED") or secrets.randbelow(1_000_000))
-SECONDS = float(os.environ.get("CHAOS_SECONDS") or 14)
-INSTANCES = int(os.environ.get("CHAOS_INSTANCES") or 150)
+SECONDS = float(os.environ.get("CHAOS_SECONDS") or 12)
+INSTANCES = int(os.environ.get("CHAOS_INSTANCES") or 130)
 IS_LONG = SECONDS > 60
 LEASE_SECONDS = 8.0 if IS_LONG else 2.0
 SETTINGS: Mapping[str, str] = {} if IS_LONG else QUICK_LEASES

@@ -8,6 +8,7 @@ itself. A **member** is one process that is kept up; its **role** is what it doe
 from __future__ import annotations
 
 import sqlite3
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -28,7 +29,7 @@ from signalbox.folder import DataFolder
 from signalbox.parts import api_command, worker_command
 from signalbox.ports import LOOPBACK, free_port
 from signalbox.supervisor import Notice, Part, Supervisor
-from tests.support.chaos_recovery import ask
+from tests.support.chaos_recovery import ask, crowd
 from tests.support.chaos_relay import Relay
 from tests.support.cluster import NO_BROKER, Cluster
 from tests.support.postgres import OwnServer
@@ -42,6 +43,8 @@ Role = Literal["api", "orchestrator", "task-runner", "broker"]
 HANDLERS = "tests.support.chaos_handlers"
 READY_SECONDS = 60.0
 STOP_SECONDS = 20.0
+START_SECONDS = 5.0
+"""How long a worker's start takes at most on an idle machine."""
 AHEAD = "+600s"
 """How far the host's clock of a fast worker is ahead."""
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
@@ -141,8 +144,9 @@ class Production(Site):
             **{f"orchestrator-{number}": "orchestrator" for number in (1, 2)},
             **{f"task-runner-{number}": "task-runner" for number in (1, 2)},
         }
-        self._notices: list[Notice] = []
-        self._supervisor = Supervisor(processes.folder, processes.folder, self._notices.append)
+        self._crashes: list[str] = []
+        self._without_database = 0.0
+        self._supervisor = Supervisor(processes.folder, processes.folder, self._note)
         secret = make_secret()
         port = free_port()
         self.url = f"http://{LOOPBACK}:{port}"
@@ -192,14 +196,20 @@ class Production(Site):
         self._supervisor.stop(seconds=STOP_SECONDS)
 
     def crashes(self) -> list[str]:
-        ended = [one for one in self._notices if one.text.startswith(("ended (", "did not end"))]
-        return [f"{one.part}: {one.text}" for one in ended if "killed by SIGKILL" not in one.text]
+        return self._crashes
+
+    def _note(self, notice: Notice) -> None:
+        """Keep what ended by itself. A worker that finds no database at its start may: that is its supervisor's to mend."""
+        ended = notice.text.startswith(("ended (", "did not end")) and "killed by SIGKILL" not in notice.text
+        if ended and time.monotonic() > self._without_database:
+            self._crashes.append(f"{notice.part}: {notice.text}")
 
     def restart_postgres(self) -> None:
         """Stop it in immediate mode, as a crash would, and start it again; returns when it accepts connections."""
         self.postgres.stop_immediately()
         self.postgres.start_again()
         self.cluster.database.dispose()
+        self._without_database = time.monotonic() + START_SECONDS * crowd()
 
     def hold_transaction(self) -> ExitStack:
         url = self.cluster.database.engine.url.set(drivername="postgresql")
