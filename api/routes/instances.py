@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -94,10 +95,21 @@ def start_batch(call: Call, body: BatchBody) -> Answer:
     if len(body.instances) > allowed:
         message = f"a batch starts at most {allowed} instances, found {len(body.instances)}"
         raise LimitExceeded(message, limit="max_batch", allowed=allowed)
-    results = [_start_one(call, item) for item in body.instances]
+    started = {at: _start_one(call, body.instances[at]) for at in _in_key_order(body.instances)}
+    results = [started[at] for at in range(len(body.instances))]
     ids = [result.instance_id for result in results if isinstance(result, Started)]
     records = listing.read_instances(call.tx, call.tenant_id, ids)
     return Answer({"items": [_batch_item(call, result, records) for result in results]})
+
+
+def _in_key_order(items: Sequence[Any]) -> list[int]:
+    """The places of the items, by definition and business key: who waits for a key waits in the same order as all others."""
+
+    def keys(at: int) -> tuple[str, str]:
+        item = items[at] if isinstance(items[at], Mapping) else {}
+        return str(item.get("definitionKey")), str(item.get("businessKey"))
+
+    return sorted(range(len(items)), key=keys)
 
 
 def _start_one(call: Call, item: Any) -> Started | SignalboxError:
