@@ -150,6 +150,10 @@ class Draft:
         """Active atomic and final states, in the order in which they were entered."""
         return [node for node in self.active if node.is_leaf]
 
+    def tips(self) -> list[StateNode]:
+        """The leaves, and parallel states without regions: from them everything that is active follows."""
+        return [node for node in self.active if not node.regions]
+
     def configuration(self) -> list[str]:
         """Paths of the active leaves in document order."""
         return [node.path for node in sorted(self.leaves(), key=_by_order)]
@@ -351,7 +355,7 @@ class Draft:
 
     def finished(self) -> Snapshot:
         """The next snapshot: plain JSON, sharing unchanged values with the one before."""
-        tips = [node for node in self.active if not node.regions]
+        tips = self.tips()
         configuration = self.configuration()
         snapshot: Snapshot = {
             "kernel": KERNEL,

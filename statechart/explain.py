@@ -111,8 +111,8 @@ class _Asking:
         """Would an event of this type, or one that this wildcard matches, be accepted, and by which transition?"""
         self.draft.take({"type": event_type})
         asked: dict[Transition, None] = {}
-        for leaf in self.draft.leaves():
-            for node in (leaf, *leaf.ancestors):
+        for tip in self.draft.tips():
+            for node in (tip, *tip.ancestors):
                 asked.update(dict.fromkeys(get_candidates(node, event_type)))
         candidates = {transition: self._candidate(transition) for transition in asked}
         return {

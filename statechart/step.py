@@ -219,8 +219,8 @@ def accepts(chart: Chart, snapshot: Snapshot) -> bool:
     """Does an active state, or one around it, answer to some event from outside? Guards are not asked."""
     if snapshot["status"] != "active":
         return False
-    leaves = (chart.by_path[path] for path in snapshot["configuration"])
-    return any(node.accepts_external for leaf in leaves for node in (leaf, *leaf.ancestors))
+    tips = (chart.by_path[path] for path in snapshot.get("entered") or snapshot["configuration"])
+    return any(node.accepts_external for tip in tips for node in (tip, *tip.ancestors))
 
 
 def finish(draft: Draft) -> Step:

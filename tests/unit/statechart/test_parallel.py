@@ -170,12 +170,17 @@ def test_a_history_that_leads_to_another_region_leaves_none_empty():
 
 def test_a_parallel_state_without_regions_is_active_and_stays_so_when_it_is_stored():
     chart = statechart.load(
-        document_of({"a": {"type": "parallel", "states": {}, "on": {"GO": "b"}}, "b": {}})
+        document_of(
+            {"a": {"type": "parallel", "states": {}, "on": {"GO": {"target": "b", "guard": "true"}}}, "b": {}}
+        )
     )
 
     step = begin(chart)
 
     assert step.snapshot["configuration"] == []
     assert step.snapshot["entered"] == ["a"]
+    assert statechart.accepts(chart, step.snapshot)
+    (go,) = statechart.explain(chart, step.snapshot)["events"]
+    assert (go["type"], go["accepted"]) == ("GO", True)
     assert send(chart, step, "GO").snapshot["configuration"] == ["b"]
     assert statechart.stop(chart, step.snapshot, env()).snapshot["status"] == "stopped"
