@@ -265,10 +265,11 @@ class Runner:
             return
         if held.ticket is None or not self.slots.abandon(held.ticket):
             return  # it has just ended by itself
-        held.context.cancel()
+        # Before the handler is told: what it then returns must find its attempt ended.
         self._hand_on(
             replace(ended(held.claim, error=error, timed_out=True), progress=held.context.last_progress)
         )
+        held.context.cancel()
         zombies = self.slots.zombies
         log.warning(
             "attempt.overran", task_id=held.claim.id, instance_id=held.claim.instance_id, code=error.code, zombies=zombies

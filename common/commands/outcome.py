@@ -100,14 +100,16 @@ def report_outcomes(tx: Connection, outcomes: Sequence[Outcome], *, now: datetim
     """
     won = tasks.lock_won(tx, sorted(o.task_id for o in outcomes), sorted({o.token for o in outcomes}))
     group = _Group(now)
-    late = 0
+    refused: list[Outcome] = []
     for outcome in outcomes:
         claim = (outcome.task_id, outcome.token)
         if claim in won:
             group.add(outcome, won.pop(claim))  # a claim ends once, however often it is in the group
         else:
-            late += _record_late(tx, outcome, now)
+            refused.append(outcome)
     group.save(tx)
+    # Afterwards, because what ended the attempt may stand in this very group: a time-out, and what came too late for it.
+    late = sum(_record_late(tx, outcome, now) for outcome in refused)
     return Reported(group.succeeded, group.failed, group.retried, group.released, late)
 
 

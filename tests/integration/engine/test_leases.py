@@ -14,7 +14,9 @@ from common.ids import LeaseToken, new_token
 from common.lifecycle import InstanceStatus
 from common.store import tasks
 from common.store.tasks import TaskClaim
+from common.task_error import TaskError
 from orchestrator.sweep import expire_due_leases
+from task_runner.call import ended
 from tests.integration.engine.documents import ON_SQLITE, one_task
 from tests.support.engine import Engine
 from tests.support.manual_clock import ManualClock
@@ -102,6 +104,22 @@ def test_the_third_lost_lease_fails_the_task(clock: ManualClock, engine: Engine,
     assert engine.execute("SELECT code FROM incidents") == [("task.lost",)]
     assert [outcome for _, outcome in attempts(engine)] == ["lost"] * 3
     assert "3 attempts" in task(engine, "error")
+
+
+def test_a_time_out_and_what_came_too_late_for_it_may_be_told_together(
+    clock: ManualClock, engine: Engine, instance_id: str
+) -> None:
+    [claim] = engine.claim()
+    over = ended(claim, error=TaskError("task.timeout", "too long"), timed_out=True)
+
+    reported = engine.report(over, engine.succeeded(claim, "late"))
+
+    assert (reported.retried, reported.succeeded, reported.late) == (1, 0, 1)
+    assert attempts(engine) == [(1, "timed_out")]
+    clock.advance(timedelta(seconds=1))
+    engine.settle()
+    assert engine.status(instance_id) is COMPLETED
+    assert engine.entry_types(instance_id).count("task.late") == 1
 
 
 @ON_SQLITE
