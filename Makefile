@@ -12,8 +12,9 @@ CODE := statechart common orchestrator task_runner api signalbox migrations test
 # Suites in the order of what they need. Whole processes mostly wait for each other, so two tests of them go side
 # by side; what measures time or is load itself runs alone.
 PURE_SUITES := $(wildcard tests/unit tests/conformance)
-SERVER_SUITES := tests/integration tests/migrations
-TIMED_SUITES := tests/acceptance/test_recovery_times.py tests/acceptance/test_bench.py tests/stress
+SERVER_SUITES := tests/integration tests/migrations tests/chaos --ignore=tests/chaos/test_chaos.py
+TIMED_SUITES := tests/acceptance/test_recovery_times.py tests/acceptance/test_bench.py tests/stress \
+  tests/chaos/test_chaos.py
 PROCESS_SUITES := tests/acceptance $(addprefix --ignore=,$(TIMED_SUITES))
 
 .DEFAULT_GOAL := help
@@ -52,8 +53,8 @@ up: $(VENV)/.project ## keep the embedded stack running; Ctrl-C drains and stops
 bench: $(VENV)/.project ## measure workflows per second and latency on this machine
 	@$(BIN)/signalbox bench $(ARGS)
 
-chaos: $(VENV)/.dev $(VENV)/.project ## only the suites that kill, freeze and flush real processes
-	@$(BIN)/pytest -n 2 $(PROCESS_SUITES) $(ARGS)
+chaos: $(VENV)/.dev $(VENV)/.project ## real processes hurt at random for 4 min a database (needs faketime)
+	@CHAOS_SECONDS=$${CHAOS_SECONDS:-240} CHAOS_INSTANCES=$${CHAOS_INSTANCES:-2000} $(BIN)/pytest tests/chaos/test_chaos.py $(ARGS)
 
 stress: $(VENV)/.dev $(VENV)/.project ## only the stress suite, longer: STRESS_SECONDS=60 unless you say otherwise
 	@STRESS_SECONDS=$${STRESS_SECONDS:-60} $(BIN)/pytest tests/stress $(ARGS)

@@ -227,7 +227,9 @@ class Driver(ABC):
         bound = max([watch.bound, *(other.bound for other in others)]) + away
         among_others = bool(others)
         left = str(watch.touched) if watch.touched else ""
-        self.recoveries.append(Recovery(blow.kind, watch.seconds, bound * crowd(), among_others, left))
+        self.recoveries.append(
+            Recovery(blow.kind, watch.struck, watch.seconds, bound * crowd(), among_others, left)
+        )
 
     def _sample(self) -> None:
         """Promise 6, at any moment: nobody waits for nothing."""
@@ -459,7 +461,7 @@ class EmbeddedDriver(Driver):
         return lambda: not (self._hurt or self._watches) and deal()
 
     def _flush(self) -> bool:
-        if not self.is_anything_waiting():
+        if not (self.site.is_ready("broker") and self.is_anything_waiting()):
             return False
         blow = self.begin("flushed broker", WAKE_SECONDS)
         touched = self.touched(Touched.by_lost_wake_ups)

@@ -120,9 +120,10 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """A finished watch: how long, how long it might have been, and whether other blows fell meanwhile."""
+    """A finished watch: when it began (monotonic), how long it took and might have taken, whether others fell meanwhile."""
 
     kind: str
+    began: float
     seconds: float
     bound: float
     among_others: bool

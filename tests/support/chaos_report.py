@@ -11,7 +11,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a run counted. Times are seconds; `recoveries` is what `slowest` made of them, by kind."""
+    """Everything that a run counted. Times are seconds; `recoveries` is what `slowest` made of them, by kind.
+
+    `timeline` (in the JSON alone) lists every blow that was measured, in the order in which they were got over.
+    """
 
     site: str
     seed: int
@@ -21,6 +24,7 @@ class Report:
     counts: Mapping[str, int]
     faults: Mapping[str, int]
     recoveries: Mapping[str, Mapping[str, Any]]
+    timeline: Sequence[Mapping[str, Any]]
     crowd: float
 
     def write(self, folder: Path) -> Path:

@@ -35,7 +35,7 @@ from tests.support.cluster import NO_BROKER, Cluster
 from tests.support.postgres import OwnServer
 from tests.support.processes import Processes, plain_environment
 from tests.support.up import Up
-from tests.support.valkey import ValkeyServer
+from tests.support.valkey import ValkeyServer, answers_ping
 from tests.support.waiting import wait_until
 
 Role = Literal["api", "orchestrator", "task-runner", "broker"]
@@ -48,6 +48,8 @@ START_SECONDS = 5.0
 AHEAD = "+600s"
 """How far the host's clock of a fast worker is ahead."""
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+FAST_CLOCK = Path(__file__).with_name("fast_clock")
+SHARED_MEMORY = Path("/dev/shm")
 
 
 class Site(ABC):
@@ -56,6 +58,7 @@ class Site(ABC):
     cluster: Cluster
     url: str
     key: str
+    broker_url: str
     ledger: Path
     lease: float
     roles: Mapping[str, Role]
@@ -104,7 +107,7 @@ class Site(ABC):
                 with Client(self.url, None) as client:
                     return client.is_ready()
             case "broker":
-                return True
+                return answers_ping(self.broker_url)
             case _:
                 return process.pid in (ask(self.cluster.database, _registered) or ())
 
@@ -121,7 +124,7 @@ def _registered(tx: Connection) -> set[int]:
 
 
 class Production(Site):
-    """PostgreSQL, Valkey, an API and two workers of each duty. `fast` names members whose host clock is 10 min ahead."""
+    """PostgreSQL, Valkey, an API and two workers of each duty. `fast` names a member whose host's clock is 10 min ahead."""
 
     def __init__(
         self,
@@ -136,6 +139,7 @@ class Production(Site):
     ) -> None:
         self.postgres = postgres
         self.valkey = valkey
+        self.broker_url = valkey.url
         self.relay = Relay(valkey.port)
         self.ledger = processes.folder / "ledger"
         self.lease = lease
@@ -164,6 +168,7 @@ class Production(Site):
             },
         )
         self._fast = fast
+        self._fast_pids: set[int] = set()
         self._exit = ExitStack()
         self.cluster = self._exit.enter_context(Cluster(processes, database_url, NO_BROKER))
         with self.cluster.database.transaction() as tx:
@@ -174,6 +179,7 @@ class Production(Site):
         self.key = issued.key
 
     def __enter__(self) -> Self:
+        self._exit.callback(self._clear_shared_memory)
         self._exit.enter_context(self.relay)
         self._exit.callback(self._supervisor.stop, seconds=1.0)
         for member, role in self.roles.items():
@@ -188,6 +194,9 @@ class Production(Site):
 
     def tick(self) -> None:
         self._supervisor.tick()
+        pid = self._supervisor.pid(self._fast) if self._fast else None
+        if pid is not None:
+            self._fast_pids.add(pid)
 
     def process(self, member: str) -> psutil.Process | None:
         return _process(self._supervisor.pid(member))
@@ -203,6 +212,12 @@ class Production(Site):
         ended = notice.text.startswith(("ended (", "did not end")) and "killed by SIGKILL" not in notice.text
         if ended and time.monotonic() > self._without_database:
             self._crashes.append(f"{notice.part}: {notice.text}")
+
+    def _clear_shared_memory(self) -> None:
+        """Remove what libfaketime leaves behind of a process that was killed."""
+        for pid in self._fast_pids:
+            for name in (f"faketime_shm_{pid}", f"sem.faketime_sem_{pid}"):
+                (SHARED_MEMORY / name).unlink(missing_ok=True)
 
     def restart_postgres(self) -> None:
         """Stop it in immediate mode, as a crash would, and start it again; returns when it accepts connections."""
@@ -245,6 +260,7 @@ class Production(Site):
             "LD_PRELOAD": str(FAKETIME),
             "FAKETIME": AHEAD,
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "PYTHONPATH": str(FAST_CLOCK),
         }
 
 
@@ -278,6 +294,7 @@ class Embedded(Site):
     def __enter__(self) -> Self:
         self._up = Up.start(self._processes, self._env, port=self._port)
         self.url, self.key = self._folder.url() or "", self._folder.key() or ""
+        self.broker_url = self._folder.broker_url() or ""
         url = f"sqlite:///{self.database_path}"
         self.cluster = self._exit.enter_context(Cluster(self._processes, url, NO_BROKER))
         self.wait_until_ready()
@@ -291,10 +308,6 @@ class Embedded(Site):
     @property
     def database_path(self) -> Path:
         return self._folder.database_path
-
-    @property
-    def broker_url(self) -> str:
-        return self._folder.broker_url() or ""
 
     def tick(self) -> None:
         """It looks after itself."""
@@ -326,6 +339,7 @@ class Embedded(Site):
         _, alive = psutil.wait_procs(family, timeout=10)
         assert not alive, f"`signalbox up` was killed 10 s ago, and its children live on: {alive}"
         self._up = Up.start(self._processes, self._env, port=self._port)
+        self.broker_url = self._folder.broker_url() or ""  # another port and password
 
     def hold_transaction(self) -> ExitStack:
         connection = sqlite3.connect(self.database_path, isolation_level=None)

@@ -202,8 +202,15 @@ class Processes:
         return self.start("api", "signalbox", "api", "--port", str(port), env=env)
 
     def logs(self) -> str:
-        """The end of every log, for the message of a failed test."""
-        return "\n".join(f"--- {child.name} ({child.pid}) ---\n{child.log_tail()}" for child in self.children)
+        """The end of every log, for the message of a failed test; those of supervised processes included."""
+        logs = [f"--- {child.name} ({child.pid}) ---\n{child.log_tail()}" for child in self.children]
+        told = {child.log_path for child in self.children}
+        logs += [
+            f"--- {path.name} ---\n{path.read_text(encoding='utf-8', errors='replace')[-LOG_TAIL_CHARACTERS:]}"
+            for path in sorted(self.folder.rglob("*.log"))
+            if path not in told
+        ]
+        return "\n".join(logs)
 
     def __enter__(self) -> Self:
         return self
