@@ -55,7 +55,10 @@ class Settings(BaseSettings):
     doorbells: bool = True
     slots: int = Field(32, ge=1, le=1_000, description="handlers that a task-runner process calls at once")
     isolated_memory_mb: int = Field(
-        1_024, ge=128, le=1_000_000, description="address space of an isolated handler that names no memory_limit"
+        1_024,
+        ge=128,
+        le=1_000_000,
+        description="address space of an isolated handler that names no memory_limit",
     )
     lease_seconds: float = Field(8.0, ge=1, le=3_600)
     beat_seconds: float = Field(2.0, gt=0, le=600)

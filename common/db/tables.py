@@ -213,8 +213,8 @@ instances = Table(
     Column("accepts_events", Boolean, nullable=False, server_default=text("true")),
     Column("priority", SmallInteger, nullable=False, server_default="0"),
     Column("parent_id", Id),
-    Column("parent_key", Text),  # the parent's obligation that this child answers; null where nobody waits for it
-    Column("cancel_with_parent", Boolean, nullable=False, server_default=text("true")),  # or it outlives that obligation
+    Column("parent_key", Text),  # the parent's obligation that it answers; null where nobody waits for it
+    Column("cancel_with_parent", Boolean, nullable=False, server_default=text("true")),
     Column("depth", SmallInteger, nullable=False, server_default="0"),  # how many parents are above it
     Column("deadline_at", UtcDateTime),
     Column("labels", Labels, nullable=False, server_default="{}"),
@@ -306,7 +306,7 @@ tasks = Table(
     Column("timeout_ms", BigId),  # of one attempt
     Column("heartbeat_ms", BigId),  # the longest silence of a handler
     Column("start_within_ms", BigId),  # the longest wait for a worker, of each attempt
-    Column("finish_within_ms", BigId),  # the longest time from its first `run_at` to its end, all its attempts together
+    Column("finish_within_ms", BigId),  # the longest time from its first `run_at` to its end
     Column("start_by_at", UtcDateTime),  # while pending: when that wait is over
     Column("finish_by_at", UtcDateTime),  # when that time is over
     Column("options", CanonicalText),

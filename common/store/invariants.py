@@ -154,9 +154,7 @@ def _grouped(
 
 
 def _children(tx: Connection, between: tuple[str, str]) -> dict[str, list[ChildFacts]]:
-    is_being_cancelled = exists().where(
-        inbox.c.instance_id == _i.id, inbox.c.type == InboxType.CANCEL.value
-    )
+    is_being_cancelled = exists().where(inbox.c.instance_id == _i.id, inbox.c.type == InboxType.CANCEL.value)
     has_failed = exists().where(incidents.c.instance_id == _i.id)
     query = select(
         _i.parent_id, _i.parent_key, _i.status, _i.cancel_with_parent, is_being_cancelled, has_failed
