@@ -57,6 +57,7 @@ def _gauges(tx: Connection, tenant_id: TenantId | None) -> Iterable[Metric]:
             "signalbox_expired_leases", "Running tasks whose lease is over by 2 s", delays.expired_leases
         )
         yield _one("signalbox_overdue_timers", "Armed timers that are late by 2 s", delays.overdue_timers)
+        yield _one("signalbox_overdue_tasks", "Open tasks beyond a time limit by 2 s", delays.overdue_tasks)
         yield _one(
             "signalbox_types_without_worker",
             "Types of pending tasks that no runner offers",

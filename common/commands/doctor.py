@@ -24,7 +24,7 @@ PAGE = 200
 def examine(database: Database, *, replay: bool = True) -> dict[str, Any]:
     """Examine every instance and the whole system; return {"healthy", "instances", "problems", "delays"}.
 
-    `problems` break a promise; `delays` (expired leases, overdue timers, inbox age, types without a worker) may be
+    `problems` break a promise; `delays` (expired leases, overdue timers and tasks, inbox age, types without a worker) may be
     an ordinary backlog. `replay` False leaves out replaying every history, which takes a step per event.
     """
     problems: list[Finding] = []
@@ -45,6 +45,7 @@ def examine(database: Database, *, replay: bool = True) -> dict[str, Any]:
         "delays": {
             "expiredLeases": delays.expired_leases,
             "overdueTimers": delays.overdue_timers,
+            "overdueTasks": delays.overdue_tasks,
             "inboxWaiting": delays.inbox_waiting,
             "inboxOldestSeconds": round(delays.inbox_oldest_seconds, 3),
             "unclaimableTypes": list(delays.unclaimable_types),

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, not_, or_, select
 
+from common.canonical import read
 from common.db.tables import (
     AttemptOutcome,
     InboxType,
@@ -244,13 +245,14 @@ class Delays:
 
     expired_leases: int
     overdue_timers: int
+    overdue_tasks: int
     inbox_waiting: int
     inbox_oldest_seconds: float
     unclaimable_types: tuple[str, ...]
 
 
 def read_delays(tx: Connection, *, now: datetime, grace: timedelta = timedelta(seconds=2)) -> Delays:
-    """Leases and timers overdue by more than `grace`, the inbox's age, and pending types that no live worker runs."""
+    """Leases, timers and time limits of tasks overdue by more than `grace`, the inbox's age, and types without a runner."""
     expired = select(func.count()).where(
         tasks.c.status == TaskStatus.RUNNING,
         tasks.c.lease_token.is_not(None),
@@ -259,11 +261,18 @@ def read_delays(tx: Connection, *, now: datetime, grace: timedelta = timedelta(s
     overdue = select(func.count()).where(
         timers.c.status == TimerStatus.ARMED.value, timers.c.due_at < now - grace
     )
+    late = select(func.count()).where(
+        or_(
+            and_(tasks.c.status == TaskStatus.PENDING, not_(tasks.c.held), tasks.c.start_by_at < now - grace),
+            and_(tasks.c.finished_at.is_(None), tasks.c.finish_by_at < now - grace),
+        )
+    )
     waiting = select(func.count(), func.min(inbox.c.accepted_at)).where(not_(inbox.c.parked))
     count, oldest = tx.execute(waiting).one()
     return Delays(
         tx.execute(expired).scalar_one(),
         tx.execute(overdue).scalar_one(),
+        tx.execute(late).scalar_one(),
         count,
         max((now - oldest).total_seconds(), 0.0) if oldest else 0.0,
         _unclaimable(tx),
@@ -271,12 +280,20 @@ def read_delays(tx: Connection, *, now: datetime, grace: timedelta = timedelta(s
 
 
 def _unclaimable(tx: Connection) -> tuple[str, ...]:
+    """Types of pending tasks that no living runner has said it runs; SYSTEM functions that nobody has published."""
+    rows = tx.execute(
+        select(workers.c.types).where(workers.c.duty == "task-runner", workers.c.ended_at.is_(None))
+    )
+    offered = {type_ for row in rows for type_ in read(row[0])}
     published = exists().where(
         handlers.c.type == tasks.c.type, or_(tasks.c.type != "SYSTEM", handlers.c.name == tasks.c.name)
     )
-    someone = tx.execute(
-        select(func.count()).where(workers.c.duty == "task-runner", workers.c.ended_at.is_(None))
-    ).scalar_one()
-    pending = select(tasks.c.type).where(tasks.c.status == TaskStatus.PENDING)
-    query = pending.where(not_(published)) if someone else pending
-    return tuple(sorted(row[0] for row in tx.execute(query.distinct().limit(50))))
+    pending = (
+        select(tasks.c.type, published.label("published"))
+        .where(tasks.c.status == TaskStatus.PENDING)
+        .distinct()
+        .limit(200)
+    )
+    return tuple(
+        sorted({row.type for row in tx.execute(pending) if row.type not in offered or not row.published})
+    )

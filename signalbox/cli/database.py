@@ -215,6 +215,7 @@ def _diagnosis(report: dict[str, Any]) -> RenderableType:
         [
             ("expired leases", _if_any(delays["expiredLeases"])),
             ("overdue timers", _if_any(delays["overdueTimers"])),
+            ("overdue tasks", _if_any(delays["overdueTasks"])),
             ("events in inboxes", _if_any(delays["inboxWaiting"])),
             ("oldest of them", f"{delays['inboxOldestSeconds']:.1f} s" if delays["inboxWaiting"] else None),
             ("types that no runner takes", ", ".join(delays["unclaimableTypes"])),

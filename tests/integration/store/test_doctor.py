@@ -7,10 +7,11 @@ import pytest
 from sqlalchemy import text
 
 from common.commands.doctor import examine
-from common.commands.presence import Presence, arrive
+from common.commands.presence import Presence, arrive, leave
 from common.ids import new_id
 from common.lifecycle import InstanceStatus
 from common.store import history
+from common.store.workers import PublishedHandler
 from tests.integration.engine.documents import COUNTER, ON_SQLITE, after, one_task, waiting_with_task
 from tests.support.engine import Engine
 from tests.support.manual_clock import ManualClock
@@ -271,6 +272,7 @@ def test_a_backlog_is_a_delay_and_no_damage(clock: ManualClock, engine: Engine) 
     assert report["delays"] == {
         "expiredLeases": 1,
         "overdueTimers": 1,
+        "overdueTasks": 0,
         "inboxWaiting": 1,
         "inboxOldestSeconds": 7200.0,
         "unclaimableTypes": [],
@@ -285,6 +287,27 @@ def test_types_that_no_runner_offers_are_named(engine: Engine) -> None:
     with engine.database.transaction() as tx:
         arrive(tx, Presence.of("task-runner"), version="test")
     assert _delays(engine)["unclaimableTypes"] == ["work"]
+
+    offers = PublishedHandler(
+        "work", "", "", light=False, isolated=False, input_schema=None, output_schema=None
+    )
+    runner = Presence.of("task-runner", types=["work"])
+    with engine.database.transaction() as tx:
+        arrive(tx, runner, version="test", published=[offers])
+    assert _delays(engine)["unclaimableTypes"] == []
+
+    with engine.database.transaction() as tx:  # its handler stays published, but nobody runs it any more
+        leave(tx, runner)
+    assert _delays(engine)["unclaimableTypes"] == ["work"]
+
+
+def test_a_task_beyond_its_time_is_told(clock: ManualClock, engine: Engine) -> None:
+    engine.start(one_task(timeouts={"scheduleToStart": "1m"}))
+    engine.advance()
+    clock.advance(timedelta(minutes=2))
+    assert _delays(engine)["overdueTasks"] == 1
+    engine.settle()
+    assert _delays(engine)["overdueTasks"] == 0
 
 
 def _delays(engine: Engine) -> dict[str, Any]:
