@@ -86,7 +86,18 @@ class Misconfigured(SignalboxError):
     code = "config.invalid"
 
 
+_COMPARED = 500
+_LONGEST = 100
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean "x"?` for the nearest known word, or an empty string."""
-    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    """Return `; did you mean "x"?` for the nearest known word, or an empty string.
+
+    Comparing takes time that grows with length and number: a long word gets no suggestion, and of very many known ones
+    those that are about as long are compared.
+    """
+    if len(word) > _LONGEST:
+        return ""
+    candidates = sorted(known, key=lambda one: abs(len(one) - len(word)))[:_COMPARED]
+    near = get_close_matches(word, candidates, n=1, cutoff=0.6)
     return f'; did you mean "{near[0]}"?' if near else ""
