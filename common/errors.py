@@ -94,7 +94,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean "x"?` for the nearest known word, or an empty string.
 
     Comparing takes time that grows with length and number: a long word gets no suggestion, and of very many known ones
-    those that are about as long are compared.
+    those that are about as long are compared. (`statechart.problems.nearest` does the same for documents; importing the
+    kernel for it would cost every command a tenth of a second.)
     """
     if len(word) > _LONGEST:
         return ""
