@@ -99,7 +99,6 @@ def task(**options: Any) -> dict[str, Any]:
         ([task(retry={"retryOn": "${context.code}"})], "retry.invalid"),
         ([task(priority=40_000)], "task.invalid"),
         ([task(idempotencyKey="k", priority=40_000)], "task.invalid"),
-        ([{"type": "startWorkflow", "definitionKey": "on-go"}], "effect.unsupported"),
     ],
     ids=[
         "value",
@@ -111,7 +110,6 @@ def task(**options: Any) -> dict[str, Any]:
         "codes",
         "priority",
         "keyed priority",
-        "child",
     ],
 )
 def test_a_definition_whose_step_cannot_be_done_fails_its_own_instance(
