@@ -20,7 +20,7 @@ from common import faults
 from common.clock import read_now
 from common.commands.presence import Presence, arrive, leave, stay
 from common.config import Limits, Settings
-from common.db import ORCHESTRATOR_QUEUE, Database
+from common.db import LONGEST_TRANSACTION, ORCHESTRATOR_QUEUE, Database
 from common.db.migrate import require_schema
 from common.observability import configure_logging
 from common.queues import bootstep, doorbell
@@ -44,7 +44,9 @@ class Orchestrator:
     def __init__(self, settings: Settings) -> None:
         faults.arm_from_environment(settings.faults)
         self.settings = settings
-        self.database = Database.open(settings.database_url, name="signalbox-orchestrator")
+        self.database = Database.open(
+            settings.database_url, name="signalbox-orchestrator", longest_transaction=LONGEST_TRANSACTION
+        )
         require_schema(self.database)
         self.bells = doorbell.attach(self.database, settings)
         self.calls = Calls.open(settings.redis_url)

@@ -19,7 +19,7 @@ from common import faults
 from common.canonical import dumps
 from common.commands.presence import Presence, arrive, leave, stay
 from common.config import Limits, Settings
-from common.db import TASK_RUNNER_QUEUE, Database
+from common.db import LONGEST_TRANSACTION, TASK_RUNNER_QUEUE, Database
 from common.db.migrate import require_schema
 from common.observability import configure_logging
 from common.queues import bootstep, doorbell
@@ -43,7 +43,9 @@ class TaskRunner:
         faults.arm_from_environment(settings.faults)
         self.settings = settings
         discover(settings.handlers)
-        self.database = Database.open(settings.database_url, name="signalbox-task-runner")
+        self.database = Database.open(
+            settings.database_url, name="signalbox-task-runner", longest_transaction=LONGEST_TRANSACTION
+        )
         require_schema(self.database)
         self.bells = doorbell.attach(self.database, settings)
         self.calls = Calls.open(settings.redis_url)

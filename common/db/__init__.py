@@ -1,9 +1,18 @@
 """The database: engine, tables, types, migrations. Queries live in `common.store`."""
 
-from common.db.engine import ORCHESTRATOR_QUEUE, TASK_RUNNER_QUEUE, Bells, Database, note_bell, sqlstate
+from common.db.engine import (
+    LONGEST_TRANSACTION,
+    ORCHESTRATOR_QUEUE,
+    TASK_RUNNER_QUEUE,
+    Bells,
+    Database,
+    note_bell,
+    sqlstate,
+)
 from common.db.trouble import is_trouble
 
 __all__ = [
+    "LONGEST_TRANSACTION",
     "ORCHESTRATOR_QUEUE",
     "TASK_RUNNER_QUEUE",
     "Bells",

@@ -1,6 +1,7 @@
 """The database: one engine, transactions that ring after their commit, and the rules of each dialect.
 
-PostgreSQL: READ COMMITTED, a session that idles in a transaction for 5 s loses it (a frozen holder must not keep locks).
+PostgreSQL: READ COMMITTED, a session that idles in a transaction for 5 s loses it (a frozen holder must not keep locks),
+and a worker's also after 30 s in whatever state.
 SQLite: WAL, `synchronous=FULL`; a writer takes an exclusive flock on `<database>.lock`, then BEGIN IMMEDIATE. The flock
 queues writers in the kernel, where `busy_timeout` alone polled and starved them for seconds; the file names its
 holder's pid, so that a supervisor can end a process that froze while holding it.
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,14 +57,25 @@ class Database:
     _write_lock: _WriteLock | None = None
 
     @classmethod
-    def open(cls, url: str, *, pool_size: int = 8, name: str = "signalbox") -> Database:
+    def open(
+        cls,
+        url: str,
+        *,
+        pool_size: int = 8,
+        name: str = "signalbox",
+        longest_transaction: timedelta | None = None,
+    ) -> Database:
         """Open `postgresql://…` or `sqlite:///path`; connects lazily.
 
+        A transaction that is not over after `longest_transaction` (whole milliseconds) loses its session, on PostgreSQL
+        17 and later.
         Raises `Misconfigured` for another scheme or an unusable folder.
         """
         parsed = make_url(url)
         if parsed.get_backend_name() == "postgresql":
-            return cls(_postgresql(url, pool_size=pool_size, name=name))
+            return cls(
+                _postgresql(url, pool_size=pool_size, name=name, longest_transaction=longest_transaction)
+            )
         if parsed.get_backend_name() == "sqlite" and parsed.database and parsed.database != ":memory:":
             path = Path(parsed.database).absolute()
             try:
@@ -153,11 +166,16 @@ class _WriteLock:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
 
 
+LONGEST_TRANSACTION = timedelta(seconds=30)
+"""For processes that lock what others wait for. A process that freezes between two rows that it sends in one go is not
+idle for PostgreSQL, which waits for the rest: only the age of its transaction tells."""
+TRANSACTION_TIMEOUT_SINCE = 170_000
+
 PING_AFTER = 2.0
 """Seconds of rest after which a pooled connection is asked whether it still lives; busy ones save the round trip."""
 
 
-def _postgresql(url: str, *, pool_size: int, name: str) -> Engine:
+def _postgresql(url: str, *, pool_size: int, name: str, longest_transaction: timedelta | None) -> Engine:
     engine = create_engine(
         url,
         pool_size=pool_size,
@@ -174,6 +192,10 @@ def _postgresql(url: str, *, pool_size: int, name: str) -> Engine:
     def _configure(connection: Any, record: Any) -> None:
         connection.adapters.register_loader("uuid", TextLoader)  # ids are text everywhere in Python
         record.info[_USED_AT] = time.monotonic()
+        if longest_transaction is not None and connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE:
+            milliseconds = longest_transaction // timedelta(milliseconds=1)
+            connection.execute(f"SET transaction_timeout = {milliseconds}")
+            connection.commit()
 
     @event.listens_for(engine, "checkin")
     def _note_use(_connection: Any, record: Any) -> None:
