@@ -21,7 +21,7 @@ import redis
 from common.store.invariants import stalled_instances
 from tests.support.chaos_callers import Callers
 from tests.support.chaos_recovery import Recovery, Touched, Watch, ask, crowd
-from tests.support.chaos_site import Embedded, Production, Role, Site
+from tests.support.chaos_site import Embedded, Inside, Production, Role, Site
 from tests.support.up import freeze_holder
 from tests.support.waiting import wait_until
 
@@ -174,9 +174,10 @@ class Driver(ABC):
         """Deal the next card that can be played; cards that cannot go back into the deck."""
         if now - self._dealt < self._pause:
             return
-        if not self._deck:
-            self._deck = list(self.kinds)
-            self.chance.shuffle(self._deck)
+        if (
+            len(self._deck) <= len(self.kinds) // 2
+        ):  # not only when it is empty: some cards wait for others to end
+            self._deck += self.chance.sample(list(self.kinds), len(self.kinds))
         for card in self._deck[:TRIES]:
             self._deck.remove(card)
             if self.kinds[card]():
@@ -303,8 +304,12 @@ class Driver(ABC):
         blow = self.begin(f"frozen {role}", self.site.lease + WAKE_SECONDS)
         for process in family:
             process.suspend()
-        if self.holds_locks(member):
-            blow.bound = max(self.site.lease, LOCKS_LOST_SECONDS) + WAKE_SECONDS
+        seconds = self.site.lease + self.chance.uniform(0.5, 1.5)
+        match self.what_it_stands_in(member):
+            case "idle transaction":
+                blow.bound = max(self.site.lease, LOCKS_LOST_SECONDS) + WAKE_SECONDS
+            case "unfinished sending":  # its locks last until it thaws, or for 30 s
+                blow.bound = seconds + WAKE_SECONDS
         watch = self.watch(
             blow, self._touched_by(role, family[0].pid), since=time.monotonic() if has_twin else None
         )
@@ -318,12 +323,12 @@ class Driver(ABC):
             hurt.is_frozen = False
             hurt.since = time.monotonic()
 
-        self.last(blow, self.site.lease + self.chance.uniform(0.5, 1.5), thaw)
+        self.last(blow, seconds, thaw)
         return True
 
-    def holds_locks(self, member: str) -> bool:
-        """Whether a frozen member keeps others from what it has locked."""
-        return False
+    def what_it_stands_in(self, member: str) -> Inside | None:
+        """What a frozen member was in the middle of, with locks that others may wait for."""
+        return None
 
     def _touched_by(self, role: Role, pid: int) -> Touched | None:
         match role:
@@ -387,8 +392,8 @@ class ProductionDriver(Driver):
             "calls_dropped": relayed.dropped_calls,
         }
 
-    def holds_locks(self, member: str) -> bool:
-        return self.site.holds_locks(member)
+    def what_it_stands_in(self, member: str) -> Inside | None:
+        return self.site.what_it_stands_in(member)
 
     def _flush(self) -> bool:
         if self.is_lasting("absent broker") or not self.is_anything_waiting():
@@ -411,12 +416,15 @@ class ProductionDriver(Driver):
         return True
 
     def _restart_database(self) -> bool:
-        if self.is_lasting("open transaction") or not self.is_anything_waiting():  # it would end that one
+        if not self.is_anything_waiting():
             return False
         blow = self.begin("restarted database", self.site.lease + WAKE_SECONDS)
         touched = self.touched(Touched.by_lost_wake_ups)
         self.site.restart_postgres()
         self.be_away(blow.began)
+        for lasting in self._lasting:
+            if lasting.blow.kind == "open transaction":  # this has ended it
+                lasting.until = lasting.blow.ended = time.monotonic()
         self.watch(blow, touched, since=time.monotonic())
         blow.ended = time.monotonic()
         return True

@@ -40,6 +40,8 @@ from tests.support.waiting import wait_until
 
 Role = Literal["api", "orchestrator", "task-runner", "broker"]
 
+Inside = Literal["idle transaction", "unfinished sending"]
+
 HANDLERS = "tests.support.chaos_handlers"
 READY_SECONDS = 60.0
 STOP_SECONDS = 20.0
@@ -236,17 +238,24 @@ class Production(Site):
         stack.callback(connection.close)
         return stack
 
-    def holds_locks(self, member: str) -> bool:
-        """Whether a frozen member stands inside a transaction: what it has locked is free when PostgreSQL ends that."""
+    def what_it_stands_in(self, member: str) -> Inside | None:
+        """What a frozen member was in the middle of when it froze, by what PostgreSQL thinks of its sessions.
+
+        Idle in a transaction, it loses its locks after 5 s. Between two rows of an `executemany` it is not idle for
+        PostgreSQL, which waits for the rest and ends the transaction by its age.
+        """
         process = self.process(member)
         if process is None:
-            return False
+            return None
         ports = {one.laddr.port for one in process.net_connections("tcp") if one.laddr}
         query = (
-            "SELECT client_port FROM pg_stat_activity WHERE datname = current_database() "
-            "AND state = 'idle in transaction'"
+            "SELECT client_port, state FROM pg_stat_activity "
+            "WHERE datname = current_database() AND xact_start IS NOT NULL"
         )
-        return any(port in ports for (port,) in self.cluster.query(query))
+        states = {state for port, state in self.cluster.query(query) if port in ports}
+        if "active" in states:
+            return "unfinished sending"
+        return "idle transaction" if states else None
 
     def _command(self, member: str, role: Role) -> tuple[str, ...]:
         return worker_command(role, name=member) if role in ("orchestrator", "task-runner") else api_command()
@@ -296,7 +305,9 @@ class Embedded(Site):
         self.url, self.key = self._folder.url() or "", self._folder.key() or ""
         self.broker_url = self._folder.broker_url() or ""
         url = f"sqlite:///{self.database_path}"
-        self.cluster = self._exit.enter_context(Cluster(self._processes, url, NO_BROKER))
+        # Not with our processes: what a cluster puts into their environment is not for the next life of `up`.
+        aside = Processes(self._processes.folder)
+        self.cluster = self._exit.enter_context(Cluster(aside, url, NO_BROKER))
         self.wait_until_ready()
         return self
 
