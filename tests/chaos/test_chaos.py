@@ -104,8 +104,8 @@ def run_chaos(name: str, site: Site, make_driver: type[Driver], tell: Tell) -> N
     late = [recovery for recovery in driver.recoveries if not recovery.is_in_time]
     assert not late, "\n".join(["recovered too late:", *map(str, late)])
     # The run was what it is meant to be: one in which nothing happened proves nothing.
-    assert len(driver.blows) >= SECONDS / 8
-    assert driver.samples >= SECONDS / 4
+    assert len(driver.blows) >= (SECONDS / 8 if IS_LONG else 1)
+    assert driver.samples >= SECONDS / 8
 
 
 def test_chaos_on_postgresql(processes: Processes, valkey: ValkeyServer, tell: Tell) -> None:

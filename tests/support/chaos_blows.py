@@ -15,14 +15,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import psutil
 import redis
 
 from common.store.invariants import stalled_instances
 from tests.support.chaos_callers import Callers
 from tests.support.chaos_recovery import Recovery, Touched, Watch, ask, crowd
 from tests.support.chaos_site import Embedded, Inside, Production, Role, Site
-from tests.support.up import freeze_holder
+from tests.support.up import freeze_holder, runs
 from tests.support.waiting import wait_until
 
 WAKE_SECONDS = 2.0
@@ -289,7 +288,7 @@ class Driver(ABC):
         watch = self.watch(
             blow, self._touched_by(role, family[0].pid), since=time.monotonic() if has_twin else None
         )
-        wait_until(lambda: not _runs(victim), what=f"{victim} to be gone", seconds=10)
+        wait_until(lambda: not runs(victim), what=f"{victim} to be gone", seconds=10)
         killed = victim.pid if victim == family[0] else None
         self._hurt.append(_Hurt(blow, member, [watch] if watch else [], killed))
         return True
@@ -318,7 +317,7 @@ class Driver(ABC):
 
         def thaw() -> None:
             for process in family:
-                if _runs(process):
+                if runs(process):
                     process.resume()
             hurt.is_frozen = False
             hurt.since = time.monotonic()
@@ -512,14 +511,6 @@ class EmbeddedDriver(Driver):
         watch = self.watch(blow, self.touched(Touched.by_lost_wake_ups), since=None)
         self._hurt.append(_Hurt(blow, pids[frozen], [watch] if watch else [], frozen))
         return True
-
-
-def _runs(process: psutil.Process) -> bool:
-    """A zombie that nobody has reaped yet runs no more."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def tally(blows: Sequence[Blow]) -> dict[str, int]:

@@ -49,7 +49,7 @@ class Up:
             process.kill()
         self.child.wait(seconds=10)
         wait_until(
-            lambda: not [one for one in family if _runs(one)],
+            lambda: not [one for one in family if runs(one)],
             what="every process of `signalbox up` to be gone",
             seconds=10,
         )
@@ -77,7 +77,7 @@ def _holder(database: Path) -> int | None:
     return watch.overdue(0.0)
 
 
-def _runs(process: psutil.Process) -> bool:
+def runs(process: psutil.Process) -> bool:
     """A zombie that nobody has reaped yet runs no more."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
