@@ -357,8 +357,11 @@ class Embedded(Site):
         family = root.children(recursive=True)
         root.kill()
         self._up.child.wait(seconds=10)
-        _, alive = psutil.wait_procs(family, timeout=10)
-        assert not alive, f"`signalbox up` was killed 10 s ago, and its children live on: {alive}"
+        wait_until(
+            lambda: not any(runs(one) for one in family),
+            what="the children of a killed `signalbox up` to end with it",
+            seconds=10,
+        )
         self._up = Up.start(self._processes, self._env, port=self._port)
         self.broker_url = self._folder.broker_url() or ""  # another port and password
 
