@@ -5,6 +5,7 @@ Functions take the value they need, never the settings object; only the outermos
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -46,6 +47,10 @@ class Settings(BaseSettings):
     secret: SecretStr | None = None
     data: Path = Path(".signalbox")
     mail_from: str = "signalbox@localhost"
+    http_allow: str = Field("", description="special networks that HTTP tasks may reach, separated by commas")
+    http_timeout_seconds: float = Field(
+        30.0, gt=0, le=3_600, description="of an HTTP task, redirects included"
+    )
     handlers: str = ""
     log_format: str = Field("auto", pattern="^(auto|json|text)$")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
@@ -79,6 +84,12 @@ class Settings(BaseSettings):
             raise ValueError('expected "postgresql://…" or "sqlite:///path"')
         return url
 
+    @field_validator("http_allow")
+    @classmethod
+    def _networks(cls, written: str) -> str:
+        read_networks(written)
+        return written
+
     @classmethod
     def load(cls, **overrides: Any) -> Self:
         """Read the environment. Raises `Misconfigured` naming each bad setting."""
@@ -108,3 +119,8 @@ def redact_url(url: str) -> str:
         return url
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+
+
+def read_networks(written: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Networks that are separated by commas, such as `127.0.0.0/8, fd00::/8`. Raises `ValueError` for what is none."""
+    return tuple(ip_network(part.strip()) for part in written.split(",") if part.strip())
