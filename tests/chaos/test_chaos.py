@@ -77,7 +77,7 @@ def run_chaos(name: str, site: Site, make_driver: type[Driver], tell: Tell) -> N
         counts={
             "stories": len(stories),
             **judgement.counts,
-            **vars(callers.counts),
+            **callers.counts.by_name(),
             "retried_by_operator": operator.retried,
             "samples_of_stalled": driver.samples,
             **driver.counts(),

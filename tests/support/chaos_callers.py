@@ -55,10 +55,6 @@ class Story:
         return any(verb == "cancel" for verb, _ in self.steps)
 
     @property
-    def is_paused(self) -> bool:
-        return any(verb == "pause" for verb, _ in self.steps)
-
-    @property
     def is_told(self) -> bool:
         return self.said == len(self.steps)
 
@@ -86,6 +82,15 @@ class Counts:
     repeated: int = 0
     not_yet: int = 0
     """Commands that were refused because one before them was not consumed yet, and were said again."""
+
+    def by_name(self) -> dict[str, int]:
+        return {
+            "requests": self.requests,
+            "requests without an answer": self.unanswered,
+            "requests answered 503": self.unavailable,
+            "requests repeated on purpose": self.repeated,
+            "commands refused as too early": self.not_yet,
+        }
 
 
 class Caller:

@@ -31,7 +31,8 @@ class Report:
         """Write it as JSON; the file's path."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.site}.json"
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        figures = {**asdict(self), "timeline": list(self.timeline)}
+        path.write_text(json.dumps(figures, indent=2) + "\n")
         return path
 
     def table(self) -> str:
