@@ -1,0 +1,36 @@
+"""Testing definitions in process: the engine's own decisions, virtual time, answers that the test gives. No database.
+
+    from signalbox.testing import Workflow, fails, succeeds
+
+    def test_an_order_is_shipped():
+        order = Workflow.load("order.json").task("orders.validate", fails("http.503"), succeeds({"ok": True}))
+        run = order.start({"lines": [1]})
+        run.settle(advance=True)
+        run.expect(status="waiting", configuration=["review"])
+
+The guide is docs/guides/testing.md. `World` plays the engine, on rows in `Memory`; `Run` is what a test holds.
+"""
+
+from signalbox.testing.answers import Answer, crashes, fails, hangs, succeeds
+from signalbox.testing.history import Entry, History
+from signalbox.testing.run import IncidentView, Run, TaskView, Unexpected
+from signalbox.testing.workflow import InvalidDefinition, UnknownName, Workflow
+from signalbox.testing.world import NeverSettles
+
+__all__ = [
+    "Answer",
+    "Entry",
+    "History",
+    "IncidentView",
+    "InvalidDefinition",
+    "NeverSettles",
+    "Run",
+    "TaskView",
+    "Unexpected",
+    "UnknownName",
+    "Workflow",
+    "crashes",
+    "fails",
+    "hangs",
+    "succeeds",
+]

@@ -1,0 +1,97 @@
+"""What a test says that tasks and children answer: values, made once and asked again for every attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from common.canonical import clean, dumps
+from common.task_error import TaskError
+from statechart.durations import parse_duration
+from task_runner.attempt import described
+
+Json: TypeAlias = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How one attempt ends: with an output (`text`, canonical), with `error`, or, where `is_silent`, not by itself.
+
+    `after_ms` is how long it takes, in virtual milliseconds. `crashes`: its worker dies, and the lease runs out.
+    """
+
+    text: str | None = None
+    error: TaskError | None = None
+    after_ms: int = 0
+    is_silent: bool = False
+    crashes: bool = False
+
+    @property
+    def output(self) -> str:
+        """Canonical text."""
+        return self.text or "null"
+
+
+def succeeds(output: Json = None, *, after: str | int = 0) -> Answer:
+    """The attempt returns `output`, any JSON, `after` a virtual time ("30s", or milliseconds)."""
+    return Answer(dumps(clean(output)), after_ms=parse_duration(after))
+
+
+def fails(
+    code: str = "handler.failed",
+    message: str = "",
+    *,
+    data: Json = None,
+    retryable: bool | None = None,
+    after: str | int = 0,
+) -> Answer:
+    """The attempt fails with an error. `retryable` is what a handler says by `Retryable` (True) and `Permanent` (False)."""
+    error = TaskError(code, message or f"the test lets it fail with {code}", clean(data), retryable)
+    return Answer(error=error, after_ms=parse_duration(after))
+
+
+def hangs() -> Answer:
+    """The attempt never ends by itself: a time-out, a cancel or the test does it."""
+    return Answer(is_silent=True)
+
+
+def crashes() -> Answer:
+    """The worker dies during the attempt. Its lease runs out after 8 s and the task is tried again; not for ever."""
+    return Answer(is_silent=True, crashes=True)
+
+
+Answering: TypeAlias = Callable[[Json, int], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """The answers to the attempts of each task, one by one; the last one answers all that come after it."""
+
+    answers: tuple[Answer | Answering, ...]
+
+    def answer(self, input: Json, attempt: int) -> Answer:
+        """The answer to attempt number `attempt`, from 1. What a function returns is the output, what it raises the error."""
+        chosen = self.answers[min(attempt, len(self.answers)) - 1]
+        if isinstance(chosen, Answer):
+            return chosen
+        try:
+            said = chosen(input, attempt)
+        except AssertionError:
+            raise  # it is the test that speaks, not the handler
+        except Exception as error:  # noqa: BLE001 - the failure of a handler is data, here as in a task runner
+            return Answer(error=described(error))
+        return said if isinstance(said, Answer) else succeeds(said)
+
+
+def script_of(answers: tuple[Answer | Answering, ...], subject: str) -> Script:
+    """Read what a test says. Raises `TypeError` naming the `subject` for no answer, or for what is none."""
+    if not answers:
+        raise TypeError(f"{subject}: expected at least one answer, such as succeeds() or fails()")
+    for answer in answers:
+        if not isinstance(answer, Answer) and not callable(answer):
+            raise TypeError(
+                f"{subject}: expected succeeds(…), fails(…), hangs(), crashes() or a function of (input, attempt), "
+                f"found {answer!r}"
+            )
+    return Script(answers)

@@ -1,0 +1,58 @@
+"""The test's own `@handler` functions, called in process for tasks that nothing else answers.
+
+They run as a task runner would run them, at no virtual time. Isolation, memory limits and time-outs have no part in it; the
+handlers that come with Signalbox, which send mail and the like, are left out: say what they answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.ids import LeaseToken
+from common.store.tasks import TaskClaim
+from signalbox.testing.answers import Answer
+from signalbox.testing.memory import TENANT, Task
+from task_runner.attempt import attempt
+from task_runner.context import TaskContext
+from task_runner.registry import Handler, Registry
+from task_runner.run import in_force
+
+_TOKEN = LeaseToken("00000000-0000-7000-9000-000000000002")
+
+
+@dataclass(frozen=True)
+class Handlers:
+    """The functions of a registry, as those who are answered by them see them."""
+
+    registry: Registry
+    max_output_bytes: int
+
+    def find(self, task: Task) -> Handler | None:
+        """The function that does a task, unless it is one that Signalbox brings."""
+        try:
+            handler = self.registry.find(task.type, task.name)
+        except KeyError:
+            return None
+        return None if handler.built_in else handler
+
+    def run(self, task: Task) -> Answer | None:
+        """Call the handler of a claimed task. What it says of retries holds where the task says nothing."""
+        handler = self.find(task)
+        if handler is None:
+            return None
+        claim = in_force(_claim(task), handler.options)
+        task.retry, task.max_attempts = claim.retry, claim.max_attempts
+        context = TaskContext(claim)
+        result = attempt(handler, task.input, context, max_output_bytes=self.max_output_bytes)
+        task.progress = context.last_progress or task.progress
+        return Answer(error=result.error, text=result.output)
+
+
+def _claim(task: Task) -> TaskClaim:
+    return TaskClaim(
+        id=task.id, tenant_id=TENANT, instance_id=task.instance_id, key=task.key, type=task.type, name=task.name,
+        attempt=task.attempt, max_attempts=task.max_attempts, idempotency_key=task.idempotency_key, input=task.input,
+        retry=task.retry, timeout_ms=task.timeout_ms, heartbeat_ms=task.heartbeat_ms, options=task.options,
+        progress=task.progress, completion_event=task.completion_event, failure_event=task.failure_event,
+        joined_keys=None, run_at=task.run_at, token=_TOKEN,
+    )  # fmt: skip

@@ -1,0 +1,148 @@
+"""Attempts in virtual time: a task is claimed, ends, is tried again, runs out of time, loses its worker.
+
+The rules are those of `common.commands.outcome`, whose bodies and policies are used as they are; only the jitter of delays is
+left out, so that a test can say when the next try comes.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+from common.canonical import dumps, read
+from common.clock import instant_text
+from common.commands.outcome import UNFINISHED, UNSTARTED, _lost, attempts_digest, outcome_body
+from common.db.tables import AttemptOutcome, InboxType
+from common.lifecycle import TaskStatus
+from common.retry import MAX_LOST, RetryPolicy
+from common.store import inbox
+from common.store.tasks import later
+from common.task_error import TaskError
+from signalbox.testing.memory import Attempt, Memory, Task
+
+NO_JITTER = 0.5
+"""The chance that `RetryPolicy.delay` takes for neither sooner nor later."""
+LEASE_MS = 8_000
+
+
+def claim(memory: Memory, task: Task) -> Attempt:
+    """Begin the next attempt of a pending task."""
+    task.status, task.attempt, task.start_by_at = TaskStatus.RUNNING, task.attempt + 1, None
+    attempt = Attempt(task.attempt, memory.now)
+    task.attempts.append(attempt)
+    return attempt
+
+
+def succeed(memory: Memory, task: Task, output: str) -> None:
+    """The attempt that runs returned `output`, canonical text. So ends what no runner executes, too."""
+    task.end_attempt(AttemptOutcome.SUCCEEDED, memory.now)
+    _end(memory, task, TaskStatus.SUCCEEDED, output=output)
+
+
+def fail(memory: Memory, task: Task, error: TaskError, *, timed_out: bool = False) -> None:
+    """The attempt that runs failed: it is tried again where the policy says so, else the task has failed."""
+    outcome = AttemptOutcome.TIMED_OUT if timed_out else AttemptOutcome.FAILED
+    has_attempt = task.running_attempt is not None
+    task.end_attempt(outcome, memory.now, error.to_json())
+    policy = RetryPolicy.read(read(task.retry) if task.retry else None)
+    if has_attempt and policy.retries(
+        error.code, attempt=task.attempt, limit=task.max_attempts, retryable=error.retryable
+    ):
+        failures = policy.failed(task.attempt, limit=task.max_attempts)
+        run_at = memory.now + policy.delay(failures, chance=NO_JITTER)
+        if task.finish_by_at is None or run_at < task.finish_by_at:
+            task.status, task.run_at, task.error = TaskStatus.PENDING, run_at, error.to_json()
+            task.start_by_at = later(run_at, task.start_within_ms)
+            return
+    _end(memory, task, TaskStatus.FAILED, error=error)
+
+
+def lose(memory: Memory, task: Task) -> None:
+    """The lease of the attempt that runs is over: again at once, or failed as lost. It does not count as an attempt."""
+    once = (read(task.options) if task.options else {}).get("onLost") == "fail"
+    error = _lost(task.lost + 1, once=once)
+    task.end_attempt(AttemptOutcome.LOST, memory.now, error.to_json())
+    if once or task.lost + 1 >= MAX_LOST:
+        _end(memory, task, TaskStatus.FAILED, error=error)
+        return
+    task.lost, task.attempt = task.lost + 1, task.attempt - 1
+    task.status, task.run_at = TaskStatus.PENDING, memory.now
+    task.start_by_at = later(memory.now, task.start_within_ms)
+
+
+def time_out_tasks(memory: Memory) -> None:
+    """Fail tasks for good that waited too long for a worker, or took too long in all."""
+    for task in memory.open_tasks():
+        if task.finish_by_at is not None and task.finish_by_at <= memory.now:
+            error = UNFINISHED
+        elif not _waits_too_long(task, memory):
+            continue
+        else:
+            error = UNSTARTED
+        task.end_attempt(AttemptOutcome.TIMED_OUT, memory.now, error.to_json())
+        task.start_by_at = None
+        _end(memory, task, TaskStatus.FAILED, error=error)
+
+
+def _waits_too_long(task: Task, memory: Memory) -> bool:
+    waits = task.status is TaskStatus.PENDING and not task.held
+    return waits and task.start_by_at is not None and task.start_by_at <= memory.now
+
+
+def record_late(memory: Memory, task: Task, attempt: Attempt, error: TaskError | None, output: str) -> None:
+    """A result whose lease is gone: once, without effect, on record."""
+    if attempt.has_told_late:
+        return
+    attempt.has_told_late = True
+    if attempt.outcome is not AttemptOutcome.TIMED_OUT:
+        attempt.outcome = AttemptOutcome.LATE
+    said = output if error is None else dumps(error.to_json())
+    entry = {
+        "attempt": attempt.number,
+        "key": task.key,
+        "name": task.name,
+        "outcome": "failed" if error else "succeeded",
+        "resultDigest": sha256(said.encode()).hexdigest(),
+        "taskId": task.id,
+    }
+    _deliver(memory, task, InboxType.TASK_LATE, dumps({"entry": entry}))
+
+
+def _end(
+    memory: Memory,
+    task: Task,
+    status: TaskStatus,
+    *,
+    output: str | None = None,
+    error: TaskError | None = None,
+) -> None:
+    """End a task for good, and tell its instance under each of its obligations."""
+    task.status, task.finished_at = status, memory.now
+    task.output, task.error = output, error.to_json() if error else None
+    for key in task.obligations():
+        body = outcome_body(
+            key=key, task_id=task.id, name=task.name, type=task.type, attempt=task.attempt,
+            event_type=task.completion_event if error is None else task.failure_event, output=output or "null",
+            error=task.error, attempts_digest=_digest(task),
+        )  # fmt: skip
+        _deliver(memory, task, InboxType.TASK, body)
+
+
+def _digest(task: Task) -> str | None:
+    told = [
+        (one.number, one.outcome and one.outcome.value, one.started_at, one.ended_at) for one in task.attempts
+    ]
+    return attempts_digest(told) if told else None
+
+
+def _deliver(memory: Memory, task: Task, type: InboxType, body: str) -> None:
+    row = {"instance_id": task.instance_id, "lane": inbox.ORDINARY, "type": type.value, "body": body}
+    memory.put({**row, "source": f"task:{task.id}"})
+
+
+def describe_hold(task: Task, memory: Memory) -> str | None:
+    """Why nobody may begin the task now; None where somebody may."""
+    if task.held:
+        return "it is held, because its instance is paused or failed"
+    if task.status is TaskStatus.PENDING and task.run_at > memory.now:
+        return f"it is not due before {instant_text(task.run_at)}"
+    return None

@@ -1,0 +1,480 @@
+"""One instance in a test: what one says to it, what one sees of it, and what is said when it is not as expected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import statechart
+from common.canonical import clean, dumps, read
+from common.clock import instant_text
+from common.commands.incidents import _failed_on
+from common.commands.send import MAX_NOTE, event_text, illegal
+from common.db.tables import AttemptOutcome, InboxType
+from common.decide import VERBS
+from common.errors import Conflict, Invalid, did_you_mean
+from common.lifecycle import InstanceStatus, TaskStatus, instance_can
+from common.store import inbox
+from signalbox.testing import outcomes
+from signalbox.testing.answers import Answer, fails, succeeds
+from signalbox.testing.history import LAST, History
+from signalbox.testing.memory import Incident, Instance, Task
+from signalbox.testing.world import World
+from statechart.durations import parse_duration
+
+Json = Any
+ACTOR = "test"
+_UNSAID: Any = object()
+
+
+class Unexpected(AssertionError):
+    """What a test expects is not so. The message says what was expected, what was found, and what happened last."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """A task as it stands; `attempts` counts those that count, `outcomes` tells how each ended (None: it runs)."""
+
+    name: str
+    type: str
+    status: TaskStatus
+    attempts: int
+    input: Json
+    output: Json
+    error: dict[str, Json] | None
+    run_at: datetime
+    outcomes: tuple[AttemptOutcome | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentView:
+    """Why the instance stopped."""
+
+    code: str
+    message: str
+    detail: dict[str, Json]
+
+
+class Run:
+    """An instance. Whatever is said to it is taken at once, with everything that is due because of it.
+
+    `with run.together():` lets several things be accepted before the first of them is taken.
+    """
+
+    def __init__(self, world: World, instance: Instance) -> None:
+        self._world = world
+        self._instance = instance
+        self._gathers = False
+
+    # -- time -------------------------------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> datetime:
+        """The virtual time, aware UTC."""
+        return self._world.memory.now
+
+    def settle(self, *, advance: bool = False) -> Run:
+        """Do everything that is due now. With `advance`, let time go on as long as answered tasks are tried again or run."""
+        self._world.settle()
+        for _ in range(_MAX_JUMPS):
+            due = self._world.next_work() if advance else None
+            if due is None:
+                return self
+            self._world.advance_to(due)
+        raise self._unexpected(
+            "no task to be tried again", f"more to do after {_MAX_JUMPS:,} moves of the clock"
+        )
+
+    def advance(self, duration: str | int | timedelta | None = None) -> Run:
+        """Let time go by ("7d", milliseconds or a timedelta), doing what falls due at its own time.
+
+        Without a duration: up to what happens next by itself. Raises `Unexpected` where nothing would.
+        """
+        if duration is None:
+            self._world.settle()
+            due = self._world.next_due()
+            if due is None:
+                raise self._unexpected("something to wait for: a timer or another try", "nothing")
+            self._world.advance_to(due)
+        else:
+            if not isinstance(duration, timedelta):
+                duration = timedelta(milliseconds=parse_duration(duration))
+            self._world.advance_to(self.now + duration)
+        return self
+
+    @contextmanager
+    def together(self) -> Iterator[Run]:
+        """Accept all that is said within before the first of it is taken, as if it came between two looks of the engine."""
+        self._gathers = True
+        try:
+            yield self
+        finally:
+            self._gathers = False
+        self._world.settle()
+
+    # -- saying things ----------------------------------------------------------------------------------------------
+
+    def send(self, event: str | Mapping[str, Json], /, *, by: str = ACTOR, **members: Json) -> Run:
+        """Send an event: its type and members, or the whole event. Checked as the API checks it."""
+        given = {"type": event, **members} if isinstance(event, str) else {**event, **members}
+        text = event_text(given, limits=self._world.limits)
+        return self._say("send", InboxType.EVENT, text, by, lane=inbox.ORDINARY)
+
+    def note(self, note: str, *, by: str = ACTOR) -> Run:
+        """Append a note to the history."""
+        if not 0 < len(note) <= MAX_NOTE:
+            raise Invalid(f"note: expected text of 1 to {MAX_NOTE} characters", code="note.invalid")
+        return self._say("note", InboxType.NOTE, {"note": clean(note)}, by)
+
+    def pause(self, reason: str | None = None, *, by: str = ACTOR) -> Run:
+        """Let it stand still."""
+        return self._command(InboxType.PAUSE, {"reason": reason}, by)
+
+    def resume(self, reason: str | None = None, *, by: str = ACTOR) -> Run:
+        """Let it go on."""
+        return self._command(InboxType.RESUME, {"reason": reason}, by)
+
+    def step(self, *, by: str = ACTOR) -> Run:
+        """Let a paused instance take one thing that waits."""
+        return self._command(InboxType.STEP, {}, by)
+
+    def cancel(self, reason: str | None = None, *, by: str = ACTOR) -> Run:
+        """End it."""
+        return self._command(InboxType.CANCEL, {"reason": reason}, by)
+
+    def retry(self, reason: str | None = None, *, by: str = ACTOR) -> Run:
+        """Try again what a failed instance failed on."""
+        self._require("retry")
+        if self._snapshot.get("status") == "error":
+            raise Conflict(
+                f"cannot retry instance {self.id}: its machine ended with an error; restart it from a state",
+                code="instance.ended_in_error",
+            )
+        return self._resolve("retry", None, reason, by)
+
+    def skip(self, output: Json = None, *, reason: str | None = None, by: str = ACTOR) -> Run:
+        """Go on without what a failed instance failed on: its task answered with `output`, its event left out."""
+        if not self._open_incidents():
+            raise self._unexpected("an open incident", f'none; the instance is "{self.status.value}"')
+        return self._resolve("skip", clean(output), reason, by)
+
+    def restart(
+        self,
+        state: str | None = None,
+        *,
+        context: Mapping[str, Json] | None = None,
+        reason: str | None = None,
+        by: str = ACTOR,
+    ) -> Run:
+        """Leave where it stands and enter `state`, a dotted path (None: the initial one)."""
+        paths = [
+            node.path for node in self._chart.nodes if node.parent is not None and node.type != "history"
+        ]
+        if state is not None and state not in paths:
+            known = ", ".join(paths[:20])
+            raise Invalid(
+                f'state: expected one of {known}, found "{state}"{did_you_mean(state, paths)}',
+                code="restart.unknown_state",
+            )
+        body = {"context": None if context is None else clean(context), "reason": reason, "state": state}
+        return self._command(InboxType.RESTART, body, by)
+
+    # -- answering by hand --------------------------------------------------------------------------------------------
+
+    def complete(self, name: str, output: Json = None) -> Run:
+        """Let an open task succeed: the attempt that runs, or one that begins now."""
+        return self._report(name, succeeds(output))
+
+    def fail(self, name: str, code: str = "handler.failed", message: str = "", **more: Any) -> Run:
+        """Let an attempt of an open task fail (`data`, `retryable` as in `fails`); whether it is tried again, its policy says."""
+        return self._report(name, fails(code, message, **more))
+
+    def complete_child(self, definition_key: str, output: Json = None) -> Run:
+        """Let a child that the test plays complete."""
+        return self._end_child(definition_key, succeeds(output))
+
+    def fail_child(self, definition_key: str, code: str = "child.broke", message: str = "") -> Run:
+        """Let a child that the test plays stop with an incident."""
+        return self._end_child(definition_key, fails(code, message))
+
+    # -- seeing -------------------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        return str(self._instance.id)
+
+    @property
+    def status(self) -> InstanceStatus:
+        return self._instance.held.status
+
+    @property
+    def configuration(self) -> list[str]:
+        """The active states that have no active child, as dotted paths."""
+        return list(self._instance.configuration)
+
+    @property
+    def context(self) -> dict[str, Json]:
+        """The data, a copy."""
+        return dict(self._snapshot.get("context") or {})
+
+    @property
+    def output(self) -> Json:
+        """What it completed with."""
+        return self._instance.output
+
+    @property
+    def error(self) -> dict[str, Json] | None:
+        """Why it failed or timed out: {code, message, data}."""
+        error = self._instance.held.error
+        return None if error is None else dict(read(error))
+
+    @property
+    def incident(self) -> IncidentView | None:
+        """The open incident that stopped it."""
+        found = self._open_incidents()
+        return IncidentView(found[-1].code, found[-1].message, dict(found[-1].detail)) if found else None
+
+    @property
+    def path(self) -> list[str]:
+        """Every state that was entered, in order; parents before their children."""
+        entered = (entry["entered"] for entry in self.history.of_type("state.changed"))
+        return [state for states in entered for state in states if state != _ROOT]
+
+    @property
+    def history(self) -> History:
+        """What happened so far."""
+        rows = self._world.memory.history
+        return History.of([row for row in rows if row["instance_id"] == self.id])
+
+    @property
+    def emitted(self) -> list[dict[str, Json]]:
+        """The events that `emit` has published."""
+        return [entry["event"] for entry in self.history.of_type("event.emitted")]
+
+    @property
+    def logged(self) -> list[str]:
+        """The messages of `log`."""
+        return [entry["message"] for entry in self.history.of_type("log")]
+
+    @property
+    def tasks(self) -> list[TaskView]:
+        """Every task that it ever asked for, in order."""
+        return [_view(task) for task in self._tasks()]
+
+    def task(self, name: str) -> TaskView:
+        """The newest task of a name, or of a type. Raises `Unexpected` where it never asked for one."""
+        return _view(self._find_task(name, lambda _task: True, "task"))
+
+    @property
+    def timers(self) -> dict[str, datetime]:
+        """When its timers fire, by key."""
+        return {
+            timer.key: timer.due_at for timer in self._world.memory.timers if timer.instance_id == self.id
+        }
+
+    @property
+    def children(self) -> list[Run]:
+        """The instances that it has started, in order."""
+        found = self._world.memory.instances.values()
+        return [Run(self._world, one) for one in found if one.held.parent_id == self.id]
+
+    def child(self, definition_key: str) -> Run:
+        """The newest child of a definition. Raises `Unexpected` where it has none."""
+        found = [one for one in self.children if one._instance.held.definition_key == definition_key]
+        if not found:
+            keys = [one._instance.held.definition_key for one in self.children]
+            raise self._unexpected(f'a child of "{definition_key}"', _listed("children of", keys))
+        return found[-1]
+
+    def expect(
+        self,
+        *,
+        status: str = _UNSAID,
+        configuration: list[str] = _UNSAID,
+        context: Mapping[str, Json] = _UNSAID,
+        output: Json = _UNSAID,
+        path: list[str] = _UNSAID,
+        incident: str | None = _UNSAID,
+    ) -> Run:
+        """Assert several things at once. Of `context` the members that are given are compared, of an incident its code."""
+        found_context = self.context
+        said = {
+            "status": (status, self.status.value),
+            "configuration": (configuration, self.configuration),
+            "output": (output, self.output),
+            "path": (path, self.path),
+            "incident": (incident, self.incident.code if self.incident else None),
+        }
+        if context is not _UNSAID:
+            said |= {f"context.{key}": (value, found_context.get(key)) for key, value in context.items()}
+        for what, (expected, found) in said.items():
+            if expected is not _UNSAID and expected != found:
+                raise self._unexpected(f"{what} {_shown(expected)}", _shown(found))
+        return self
+
+    def __repr__(self) -> str:
+        return f"<Run of {self._instance.held.definition_key}: {self.status.value} in {self.configuration}>"
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _snapshot(self) -> dict[str, Json]:
+        text = self._instance.held.snapshot
+        return {} if text is None else dict(read(text))
+
+    @property
+    def _chart(self) -> statechart.Chart:
+        chart = self._world.memory.definitions[self._instance.held.definition_id].chart
+        assert chart is not None, "what does not compile is not loaded"  # noqa: S101
+        return chart
+
+    def _tasks(self) -> list[Task]:
+        return [task for task in self._world.memory.tasks.values() if task.instance_id == self.id]
+
+    def _open_incidents(self) -> list[Incident]:
+        return self._world.memory.open_incidents(self.id)
+
+    def _require(self, verb: str) -> None:
+        held = self._instance.held
+        if not instance_can(verb, held.status):
+            raise illegal(verb, held.id, held.status, held.finished_at)
+
+    def _say(self, verb: str, type: InboxType, body: Any, by: str, *, lane: int = inbox.CONTROL) -> Run:
+        self._require(verb)
+        self._world.accept(self.id, type, body, lane=lane, actor=by)
+        return self._settled()
+
+    def _settled(self) -> Run:
+        if not self._gathers:
+            self._world.settle()
+        return self
+
+    def _command(self, type: InboxType, body: Mapping[str, Json], by: str) -> Run:
+        return self._say(VERBS[type], type, body, by)
+
+    def _resolve(self, way: str, output: Json, reason: str | None, by: str) -> Run:
+        chosen = [self._way_out(one, way, output) for one in self._open_incidents()]
+        return self._command(InboxType.RETRY, {"incidents": chosen, "reason": reason}, by)
+
+    def _way_out(self, one: Incident, way: str, output: Json) -> dict[str, Json]:
+        """What a `retry` row says of an incident (`common.commands.incidents.ways_out`)."""
+        chosen: dict[str, Json] = {"code": one.code, "id": one.id, "way": way}
+        key = one.detail.get("key")
+        task = next((task for task in self._tasks() if task.id == one.task_id), None)
+        if task is not None and key is not None:
+            chosen["task"] = {"id": task.id, "key": key}
+            if way == "skip":
+                chosen["answer"] = _skipped(task, key, output)
+            return chosen
+        rows = self._world.memory.history
+        row = next(row for row in rows if (row["instance_id"], row["sequence"]) == (self.id, one.sequence))
+        recorded = read(row["input"])
+        failed_on = _failed_on(recorded["type"], recorded["body"])
+        if failed_on is None:
+            return chosen
+        if failed_on["type"] == InboxType.CHILD.value and way == "skip":
+            chosen["output"] = output
+        return {**chosen, "row": failed_on}
+
+    def _report(self, name: str, answer: Answer) -> Run:
+        task = self._find_task(name, lambda task: task.is_open, "open task")
+        why_not = outcomes.describe_hold(task, self._world.memory)
+        if task.status is TaskStatus.PENDING:
+            if why_not is not None:
+                raise self._unexpected(f'task "{name}" to be one that somebody may begin', why_not)
+            outcomes.claim(self._world.memory, task)
+        self._world.report(task, answer)
+        return self._settled()
+
+    def _find_task(self, name: str, is_wanted: Callable[[Task], bool], what: str) -> Task:
+        tasks = self._tasks()
+        for task in reversed(tasks):
+            if name in (task.name, task.type) and is_wanted(task):
+                return task
+        told = [f"{task.name} ({task.status.value})" for task in tasks]
+        hint = did_you_mean(name, {task.name for task in tasks} - {name})
+        raise self._unexpected(f'{what} "{name}"{hint}', _listed("tasks", told))
+
+    def _end_child(self, definition_key: str, answer: Answer) -> Run:
+        child = self.child(definition_key)
+        if not self._world.is_stand_in(child._instance):
+            raise self._unexpected(
+                f'child "{definition_key}" to be played by the test',
+                "one that runs its own definition; send it events instead",
+            )
+        if child.status is not InstanceStatus.WAITING:
+            raise self._unexpected(f'child "{definition_key}" to be waiting', child.status.value)
+        self._world.end_stand_in(child._instance, answer)
+        return self._settled()
+
+    def _unexpected(self, expected: str, found: str) -> Unexpected:
+        history = self.history
+        lines = [
+            f"expected {expected}",
+            f"found {found}",
+            "",
+            f'instance of "{self._instance.held.definition_key}": {self.status.value} in '
+            f"{_shown(self.configuration)} at {instant_text(self.now)}",
+            *self._waits(),
+            f"last {min(LAST, len(history))} of {len(history)} history entries:",
+            str(history[-LAST:]),
+        ]
+        return Unexpected("\n".join(lines))
+
+    def _waits(self) -> Iterator[str]:
+        for task in self._tasks():
+            if task.is_open:
+                why = outcomes.describe_hold(task, self._world.memory)
+                yield f'open task "{task.name}" ({task.type}), {task.status.value}' + (
+                    f": {why}" if why else ""
+                )
+        for key, due_at in self.timers.items():
+            yield f'timer "{key}" fires at {instant_text(due_at)}'
+        if self.incident is not None:
+            yield f"incident {self.incident.code}: {self.incident.message}"
+        if self._instance.accepts_events:
+            events = statechart.explain(self._chart, self._snapshot)["events"]
+            yield f"it takes the events {', '.join(event['type'] for event in events)}"
+
+
+_ROOT = "(machine)"
+_MAX_JUMPS = 10_000
+
+
+def _view(task: Task) -> TaskView:
+    output = None if task.output is None else read(task.output)
+    tried = tuple(attempt.outcome for attempt in task.attempts)
+    return TaskView(
+        task.name,
+        task.type,
+        task.status,
+        task.attempt,
+        read(task.input),
+        output,
+        task.error,
+        task.run_at,
+        tried,
+    )
+
+
+def _skipped(task: Task, key: str, output: Json) -> dict[str, Json]:
+    """The event and entry that stand for a task which is skipped."""
+    named = {"attempt": task.attempt, "id": task.id, "name": task.name, "type": task.type}
+    return {
+        "entry": {"key": key, "name": task.name, "taskId": task.id, "type": "task.skipped"},
+        "event": {"output": output, "task": named, "type": task.completion_event},
+    }
+
+
+def _listed(what: str, names: list[str]) -> str:
+    return f"{what} {', '.join(names)}" if names else f"no {what.removesuffix(' of')}"
+
+
+def _shown(value: Json) -> str:
+    try:
+        return dumps(value)
+    except TypeError:
+        return repr(value)

@@ -1,0 +1,191 @@
+"""Loading a definition into a test, and saying what its tasks and children answer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import statechart
+from common.canonical import clean, dumps, loads, read
+from common.commands.definitions import document_text, find_problems
+from common.commands.send import require_size
+from common.config import Limits
+from common.db.tables import InboxType
+from common.decision import START_TIMER
+from common.errors import did_you_mean
+from common.store import inbox
+from common.store.definitions import PublishedTypes
+from orchestrator.charts import CompiledChart
+from signalbox.testing.answers import Answer, Answering, script_of
+from signalbox.testing.handlers import Handlers
+from signalbox.testing.memory import Memory, Timer
+from signalbox.testing.run import ACTOR, Run
+from signalbox.testing.world import World
+from statechart.durations import parse_duration
+from task_runner.registry import REGISTRY, Registry
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+"""When virtual time begins, unless a test says otherwise."""
+
+Source = str | Path | Mapping[str, Any]
+
+
+class Workflow:
+    """A definition under test, with everything it meets: other definitions, answers, and a virtual time of its own.
+
+    Load it anew in each test: its instances, business keys and time are shared by all that start from it.
+    """
+
+    def __init__(self, world: World, key: str) -> None:
+        self._world = world
+        self.key = key
+        self.warnings: list[str] = []
+
+    @classmethod
+    def load(cls, source: Source, *, at: datetime = START, handlers: bool | Registry = False) -> Workflow:
+        """Load a definition: a path, a document, or the text of one.
+
+        `at` is when virtual time begins. With `handlers`, tasks that have no answer are done by the functions that are
+        registered by `@handler` (or in the registry that is given). Raises `InvalidDefinition` with every problem, as
+        `signalbox check` does; what `check` only warns of stands in `warnings`.
+        """
+        if at.tzinfo is None:
+            raise ValueError(f"at: expected an instant with an offset, found naive {at.isoformat()!r}")
+        world = World(Memory(at.astimezone(UTC)), Limits())
+        if handlers is not False:
+            functions = Handlers(REGISTRY if handlers is True else handlers, world.limits.max_output_bytes)
+            world.run_handler, world.has_handler = (
+                functions.run,
+                lambda task: functions.find(task) is not None,
+            )
+        text = _text_of(source)
+        compiled, warnings = _compiled(text)
+        workflow = cls(world, _key_of(text))
+        workflow.warnings = list(warnings)
+        world.add_definition(workflow.key, compiled)
+        return workflow
+
+    def definition(self, source: Source) -> str:
+        """Add another definition: a child's, or a further version of one. Returns its key."""
+        text = _text_of(source)
+        compiled, _ = _compiled(text)
+        self._world.add_definition(_key_of(text), compiled)
+        return _key_of(text)
+
+    def task(self, name: str, *answers: Answer | Answering) -> Workflow:
+        """Say how the attempts of tasks of a name, or of a type, end: one answer an attempt, the last for all after it.
+
+        A function gets `(input, attempt)`; what it returns is the output, what it raises the error.
+        """
+        self._world.tasks[name] = script_of(answers, f'task "{name}"')
+        return self
+
+    def child(self, definition_key: str, answer: Answer | Answering) -> Workflow:
+        """Say how children of a definition end, which the test does not give; a function gets `(input, 1)`."""
+        self._world.children[definition_key] = script_of((answer,), f'child "{definition_key}"')
+        return self
+
+    def start(
+        self,
+        input: Any = None,
+        *,
+        context: Mapping[str, Any] | None = None,
+        business_key: str | None = None,
+        definition: str | None = None,
+        start_after: str | int = 0,
+        by: str = ACTOR,
+    ) -> Run:
+        """Start an instance, at once or `start_after` a time; the live one where there is one of this business key.
+
+        `definition` is the key of another definition that was added. Raises `UnknownName` where an answer was given for
+        a task or child that no definition names.
+        """
+        self._check_names()
+        key = definition or self.key
+        found = self._world.find_definition(key, None)
+        memory = self._world.memory
+        held = memory.find_live(key, business_key) if business_key is not None else None
+        if held is not None:
+            return Run(self._world, memory.instances[held])
+        body = dumps({"context": clean(context), "input": clean(input)})
+        require_size(body, "input and context are", self._world.limits)
+        if isinstance(found, Exception):
+            raise found
+        instance = memory.insert_pending(
+            id=memory.number("instance"), definition_id=found[0], definition_key=key, definition_version=found[1],
+            business_key=business_key, input=dumps(clean(input)),
+        )  # fmt: skip
+        assert instance is not None, "the business key was free a moment ago"  # noqa: S101
+        delay = timedelta(milliseconds=parse_duration(start_after))
+        if delay:
+            memory.timers.append(Timer(instance.id, START_TIMER, memory.now + delay, InboxType.START, body))
+        else:
+            self._world.accept(instance.id, InboxType.START, body, lane=inbox.ORDINARY, actor=by)
+            self._world.settle()
+        return Run(self._world, instance)
+
+    def _check_names(self) -> None:
+        """A misspelt name would leave its task open without a word."""
+        uses = [use for compiled in self._world.memory.definitions.values() for use in _uses(compiled)]
+        for given, what, kinds in (
+            (self._world.tasks, "task", ("task_name", "task_type")),
+            (self._world.children, "child", ("workflow_key",)),
+        ):
+            known = {use.name for use in uses if use.kind in kinds}
+            if any("$" in name for name in known):  # made up while it runs: any name may come
+                continue
+            for name in given:
+                if name not in known:
+                    found = ", ".join(f'"{one}"' for one in sorted(known)) or "none"
+                    raise UnknownName(
+                        f'{what} "{name}": no definition names it{did_you_mean(name, known)}; there are {found}'
+                    )
+
+
+class UnknownName(AssertionError):
+    """An answer for a task or a child that no definition of the test names."""
+
+
+class InvalidDefinition(AssertionError):
+    """A definition with errors; `problems` has all that was found, warnings too."""
+
+    def __init__(self, problems: list[statechart.Problem]) -> None:
+        self.problems = problems
+        listed = "\n".join(f"  {problem.severity} {problem}" for problem in problems)
+        super().__init__(f"expected a definition without errors, found\n{listed}")
+
+
+def _uses(compiled: CompiledChart) -> Iterator[Any]:
+    return iter(() if compiled.chart is None else compiled.chart.uses)
+
+
+def _text_of(source: Source) -> str:
+    """The stored text of a document. Raises `OSError` for a file that cannot be read, `Invalid` for what is no JSON."""
+    if isinstance(source, Mapping):
+        return document_text(source)
+    is_text = isinstance(source, str) and source.lstrip().startswith("{")
+    written = str(source) if is_text else Path(source).read_text(encoding="utf-8")
+    return document_text(loads(written, max_bytes=Limits().max_definition_bytes))
+
+
+def _key_of(text: str) -> str:
+    return str(read(text)["id"])
+
+
+@lru_cache(maxsize=256)
+def _compiled(text: str) -> tuple[CompiledChart, tuple[str, ...]]:
+    """The chart of a document and its warnings, kept: tests load the same definition again and again."""
+    document = read(text)
+    problems = find_problems(document, PublishedTypes(frozenset(), frozenset()), allow_unknown_types=True)
+    if any(problem.severity == "error" for problem in problems):
+        raise InvalidDefinition(problems)
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    return CompiledChart(statechart.load(document), checksum), tuple(
+        str(problem)
+        for problem in problems
+        if problem.code != "task.unknown_type"  # the test is who offers them
+    )

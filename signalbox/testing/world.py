@@ -1,0 +1,313 @@
+"""The engine in memory: what the orchestrator, its timers and sweeps and a task runner do, in turns, at a virtual time.
+
+One `World` holds every instance of one test. Instances are stepped by the orchestrator's own code (`orchestrator.advance`), which
+decides by `common.decide`; answers to tasks and children come from the test. Nothing sleeps, and nothing asks a clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from heapq import heappop, heappush
+from typing import Any, cast
+
+from common.canonical import dumps, read
+from common.config import Limits
+from common.db import Database
+from common.db.tables import InboxType
+from common.errors import NotFound, SignalboxError
+from common.ids import DefinitionId
+from common.lifecycle import InstanceStatus, TaskStatus
+from common.store import inbox
+from common.task_error import TaskError
+from orchestrator.advance import Advancing, _step_instance
+from orchestrator.charts import CompiledChart
+from signalbox.testing import outcomes
+from signalbox.testing.answers import Answer, Script
+from signalbox.testing.memory import Attempt, Instance, Memory, Task
+from signalbox.testing.saving import Saving
+from signalbox.testing.stand_in import ENDED, stand_in
+from task_runner.watch import Bounds
+
+MAX_TURNS = 10_000
+"""Turns that one settling may take: a definition that keeps itself busy is told from one that has much to do."""
+
+Runner = Callable[[Task], Answer | None]
+"""Runs the real handler of a claimed task, or says None where there is none."""
+
+
+class NeverSettles(AssertionError):
+    """The instances of a test keep each other busy for ever, or time would have to go on for ever."""
+
+
+@dataclass
+class World:
+    """Every instance of a test, what answers its tasks, and the time."""
+
+    memory: Memory
+    limits: Limits
+    tasks: dict[str, Script] = field(default_factory=dict)
+    children: dict[str, Script] = field(default_factory=dict)
+    run_handler: Runner | None = None
+    has_handler: Callable[[Task], bool] = lambda _task: False
+    _keys: dict[str, list[DefinitionId]] = field(default_factory=dict)
+    _arrivals: list[tuple[datetime, int, Callable[[], None]]] = field(default_factory=list)
+    _scheduled: int = 0
+    _answered: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        # Stepping an instance reads the limit only; the database is for passes, which are not made here.
+        self._advancing = Advancing(cast("Database", None), self.limits.max_context_bytes)
+
+    # -- definitions ------------------------------------------------------------------------------------------------
+
+    def add_definition(self, key: str, compiled: CompiledChart) -> None:
+        """Apply a definition: the next, active version of its key."""
+        definition_id = DefinitionId(self.memory.number("definition"))
+        self.memory.definitions[definition_id] = compiled
+        self._keys.setdefault(key, []).append(definition_id)
+
+    def find_definition(self, key: str, version: int | None) -> tuple[DefinitionId, int] | SignalboxError:
+        """A definition that the test has given; what it has not given is played by a stand-in."""
+        if key not in self._keys:
+            self.add_definition(key, stand_in())
+        versions = self._keys[key]
+        is_played = self.memory.definitions[versions[-1]] is stand_in()
+        chosen = len(versions) if version is None or is_played else version
+        if not 0 < chosen <= len(versions):
+            return NotFound(
+                f'no definition "{key}" version {version}; apply it, then retry', code="definition.not_found"
+            )
+        return versions[chosen - 1], chosen
+
+    def is_stand_in(self, instance: Instance) -> bool:
+        return self.memory.definitions[instance.held.definition_id] is stand_in()
+
+    # -- accepting --------------------------------------------------------------------------------------------------
+
+    def accept(
+        self, instance_id: str, type: InboxType, body: Mapping[str, Any] | str, *, lane: int, actor: str
+    ) -> None:
+        """Put a row into an instance's inbox."""
+        text = body if isinstance(body, str) else dumps(body)
+        self.memory.put(
+            {"instance_id": instance_id, "lane": lane, "type": type.value, "body": text, "source": actor}
+        )
+
+    # -- taking turns -----------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Do everything that is due now, until nothing is. Raises `NeverSettles`."""
+        for _ in range(MAX_TURNS):
+            self._arrive()
+            self._fire_timers()
+            outcomes.time_out_tasks(self.memory)
+            # Both are asked, one after the other: work begins when nothing is left to step.
+            if not self._advance() and not self._work():
+                return
+        raise NeverSettles(
+            f"expected it to settle, found more to do after {MAX_TURNS:,} turns at one instant"
+        )
+
+    def advance_to(self, instant: datetime) -> None:
+        """Let time go by, and do what falls due on the way at its own time."""
+        self.settle()
+        while (due := self.next_due()) is not None and due <= instant:
+            self.memory.now = max(due, self.memory.now)
+            self.settle()
+        self.memory.now = max(instant, self.memory.now)
+
+    def next_due(self) -> datetime | None:
+        """When something happens next by itself."""
+        instants = [timer.due_at for timer in self.memory.timers]
+        instants += [arrival[0] for arrival in self._arrivals]
+        for task in self.memory.open_tasks():
+            if task.finish_by_at is not None:
+                instants.append(task.finish_by_at)
+            if task.status is TaskStatus.PENDING and not task.held:
+                if task.start_by_at is not None:
+                    instants.append(task.start_by_at)
+                if self._is_answered(task):
+                    instants.append(task.run_at)
+        return min(instants, default=None)
+
+    def next_work(self) -> datetime | None:
+        """When a task that is answered is tried next, or an attempt that runs ends."""
+        instants = [arrival[0] for arrival in self._arrivals]
+        instants += [
+            task.run_at
+            for task in self.memory.open_tasks()
+            if task.status is TaskStatus.PENDING and not task.held and self._is_answered(task)
+        ]
+        return min(instants, default=None)
+
+    def _advance(self) -> int:
+        """What the orchestrator does at a ring: sweep the inbox until a sweep finds nothing. Returns the steps."""
+        steps = 0
+        while ready := list(dict.fromkeys(row.instance_id for row in self.memory.ready())):
+            for instance_id in ready:
+                steps += self._step(self.memory.instances[instance_id])
+            if steps > MAX_TURNS * 10:
+                raise NeverSettles(
+                    f"expected it to settle, found more to do after {steps:,} steps at one instant"
+                )
+        return steps
+
+    def _step(self, instance: Instance) -> int:
+        memory = self.memory
+        rows = memory.rows_of(instance.id, parked=False)[: inbox.PER_INSTANCE]
+        wanted = sum(row.type is InboxType.STEP for row in rows)
+        if wanted:
+            behind = sum(row.lane == inbox.CONTROL for row in rows)
+            rows[behind:behind] = memory.rows_of(instance.id, parked=True)[:wanted]
+        compiled = memory.definitions[instance.held.definition_id]
+        batch = _step_instance(self._advancing, instance.held, rows, compiled, memory.now, math.inf)
+        Saving.of(batch).store(memory, self.find_definition, self.limits)
+        return batch.steps
+
+    def _fire_timers(self) -> None:
+        memory = self.memory
+        due = sorted(
+            (timer for timer in memory.timers if timer.due_at <= memory.now), key=lambda one: one.due_at
+        )
+        for timer in due:
+            lane = inbox.CONTROL if timer.inbox_type is InboxType.TIMEOUT else inbox.ORDINARY
+            self.accept(
+                timer.instance_id, timer.inbox_type, timer.body, lane=lane, actor=f"timer:{timer.key}"
+            )
+        memory.timers = [timer for timer in memory.timers if timer not in due]
+
+    # -- answering --------------------------------------------------------------------------------------------------
+
+    def script_for(self, task: Task) -> Script | None:
+        """What the test says of a task: by its name, or by its type."""
+        return self.tasks.get(task.name) or self.tasks.get(task.type)
+
+    def _is_answered(self, task: Task) -> bool:
+        return self.script_for(task) is not None or self.has_handler(task)
+
+    def _work(self) -> int:
+        """What a runner does: claim all that is due and answered, and report. Returns the attempts and played children."""
+        return self._play_children() + self._answer_people() + self._run_due()
+
+    def _run_due(self) -> int:
+        memory = self.memory
+        due = [
+            task
+            for task in memory.open_tasks()
+            if task.status is TaskStatus.PENDING
+            and not task.held
+            and task.run_at <= memory.now
+            and self._is_answered(task)
+        ]
+        due.sort(key=lambda task: (-task.priority, task.run_at))
+        attempts = [(task, outcomes.claim(memory, task)) for task in due]
+        for task, attempt in attempts:
+            self._begin(task, attempt, self._answer(task, attempt.number))
+        return len(due)
+
+    def _answer(self, task: Task, attempt: int) -> Answer:
+        script = self.script_for(task)
+        if script is not None:
+            return script.answer(read(task.input), attempt)
+        answer = self.run_handler(task) if self.run_handler else None
+        return answer or Answer(is_silent=True)
+
+    def _answer_people(self) -> int:
+        """Answer what no runner executes, once, where the test says how: a HUMAN task, a MAP."""
+        waiting = [
+            task
+            for task in self.memory.open_tasks()
+            if task.status is TaskStatus.RUNNING and task.attempt == 0 and task.type != "WORKFLOW"
+            and task.id not in self._answered and not task.held and self.script_for(task)
+        ]  # fmt: skip
+        for task in waiting:
+            self._answered.add(task.id)
+            answer = self._answer(task, 1)
+            if not answer.is_silent:
+                self._after(answer.after_ms, partial(self._end_unclaimed, task, answer))
+        return len(waiting)
+
+    def _end_unclaimed(self, task: Task, answer: Answer) -> None:
+        if task.is_open:
+            self.report(task, answer)
+
+    def _begin(self, task: Task, attempt: Attempt, answer: Answer) -> None:
+        """Let an attempt end when its answer comes, its time is over, or its lease is."""
+        bounds = Bounds.of(task.timeout_ms, task.heartbeat_ms)
+        ends = [ms for ms in (task.timeout_ms, task.heartbeat_ms) if ms is not None]
+        if answer.crashes:
+            self._after(outcomes.LEASE_MS, lambda: self._expire(task, attempt))
+        elif bounds is not None and (answer.is_silent or answer.after_ms >= min(ends)):
+            error = bounds.broken(0, 0, min(ends) / 1_000)
+            if error is not None:
+                self._after(min(ends), lambda: self._overrun(task, attempt, error))
+        if not answer.is_silent:
+            self._after(answer.after_ms, lambda: self._arrived(task, attempt, answer))
+
+    def _arrived(self, task: Task, attempt: Attempt, answer: Answer) -> None:
+        if task.running_attempt is attempt:
+            self.report(task, answer)
+        else:
+            outcomes.record_late(self.memory, task, attempt, answer.error, answer.output)
+
+    def _overrun(self, task: Task, attempt: Attempt, error: TaskError) -> None:
+        if task.running_attempt is attempt:
+            outcomes.fail(self.memory, task, error, timed_out=True)
+
+    def _expire(self, task: Task, attempt: Attempt) -> None:
+        if task.running_attempt is attempt:
+            outcomes.lose(self.memory, task)
+
+    def report(self, task: Task, answer: Answer) -> None:
+        """End the attempt that runs, or a task that waits for no runner."""
+        if answer.error is None:
+            outcomes.succeed(self.memory, task, answer.output)
+        else:
+            outcomes.fail(self.memory, task, answer.error)
+
+    def _play_children(self) -> int:
+        """Let stand-ins end as the test says."""
+        waiting = [
+            instance
+            for instance in self.memory.instances.values()
+            if instance.held.definition_key in self.children
+            and self.is_stand_in(instance)
+            and instance.held.status is InstanceStatus.WAITING
+            and instance.id not in self._answered
+        ]
+        for instance in waiting:
+            self._answered.add(instance.id)
+            answer = self.children[instance.held.definition_key].answer(read(instance.input), 1)
+            if not answer.is_silent:
+                self._after(answer.after_ms, partial(self.end_stand_in, instance, answer))
+        return len(waiting)
+
+    def end_stand_in(self, instance: Instance, answer: Answer) -> None:
+        """Let a stand-in complete with an output, or stop with an incident."""
+        if answer.error is None:
+            event = {"output": read(answer.output), "type": ENDED}
+            self.accept(instance.id, InboxType.EVENT, event, lane=inbox.ORDINARY, actor="test")
+        else:
+            error = answer.error
+            body = {"code": error.code, "detail": {"error": error.to_json()}, "message": error.message}
+            self.accept(instance.id, InboxType.INCIDENT, body, lane=inbox.ORDINARY, actor="test")
+
+    # -- what comes later -------------------------------------------------------------------------------------------
+
+    def _after(self, milliseconds: int, happen: Callable[[], None]) -> None:
+        """Let something happen at a later instant, or now. What is for one instant happens in the order of asking."""
+        if not milliseconds:
+            happen()
+            return
+        self._scheduled += 1
+        heappush(
+            self._arrivals, (self.memory.now + timedelta(milliseconds=milliseconds), self._scheduled, happen)
+        )
+
+    def _arrive(self) -> None:
+        while self._arrivals and self._arrivals[0][0] <= self.memory.now:
+            heappop(self._arrivals)[2]()

@@ -1,0 +1,296 @@
+"""The kit and the real engine agree: the same script, on SQLite and in memory, has the same histories and rows."""
+
+import json
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any
+
+import pytest
+
+from common.db import Database
+from common.lifecycle import instance_can
+from signalbox import Permanent
+from task_runner.registry import HandlerError
+from tests.integration.engine.children import catching, parent, with_task
+from tests.integration.engine.documents import COUNTER, after, assign, on_go, one_task, waiting_with_task
+from tests.support.engine import Engine
+from tests.support.manual_clock import ManualClock
+from tests.unit.statechart.charts import document_of
+from tests.unit.statechart.test_graph import ONBOARDING
+from tests.unit.testing.both import Both
+
+EXACT = {"maxAttempts": 3, "interval": "10s", "jitter": 0}
+HELLO = json.loads(files("signalbox.examples").joinpath("hello-workflow.json").read_text())
+
+
+@pytest.fixture
+def engine(sqlite_url: str) -> Iterator[Engine]:
+    database = Database.open(sqlite_url)
+    yield Engine.on(database)
+    database.dispose()
+
+
+@pytest.fixture
+def clock(engine: Engine) -> Iterator[ManualClock]:
+    clock = ManualClock(engine.database, datetime(2026, 3, 1, 12, tzinfo=UTC))
+    yield clock
+    clock.release()
+
+
+def failing(times: int, code: str = "http.503") -> Any:
+    """Fails so many times, then returns the number of the attempt."""
+
+    def work(_input: Any, attempt: int) -> int:
+        if attempt <= times:
+            raise HandlerError(f"no {attempt}", code=code, data={"n": attempt})
+        return attempt
+
+    return work
+
+
+def test_hello(engine: Engine, clock: ManualClock) -> None:
+    both = Both.begin(engine, clock, HELLO, answers={"EMAIL": lambda _input, _n: {"messageId": "m-1"}})
+    assert both.run.status == "completed"
+
+
+@pytest.mark.parametrize(("department", "fails"), [("Engineering", 0), ("Sales", 0), ("Sales", 5)])
+def test_the_onboarding_graph(engine: Engine, clock: ManualClock, department: str, fails: int) -> None:
+    document = document_of(ONBOARDING, context={"nodes": {}}, defaults={"retry": EXACT})
+    answers = {
+        "identity.provision": lambda _input, _n: {"accountId": "a-1"},
+        "ai.generate_content": lambda _input, _n: {"content": "Hello"},
+        "slack.channel_invite": failing(fails),
+        "email.send": failing(1),
+        "identity.deprovision": lambda _input, _n: None,
+    }
+    employee = {"email": "a@x.io", "firstName": "A", "department": department}
+    both = Both.begin(engine, clock, document, answers=answers, input={"employee": employee})
+    both.advance(minutes=2)
+    assert both.run.path[-1] == ("failed" if fails else "completed")
+
+
+@pytest.mark.parametrize("way", ["retry", "skip", "restart", "cancel"])
+def test_a_task_that_fails_for_good_and_every_way_out(engine: Engine, clock: ManualClock, way: str) -> None:
+    document = waiting_with_task(retry=EXACT)
+    both = Both.begin(engine, clock, document, answers={"work": failing(4)})
+    both.send("ADD", n=1).advance(seconds=60)
+    assert both.run.status == "failed"
+    both.send("ADD", n=2)
+    if way == "skip":
+        both.skip({"by": "hand"})
+    else:
+        both.say(way)
+    both.advance(seconds=60)
+    assert both.run.status == {"cancel": "cancelled", "restart": "failed"}.get(way, "waiting")
+
+
+def test_permanent_errors_and_codes_that_are_not_tried_again(engine: Engine, clock: ManualClock) -> None:
+    def permanent(_input: Any, _attempt: int) -> None:
+        raise Permanent("no such card", code="card.unknown")
+
+    retry = {**EXACT, "doNotRetryOn": ["http.*"]}
+    document = one_task(retry=retry)
+    document["states"]["working"]["entry"].append(
+        {"type": "createTask", "task": {"type": "pay", "name": "pay", "retry": EXACT}}
+    )
+    document["states"]["working"]["on"]["error.task.pay"] = {"actions": [assign("why", "${event.error}")]}
+    both = Both.begin(engine, clock, document, answers={"work": failing(9), "pay": permanent})
+    assert both.run.incident is not None
+    assert both.run.incident.code == "http.503"
+    both.skip()
+    assert [task.attempts for task in both.run.tasks] == [1, 1]
+
+
+def test_timers_a_delayed_send_and_what_is_cancelled(engine: Engine, clock: ManualClock) -> None:
+    to_self = {"type": "send", "to": "self", "event": {"type": "PING"}, "delay": "5s", "id": "ping"}
+    document = after(
+        "1m",
+        late={"entry": [to_self], "on": {"PING": "pinged", "STOP": "done"}},
+        pinged={"after": {"1d": "done"}},
+    )
+    both = Both.begin(engine, clock, document)
+    both.advance(seconds=59).advance(seconds=1).advance(seconds=5)
+    assert both.run.path == ["early", "late", "pinged"]
+    both.advance(days=1)
+    assert both.run.status == "completed"
+
+
+def test_the_time_of_an_instance_is_over_while_it_is_paused(engine: Engine, clock: ManualClock) -> None:
+    both = Both.begin(engine, clock, {**COUNTER, "timeout": "1h"})
+    both.say("pause").send("ADD", n=1).advance(hours=1)
+    assert both.run.status == "timed_out"
+
+
+def test_what_waits_parked_is_taken_up_in_its_order(engine: Engine, clock: ManualClock) -> None:
+    document = waiting_with_task(retry=EXACT)
+    both = Both.begin(engine, clock, document, answers={"work": failing(1)})
+    both.say("pause").send("ADD", n=1).advance(minutes=1).send("ADD", n=2)
+    assert both.run.context["seen"] == []
+    both.say("step").say("step").say("resume").advance(minutes=1)
+    assert both.run.context["seen"] == [1, 2]
+    both.send("STOP")
+
+
+def test_commands_overtake_and_what_comes_after_the_end_is_rejected(
+    engine: Engine, clock: ManualClock
+) -> None:
+    both = Both.begin(engine, clock, after("1h"))
+    both.together("LEAVE", ("say", "cancel"), "STOP")
+    assert both.run.status == "cancelled"
+    assert "event.rejected" in both.run.history.types()
+
+
+@pytest.mark.parametrize("bound", ["scheduleToStart", "scheduleToClose"])
+def test_time_outs_that_need_no_runner(engine: Engine, clock: ManualClock, bound: str) -> None:
+    both = Both.begin(engine, clock, one_task(timeouts={bound: "30s"}))
+    both.say("pause").advance(seconds=10).say("resume").advance(seconds=40)
+    assert both.run.status == "failed"
+    both.say("retry").advance(seconds=31)
+
+
+def test_a_try_that_could_not_begin_in_time_is_not_waited_for(engine: Engine, clock: ManualClock) -> None:
+    document = one_task(timeouts={"scheduleToClose": "25s"}, retry=EXACT)
+    both = Both.begin(engine, clock, document, answers={"work": failing(9)})
+    both.advance(seconds=40)
+    assert both.run.task("job").attempts == 2
+
+
+def test_a_child_that_ends(engine: Engine, clock: ManualClock) -> None:
+    both = Both.begin(engine, clock, parent(businessKey="c-1", input={"n": 1}), others=(COUNTER,))
+    both.send_child("ADD", n=1).send_child("STOP")
+    assert both.run.status == "completed"
+    assert both.run.context["answer"]["status"] == "completed"
+
+
+@pytest.mark.parametrize("make", [parent, with_task])
+def test_a_child_whose_parent_leaves(engine: Engine, clock: ManualClock, make: Any) -> None:
+    both = Both.begin(engine, clock, make(), others=(COUNTER,))
+    both.send("LEAVE").send("STOP")
+    assert both.run.child("counter").status == "cancelled"
+
+
+def test_a_child_that_fails_is_caught(engine: Engine, clock: ManualClock) -> None:
+    child = one_task(retry={"maxAttempts": 1})
+    caught = catching(parent(child="one-work"), "error.workflow.one-work")
+    both = Both.begin(engine, clock, caught, others=(child,), answers={"work": failing(1)})
+    assert both.run.configuration == ["caught"]
+
+
+def test_a_parent_that_catches_nothing_waits_with_its_failed_child(
+    engine: Engine, clock: ManualClock
+) -> None:
+    child = one_task(retry={"maxAttempts": 1})
+    both = Both.begin(engine, clock, parent(child="one-work"), others=(child,), answers={"work": failing(1)})
+    assert (both.run.status, both.run.child("one-work").status) == ("waiting", "failed")
+    both.say("cancel")
+    assert both.run.child("one-work").status == "cancelled"
+
+
+def test_a_child_of_a_version_that_is_not_there_and_a_key_that_is_held(
+    engine: Engine, clock: ManualClock
+) -> None:
+    both = Both.begin(engine, clock, parent(version=7), others=(COUNTER,))
+    assert both.run.status == "failed"
+    both.say("retry").skip({"n": 1})
+
+
+def test_a_child_later_and_one_that_nobody_waits_for(engine: Engine, clock: ManualClock) -> None:
+    start = {"type": "startWorkflow", "definitionKey": "counter", "wait": False, "cancelWithParent": False}
+    document = on_go({**start, "businessKey": "same"})
+    both = Both.begin(engine, clock, document, others=(COUNTER,))
+    both.send("GO").send("GO").send("STOP")
+
+
+def test_events_between_instances(engine: Engine, clock: ManualClock) -> None:
+    to_counter = {"definitionKey": "counter", "businessKey": "c-1"}
+    tell = {"type": "send", "to": to_counter, "event": {"type": "ADD", "n": 3}}
+    start = {"type": "startWorkflow", "definitionKey": "counter", "businessKey": "c-1"}
+    document = on_go(tell)
+    document["states"]["idle"]["on"]["BEGIN"] = {"actions": [start]}
+    document["states"]["idle"]["on"]["error.communication"] = {"actions": [assign("lost", "${event.target}")]}
+    both = Both.begin(engine, clock, document, others=(COUNTER,))
+    both.send("GO").send("BEGIN").send("GO")
+    assert both.run.context["lost"] == to_counter
+    assert both.run.child("counter").context["seen"] == [3]
+
+
+def test_the_same_work_is_done_once(engine: Engine, clock: ManualClock) -> None:
+    wanted = {"type": "pay", "name": "pay", "idempotencyKey": "order-1", "completionEvent": "PAID"}
+    document = on_go({"type": "createTask", "task": {**wanted, "retry": EXACT}}, context={"heard": []})
+    heard = assign("heard", "${context.heard + [event.output]}")
+    document["states"]["idle"]["on"]["PAID"] = {"actions": [heard]}
+    both = Both.begin(engine, clock, document, answers={"pay": failing(1)})
+    both.send("GO").send("GO").advance(seconds=10).send("GO")
+    assert both.run.context["heard"] == [2, 2, 2]
+    assert len(both.run.tasks) == 1
+
+
+def test_a_step_that_fails_and_its_ways_out(engine: Engine, clock: ManualClock) -> None:
+    divide = assign("quotient", "${8 / event.n}")
+    both = Both.begin(engine, clock, on_go(divide))
+    both.send("GO", n=0).send("GO", n=2)
+    assert both.run.status == "failed"
+    both.say("retry").skip()
+    assert both.run.context == {"quotient": 4}
+
+
+# -- any script at all ---------------------------------------------------------------------------------------------
+
+
+BUSY = {
+    "id": "busy",
+    "context": {"seen": []},
+    "type": "parallel",
+    "timeout": "2h",
+    "defaults": {"retry": EXACT},
+    "states": {
+        "work": {
+            "initial": "resting",
+            "states": {
+                "resting": {"on": {"GO": "working", "CHILD": "parenting"}, "after": {"40s": "working"}},
+                "working": {
+                    "invoke": {"src": "work", "onDone": "resting", "timeouts": {"scheduleToClose": "35s"}},
+                    "on": {"LEAVE": "resting"},
+                },
+                "parenting": {
+                    "entry": [{"type": "startWorkflow", "definitionKey": "counter"}],
+                    "on": {"done.workflow.counter": "resting", "LEAVE": "resting"},
+                },
+            },
+        },
+        "count": {
+            "initial": "open",
+            "states": {
+                "open": {
+                    "entry": [{"type": "raise", "event": "TICK", "delay": "25s"}],
+                    "on": {
+                        "TICK": {"target": "open", "reenter": True},
+                        "ADD": {"actions": [assign("seen", "${context.seen + [10 / event.n]}")]},
+                    },
+                }
+            },
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_script(engine: Engine, clock: ManualClock, seed: int) -> None:
+    chosen = random.Random(seed)
+    both = Both.begin(engine, clock, BUSY, others=(COUNTER,), answers={"work": failing(seed % 4)})
+    for _ in range(20):
+        verbs = [verb for verb in VERBS if instance_can(verb, both.run.status)]
+        match chosen.choice(["send", "send", "advance", "advance", "child", "say"]):
+            case "send" if instance_can("send", both.run.status):
+                both.send(chosen.choice(["GO", "LEAVE", "CHILD", "ADD"]), n=chosen.randrange(5))
+            case "child" if both.run.children and both.run.children[-1].status == "waiting":
+                both.send_child(chosen.choice(["ADD", "STOP"]), n=1)
+            case "say" if verbs and chosen.random() < 0.6:
+                both.say(chosen.choice(verbs))
+            case _:
+                both.advance(seconds=chosen.choice([1, 10, 25, 60]))
+
+
+VERBS = ("pause", "resume", "step", "retry", "restart")
