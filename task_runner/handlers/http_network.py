@@ -195,9 +195,6 @@ class _Stream(httpcore2.NetworkStream):
             raise Untrusted(f"the certificate is not accepted: {error.verify_message}") from None
         return self
 
-    def get_extra_info(self, info: str) -> Any:
-        return self._sock if info == "socket" else None
-
 
 def _connect(url: httpcore2.URL, egress: Egress, deadline: Deadline) -> _Stream:
     """Resolve, check every address, connect to one of them, and make it secure where the scheme says so."""
