@@ -31,6 +31,9 @@ from task_runner.registry import REGISTRY, Registry
 START = datetime(2026, 1, 1, tzinfo=UTC)
 """When virtual time begins, unless a test says otherwise."""
 
+LIMITS = Limits.model_construct()
+"""The bounds of an installation that sets none: a test must not depend on its environment."""
+
 Source = str | Path | Mapping[str, Any]
 
 
@@ -55,7 +58,7 @@ class Workflow:
         """
         if at.tzinfo is None:
             raise ValueError(f"at: expected an instant with an offset, found naive {at.isoformat()!r}")
-        world = World(Memory(at.astimezone(UTC)), Limits())
+        world = World(Memory(at.astimezone(UTC)), LIMITS)
         if handlers is not False:
             functions = Handlers(REGISTRY if handlers is True else handlers, world.limits.max_output_bytes)
             world.run_handler, world.has_handler = (
@@ -169,7 +172,7 @@ def _text_of(source: Source) -> str:
         return document_text(source)
     is_text = isinstance(source, str) and source.lstrip().startswith("{")
     written = str(source) if is_text else Path(source).read_text(encoding="utf-8")
-    return document_text(loads(written, max_bytes=Limits().max_definition_bytes))
+    return document_text(loads(written, max_bytes=LIMITS.max_definition_bytes))
 
 
 def _key_of(text: str) -> str:

@@ -60,7 +60,7 @@ class World:
 
     def __post_init__(self) -> None:
         # Stepping an instance reads the limit only; the database is for passes, which are not made here.
-        self._advancing = Advancing(cast("Database", None), self.limits.max_context_bytes)
+        self._advancing = Advancing(cast("Database", None), self.limits.max_context_bytes, limits=self.limits)
 
     # -- definitions ------------------------------------------------------------------------------------------------
 
