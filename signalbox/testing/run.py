@@ -216,6 +216,11 @@ class Run:
         return dict(self._snapshot.get("context") or {})
 
     @property
+    def input(self) -> Json:
+        """What it was started with."""
+        return read(self._instance.input)
+
+    @property
     def output(self) -> Json:
         """What it completed with."""
         return self._instance.output
