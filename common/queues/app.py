@@ -23,7 +23,8 @@ def make_app(broker_url: str, *, name: str, queue: str) -> Celery:
     app = Celery(name, broker=broker_url)
     app.conf.update(
         task_default_queue=queue,
-        task_queues=[Queue(each) for each in TASK_OF_QUEUE],
+        # Not acknowledged: a doorbell that is lost with its worker is made good by the look.
+        task_queues=[Queue(each, no_ack=True) for each in TASK_OF_QUEUE],
         task_create_missing_queues=False,
         task_routes={task: {"queue": each} for each, task in TASK_OF_QUEUE.items()},
         task_serializer="json",
@@ -51,5 +52,7 @@ def make_app(broker_url: str, *, name: str, queue: str) -> Celery:
 def transport_options(broker_url: str) -> dict[str, Any]:
     """Connect quickly or fail: the engine works without the broker, so nothing may hang on it."""
     if broker_url.startswith(("redis", "unix", "valkey")):
-        return {"socket_connect_timeout": 1, "socket_timeout": 30}
+        # Without `ack_emulation` nothing is kept to be given back. kombu would give it back when it closes a connection
+        # that broke, over a client that is not there any more, and that ends the worker.
+        return {"socket_connect_timeout": 1, "socket_timeout": 30, "ack_emulation": False}
     return {"connect_timeout": 1}
