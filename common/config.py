@@ -48,6 +48,7 @@ class Settings(BaseSettings):
     data: Path = Path(".signalbox")
     mail_from: str = "signalbox@localhost"
     http_allow: str = Field("", description="special networks that HTTP tasks may reach, separated by commas")
+    http_proxy: SecretStr | None = Field(None, description="the proxy of HTTP tasks; no other is used")
     http_timeout_seconds: float = Field(
         30.0, gt=0, le=3_600, description="of an HTTP task, redirects included"
     )
@@ -90,6 +91,16 @@ class Settings(BaseSettings):
         read_networks(written)
         return written
 
+    @field_validator("http_proxy")
+    @classmethod
+    def _plain_proxy(cls, written: SecretStr | None) -> SecretStr | None:
+        if written is None or not written.get_secret_value():
+            return None
+        parts = urlsplit(written.get_secret_value())
+        if parts.scheme != "http" or not parts.hostname or parts.port == 0:  # .port raises for what is none
+            raise ValueError('expected "http://host:port", with user:password@ where it wants them')
+        return written
+
     @classmethod
     def load(cls, **overrides: Any) -> Self:
         """Read the environment. Raises `Misconfigured` naming each bad setting."""
@@ -103,11 +114,12 @@ class Settings(BaseSettings):
 
     def redacted(self) -> dict[str, Any]:
         """The settings as a log line may show them: no password, no secret."""
-        shown = self.model_dump(mode="json", exclude={"secret", "smtp_url"})
+        shown = self.model_dump(mode="json", exclude={"secret", "smtp_url", "http_proxy"})
         return shown | {
             "database_url": redact_url(self.database_url),
             "redis_url": redact_url(self.redis_url),
             "smtp": self.smtp_url is not None,
+            "http_proxy": self.http_proxy is not None,
             "secret": self.secret is not None,
         }
 

@@ -33,6 +33,7 @@ from task_runner.handlers.http_network import (
     exchange,
     trust_of_the_system,
 )
+from task_runner.handlers.http_proxy import read_proxy
 from task_runner.handlers.http_request import INPUT_SCHEMA, OUTPUT_SCHEMA, Asked, check_input
 from task_runner.registry import REGISTRY, HandlerError, Permanent, Retryable, make_handler
 
@@ -57,10 +58,11 @@ def send_http(input: Any, context: TaskContext) -> dict[str, Json]:
     {url, status?, body?, retryAfterSeconds?, …}; what may pass is to be tried again, everything else is permanent.
     """
     settings = Settings.load()
+    proxy = None if settings.http_proxy is None else read_proxy(settings.http_proxy.get_secret_value())
     return perform(
         input,
         context,
-        Egress(read_networks(settings.http_allow), resolve_name, trust_of_the_system),
+        Egress(read_networks(settings.http_allow), resolve_name, trust_of_the_system, proxy),
         seconds=settings.http_timeout_seconds,
         max_output_bytes=Limits().max_output_bytes,
     )

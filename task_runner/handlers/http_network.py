@@ -1,8 +1,8 @@
 """One HTTP/1.1 exchange over one connection to a checked address, and never longer than its deadline.
 
 A name is resolved once for each connection, every address is checked, and the socket is connected to one of exactly
-these: what a name server says a moment later changes nothing. TLS still verifies the name. There is no pool, no proxy,
-no cookie jar and no environment: whatever one task's exchange leaves behind, no other task meets.
+these: what a name server says a moment later changes nothing. TLS still verifies the name. There is no pool, no cookie
+jar and no environment: whatever one task's exchange leaves behind, no other task meets.
 
 Sockets do not block. Each operation waits in short slices for the deadline and for `is_cancelled`, so that a server which
 sends a byte a second gains nothing by it. Messages are parsed by h11, through httpcore2.
@@ -17,8 +17,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -26,7 +26,8 @@ from typing import Any, TypeVar
 import httpcore2
 import httpx2
 
-from task_runner.handlers.http_guard import Network, Resolve, check_address, resolve_within
+from task_runner.handlers.http_guard import Network, Resolve, check_address, resolve_name, resolve_within
+from task_runner.handlers.http_proxy import MAX_ANSWER_BYTES, Proxy, refusal
 
 MAX_HEAD_BYTES = 64_000
 """Of an answer: status line and headers, interim answers included."""
@@ -90,11 +91,15 @@ class Deadline:
 
 @dataclass(frozen=True, slots=True)
 class Egress:
-    """How this process reaches the world: the networks it may enter beyond the public ones, and how names are found."""
+    """How this process reaches the world: the networks it may enter beyond the public ones, how names are found.
+
+    And whom it trusts for TLS, and the proxy that all connections are tunnelled through, where there is one.
+    """
 
     allow: tuple[Network, ...]
     resolve: Resolve
     tls: Callable[[], ssl.SSLContext]
+    proxy: Proxy | None = None
 
 
 @cache
@@ -199,33 +204,74 @@ class _Stream(httpcore2.NetworkStream):
 def _connect(url: httpcore2.URL, egress: Egress, deadline: Deadline) -> _Stream:
     """Resolve, check every address, connect to one of them, and make it secure where the scheme says so."""
     host, port = url.host.decode("ascii"), url.origin.port
-    try:
-        addresses = resolve_within(
-            egress.resolve, host, port, lambda done: deadline.wait_for(done, "the name server")
-        )
-    except (OSError, UnicodeError) as error:
-        raise Unreachable(f'the name "{host}" cannot be resolved: {_reason(error)}') from None
+    addresses = _resolved(host, port, egress.resolve, deadline)
     # All of them, before the first is tried: a name that leads inwards as well is not to be trusted at all.
     for address in addresses:
         check_address(address, egress.allow)
-    failure: OSError | None = None
-    for address in addresses:
-        try:
-            stream = _Stream(_dial(address, port, deadline), deadline)
-        except OSError as error:
-            failure = error
-            continue
-        try:
-            if url.scheme == b"https":
-                stream.start_tls(egress.tls(), server_hostname=host)
-        except OSError as error:
-            stream.close()
-            raise Unreachable(f'no TLS with "{host}": {_reason(error)}') from None
-        except BaseException:
-            stream.close()
-            raise
-        return stream
-    raise Unreachable(f'no connection to "{host}" port {port}: {_reason(failure)}')
+    try:
+        if egress.proxy is None:
+            sock = _dial_any(addresses, port, deadline)
+        else:
+            sock = _tunnel(egress.proxy, addresses[0], port, deadline)
+    except OSError as error:
+        raise Unreachable(f'no connection to "{host}" port {port}: {_reason(error)}') from None
+    stream = _Stream(sock, deadline)
+    try:
+        if url.scheme == b"https":
+            stream.start_tls(egress.tls(), server_hostname=host)
+    except OSError as error:
+        stream.close()
+        raise Unreachable(f'no TLS with "{host}": {_reason(error)}') from None
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+def _resolved(host: str, port: int, resolve: Resolve, deadline: Deadline) -> Sequence[str]:
+    try:
+        found = resolve_within(resolve, host, port, lambda done: deadline.wait_for(done, "the name server"))
+    except (OSError, UnicodeError) as error:
+        raise Unreachable(f'the name "{host}" cannot be resolved: {_reason(error)}') from None
+    if not found:
+        raise Unreachable(f'the name "{host}" has no address')
+    return found
+
+
+def _tunnel(proxy: Proxy, address: str, port: int, deadline: Deadline) -> socket.socket:
+    """A socket to an address by way of the proxy, whose own address is not checked. Raises `OSError`, `Unreachable`."""
+    sock = _dial_any(_resolved(proxy.host, proxy.port, resolve_name, deadline), proxy.port, deadline)
+    try:
+        refused = refusal(_asked(_Stream(sock, deadline), proxy.asked_for(address, port)))
+        if refused is not None:
+            raise Unreachable(refused)
+    except httpcore2.WriteError:
+        sock.close()
+        raise Unreachable("the proxy does not take the request") from None
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _asked(stream: _Stream, request: bytes) -> bytes:
+    """The proxy's answer up to an empty line, or to where it ends or becomes too long."""
+    stream.write(request)
+    answer = b""
+    while b"\r\n\r\n" not in answer and len(answer) < MAX_ANSWER_BYTES:
+        part = stream.read(MAX_ANSWER_BYTES)
+        if not part:
+            break
+        answer += part
+    return answer
+
+
+def _dial_any(addresses: Sequence[str], port: int, deadline: Deadline) -> socket.socket:
+    """Connect to the first address that answers. Raises the last one's `OSError`."""
+    for address in addresses[:-1]:
+        with suppress(OSError):
+            return _dial(address, port, deadline)
+    return _dial(addresses[-1], port, deadline)
 
 
 def _dial(address: str, port: int, deadline: Deadline) -> socket.socket:
@@ -289,10 +335,8 @@ def _broken_as_ours(stream: _Stream) -> Iterator[None]:
         raise Broken(f"the connection broke: {_reason(error)}") from None
 
 
-def _reason(error: BaseException | None) -> str:
+def _reason(error: BaseException) -> str:
     match error:
-        case None:
-            return "it has no address"
         case ssl.SSLError():
             return str(error.reason or type(error).__name__)
         case OSError(strerror=str() as reason):
