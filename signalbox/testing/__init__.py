@@ -15,7 +15,7 @@ from signalbox.testing.answers import Answer, crashes, fails, hangs, succeeds
 from signalbox.testing.history import Entry, History
 from signalbox.testing.run import IncidentView, Run, TaskView, Unexpected
 from signalbox.testing.workflow import InvalidDefinition, UnknownName, Workflow
-from signalbox.testing.world import NeverSettles
+from signalbox.testing.world import NeverSettles, WrongAnswer
 
 __all__ = [
     "Answer",
@@ -29,6 +29,7 @@ __all__ = [
     "Unexpected",
     "UnknownName",
     "Workflow",
+    "WrongAnswer",
     "crashes",
     "fails",
     "hangs",

@@ -15,7 +15,7 @@ from common.commands.incidents import _failed_on
 from common.commands.send import MAX_NOTE, event_text, illegal
 from common.db.tables import AttemptOutcome, InboxType
 from common.decide import VERBS
-from common.errors import Invalid, did_you_mean
+from common.errors import Conflict, Invalid, did_you_mean
 from common.lifecycle import InstanceStatus, TaskStatus, instance_can
 from common.store import inbox
 from signalbox.testing import outcomes
@@ -165,6 +165,12 @@ class Run:
         by: str = ACTOR,
     ) -> Run:
         """Leave where it stands and enter `state`, a dotted path (None: the initial one)."""
+        self._require("restart")
+        if not self._snapshot:
+            raise Conflict(
+                f"cannot restart instance {self.id}: it has not started; retry it",
+                code="instance.not_started",
+            )
         paths = [
             node.path for node in self._chart.nodes if node.parent is not None and node.type != "history"
         ]
@@ -381,6 +387,10 @@ class Run:
 
     def _report(self, name: str, answer: Answer) -> Run:
         task = self._find_task(name, lambda task: task.is_open, "open task")
+        if task.type == "WORKFLOW":
+            raise self._unexpected(
+                f'task "{name}" to be one that somebody can end', "one that waits for its child; end that one"
+            )
         why_not = outcomes.describe_hold(task, self._world.memory)
         if task.status is TaskStatus.PENDING:
             if why_not is not None:

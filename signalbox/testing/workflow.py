@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from signalbox.testing.memory import Memory, Timer
 from signalbox.testing.run import ACTOR, Run
 from signalbox.testing.world import World
 from statechart.durations import parse_duration
+from statechart.tasks import INSTANT_TYPES
 from task_runner.registry import REGISTRY, Registry
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -47,6 +49,7 @@ class Workflow:
         self._world = world
         self.key = key
         self.warnings: list[str] = []
+        self._makes_up_names = False
 
     @classmethod
     def load(cls, source: Source, *, at: datetime = START, handlers: bool | Registry = False) -> Workflow:
@@ -66,17 +69,17 @@ class Workflow:
                 lambda task: functions.find(task) is not None,
             )
         text = _text_of(source)
-        compiled, warnings = _compiled(text)
         workflow = cls(world, _key_of(text))
-        workflow.warnings = list(warnings)
-        world.add_definition(workflow.key, compiled)
+        workflow.definition(text)
+        workflow.warnings = list(_compiled(text).warnings)
         return workflow
 
     def definition(self, source: Source) -> str:
         """Add another definition: a child's, or a further version of one. Returns its key."""
         text = _text_of(source)
-        compiled, _ = _compiled(text)
-        self._world.add_definition(_key_of(text), compiled)
+        loaded = _compiled(text)
+        self._world.add_definition(_key_of(text), loaded.chart)
+        self._makes_up_names |= loaded.makes_up_names
         return _key_of(text)
 
     def task(self, name: str, *answers: Answer | Answering) -> Workflow:
@@ -109,6 +112,8 @@ class Workflow:
         """
         self._check_names()
         key = definition or self.key
+        if not self._world.has_definition(key):
+            raise UnknownName(f'definition "{key}": expected one that was added, found none')
         found = self._world.find_definition(key, None)
         memory = self._world.memory
         held = memory.find_live(key, business_key) if business_key is not None else None
@@ -132,25 +137,37 @@ class Workflow:
         return Run(self._world, instance)
 
     def _check_names(self) -> None:
-        """A misspelt name would leave its task open without a word."""
-        uses = [use for compiled in self._world.memory.definitions.values() for use in _uses(compiled)]
-        for given, what, kinds in (
-            (self._world.tasks, "task", ("task_name", "task_type")),
-            (self._world.children, "child", ("workflow_key",)),
-        ):
-            known = {use.name for use in uses if use.kind in kinds}
-            if any("$" in name for name in known):  # made up while it runs: any name may come
-                continue
-            for name in given:
-                if name not in known:
-                    found = ", ".join(f'"{one}"' for one in sorted(known)) or "none"
-                    raise UnknownName(
-                        f'{what} "{name}": no definition names it{did_you_mean(name, known)}; there are {found}'
-                    )
+        """An answer that nothing asks for would leave a task or a child open without a word."""
+        if not self._makes_up_names:
+            uses = [use for compiled in self._world.memory.definitions.values() for use in _uses(compiled)]
+            tasks = [use.name for use in uses if use.kind in ("task_name", "task_type")]
+            children = [use.name for use in uses if use.kind == "workflow_key"]
+            _require_known("task", self._world.tasks, tasks)
+            _require_known("child", self._world.children, children)
+        for name in self._world.tasks:
+            if name in _DONE_BY_THE_ENGINE:
+                raise UnknownName(
+                    f'task "{name}": tasks of this type are done by the engine, nobody answers them'
+                )
+        for key in self._world.children:
+            if self._world.has_definition(key, played=False):
+                raise UnknownName(f'child "{key}": its definition was added and runs, nobody plays it')
+
+
+_DONE_BY_THE_ENGINE = frozenset({*INSTANT_TYPES, "TIMER", "WORKFLOW"})
+
+
+def _require_known(what: str, given: Iterable[str], named: Sequence[str]) -> None:
+    for name in given:
+        if name not in named:
+            found = ", ".join(f'"{one}"' for one in sorted(set(named))) or "none"
+            raise UnknownName(
+                f'{what} "{name}": no definition names it{did_you_mean(name, named)}; there are {found}'
+            )
 
 
 class UnknownName(AssertionError):
-    """An answer for a task or a child that no definition of the test names."""
+    """A name that no definition of the test has, or an answer that nothing will ask for."""
 
 
 class InvalidDefinition(AssertionError):
@@ -179,16 +196,36 @@ def _key_of(text: str) -> str:
     return str(read(text)["id"])
 
 
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A document that was checked. `makes_up_names`: of tasks or children, by expressions, so that any name may come."""
+
+    chart: CompiledChart
+    warnings: tuple[str, ...]
+    makes_up_names: bool
+
+
 @lru_cache(maxsize=256)
-def _compiled(text: str) -> tuple[CompiledChart, tuple[str, ...]]:
+def _compiled(text: str) -> _Loaded:
     """The chart of a document and its warnings, kept: tests load the same definition again and again."""
     document = read(text)
     problems = find_problems(document, PublishedTypes(frozenset(), frozenset()), allow_unknown_types=True)
     if any(problem.severity == "error" for problem in problems):
         raise InvalidDefinition(problems)
     checksum = hashlib.sha256(text.encode()).hexdigest()
-    return CompiledChart(statechart.load(document), checksum), tuple(
-        str(problem)
-        for problem in problems
-        if problem.code != "task.unknown_type"  # the test is who offers them
-    )
+    # Who offers a task type is the test's business.
+    warnings = tuple(str(problem) for problem in problems if problem.code != "task.unknown_type")
+    return _Loaded(CompiledChart(statechart.load(document), checksum), warnings, _makes_up_names(document))
+
+
+def _makes_up_names(value: Any) -> bool:
+    match value:
+        case Mapping():
+            own = (value.get(member) for member in ("name", "type", "src", "definitionKey"))
+            return any(isinstance(name, str) and "$" in name for name in own) or any(
+                _makes_up_names(inner) for inner in value.values()
+            )
+        case list():
+            return any(_makes_up_names(inner) for inner in value)
+        case _:
+            return False

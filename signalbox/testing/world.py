@@ -18,6 +18,7 @@ from common.canonical import dumps, read
 from common.config import Limits
 from common.db import Database
 from common.db.tables import InboxType
+from common.decision import NOT_RUN_BY_A_RUNNER
 from common.errors import NotFound, SignalboxError
 from common.ids import DefinitionId
 from common.lifecycle import InstanceStatus, TaskStatus
@@ -41,6 +42,10 @@ Runner = Callable[[Task], Answer | None]
 
 class NeverSettles(AssertionError):
     """The instances of a test keep each other busy for ever, or time would have to go on for ever."""
+
+
+class WrongAnswer(AssertionError):
+    """An answer for a task that nobody can give."""
 
 
 @dataclass
@@ -70,12 +75,17 @@ class World:
         self.memory.definitions[definition_id] = compiled
         self._keys.setdefault(key, []).append(definition_id)
 
+    def has_definition(self, key: str, *, played: bool = True) -> bool:
+        """Is there a definition of this key; with `played` False, one that the test has given?"""
+        versions = self._keys.get(key)
+        return versions is not None and (played or self.memory.definitions[versions[-1]] is not stand_in())
+
     def find_definition(self, key: str, version: int | None) -> tuple[DefinitionId, int] | SignalboxError:
         """A definition that the test has given; what it has not given is played by a stand-in."""
         if key not in self._keys:
             self.add_definition(key, stand_in())
         versions = self._keys[key]
-        is_played = self.memory.definitions[versions[-1]] is stand_in()
+        is_played = not self.has_definition(key, played=False)
         chosen = len(versions) if version is None or is_played else version
         if not 0 < chosen <= len(versions):
             return NotFound(
@@ -218,9 +228,13 @@ class World:
 
     def _answer_people(self) -> int:
         """Answer what no runner executes, once, where the test says how: a HUMAN task, a MAP."""
+        people = [task for task in self.memory.open_tasks() if task.type in NOT_RUN_BY_A_RUNNER]
+        for task in people:
+            if task.type == "WORKFLOW" and self.script_for(task):
+                raise WrongAnswer(f'task "{task.name}" waits for a child: say by child(…) how that one ends')
         waiting = [
             task
-            for task in self.memory.open_tasks()
+            for task in people
             if task.status is TaskStatus.RUNNING and task.attempt == 0 and task.type != "WORKFLOW"
             and task.id not in self._answered and not task.held and self.script_for(task)
         ]  # fmt: skip

@@ -17,6 +17,7 @@ from signalbox.testing import (
     Unexpected,
     UnknownName,
     Workflow,
+    WrongAnswer,
     crashes,
     fails,
     hangs,
@@ -24,7 +25,7 @@ from signalbox.testing import (
 )
 from signalbox.testing.workflow import START
 from task_runner.registry import Options, Registry, make_handler
-from tests.integration.engine.children import catching, parent
+from tests.integration.engine.children import catching, parent, with_task
 from tests.integration.engine.documents import COUNTER, after, assign, on_go, one_task, waiting_with_task
 
 ORDER: dict[str, Any] = {
@@ -440,3 +441,35 @@ def test_a_misspelt_name_is_told() -> None:
         Workflow.load(ORDER).task("x")
     with pytest.raises(TypeError, match="found 3"):
         Workflow.load(ORDER).task("x", 3)  # type: ignore[arg-type]
+
+
+def test_an_answer_that_nothing_would_ask_for_is_told() -> None:
+    document = on_go(
+        {"type": "createTask", "task": {"type": "LOG", "name": "say", "input": {"message": "x"}}},
+    )
+    with pytest.raises(UnknownName, match='task "LOG": tasks of this type are done by the engine'):
+        Workflow.load(document).task("LOG", succeeds()).start()
+    both = Workflow.load(parent()).child("counter", succeeds())
+    both.definition(COUNTER)
+    with pytest.raises(UnknownName, match='child "counter": its definition was added'):
+        both.start()
+    with pytest.raises(UnknownName, match='definition "cuonter": expected one that was added'):
+        Workflow.load(COUNTER).start(definition="cuonter")
+    with pytest.raises(WrongAnswer, match='task "sub" waits for a child'):
+        Workflow.load(with_task(child="packing")).task("sub", succeeds()).start()
+    with pytest.raises(Unexpected, match="found one that waits for its child"):
+        Workflow.load(with_task(child="packing")).start().complete("sub")
+
+
+def test_an_instance_that_has_not_started_is_not_restarted() -> None:
+    run = Workflow.load(COUNTER).start(start_after="1h").pause()
+    with pytest.raises(Conflict, match="has not started"):
+        run.restart()
+    run.advance("1h").resume().expect(status="waiting")
+
+
+def test_names_that_are_made_up_while_it_runs_are_not_checked() -> None:
+    document = one_task(name="job-${instance.businessKey}")
+    workflow = Workflow.load(document).task("job-7", succeeds())
+    assert workflow.start(business_key="7").status == "completed"
+    assert workflow.start(business_key="8").status == "running"
