@@ -228,7 +228,9 @@ class Driver(ABC):
         among_others = bool(others)
         left = str(watch.touched) if watch.touched else ""
         self.recoveries.append(
-            Recovery(blow.kind, watch.struck, watch.seconds, bound * crowd(), among_others, left)
+            Recovery(
+                blow.kind, watch.struck, watch.seconds, watch.cleared, bound * crowd(), among_others, left
+            )
         )
 
     def _sample(self) -> None:

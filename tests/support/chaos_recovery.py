@@ -1,7 +1,8 @@
 """How long it takes until what a blow touched moves again, measured by the database's rows.
 
 **Touched** is what stood there at the blow and somebody had to take up: inbox rows that waited, tasks that were due, tasks
-that the victim held. A **watch** asks until each of them has been taken up; its time is that of the slowest.
+that the victim held. A **watch** asks until each of them has been taken up. Its time is that of the first, which has a bound: work goes on. When
+the last was taken up depends on what queued there before. Of what a victim held, all must be taken over in time.
 """
 
 from __future__ import annotations
@@ -97,20 +98,31 @@ class Watch:
     bound: float
     since: float | None
     struck: float = field(default_factory=time.monotonic)
+    moved: float | None = None
     ended: float | None = None
 
     @property
     def seconds(self) -> float:
-        """From the blow, or from its end, until everything was taken up."""
-        assert self.ended is not None, f"{self.kind} is still being watched"
+        """From the blow, or from its end, until something of it was taken up; of what somebody held, until all of it was."""
+        return self._after_blow(self.moved or self.ended)
+
+    @property
+    def cleared(self) -> float:
+        """The same until everything was taken up: what queued before the blow stands in the way as well."""
+        return self._after_blow(self.ended)
+
+    def _after_blow(self, instant: float | None) -> float:
+        assert instant is not None, f"{self.kind} is still being watched"
         assert self.since is not None, f"{self.kind} is not over"
-        return max(self.ended - self.since, 0.0)
+        return max(instant - self.since, 0.0)
 
     def look(self, database: Database) -> bool:
         """Ask once; True when everything has been taken up."""
         left = ask(database, self.touched.left)
         if left is None:
             return False
+        if self.moved is None and not self.touched.held and left != self.touched and self.since is not None:
+            self.moved = time.monotonic()
         self.touched = left
         if left or self.since is None:
             return False
@@ -125,13 +137,14 @@ class Recovery:
     kind: str
     began: float
     seconds: float
+    cleared: float
     bound: float
     among_others: bool
     left: str = ""
 
     @property
     def is_in_time(self) -> bool:
-        return self.seconds <= self.bound
+        return not self.left and self.seconds <= self.bound
 
 
 def crowd() -> float:
@@ -140,7 +153,7 @@ def crowd() -> float:
 
 
 def slowest(recoveries: Iterable[Recovery]) -> dict[str, dict[str, Any]]:
-    """By kind: how many were measured, the slowest with nothing else going on, and the slowest of all."""
+    """By kind: how many were measured, the slowest with nothing else going on, the slowest of all, and until all was taken up."""
     found: dict[str, list[Recovery]] = {}
     for each in recoveries:
         found.setdefault(each.kind, []).append(each)
@@ -149,6 +162,7 @@ def slowest(recoveries: Iterable[Recovery]) -> dict[str, dict[str, Any]]:
             "measured": len(those),
             "slowest_alone": max((one.seconds for one in those if not one.among_others), default=None),
             "slowest": max(one.seconds for one in those),
+            "slowest_cleared": max(one.cleared for one in those),
         }
         for kind, those in sorted(found.items())
     }

@@ -43,9 +43,15 @@ class Report:
             *((name.replace("_", " "), f"{number:,}") for name, number in self.counts.items()),
             *((fault, str(number)) for fault, number in self.faults.items()),
         ]
-        times = [("slowest recovery after", "alone", "among others", "measured")]
+        times: list[tuple[str, ...]] = [
+            ("slowest recovery after", "alone", "among others", "all of it", "measured")
+        ]
         times += [
-            (kind, _seconds(found["slowest_alone"]), _seconds(found["slowest"]), str(found["measured"]))
+            (
+                kind,
+                *(_seconds(found[which]) for which in ("slowest_alone", "slowest", "slowest_cleared")),
+                str(found["measured"]),
+            )
             for kind, found in self.recoveries.items()
         ]
         return "\n".join(["", head, *_columns(rows), "", *_columns(times), f"crowd {self.crowd:.1f}"])
