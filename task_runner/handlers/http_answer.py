@@ -17,6 +17,9 @@ from common.errors import Invalid
 ENCODINGS = "gzip, deflate"
 """What we say that we accept."""
 _FRAMING_BYTES = 65_536
+# Each piece costs 8 µs whatever is in it: a megabyte in chunks of one byte would take a core for 8 s.
+_MANY_PIECES = 100_000
+_SMALL_PIECE = 32
 # Encodings that a server may name. Not whatever Python has a codec for: some of those take quadratic time.
 _CHARSETS = {
     "utf-8": "utf-8",
@@ -59,8 +62,10 @@ def read_body(parts: Iterable[bytes], encoding: str, *, max_bytes: int) -> bytes
     unpack = _unpacker(encoding)
     body = bytearray()
     packed = 0
-    for part in parts:
+    for pieces, part in enumerate(parts, 1):
         packed += len(part)
+        if pieces > _MANY_PIECES and packed < pieces * _SMALL_PIECE:
+            raise Unreadable("encoding", f"the body comes in more than {_MANY_PIECES} pieces of a few bytes")
         body += unpack.take(part, max_bytes + 1 - len(body))
         # Packed bytes are bounded as well: they may unpack to nothing at all, for ever.
         if len(body) > max_bytes or packed > max_bytes + _FRAMING_BYTES:

@@ -232,6 +232,13 @@ def test_what_unpacks_to_nothing_for_ever_is_cut_off() -> None:
     assert error.code == "http.too_large"
 
 
+def test_a_body_of_crumbs_costs_a_second_and_not_ten() -> None:
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    error = failure(pouring(chunked, b"1\r\na\r\n" * 10_000), seconds=20)
+    assert (error.code, error.retryable) == ("http.encoding", False)
+    assert "more than 100000 pieces" in str(error)
+
+
 @pytest.mark.parametrize(
     "answer",
     [
