@@ -71,14 +71,14 @@ class Both:
             engine.handler(type, lambda input, context, answer=answer: answer(input, context.attempt))
         both.run = both.workflow.start(**request)
         both.instance_id = str(engine.start(document, **request))
-        return both._agreed()
+        return both.agreed()
 
     # -- saying ------------------------------------------------------------------------------------------------------
 
     def send(self, type: str, **members: Any) -> Both:
         self.run.send(type, **members)
         self.engine.send(self.instance_id, type, **members)
-        return self._agreed()
+        return self.agreed()
 
     def send_child(self, type: str, **members: Any) -> Both:
         """To the newest child, which is the only one of its definition that lives."""
@@ -90,7 +90,7 @@ class Both:
             f"SELECT id FROM instances WHERE definition_key = '{key}' AND parent_id IS NOT NULL AND status IN {alive}"
         )
         self.engine.send(str(rows[-1][0]), type, **members)
-        return self._agreed()
+        return self.agreed()
 
     def say(self, verb: str, **more: Any) -> Both:
         """A control verb."""
@@ -98,7 +98,7 @@ class Both:
         self.engine.control(
             verb, self.instance_id, **more, **({} if verb == "step" else {"reason": "why not"})
         )
-        return self._agreed()
+        return self.agreed()
 
     def skip(self, output: Any = None) -> Both:
         self.run.skip(output)
@@ -108,7 +108,7 @@ class Both:
                 tx, self.engine.tenant_id, one.id, way="skip", output=output, reason=None, actor="test",
                 limits=Limits(),
             )  # fmt: skip
-        return self._agreed()
+        return self.agreed()
 
     def together(self, *events: str | tuple[str, str]) -> Both:
         """Events and ("say", verb) pairs, accepted before the first of them is taken."""
@@ -120,7 +120,7 @@ class Both:
                 else:
                     getattr(self.run, event[1])()
                     self.engine.control(event[1], self.instance_id)
-        return self._agreed()
+        return self.agreed()
 
     def advance(self, **duration: float) -> Both:
         """Let time go by on both sides, stopping wherever the kit finds something due."""
@@ -133,11 +133,12 @@ class Both:
     def _move(self, instant: datetime) -> None:
         self.run._world.advance_to(instant)
         self.clock.advance(instant - self.clock.now())
-        self._agreed()
+        self.agreed()
 
     # -- comparing -----------------------------------------------------------------------------------------------------
 
-    def _agreed(self) -> Both:
+    def agreed(self) -> Both:
+        """Let the engine settle, then compare every row."""
         self.engine.settle()
         real = self.real()
         played = self.played()

@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import Any
 
@@ -11,8 +11,10 @@ import pytest
 
 from common.db import Database
 from common.lifecycle import instance_can
+from orchestrator.sweep import expire_due_leases
 from signalbox import Permanent
-from task_runner.registry import HandlerError
+from signalbox.testing import Workflow, crashes, succeeds
+from task_runner.registry import HandlerError, make_handler
 from tests.integration.engine.children import catching, parent, with_task
 from tests.integration.engine.documents import COUNTER, after, assign, on_go, one_task, waiting_with_task
 from tests.support.engine import Engine
@@ -20,6 +22,7 @@ from tests.support.manual_clock import ManualClock
 from tests.unit.statechart.charts import document_of
 from tests.unit.statechart.test_graph import ONBOARDING
 from tests.unit.testing.both import Both
+from tests.unit.testing.documents import many
 
 EXACT = {"maxAttempts": 3, "interval": "10s", "jitter": 0}
 HELLO = json.loads(files("signalbox.examples").joinpath("hello-workflow.json").read_text())
@@ -234,6 +237,67 @@ def test_a_step_that_fails_and_its_ways_out(engine: Engine, clock: ManualClock) 
     assert both.run.status == "failed"
     both.say("retry").skip()
     assert both.run.context == {"quotient": 4}
+
+
+def test_a_task_that_waits_for_a_child_and_is_withdrawn(engine: Engine, clock: ManualClock) -> None:
+    both = Both.begin(engine, clock, with_task(), others=(COUNTER,))
+    both.send("DROP")
+    assert both.run.child("counter").status == "cancelled"
+    both.send("STOP") if both.run.status == "running" else both.say("cancel")
+
+
+def test_delayed_tasks(engine: Engine, clock: ManualClock) -> None:
+    both = Both.begin(engine, clock, many("0s", "5s", "0s"), answers={"work": lambda _input, _n: None})
+    both.advance(seconds=5)
+    assert both.run.context["heard"] == ["job-0", "job-2", "job-1"]
+
+
+def test_a_step_limit_and_a_start_later(engine: Engine, clock: ManualClock) -> None:
+    both = Both.begin(engine, clock, {**COUNTER, "maxSteps": 3})
+    both.send("ADD", n=1).send("ADD", n=2).send("ADD", n=3)
+    assert both.run.incident is not None
+    assert both.run.incident.code == "limit.steps"
+    both.say("restart", context={"seen": [0]})
+
+
+# -- attempts that are under way -------------------------------------------------------------------------------------
+
+
+def test_a_result_that_comes_too_late(engine: Engine, clock: ManualClock) -> None:
+    document = one_task()
+    document["states"]["working"] = {"invoke": {"src": "work", "onDone": "done"}, "on": {"LEAVE": "left"}}
+    document["states"]["left"] = {"on": {"STOP": "done"}}
+    both = Both(engine, clock, Workflow.load(document, at=clock.now()))
+    both.run = both.workflow.task("work", succeeds({"n": 1}, after="5s")).start()
+    engine.registry.add(make_handler("work", lambda _input: {"n": 1}))
+    both.instance_id = str(engine.start(document))
+    engine.advance()
+    [claim] = engine.claim()
+
+    both.send("LEAVE")
+    clock.advance(timedelta(seconds=5))
+    assert engine.report(engine.call(claim)).late == 1
+    both.run.advance("5s")
+    both.agreed()
+
+
+def test_workers_that_die(engine: Engine, clock: ManualClock) -> None:
+    document = one_task()
+    both = Both(engine, clock, Workflow.load(document, at=clock.now()))
+    both.run = both.workflow.task("work", crashes()).start()
+    engine.registry.add(make_handler("work", lambda _input: None))
+    both.instance_id = str(engine.start(document))
+    engine.advance()
+    for _ in range(3):
+        assert len(engine.claim()) == 1
+        clock.advance(timedelta(milliseconds=8_001))
+        assert expire_due_leases(engine.database) == 1
+    both.run.advance("1m")
+    clock.advance(timedelta(minutes=1) - timedelta(milliseconds=3 * 8_001))
+    engine.advance()
+    assert [entry["type"] for entry in engine.entries(both.instance_id)] == both.run.history.types()
+    [real], [played] = both.real(), both.played()
+    assert real["tasks"][0][3:7] == played["tasks"][0][3:7] == ["failed", 1, 2, 3]
 
 
 # -- any script at all ---------------------------------------------------------------------------------------------

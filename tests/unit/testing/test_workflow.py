@@ -27,6 +27,7 @@ from signalbox.testing.workflow import START
 from task_runner.registry import Options, Registry, make_handler
 from tests.integration.engine.children import catching, parent, with_task
 from tests.integration.engine.documents import COUNTER, after, assign, on_go, one_task, waiting_with_task
+from tests.unit.testing.documents import many
 
 ORDER: dict[str, Any] = {
     "id": "order",
@@ -238,6 +239,12 @@ def test_handlers_are_called() -> None:
     assert run.context == {"checked": 1}
     assert Workflow.load(one_task("EMAIL"), handlers=registry).start().status == "running"
     assert Workflow.load(one_task("unknown"), handlers=True).start().status == "running"
+
+
+def test_tasks_that_are_due_together_run_by_priority() -> None:
+    run = Workflow.load(many("0s", "5s", "0s", ranked=True)).task("work", succeeds()).start()
+    assert run.context["heard"] == ["job-2", "job-0"]
+    assert run.settle(advance=True).context["heard"] == ["job-2", "job-0", "job-1"]
 
 
 # -- children ----------------------------------------------------------------------------------------------------------
