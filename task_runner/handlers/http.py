@@ -105,9 +105,8 @@ def _exchanged(asked: Asked, egress: Egress, deadline: Deadline, seconds: float)
     except HandlerError as error:
         raise error from None
     except Refused as error:
-        refusal = (
-            f'"{asked.url.host}" leads to {error.address}, which is in the special network {error.network}'
-        )
+        way = "is" if asked.url.host == error.address else f"leads to {error.address}, which is"
+        refusal = f'"{asked.url.host}" {way} in the special network {error.network}'
         hint = "; the operator may allow it in SIGNALBOX_HTTP_ALLOW"
         raise _failure(Permanent, "refused_address", refusal + hint, asked, address=error.address) from None
     except Overdue as error:

@@ -356,6 +356,10 @@ def test_a_name_that_leads_inwards_is_refused_even_if_it_leads_elsewhere_as_well
 
     error = failure("http://mixed.example/", egress=no_allowance(resolve))
     assert (error.code, error.data["address"]) == ("http.refused_address", "169.254.169.254")
+    assert str(error) == (
+        'GET http://mixed.example/: "mixed.example" leads to 169.254.169.254, which is in the special network '
+        "169.254.0.0/16; the operator may allow it in SIGNALBOX_HTTP_ALLOW"
+    )
 
 
 def test_a_name_is_resolved_once_for_each_connection_and_the_socket_goes_there() -> None:
@@ -567,3 +571,12 @@ def test_the_handler_is_registered_and_reads_its_settings(
     assert answered.output is not None
     assert read(answered.output)["body"] == "hello"
     assert bounded.output is not None
+
+
+def test_the_handler_has_the_schemas_of_what_goes_in_and_comes_out() -> None:
+    handler = REGISTRY.find("HTTP", "")
+    wanted, given = (read(dumps(schema)) for schema in (handler.input_schema, handler.output_schema))
+    assert (wanted["required"], wanted["additionalProperties"]) == (["method", "url"], False)
+    with serving(fixed(ok(b"\xff"))) as server:
+        answer = asked(server.url())
+    assert set(given["required"]) < set(answer) == set(given["properties"])
