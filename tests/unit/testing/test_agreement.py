@@ -199,11 +199,14 @@ def test_a_child_of_a_version_that_is_not_there_and_a_key_that_is_held(
     both.say("retry").skip({"n": 1})
 
 
-def test_a_child_later_and_one_that_nobody_waits_for(engine: Engine, clock: ManualClock) -> None:
+def test_children_that_nobody_waits_for(engine: Engine, clock: ManualClock) -> None:
     start = {"type": "startWorkflow", "definitionKey": "counter", "wait": False, "cancelWithParent": False}
     document = on_go({**start, "businessKey": "same"})
     both = Both.begin(engine, clock, document, others=(COUNTER,))
-    both.send("GO").send("GO").send("STOP")
+    both.send("GO").send("GO").send_child("STOP")
+    assert "child.completed" not in both.run.history.types()
+    assert both.run.incident is not None
+    assert both.run.incident.code == "instance.business_key_held"
 
 
 def test_events_between_instances(engine: Engine, clock: ManualClock) -> None:
