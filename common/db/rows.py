@@ -3,6 +3,9 @@
 SQLAlchemy's executemany sends a statement per row: 25 µs of client time each, most of what a batch of steps cost. On
 PostgreSQL the rows travel as one JSON text that `json_to_recordset` unfolds (measured in docs/performance.md); SQLite, in
 process, is as fast row by row.
+
+PostgreSQL never gets an executemany: the driver sends it as a pipeline, and a process that freezes inside one is not idle for
+the server, which waits for the rest of what is sent and never takes the locks away from it.
 """
 
 from __future__ import annotations
@@ -15,25 +18,19 @@ import orjson
 from sqlalchemy import Connection, Executable, Table, TextClause, bindparam, insert, text, update
 from sqlalchemy.dialects import postgresql
 
-FEW = 3
-"""Up to so many rows, plain statements are as fast."""
-
 _POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 def write_rows(tx: Connection, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Execute `statement` once for each row, all with the same members; return how many rows changed in all.
-
-    A list of one would take the driver's executemany path, which costs twice as much for a single row.
-    """
-    if not rows:
-        return 0
-    return tx.execute(statement, dict(rows[0]) if len(rows) == 1 else [dict(row) for row in rows]).rowcount
+    """Execute `statement` once for each row, all with the same members; return how many rows changed in all."""
+    if len(rows) > 1 and tx.dialect.name != "postgresql":
+        return tx.execute(statement, [dict(row) for row in rows]).rowcount
+    return sum(tx.execute(statement, dict(row)).rowcount for row in rows)
 
 
 def insert_rows(tx: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> int:
     """Insert rows that all have the same members, named as the columns; return how many."""
-    if len(rows) <= FEW or tx.dialect.name != "postgresql":
+    if len(rows) <= 1 or tx.dialect.name != "postgresql":
         return write_rows(tx, _inserting(table), rows)
     return tx.execute(_inserting_many(table, tuple(rows[0])), {"rows": _packed(rows)}).rowcount
 
@@ -60,7 +57,7 @@ def update_rows(
         return 0
     finding = {member for _, member in match}
     changed = tuple(name for name in rows[0] if name not in finding)
-    if len(rows) <= FEW or tx.dialect.name != "postgresql":
+    if len(rows) <= 1 or tx.dialect.name != "postgresql":
         named = [
             {f"b_{name}" if name in finding else name: value for name, value in row.items()} for row in rows
         ]

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
-from common.db.rows import insert_rows
+from common.db.rows import insert_rows, update_rows
 from common.db.tables import InboxType, TimerStatus, timers
 from common.db.types import UtcDateTime, among
 from common.ids import InstanceId, TenantId
@@ -36,15 +36,6 @@ def arm(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     insert_rows(tx, timers, rows)
 
 
-_CANCEL = (
-    update(timers)
-    .where(
-        _c.instance_id == bindparam("b_instance_id"),
-        _c.key == bindparam("b_key"),
-        _c.status == TimerStatus.ARMED.value,
-    )
-    .values(status=TimerStatus.CANCELLED.value, finished_at=bindparam("now", type_=UtcDateTime()))
-)
 _CANCEL_ALL = (
     update(timers)
     .where(among(_c.instance_id, "ids"), _c.status == TimerStatus.ARMED.value)
@@ -59,7 +50,17 @@ def cancel(tx: Connection, keys: Sequence[tuple[str, str]], *, now: datetime) ->
     their instance.
     """
     if keys:
-        tx.execute(_CANCEL, [{"b_instance_id": i, "b_key": key, "now": now} for i, key in sorted(keys)])
+        rows = [
+            {
+                "instance_id": instance_id,
+                "key": key,
+                "status": TimerStatus.CANCELLED.value,
+                "finished_at": now,
+            }
+            for instance_id, key in sorted(keys)
+        ]
+        match = (("instance_id", "instance_id"), ("key", "key"))
+        update_rows(tx, timers, rows, match=match, only_if="timers.status = 'armed'")
 
 
 def cancel_all(tx: Connection, instance_ids: Sequence[str], *, now: datetime) -> None:

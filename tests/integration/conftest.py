@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from common import faults
 from common.commands.doctor import examine
@@ -26,13 +29,23 @@ def clock(database: Database) -> Iterator[ManualClock]:
     clock.release()
 
 
+def _note_executemany(piped: list[str], *execution: Any) -> None:
+    _connection, _cursor, statement, _parameters, _context, is_executemany = execution
+    if is_executemany:
+        piped.append(statement)
+
+
 @pytest.fixture(autouse=True)
 def promises_hold(request: pytest.FixtureRequest) -> Iterator[None]:
     """Examine the database that the test used; a test that breaks rows on purpose is marked `breaks_promises`."""
     uses_database = "database" in request.fixturenames
     database: Database | None = request.getfixturevalue("database") if uses_database else None
+    piped: list[str] = []
+    if database is not None and not database.is_sqlite:
+        event.listen(database.engine, "before_cursor_execute", partial(_note_executemany, piped))
     yield
     faults.disarm()
+    assert piped == [], "PostgreSQL never gets an executemany: see common/db/rows.py"
     if database is not None and request.node.get_closest_marker("breaks_promises") is None:
         report = examine(database)
         assert report["healthy"], report["problems"]
