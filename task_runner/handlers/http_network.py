@@ -32,6 +32,8 @@ from task_runner.handlers.http_proxy import MAX_ANSWER_BYTES, Proxy, refusal
 MAX_HEAD_BYTES = 64_000
 """Of an answer: status line and headers, interim answers included."""
 SLICE_SECONDS = 0.2
+CONNECT_SECONDS = 5.0
+"""How long an address may be silent before the next one of the same name is tried."""
 
 # At level DEBUG it logs the headers of answers, Set-Cookie among them.
 logging.getLogger("httpcore2").setLevel(logging.WARNING)
@@ -82,6 +84,10 @@ class Deadline:
         if left <= 0:
             raise Overdue(during)
         return min(left, SLICE_SECONDS)
+
+    def at_most(self, seconds: float) -> Deadline:
+        """A budget for a part: `seconds` from now, and not longer than the whole."""
+        return Deadline(min(seconds, self._ends - time.monotonic()), self._is_cancelled)
 
     def wait_for(self, done: threading.Event, during: str) -> None:
         """Wait for an event of another thread. Raises `Overdue` or `Cancelled`."""
@@ -267,10 +273,10 @@ def _asked(stream: _Stream, request: bytes) -> bytes:
 
 
 def _dial_any(addresses: Sequence[str], port: int, deadline: Deadline) -> socket.socket:
-    """Connect to the first address that answers. Raises the last one's `OSError`."""
+    """Connect to the first address that answers, of one or more. Raises the last one's `OSError`."""
     for address in addresses[:-1]:
-        with suppress(OSError):
-            return _dial(address, port, deadline)
+        with suppress(OSError, Overdue):
+            return _dial(address, port, deadline.at_most(CONNECT_SECONDS))
     return _dial(addresses[-1], port, deadline)
 
 
@@ -286,9 +292,9 @@ def _dial(address: str, port: int, deadline: Deadline) -> socket.socket:
             sock.connect(place)
         except BlockingIOError:
             _wait(sock, select.POLLOUT, deadline, "the connection")
-        refusal = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if refusal:
-            raise OSError(refusal, os.strerror(refusal))
+        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            raise OSError(number, os.strerror(number))
     except BaseException:
         sock.close()
         raise

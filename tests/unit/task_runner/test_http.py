@@ -1,10 +1,12 @@
 """HTTP: one request a task over real sockets; answers become outputs, and what goes wrong has a code and says no secret."""
 
+import socket
 import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from common.config import read_networks
 from common.task_error import TaskError
 from task_runner.attempt import attempt, described
 from task_runner.context import TaskContext
+from task_runner.handlers import http_network
 from task_runner.handlers.http import MAX_REDIRECTS, perform
 from task_runner.handlers.http_guard import resolve_name
 from task_runner.handlers.http_network import Egress, trust_of_the_system
@@ -396,6 +399,24 @@ def test_an_address_that_does_not_answer_gives_way_to_the_next() -> None:
     with serving(fixed(ok(b"second"))) as server:
         egress = Egress(LOOPBACK.allow, lambda _host, _port: ["127.0.0.9", "127.0.0.1"], trust_of_the_system)
         assert asked(server.url(host="two.example"), egress=egress)["body"] == "second"
+
+
+def test_a_silent_address_gives_way_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listener whose queue is full takes no notice of who knocks."""
+    monkeypatch.setattr(http_network, "CONNECT_SECONDS", 0.3)
+    with serving(fixed(ok(b"second"))) as server, ExitStack() as open_:
+        full = open_.enter_context(socket.create_server(("127.0.0.2", server.port), backlog=0))
+        for _ in range(3):
+            knocking = open_.enter_context(socket.socket())
+            knocking.setblocking(False)
+            knocking.connect_ex(full.getsockname())
+        egress = Egress(LOOPBACK.allow, lambda _host, _port: ["127.0.0.2", "127.0.0.1"], trust_of_the_system)
+        began = time.monotonic()
+        assert asked(server.url(host="two.example"), egress=egress)["body"] == "second"
+        assert time.monotonic() - began >= 0.3
+        alone = Egress(LOOPBACK.allow, lambda _host, _port: ["127.0.0.2"], trust_of_the_system)
+        error = failure(server.url(host="one.example"), egress=alone, seconds=0.4)
+    assert (error.code, "waited for the connection" in str(error)) == ("http.timeout", True)
 
 
 def test_the_environment_names_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
