@@ -205,7 +205,9 @@ class Driver(ABC):
             for watch in hurt.watches:
                 watch.since = watch.since or now
             if self.site.roles[hurt.member] == "api":
-                back = Watch(hurt.blow.kind, Touched(), START_SECONDS, hurt.since, hurt.since, now)
+                back = Watch(
+                    hurt.blow.kind, Touched(), START_SECONDS, hurt.since, struck=hurt.since, ended=now
+                )
                 self._conclude(hurt.blow, back)
 
     def _look(self) -> None:
