@@ -295,6 +295,19 @@ class Run:
             raise self._unexpected(f'a child of "{definition_key}"', _listed("children of", keys))
         return found[-1]
 
+    @property
+    def story(self) -> str:
+        """Where it stands, what it waits for, and the last ten entries of its history: for the message of an `assert`."""
+        history = self.history
+        lines = [
+            f'instance of "{self._instance.held.definition_key}": {self.status.value} in '
+            f"{_shown(self.configuration)} at {instant_text(self.now)}",
+            *self._waits(),
+            f"last {min(LAST, len(history))} of {len(history)} history entries:",
+            str(history[-LAST:]),
+        ]
+        return "\n".join(lines)
+
     def expect(
         self,
         *,
@@ -421,18 +434,7 @@ class Run:
         return self._settled()
 
     def _unexpected(self, expected: str, found: str) -> Unexpected:
-        history = self.history
-        lines = [
-            f"expected {expected}",
-            f"found {found}",
-            "",
-            f'instance of "{self._instance.held.definition_key}": {self.status.value} in '
-            f"{_shown(self.configuration)} at {instant_text(self.now)}",
-            *self._waits(),
-            f"last {min(LAST, len(history))} of {len(history)} history entries:",
-            str(history[-LAST:]),
-        ]
-        return Unexpected("\n".join(lines))
+        return Unexpected(f"expected {expected}\nfound {found}\n\n{self.story}")
 
     def _waits(self) -> Iterator[str]:
         for task in self._tasks():

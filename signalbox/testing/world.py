@@ -36,6 +36,9 @@ from task_runner.watch import Bounds
 MAX_TURNS = 10_000
 """Turns that one settling may take: a definition that keeps itself busy is told from one that has much to do."""
 
+MAX_JUMPS = 100_000
+"""Moves of the clock that one advance may take: a timer of 1 ms and a month to go by would take for ever."""
+
 Runner = Callable[[Task], Answer | None]
 """Runs the real handler of a claimed task, or says None where there is none."""
 
@@ -125,7 +128,13 @@ class World:
     def advance_to(self, instant: datetime) -> None:
         """Let time go by, and do what falls due on the way at its own time."""
         self.settle()
+        jumps = 0
         while (due := self.next_due()) is not None and due <= instant:
+            jumps += 1
+            if jumps > MAX_JUMPS:
+                raise NeverSettles(
+                    f"expected time to go by, found more due after {MAX_JUMPS:,} moves of the clock"
+                )
             self.memory.now = max(due, self.memory.now)
             self.settle()
         self.memory.now = max(instant, self.memory.now)

@@ -1,6 +1,8 @@
 """The kit's face: what a test says and sees, and what it is told when something is not as expected."""
 
 import json
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -376,6 +378,7 @@ def test_an_expectation_that_fails_says_what_was_found_and_what_happened() -> No
         Unexpected, match=r'expected task "orders\.valid"; did you mean "orders\.validate"\?\nfound tasks'
     ):
         run.task("orders.valid")
+    assert str(told.value).endswith(f"\n\n{run.story}")
     assert repr(run) == "<Run of order: waiting in ['review']>"
 
 
@@ -404,6 +407,23 @@ def test_what_never_settles_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("signalbox.testing.world.MAX_TURNS", 50)
     with pytest.raises(NeverSettles, match="more to do after 50 turns at one instant"):
         Workflow.load(document).start()
+
+
+def test_a_clock_that_is_moved_for_ever_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = {"id": "tick", "initial": "a", "states": {"a": {"after": {"1": {"target": "a", "reenter": True}}, "on": {"END": "c"}},
+        "c": {"type": "final"}}}  # fmt: skip
+    monkeypatch.setattr("signalbox.testing.world.MAX_JUMPS", 50)
+    assert Workflow.load(document).start().advance(50).now == START + timedelta(milliseconds=50)
+    with pytest.raises(NeverSettles, match="more due after 50 moves of the clock"):
+        Workflow.load(document).start().advance("1m")
+
+
+def test_it_needs_neither_a_broker_nor_a_database_nor_a_server() -> None:
+    program = "import sys, signalbox.testing; print([m for m in ('celery', 'kombu', 'redis', 'flask', 'alembic') if m in sys.modules])"
+    told = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert told.stdout == "[]\n"
 
 
 # -- loading ------------------------------------------------------------------------------------------------------------
