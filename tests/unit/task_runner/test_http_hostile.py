@@ -239,6 +239,11 @@ def test_a_body_of_crumbs_costs_a_second_and_not_ten() -> None:
     assert "more than 100000 pieces" in str(error)
 
 
+def test_an_answer_that_never_makes_us_wait_ends_in_time_too() -> None:
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert failure(pouring(chunked, b"1\r\na\r\n" * 10_000), seconds=0.1).code == "http.timeout"
+
+
 @pytest.mark.parametrize(
     "answer",
     [
