@@ -118,7 +118,9 @@ class Orchestrator:
         if time.monotonic() - self._forgot_at > FORGET_SECONDS:
             self._forgot_at = time.monotonic()
             forget(self.database)
-        if fired and fired % timers.BATCH == 0:  # more are due: look again right after the next round of steps
+        if (
+            fired and fired % timers.BATCH == 0
+        ):  # more are due: look again right after the next round of steps
             return 0.0
         coming = [instant for instant in (timer, lease, overdue) if instant is not None and instant > now]
         return (min(coming) - now).total_seconds() if coming else None

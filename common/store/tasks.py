@@ -559,11 +559,7 @@ def end_workflows(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
-_HOLD = (
-    update(tasks)
-    .where(among(_t.id, "ids"), _t.status.in_(OPEN))
-    .values(held=True, start_by_at=None)
-)
+_HOLD = update(tasks).where(among(_t.id, "ids"), _t.status.in_(OPEN)).values(held=True, start_by_at=None)
 
 
 def hold(tx: Connection, ids: Sequence[TaskId]) -> None:
