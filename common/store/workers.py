@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Insert, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from common.db.rows import write_rows
 from common.db.tables import handlers, workers
 from common.db.types import Id, UtcDateTime, among
 from common.ids import WorkerId
@@ -146,8 +147,7 @@ _PUBLISH = {"postgresql": _publish_statement(postgresql), "sqlite": _publish_sta
 def publish(tx: Connection, published: Iterable[PublishedHandler], *, now: datetime) -> None:
     """Upsert handlers. They stay when the runner ends: a definition may be applied while none runs.
 
-    In key order, and in one statement each: runners that start together meet on these rows.
+    In key order: runners that start together meet on these rows.
     """
     rows = [asdict(one) | {"published_at": now} for one in published]
-    if rows:
-        tx.execute(_PUBLISH[tx.dialect.name], sorted(rows, key=lambda row: (row["type"], row["name"])))
+    write_rows(tx, _PUBLISH[tx.dialect.name], sorted(rows, key=lambda row: (row["type"], row["name"])))

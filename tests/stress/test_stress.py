@@ -1,7 +1,7 @@
 """The stress of docs/reliability.md: several processes of each duty, senders skewed to few instances, cancels, events
 between instances; and not one event lost or doubled, no order contradicted, no deadlock, no gap.
 
-`STRESS_SECONDS` says how long the senders send (15), `STRESS_SENDERS` how many there are (4).
+`STRESS_SECONDS` says how long the senders send (8), `STRESS_SENDERS` how many there are (4).
 """
 
 import os
@@ -16,7 +16,7 @@ from tests.support.figures import Tell
 from tests.support.load import Load
 from tests.support.processes import Processes
 
-SECONDS = float(os.environ.get("STRESS_SECONDS", "15"))
+SECONDS = float(os.environ.get("STRESS_SECONDS", "8"))
 SENDERS = int(os.environ.get("STRESS_SENDERS", "4"))
 INSTANCES = 60
 SETTLE_SECONDS = 60.0 + SECONDS
