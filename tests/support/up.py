@@ -65,10 +65,28 @@ def freeze_holder(database: Path, pids: Sequence[int]) -> int | None:
             continue
         process = psutil.Process(pid)
         process.suspend()
+        _await_stop(pid)
         if _holder(database) == pid:  # it has not let go before it froze
             return pid
         process.resume()
     return None
+
+
+def _await_stop(pid: int) -> None:
+    """SIGSTOP is only sent when `suspend` returns: a thread may still end its call, and let go of the lock by it."""
+    tasks = Path(f"/proc/{pid}/task")
+    wait_until(
+        lambda: all(_state(task) in "tTZX" for task in tasks.iterdir()),
+        what=f"every thread of process {pid} to stand still",
+    )
+
+
+def _state(task: Path) -> str:
+    """The state of a thread, as proc_pid_stat(5) has it; X for one that is gone."""
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
 
 
 def _holder(database: Path) -> int | None:
