@@ -13,8 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.alias_generators import to_camel
 
 from common.clock import parse_instant
-from common.commands.control import MAX_REASON
-from common.commands.send import MAX_NOTE, MAX_TYPE
+from common.commands.send import MAX_NOTE, MAX_REASON, MAX_TYPE
 from common.commands.start import MAX_KEY, MAX_LABELS, PRIORITIES
 from common.db.tables import AttemptOutcome, DefinitionStatus, IncidentStatus
 from common.lifecycle import InstanceStatus, TaskStatus

@@ -6,7 +6,7 @@ from api.auth import Permission
 from api.cursors import ListName
 from api.operations import Answer, Call, Routes, Shape
 from api.routes.instances import ACCEPTED, accepted
-from api.schemas import BulkAnswer, BulkBody, EmptyBody, ReasonBody, RestartBody
+from api.schemas import Body, BulkAnswer, BulkBody, EmptyBody, ReasonBody, RestartBody
 from common.canonical import dumps
 from common.commands import control
 from common.commands.bulk import Bulk, control_all
@@ -143,10 +143,7 @@ def bulk(call: Call, body: BulkBody) -> Answer:
     A call looks at up to `limit` instances, newest first; go on with `nextCursor` until it is null. With `dryRun`
     nothing is done. Instances are refused one by one, the others are not touched by it.
     """
-    if not body.filter.model_fields_set:
-        raise Invalid(
-            "filter: expected at least one member; to mean all instances, name a status", code="filter.empty"
-        )
+    refuse_empty(body.filter)
     name = _list_name(call, body)
     position = call.services.cursors.read(name, body.cursor)
     wanted = InstanceFilter(
@@ -170,6 +167,15 @@ def bulk(call: Call, body: BulkBody) -> Answer:
         actor=call.actor,
     )
     return bulk_answer(call, done, name, is_dry_run=body.dry_run)
+
+
+def refuse_empty(wanted: Body) -> None:
+    """Raise `Invalid` for a filter that restricts nothing: one with empty members would find everybody, too."""
+    if not wanted.model_dump(exclude_defaults=True):
+        members = ", ".join(field.alias or name for name, field in type(wanted).model_fields.items())
+        raise Invalid(
+            f"filter: expected a value for at least one of {members}, found none", code="filter.empty"
+        )
 
 
 def bulk_answer(call: Call, done: Bulk, name: ListName, *, is_dry_run: bool) -> Answer:

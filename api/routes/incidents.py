@@ -7,7 +7,7 @@ from api.cursors import ListName
 from api.operations import Answer, Call, Routes, Shape
 from api.pages import Paging
 from api.reading import missing
-from api.routes.control import CONTROL_WAIT_SECONDS, bulk_answer
+from api.routes.control import CONTROL_WAIT_SECONDS, bulk_answer, refuse_empty
 from api.routes.instances import ACCEPTED, accepted
 from api.schemas import (
     BulkAnswer,
@@ -22,7 +22,6 @@ from common.canonical import dumps
 from common.commands.bulk import resolve_all
 from common.commands.incidents import resolve_incident
 from common.db.tables import IncidentStatus
-from common.errors import Invalid
 from common.ids import is_id
 from common.store import listing
 from common.store.listing import IncidentFilter
@@ -93,8 +92,7 @@ def resolve_bulk(call: Call, body: BulkResolveBody) -> Answer:
     A call looks at up to `limit` incidents, newest first; go on with `nextCursor` until it is null. With `dryRun`
     nothing is done.
     """
-    if not body.filter.model_fields_set:
-        raise Invalid("filter: expected code or definitionKey", code="filter.empty")
+    refuse_empty(body.filter)
     asked = body.model_dump(mode="json", include={"way", "filter", "dry_run"})
     name = ListName(call.tenant_id, f"{call.path}?{dumps(asked)}")
     position = call.services.cursors.read(name, body.cursor)

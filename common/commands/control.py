@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from common.canonical import clean, dumps, read
 from common.commands.incidents import ways_out
-from common.commands.send import accept, require_legal, require_size
+from common.commands.send import accept, reason_text, require_legal, require_size
 from common.config import Limits
 from common.db.tables import InboxType
 from common.decide import VERBS
@@ -24,7 +24,6 @@ from common.ids import TenantId
 from common.store import inbox, incidents, instances
 from statechart import DefinitionInvalid, load
 
-MAX_REASON = 2_000
 STATES_NAMED = 20
 
 
@@ -32,21 +31,21 @@ def cancel_instance(
     tx: Connection, tenant_id: TenantId, instance_id: str, *, reason: str | None, actor: str
 ) -> None:
     """Ask for an instance to end: open tasks and timers are cancelled, exit actions run, then it is `cancelled`."""
-    _command(tx, tenant_id, instance_id, InboxType.CANCEL, {"reason": _reason(reason)}, actor)
+    _command(tx, tenant_id, instance_id, InboxType.CANCEL, {"reason": reason_text(reason)}, actor)
 
 
 def pause_instance(
     tx: Connection, tenant_id: TenantId, instance_id: str, *, reason: str | None, actor: str
 ) -> None:
     """Ask for an instance to stand still: running tasks finish, results, events and due timers wait, nothing starts."""
-    _command(tx, tenant_id, instance_id, InboxType.PAUSE, {"reason": _reason(reason)}, actor)
+    _command(tx, tenant_id, instance_id, InboxType.PAUSE, {"reason": reason_text(reason)}, actor)
 
 
 def resume_instance(
     tx: Connection, tenant_id: TenantId, instance_id: str, *, reason: str | None, actor: str
 ) -> None:
     """Ask for a paused instance to go on where it stands; what waited is taken in its order."""
-    _command(tx, tenant_id, instance_id, InboxType.RESUME, {"reason": _reason(reason)}, actor)
+    _command(tx, tenant_id, instance_id, InboxType.RESUME, {"reason": reason_text(reason)}, actor)
 
 
 def step_instance(tx: Connection, tenant_id: TenantId, instance_id: str, *, actor: str) -> None:
@@ -62,7 +61,7 @@ def retry_instance(
     Raises `Conflict` (`instance.ended_in_error`) where the machine itself ended with an error: only a restart helps.
     """
     open_ones = incidents.read_open(tx, tenant_id, instance_id)
-    body = {"incidents": ways_out(tx, tenant_id, open_ones, way="retry"), "reason": _reason(reason)}
+    body = {"incidents": ways_out(tx, tenant_id, open_ones, way="retry"), "reason": reason_text(reason)}
     _command(tx, tenant_id, instance_id, InboxType.RETRY, body, actor, refuse=_refuse_ended_in_error)
 
 
@@ -93,7 +92,7 @@ def restart_instance(
             )
         _check_state(tx, stored, state)
 
-    body = {"context": given, "reason": _reason(reason), "state": state}
+    body = {"context": given, "reason": reason_text(reason), "state": state}
     _command(tx, tenant_id, instance_id, InboxType.RESTART, body, actor, refuse=refuse)
 
 
@@ -140,9 +139,3 @@ def _check_state(tx: Connection, stored: instances.StoredInstance, state: str | 
             f'state: expected one of {known}, found "{state}"{did_you_mean(state, paths)}',
             code="restart.unknown_state",
         )
-
-
-def _reason(reason: str | None) -> str | None:
-    if reason is not None and (not isinstance(reason, str) or len(reason) > MAX_REASON):
-        raise Invalid(f"reason: expected text of at most {MAX_REASON} characters", code="reason.invalid")
-    return None if reason is None else str(clean(reason))

@@ -12,16 +12,15 @@ from typing import Any, Literal
 from sqlalchemy import Connection
 
 from common.canonical import clean, dumps, read
-from common.commands.send import accept, require_size
+from common.commands.send import accept, reason_text, require_size
 from common.config import Limits
 from common.db.tables import InboxType, IncidentStatus
-from common.errors import Conflict, Invalid, NotFound
+from common.errors import Conflict, NotFound
 from common.ids import TenantId, is_id
 from common.store import history, inbox, incidents, tasks
 from common.store.incidents import OpenIncident
 
 Way = Literal["retry", "skip"]
-MAX_REASON = 2_000
 
 
 def resolve_incident(
@@ -46,12 +45,10 @@ def resolve_incident(
         raise NotFound(f'no incident "{incident_id}"', code="incident.not_found")
     if found.status is not IncidentStatus.OPEN:
         raise Conflict(f"incident {incident_id} is resolved already", code="incident.resolved")
-    if reason is not None and len(reason) > MAX_REASON:
-        raise Invalid(f"reason: expected text of at most {MAX_REASON} characters", code="reason.invalid")
     cleaned = clean(output, max_depth=limits.max_json_depth)
     require_size(dumps(cleaned), "the output is", limits)
     chosen = ways_out(tx, tenant_id, [found], way=way, output=cleaned)
-    body = dumps({"incidents": chosen, "reason": clean(reason)})
+    body = dumps({"incidents": chosen, "reason": reason_text(reason)})
     accept(tx, tenant_id, found.instance_id, "retry", InboxType.RETRY, body, lane=inbox.CONTROL, actor=actor)
     return found.instance_id
 

@@ -21,6 +21,7 @@ from common.store import inbox, instances
 RESERVED = ("xstate.", "error.", "done.")
 MAX_TYPE = 200
 MAX_NOTE = 10_000
+MAX_REASON = 2_000
 
 
 def send_event(
@@ -105,6 +106,15 @@ def accept(
         ],
     )
     note_bell(tx, ORCHESTRATOR_QUEUE, instance_id)
+
+
+def reason_text(reason: str | None) -> str | None:
+    """The reason that a command gives for itself, as it is stored. Raises `Invalid` (`reason.invalid`)."""
+    if reason is None:
+        return None
+    if not isinstance(reason, str) or len(reason) > MAX_REASON:
+        raise Invalid(f"reason: expected text of at most {MAX_REASON} characters", code="reason.invalid")
+    return str(clean(reason))
 
 
 def require_legal(tx: Connection, tenant_id: TenantId, instance_id: str, verb: str) -> None:

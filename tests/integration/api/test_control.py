@@ -162,9 +162,22 @@ def test_a_cursor_holds_for_the_command_that_gave_it(api: Api) -> None:
     problem_of(api.post("/instances:bulk", body), 400, "cursor.invalid")
 
 
-def test_an_empty_filter_is_refused(api: Api) -> None:
-    problem_of(api.post("/instances:bulk", {"verb": "cancel", "filter": {}}), 422, "filter.empty")
-    problem_of(api.post("/incidents:resolve", {"way": "retry", "filter": {}}), 422, "filter.empty")
+@pytest.mark.parametrize(
+    "filter", [{}, {"status": []}, {"labels": {}}, {"definitionKey": None, "status": []}]
+)
+def test_a_filter_that_restricts_nothing_is_refused(api: Api, filter: dict[str, Any]) -> None:
+    instance_id = api.start()
+    problem = problem_of(
+        api.post("/instances:bulk", {"verb": "cancel", "filter": filter}), 422, "filter.empty"
+    )
+    assert "expected a value for at least one of status, definitionKey" in problem["detail"]
+    api.engine.settle()
+    assert status(api, instance_id) == "waiting"
+
+
+@pytest.mark.parametrize("filter", [{}, {"code": None}])
+def test_incidents_need_a_filter_too(api: Api, filter: dict[str, Any]) -> None:
+    problem_of(api.post("/incidents:resolve", {"way": "retry", "filter": filter}), 422, "filter.empty")
 
 
 def test_incidents_are_resolved_by_their_code(api: Api) -> None:

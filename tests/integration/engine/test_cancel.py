@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from common.commands.control import MAX_REASON, cancel_instance
+from common.commands.control import cancel_instance
+from common.commands.send import MAX_REASON
 from common.errors import Conflict, Invalid, NotFound
 from common.ids import InstanceId, new_id
 from common.lifecycle import InstanceStatus

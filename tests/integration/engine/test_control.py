@@ -1,7 +1,6 @@
 """Pause, resume, step, restart and the end of an instance's time: what each does to tasks, timers and what waits."""
 
 from datetime import timedelta
-from itertools import product
 from typing import Any
 
 import pytest
@@ -447,13 +446,13 @@ def test_every_verb_is_legal_or_refused_with_a_sentence(
 ) -> None:
     if status is S.COMPENSATING:
         request.applymarker(pytest.mark.breaks_promises)
-    for verb, once_more in product(VERBS, (False, True)):
+    for verb in VERBS:
         instance_id = instance_in(engine, status)
+        # A failed one of this test failed at its start: there is nothing yet that a restart could leave.
         if instance_can(verb, status) and not (verb == "restart" and status is S.FAILED):
-            if not once_more:
-                engine.control(verb, instance_id)
-                engine.settle()
-                assert "event.rejected" not in engine.entry_types(instance_id)
+            engine.control(verb, instance_id)
+            engine.settle()
+            assert "event.rejected" not in engine.entry_types(instance_id)
             continue
         with pytest.raises(Conflict) as refused:
             engine.control(verb, instance_id)
