@@ -467,7 +467,7 @@ class Batch:
             attempts_digest=None,
         )
         inbox.put(
-            tx, [_delivery(held.tenant_id, held.id, InboxType.TASK, body, f"task:{known.id}", self.now)]
+            tx, [inbox.new_row(held.tenant_id, held.id, InboxType.TASK, body, f"task:{known.id}", self.now)]
         )
 
     def _deliveries(self, tx: Connection) -> list[dict[str, Any]]:
@@ -484,7 +484,7 @@ class Batch:
                     "event": send.event,
                 }
                 rows.append(
-                    _delivery(
+                    inbox.new_row(
                         send.sender.tenant_id,
                         send.sender.id,
                         InboxType.UNDELIVERED,
@@ -495,7 +495,7 @@ class Batch:
                 )
             else:
                 rows.append(
-                    _delivery(
+                    inbox.new_row(
                         send.sender.tenant_id,
                         target,
                         InboxType.EVENT,
@@ -527,20 +527,6 @@ class Batch:
         if isinstance(key, str) and isinstance(business_key, str):
             return instances.find_live(tx, send.sender.tenant_id, key, business_key)
         return None
-
-
-def _delivery(
-    tenant_id: TenantId, instance_id: InstanceId, type: InboxType, body: str, source: str, now: datetime
-) -> dict[str, Any]:
-    return {
-        "tenant_id": tenant_id,
-        "instance_id": instance_id,
-        "lane": inbox.ORDINARY,
-        "type": type.value,
-        "body": body,
-        "source": source,
-        "accepted_at": now,
-    }
 
 
 def error_text(incident: Incident) -> str:

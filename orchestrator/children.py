@@ -70,6 +70,7 @@ class _Ended:
     """A child whose parent is to be told, as `Children.tell` found it; `request` says whether it may be asked for again."""
 
     child: LockedInstance
+    parent_id: InstanceId
     answer: dict[str, Any]
     has_request: bool
 
@@ -104,12 +105,12 @@ class Children:
         """Notice what one decided row means for the parent, and for the WORKFLOW task that it answers."""
         if type is InboxType.CHILD:
             self._end_task(held, read(body), before, after)
-        if held.parent_key is None or after.status is before.status:
+        if held.parent_id is None or held.parent_key is None or after.status is before.status:
             return
         # A parent that has cancelled its child does not wait for the answer.
         is_known = type is InboxType.CANCEL and actor == name_of(held.parent_id)
         if after.status in (InstanceStatus.FAILED, *FINAL) and not is_known:
-            self._ended.append(_told(held, after))
+            self._ended.append(_told(held, held.parent_id, after))
 
     def _end_task(
         self, held: LockedInstance, body: Mapping[str, Any], before: Decision, after: Decision
@@ -184,7 +185,9 @@ class Children:
             if ended.has_request:
                 answer["request"] = {"businessKey": child.business_key, "input": read(inputs[child.id])}
             rows.append(
-                _row(child.tenant_id, child.parent_id, InboxType.CHILD, dumps(answer), name_of(child.id), now)
+                inbox.new_row(
+                    child.tenant_id, ended.parent_id, InboxType.CHILD, dumps(answer), name_of(child.id), now
+                )
             )
         return rows
 
@@ -276,7 +279,7 @@ def _first_row(asked: _Asked, now: datetime) -> dict[str, Any]:
     parent = asked.parent
     if asked.is_withdrawn:
         return _cancel_row(parent.tenant_id, child_of(asked), parent.id, now)
-    return _row(
+    return inbox.new_row(
         parent.tenant_id, child_of(asked), InboxType.START, _start_body(asked), name_of(parent.id), now
     )
 
@@ -312,17 +315,19 @@ def _refusal(asked: _Asked, problem: SignalboxError, now: datetime) -> dict[str,
     error = {"code": problem.code, "data": problem.fields, "message": problem.message}
     answer = _answer(effect.key, effect.definition_key, effect.instance_id, REFUSED)
     body = dumps({**answer, "error": error, "request": request})
-    return _row(parent.tenant_id, parent.id, InboxType.CHILD, body, "engine", now)
+    return inbox.new_row(parent.tenant_id, parent.id, InboxType.CHILD, body, "engine", now)
 
 
 # -- ending -------------------------------------------------------------------------------------------------------
 
 
-def _told(child: LockedInstance, after: Decision) -> _Ended:
+def _told(child: LockedInstance, parent_id: InstanceId, after: Decision) -> _Ended:
     """What a parent is told of a child that has just ended or failed."""
     answer = _answer(child.parent_key or "", child.definition_key, child.id, after.status.value)
     if after.status is InstanceStatus.COMPLETED:
-        return _Ended(child, {**answer, "output": (after.snapshot or {}).get("output")}, has_request=False)
+        return _Ended(
+            child, parent_id, {**answer, "output": (after.snapshot or {}).get("output")}, has_request=False
+        )
     data: dict[str, Any] = {"instanceId": child.id, "status": after.status.value}
     if after.incident is not None:
         data["error"] = {"code": after.incident.code, "message": after.incident.message}
@@ -336,7 +341,7 @@ def _told(child: LockedInstance, after: Decision) -> _Ended:
         "data": data,
         "message": f'"{child.definition_key}" instance {child.id} {_ENDINGS[after.status]}{why}',
     }
-    return _Ended(child, {**answer, "error": error}, has_request=after.status in FINAL)
+    return _Ended(child, parent_id, {**answer, "error": error}, has_request=after.status in FINAL)
 
 
 _ENDINGS: Mapping[InstanceStatus, str] = {
@@ -355,24 +360,5 @@ def _cancel_row(
     tenant_id: TenantId, child_id: InstanceId, parent_id: InstanceId, now: datetime
 ) -> dict[str, Any]:
     body = dumps({"reason": "its parent does not wait for it any more"})
-    row = _row(tenant_id, child_id, InboxType.CANCEL, body, name_of(parent_id), now)
-    return {**row, "lane": inbox.CONTROL}
-
-
-def _row(
-    tenant_id: TenantId,
-    instance_id: InstanceId | None,
-    type: InboxType,
-    body: str,
-    source: str,
-    now: datetime,
-) -> dict[str, Any]:
-    return {
-        "tenant_id": tenant_id,
-        "instance_id": instance_id,
-        "lane": inbox.ORDINARY,
-        "type": type.value,
-        "body": body,
-        "source": source,
-        "accepted_at": now,
-    }
+    source = name_of(parent_id)
+    return inbox.new_row(tenant_id, child_id, InboxType.CANCEL, body, source, now, lane=inbox.CONTROL)

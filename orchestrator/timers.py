@@ -40,15 +40,15 @@ def _fire_batch(tx: Connection) -> int:
     inbox.put(
         tx,
         [
-            {
-                "tenant_id": timer.tenant_id,
-                "instance_id": timer.instance_id,
-                "lane": inbox.CONTROL if timer.inbox_type is InboxType.TIMEOUT else inbox.ORDINARY,
-                "type": timer.inbox_type.value,
-                "body": timer.body,
-                "source": f"timer:{timer.key}",
-                "accepted_at": now,
-            }
+            inbox.new_row(
+                timer.tenant_id,
+                timer.instance_id,
+                timer.inbox_type,
+                timer.body,
+                f"timer:{timer.key}",
+                now,
+                lane=inbox.CONTROL if timer.inbox_type is InboxType.TIMEOUT else inbox.ORDINARY,
+            )
             for timer in due
         ],
     )

@@ -276,12 +276,11 @@ class _Group:
 
     def _deliveries(self, ended: _Ended, digests: dict[str, str]) -> list[dict[str, Any]]:
         return [
-            {
-                "tenant_id": ended.tenant_id,
-                "instance_id": ended.instance_id,
-                "lane": inbox.ORDINARY,
-                "type": InboxType.TASK.value,
-                "body": outcome_body(
+            inbox.new_row(
+                ended.tenant_id,
+                ended.instance_id,
+                InboxType.TASK,
+                outcome_body(
                     key=key,
                     task_id=ended.task_id,
                     name=ended.name,
@@ -292,9 +291,9 @@ class _Group:
                     error=ended.error.to_json() if ended.error else None,
                     attempts_digest=digests.get(ended.task_id),
                 ),
-                "source": f"task:{ended.task_id}",
-                "accepted_at": self.now,
-            }
+                f"task:{ended.task_id}",
+                self.now,
+            )
             for key in ended.keys
         ]
 
@@ -333,20 +332,9 @@ def _record_late(tx: Connection, outcome: Outcome, now: datetime) -> int:
         "resultDigest": digest.hex(),
         "taskId": outcome.task_id,
     }
-    inbox.put(
-        tx,
-        [
-            {
-                "tenant_id": outcome.tenant_id,
-                "instance_id": outcome.instance_id,
-                "lane": inbox.ORDINARY,
-                "type": InboxType.TASK_LATE.value,
-                "body": dumps({"entry": entry}),
-                "source": f"task:{outcome.task_id}",
-                "accepted_at": now,
-            }
-        ],
-    )
+    source, body = f"task:{outcome.task_id}", dumps({"entry": entry})
+    row = inbox.new_row(outcome.tenant_id, outcome.instance_id, InboxType.TASK_LATE, body, source, now)
+    inbox.put(tx, [row])
     note_bell(tx, ORCHESTRATOR_QUEUE, outcome.instance_id)
     return 1
 

@@ -91,20 +91,8 @@ def accept(
     One that loses the race with the instance's end is recorded there as `event.rejected`.
     """
     require_legal(tx, tenant_id, instance_id, verb)
-    inbox.put(
-        tx,
-        [
-            {
-                "tenant_id": tenant_id,
-                "instance_id": InstanceId(instance_id),
-                "lane": lane,
-                "type": type.value,
-                "body": body,
-                "source": actor,
-                "accepted_at": read_now(tx),
-            }
-        ],
-    )
+    row = inbox.new_row(tenant_id, InstanceId(instance_id), type, body, actor, read_now(tx), lane=lane)
+    inbox.put(tx, [row])
     note_bell(tx, ORCHESTRATOR_QUEUE, instance_id)
 
 

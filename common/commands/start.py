@@ -102,20 +102,7 @@ def _insert(
     if request.start_at is not None and request.start_at > now:
         _start_later(tx, tenant_id, instance_id, request.start_at, body, now)
         return Started(instance_id, created=True)
-    inbox.put(
-        tx,
-        [
-            {
-                "tenant_id": tenant_id,
-                "instance_id": instance_id,
-                "lane": inbox.ORDINARY,
-                "type": InboxType.START.value,
-                "body": body,
-                "source": actor,
-                "accepted_at": now,
-            }
-        ],
-    )
+    inbox.put(tx, [inbox.new_row(tenant_id, instance_id, InboxType.START, body, actor, now)])
     note_bell(tx, ORCHESTRATOR_QUEUE, instance_id)
     return Started(instance_id, created=True)
 

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, bindparam, delete, func, lateral, literal_col
 from common.db.rows import insert_rows
 from common.db.tables import InboxType, inbox
 from common.db.types import IdList, among
-from common.ids import InstanceId
+from common.ids import InstanceId, TenantId
 
 CONTROL, ORDINARY = 0, 1
 PAGE = 1_000
@@ -37,8 +37,30 @@ class InboxRow:
     accepted_at: datetime
 
 
+def new_row(
+    tenant_id: TenantId,
+    instance_id: InstanceId,
+    type: InboxType,
+    body: str,
+    source: str,
+    accepted_at: datetime,
+    *,
+    lane: int = ORDINARY,
+) -> dict[str, Any]:
+    """A row to `put`. `source` is who the history names as the actor."""
+    return {
+        "tenant_id": tenant_id,
+        "instance_id": instance_id,
+        "lane": lane,
+        "type": type.value,
+        "body": body,
+        "source": source,
+        "accepted_at": accepted_at,
+    }
+
+
 def put(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Accept rows {tenant_id, instance_id, lane, type, body, source, accepted_at}. Takes no lock that anyone waits for."""
+    """Accept rows made by `new_row`. Takes no lock that anyone waits for."""
     insert_rows(tx, inbox, rows)
 
 

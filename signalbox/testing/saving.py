@@ -20,8 +20,9 @@ from common.errors import Conflict, SignalboxError
 from common.ids import DefinitionId, InstanceId, TaskId
 from common.lifecycle import ENDED, FINAL, InstanceStatus, TaskStatus
 from common.retry import RetryPolicy
+from common.store.inbox import new_row
 from common.store.tasks import later
-from orchestrator.batch import Batch, _Asking, _delivery, _Send
+from orchestrator.batch import Batch, _Asking, _Send
 from orchestrator.children import (
     Children,
     _Asked,
@@ -30,7 +31,6 @@ from orchestrator.children import (
     _is_later,
     _problem,
     _refusal,
-    _row,
     _start_timer,
     name_of,
 )
@@ -95,7 +95,9 @@ class Family(Children):
                 given = read(memory.instances[child.id].input)
                 answer["request"] = {"businessKey": child.business_key, "input": given}
             rows.append(
-                _row(TENANT, child.parent_id, InboxType.CHILD, dumps(answer), name_of(child.id), memory.now)
+                new_row(
+                    TENANT, ended.parent_id, InboxType.CHILD, dumps(answer), name_of(child.id), memory.now
+                )
             )
         return rows
 
@@ -199,7 +201,7 @@ class Saving(Batch):
 def _delivered(memory: Memory, send: _Send) -> Row:
     sender, target = send.sender, _target(memory, send)
     if target is not None:
-        return _delivery(
+        return new_row(
             TENANT, target, InboxType.EVENT, dumps(send.event), f"instance:{sender.id}", memory.now
         )
     event = {
@@ -208,7 +210,7 @@ def _delivered(memory: Memory, send: _Send) -> Row:
         "target": dict(send.to),
         "event": send.event,
     }
-    return _delivery(TENANT, sender.id, InboxType.UNDELIVERED, dumps(event), "engine", memory.now)
+    return new_row(TENANT, sender.id, InboxType.UNDELIVERED, dumps(event), "engine", memory.now)
 
 
 def _target(memory: Memory, send: _Send) -> InstanceId | None:
