@@ -57,13 +57,15 @@ def decide(
 
     `chart` None, for a definition that does not compile any more: notes, late results, incidents and what
     `decide_control` can do without one.
-    `body` by type: start {input, context} · event: the event itself · task {key, event, entry} · task.late {entry} ·
+    `body` by type: record {entry} · start {input, context} · event: the event itself · task {key, event, entry} · task.late {entry} ·
     timer {key, event} · child: see `decide_children` · undelivered: the event · note {note} · cancel, pause, resume {reason} · step {} ·
     timeout {milliseconds} · restart {state, context, reason} · retry {incidents, reason}, see `decide_control.retry` ·
     incident {code, message, detail}: the engine gives up on the instance.
     """
     if type is InboxType.NOTE:
         return unchanged(standing, [{"type": "note", **body}])
+    if type is InboxType.RECORD:
+        return unchanged(standing, [body["entry"]])
     if type is InboxType.TASK_LATE:
         return unchanged(standing, [{"type": "task.late", **body["entry"]}])
     if standing.status in FINAL:

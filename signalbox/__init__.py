@@ -1,6 +1,6 @@
 """Durable statecharts on Celery: what users import. What they type is `signalbox.cli`.
 
-    from signalbox import Client, Permanent, Retryable, handler, start
+    from signalbox import Client, Continue, Permanent, Retryable, handler, start
 
 Each name is loaded when it is first used, so that a handler's module does not pay for an HTTP client, and
 `signalbox --help` not for SQLAlchemy.
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from signalbox.client import Client
     from signalbox.transactional import Started, start
     from task_runner.context import TaskContext
-    from task_runner.registry import Permanent, Retryable, handler
+    from task_runner.registry import Continue, Permanent, Retryable, handler
 
 _HOMES = {
     "Client": "signalbox.client",
+    "Continue": "task_runner.registry",
     "Permanent": "task_runner.registry",
     "Retryable": "task_runner.registry",
     "Started": "signalbox.transactional",
@@ -27,7 +28,7 @@ _HOMES = {
     "start": "signalbox.transactional",
 }
 
-__all__ = ["Client", "Permanent", "Retryable", "Started", "TaskContext", "handler", "start"]
+__all__ = ["Client", "Continue", "Permanent", "Retryable", "Started", "TaskContext", "handler", "start"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ from common import faults
 from common.canonical import clean, dumps, read, size, storable
 from common.task_error import TaskError
 from task_runner.context import TaskContext
-from task_runner.registry import Handler, HandlerError
+from task_runner.registry import Continue, Handler, HandlerError
 
 MAX_MESSAGE = 2_000
 MAX_TRACE = 8_000
@@ -25,10 +25,12 @@ Json = Any
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a call: `output` as canonical text, or an `error`."""
+    """What came of a call: `output` as canonical text, an `error`, or `state` to go on from in `again_ms` milliseconds."""
 
     output: str | None = None
     error: TaskError | None = None
+    again_ms: int | None = None
+    state: str | None = None
 
 
 def attempt(handler: Handler, input: str, context: TaskContext, *, max_output_bytes: int) -> Result:
@@ -41,8 +43,9 @@ def attempt(handler: Handler, input: str, context: TaskContext, *, max_output_by
     except BaseException as error:  # noqa: BLE001 - the handler's own failure, SystemExit included, is data
         return Result(error=described(error))
     faults.hit("after_handler")
+    again = output if isinstance(output, Continue) else None
     try:
-        text = dumps(clean(output))
+        text = dumps(clean(output if again is None else again.state))
     except Exception as error:  # noqa: BLE001 - reading what a handler returned may run its code: a mapping of its own
         message = f"the handler's output cannot be stored: {_said(error)}"
         return Result(error=TaskError("output.invalid", storable(message)[:MAX_MESSAGE], retryable=False))
@@ -51,6 +54,8 @@ def attempt(handler: Handler, input: str, context: TaskContext, *, max_output_by
         return Result(
             error=TaskError("output.too_large", message, {"limit": "max_output_bytes"}, retryable=False)
         )
+    if again is not None:
+        return Result(again_ms=max(round(again.after.total_seconds() * 1_000), 0), state=text)
     return Result(output=text)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from common.commands.outcome import Outcome
 from common.store.tasks import TaskClaim
 from common.task_error import TaskError
@@ -23,7 +25,10 @@ def call_handler(
 
 def ended_with(claim: TaskClaim, result: Result) -> Outcome:
     """The outcome of a claim whose handler was called."""
-    return ended(claim, output=result.output, error=result.error)
+    outcome = ended(claim, output=result.output, error=result.error)
+    return (
+        outcome if result.again_ms is None else replace(outcome, again_ms=result.again_ms, state=result.state)
+    )
 
 
 def ended(

@@ -17,7 +17,7 @@ _NOTHING_NEW = object()
 
 
 class Claimed(Protocol):
-    """What a context needs to know of a claim; `progress` is stored JSON text."""
+    """What a context needs to know of a claim; `progress` and `state` are stored JSON texts."""
 
     @property
     def id(self) -> str: ...
@@ -37,6 +37,8 @@ class Claimed(Protocol):
     def idempotency_key(self) -> str | None: ...
     @property
     def progress(self) -> str | None: ...
+    @property
+    def state(self) -> str | None: ...
 
 
 class TaskContext:
@@ -57,6 +59,8 @@ class TaskContext:
         """The same for every attempt of this task: give it to whatever must not be done twice."""
         self.progress: Any = read(claim.progress) if claim.progress else None
         """What an earlier attempt last reported, or None: where to resume."""
+        self.state: Any = read(claim.state) if claim.state else None
+        """What the attempt before said to go on from (`Continue`), or None at the first."""
         self.log = structlog.get_logger("signalbox.handler").bind(
             tenant_id=claim.tenant_id, instance_id=claim.instance_id, task_id=claim.id, attempt=claim.attempt
         )

@@ -37,6 +37,7 @@ _FACTS = (
     "max_attempts",
     "idempotency_key",
     "progress",
+    "state",
 )
 
 
@@ -252,4 +253,6 @@ def _tell_cancelled(child: Child) -> None:
 
 def _result(told: dict[str, Any]) -> Result:
     error = told["error"]
-    return Result(told["output"], None if error is None else TaskError(**error))
+    return Result(
+        told["output"], None if error is None else TaskError(**error), told["again_ms"], told["state"]
+    )

@@ -46,6 +46,7 @@ class _Facts:
     max_attempts: int
     idempotency_key: str | None
     progress: str | None
+    state: str | None
 
 
 class OutOfMemory(HandlerError):

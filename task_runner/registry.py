@@ -54,6 +54,18 @@ class Permanent(HandlerError):
 
 
 @dataclass(frozen=True, slots=True)
+class Continue:
+    """Returned by a handler that is not done: another attempt goes on, `after` this long, from `state` (any JSON).
+
+    `state` is stored with the end of this attempt and given to the next as `context.state`; it is never shown. Such an
+    attempt counts neither as a success nor as a failure, and starts the count of failures anew.
+    """
+
+    state: Any = None
+    after: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """How a handler wants to be run, where a task and its definition say nothing of it.
 

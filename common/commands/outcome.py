@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
@@ -30,6 +30,8 @@ from common.task_error import TaskError
 class Outcome:
     """How one claimed attempt ended: with `output` (canonical text), with `error`, or `released` before it ended.
 
+    With `again_ms` it ended well but the work is not done: another attempt goes on from `state` (canonical text) so many
+    milliseconds later.
     `retry` is the policy in force, as JSON text: the task's own or its handler's. `timed_out` names an error that is
     the end of the attempt's time; `progress` is what the handler last told and no beat has stored yet.
     """
@@ -50,6 +52,8 @@ class Outcome:
     released: bool = False
     timed_out: bool = False
     progress: str | None = None
+    again_ms: int | None = None
+    state: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class Reported:
     retried: int = 0
     released: int = 0
     late: int = 0
+    continued: int = 0
 
 
 def outcome_body(
@@ -110,7 +115,7 @@ def report_outcomes(tx: Connection, outcomes: Sequence[Outcome], *, now: datetim
     group.save(tx)
     # Afterwards, because what ended the attempt may stand in this very group: a time-out, and what came too late for it.
     late = sum(_record_late(tx, outcome, now) for outcome in refused)
-    return Reported(group.succeeded, group.failed, group.retried, group.released, late)
+    return Reported(group.succeeded, group.failed, group.retried, group.released, late, group.continued)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +143,10 @@ class _Group:
         self.failed = 0
         self.retried = 0
         self.released = 0
+        self.continued = 0
         self._ended: list[_Ended] = []
         self._progress: list[tuple[TaskId, LeaseToken, str]] = []
+        self._states: list[dict[str, Any]] = []
         self._finish: list[dict[str, Any]] = []
         self._time_out: list[dict[str, Any]] = []
         self._release: list[dict[str, Any]] = []
@@ -151,6 +158,8 @@ class _Group:
         if outcome.released:
             self.released += 1
             self._again(outcome, won.start_within_ms, AttemptOutcome.RELEASED, run_at=self.now, uncounted=1)
+        elif outcome.error is None and outcome.again_ms is not None:
+            self._continue(outcome, outcome.again_ms, won)
         elif outcome.error is None:
             self.succeeded += 1
             self._end(outcome, won.joined_keys, TaskStatus.SUCCEEDED, AttemptOutcome.SUCCEEDED)
@@ -167,6 +176,15 @@ class _Group:
         else:
             self.retried += 1
             self._again(outcome, won.start_within_ms, ended, run_at=run_at, error=dumps(error.to_json()))
+
+    def _continue(self, outcome: Outcome, again_ms: int, won: WonTask) -> None:
+        """The work goes on in another attempt. Failures are counted anew: this one was none."""
+        self.continued += 1
+        self._states.append({"id": outcome.task_id, "held_token": outcome.token, "state": outcome.state})
+        run_at = self.now + timedelta(milliseconds=again_ms)
+        self._again(
+            outcome, won.start_within_ms, AttemptOutcome.CONTINUED, run_at=run_at, uncounted=outcome.attempt
+        )
 
     def _next_try(self, outcome: Outcome, error: TaskError, won: WonTask) -> datetime | None:
         """When the policy has a failed attempt tried again; None when it does not."""
@@ -262,11 +280,12 @@ class _Group:
 
     def save(self, tx: Connection) -> None:
         tasks.save_progress(tx, self._progress)
+        tasks.save_states(tx, self._states)
         tasks.finish(tx, self._finish)
         tasks.time_out(tx, self._time_out)
         tasks.release(tx, self._release)
         tasks.end_attempts(tx, self._attempts)
-        if self.released:
+        if self.released or self.continued:
             note_bell(tx, TASK_RUNNER_QUEUE)
         if not self._ended:
             return

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     SmallInteger,
     Table,
@@ -28,7 +29,16 @@ from sqlalchemy import (
 )
 
 from common.clock import UtcDateTime
-from common.db.types import BigId, CanonicalText, Digest, Id, Labels, TransactionId, current_transaction
+from common.db.types import (
+    BigId,
+    CanonicalText,
+    Digest,
+    Id,
+    JsonList,
+    Labels,
+    TransactionId,
+    current_transaction,
+)
 from common.lifecycle import ENDED, FINAL, LIVE, InstanceStatus, TaskStatus
 
 metadata = MetaData(
@@ -65,6 +75,7 @@ class InboxType(StrEnum):
     UNDELIVERED = "undelivered"  # a `send` of this instance that found nobody
     INCIDENT = "incident"  # the engine gives up on the instance
     NOTE = "note"
+    RECORD = "record"  # an entry that the engine tells, without effect
     CANCEL = "cancel"
     PAUSE = "pause"
     RESUME = "resume"
@@ -80,6 +91,21 @@ class TimerStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+class ConfigScope(StrEnum):
+    """Where a configuration value holds; the narrowest that has one wins."""
+
+    TENANT = "tenant"
+    MODULE = "module"
+    INSTANCE = "instance"
+
+
+class SuggestionStatus(StrEnum):
+    OPEN = "open"
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    EXPIRED = "expired"  # its instance ended first
+
+
 class IncidentStatus(StrEnum):
     OPEN = "open"
     RESOLVED = "resolved"
@@ -89,6 +115,7 @@ class AttemptOutcome(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     RELEASED = "released"  # given back before it ended: a drain
+    CONTINUED = "continued"  # ended well, and the work goes on in another one: a turn, a poll
     LOST = "lost"  # its lease expired
     CANCELLED = "cancelled"
     LATE = "late"  # ended after its lease was lost: recorded, not counted
@@ -293,12 +320,22 @@ tasks = Table(
     Column("instance_id", Id, nullable=False),
     Column("key", Text, nullable=False),  # the obligation in the snapshot that this row answers
     Column("joined_keys", CanonicalText),  # further obligations that asked for the same idempotency key
-    Column("type", Text, nullable=False),
+    Column("type", Text, nullable=False),  # of the handler that executes it
+    Column("asked_as", Text),  # the type that was asked for, where another executes it: POLL
     Column("name", Text, nullable=False),
     Column("status", Text, CheckConstraint(_one_of("status", TaskStatus), name="status"), nullable=False),
     Column("priority", SmallInteger, nullable=False, server_default="0"),
     Column("run_at", UtcDateTime, nullable=False),
     Column("held", Boolean, nullable=False, server_default=text("false")),
+    Column("parent_task_id", Id),  # the MAP that it is an item of
+    Column("item_index", Integer),
+    Column(
+        "gated",  # an item whose turn has not come: its MAP bounds how many run at once
+        Boolean,
+        CheckConstraint("NOT gated OR parent_task_id IS NOT NULL", name="gated"),
+        nullable=False,
+        server_default=text("false"),
+    ),
     Column("attempt", Integer, nullable=False, server_default="0"),
     Column("max_attempts", Integer, nullable=False),
     Column("lost", SmallInteger, nullable=False, server_default="0"),
@@ -316,7 +353,15 @@ tasks = Table(
     Column("lease_owner", Id),
     Column("lease_token", Id),
     Column("lease_expires_at", UtcDateTime),
+    Column("assignee", Text),  # the person whose work it is
+    Column("candidates", JsonList),  # the persons who may take it
+    Column("due_at", UtcDateTime),  # for people: nothing ends by it
+    Column("ended_by", Text),  # the principal that completed or rejected it
     Column("input", CanonicalText, nullable=False),
+    Column(
+        "secrets", CanonicalText
+    ),  # the places in `input` where the definition itself names secrets and links
+    Column("state", CanonicalText),  # what the next attempt goes on from; never shown
     Column("output", CanonicalText),
     Column("error", CanonicalText),
     Column("progress", CanonicalText),
@@ -343,8 +388,23 @@ tasks = Table(
         text("priority DESC"),
         "run_at",
         "id",
-        postgresql_where=text("status = 'pending' AND NOT held"),
-        sqlite_where=text("status = 'pending' AND NOT held"),
+        postgresql_where=text("status = 'pending' AND NOT held AND NOT gated"),
+        sqlite_where=text("status = 'pending' AND NOT held AND NOT gated"),
+    ),
+    Index(
+        "uq_tasks_item",
+        "parent_task_id",
+        "item_index",
+        unique=True,
+        postgresql_where=text("parent_task_id IS NOT NULL"),
+        sqlite_where=text("parent_task_id IS NOT NULL"),
+    ),
+    Index(
+        "ix_tasks_people",
+        "tenant_id",
+        "id",
+        postgresql_where=text("type = 'HUMAN' AND finished_at IS NULL"),
+        sqlite_where=text("type = 'HUMAN' AND finished_at IS NULL"),
     ),
     Index(
         "ix_tasks_lease",
@@ -410,6 +470,106 @@ timers = Table(
         postgresql_where=text("status = 'armed'"),
         sqlite_where=text("status = 'armed'"),
     ),
+)
+
+joins = Table(
+    "joins",
+    metadata,
+    Column("task_id", Id, primary_key=True),  # the MAP
+    Column("tenant_id", Id, nullable=False),
+    Column("instance_id", Id, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("needed", Integer, nullable=False),  # how many items must succeed
+    Column("fail_fast", Boolean, nullable=False),
+    Column("concurrency", Integer),
+    Column("succeeded", Integer, nullable=False, server_default="0"),
+    Column("failed", Integer, nullable=False, server_default="0"),
+    Column("ended_at", UtcDateTime),
+    CheckConstraint("total > 0 AND needed BETWEEN 1 AND total", name="needed"),
+    CheckConstraint("succeeded >= 0 AND failed >= 0 AND succeeded + failed <= total", name="counts"),
+    _same_tenant("task_id", "tasks"),
+    _same_tenant("instance_id", "instances"),
+    Index("ix_joins_instance_id", "instance_id"),
+    postgresql_with=_BUSY,
+)
+
+suggestions = Table(
+    "suggestions",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("tenant_id", Id, nullable=False),
+    Column("instance_id", Id, nullable=False),
+    Column("task_id", Id, nullable=False),  # the AI task that made it
+    Column("event", Text, nullable=False),
+    Column("payload", CanonicalText, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("confidence", CanonicalText),
+    Column(
+        "status", Text, CheckConstraint(_one_of("status", SuggestionStatus), name="status"), nullable=False
+    ),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("decided_at", UtcDateTime),
+    Column("decided_by", Text),
+    Column("comment", Text),  # of who decided
+    CheckConstraint("(status = 'open') = (decided_at IS NULL)", name="decided"),
+    _same_tenant("instance_id", "instances"),
+    _same_tenant("task_id", "tasks"),
+    Index("ix_suggestions_list", "tenant_id", "id"),
+    Index("ix_suggestions_instance_id", "instance_id"),
+)
+
+used_links = Table(
+    "used_links",
+    metadata,
+    Column("tenant_id", Id, primary_key=True),
+    Column("digest", Digest, primary_key=True),  # SHA-256 of what makes the link one of its own
+    Column("instance_id", Id, nullable=False),
+    Column("person", Text, nullable=False),
+    Column("used_at", UtcDateTime, nullable=False),
+    _same_tenant("instance_id", "instances"),
+    Index("ix_used_links_instance_id", "instance_id"),
+)
+
+instance_metadata = Table(
+    "instance_metadata",
+    metadata,
+    Column("instance_id", Id, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("tenant_id", Id, nullable=False),
+    Column("value", CanonicalText, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("updated_by", Text, nullable=False),
+    _same_tenant("instance_id", "instances"),
+)
+
+configs = Table(
+    "configs",
+    metadata,
+    Column("id", Id, primary_key=True),
+    _tenant(),
+    Column("scope", Text, CheckConstraint(_one_of("scope", ConfigScope), name="scope"), nullable=False),
+    Column("scope_id", Text, nullable=False, server_default=""),  # of scope instance: whose value it is
+    Column("module", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("value", CanonicalText, nullable=False),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("updated_by", Text, nullable=False),
+    UniqueConstraint("tenant_id", "module", "key", "scope", "scope_id"),
+    CheckConstraint("(scope = 'instance') = (scope_id <> '')", name="scope_id"),
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("tenant_id", Id, ForeignKey("tenants.id"), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("version", Integer, nullable=False),  # how often its value was set
+    Column("key_id", Text, nullable=False),  # which key it is sealed under
+    Column("sealed", LargeBinary, nullable=False),  # nonce and AES-GCM ciphertext
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("updated_by", Text, nullable=False),
 )
 
 incidents = Table(

@@ -22,6 +22,7 @@ __all__ = [
     "Digest",
     "Id",
     "IdList",
+    "JsonList",
     "Labels",
     "TextList",
     "TransactionId",
@@ -56,6 +57,18 @@ class Labels(TypeDecorator[dict[str, str]]):
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         return dialect.type_descriptor(JSONB() if dialect.name == "postgresql" else JSON())
+
+
+class JsonList(TypeDecorator[list[str]]):
+    """A list of texts that is searched: `jsonb` on PostgreSQL."""
+
+    impl = JSON
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(
+            JSONB(none_as_null=True) if dialect.name == "postgresql" else JSON(none_as_null=True)
+        )
 
 
 class Digest(TypeDecorator[bytes]):

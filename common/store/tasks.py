@@ -145,7 +145,7 @@ def cancel(tx: Connection, ids: Sequence[TaskId], *, now: datetime) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TaskClaim:
-    """A task leased to this process. `input`, `retry` and `options` are stored JSON texts."""
+    """A task leased to this process. `input`, `retry`, `options`, `progress`, `state` and `secrets` are stored JSON texts."""
 
     id: TaskId
     tenant_id: TenantId
@@ -167,10 +167,14 @@ class TaskClaim:
     joined_keys: str | None
     run_at: datetime
     token: LeaseToken
+    asked_as: str | None = None
+    secrets: str | None = None
+    state: str | None = None
 
 
 def _claim(row: Any, token: LeaseToken) -> TaskClaim:
-    return TaskClaim(*(*row, token))
+    *facts, asked_as, secrets, state = row
+    return TaskClaim(*(*facts, token, asked_as, secrets, state))
 
 
 # A WITH query that locks is run once, whatever the plan. As a subquery it may be run for each row of `tasks`, finds
@@ -180,6 +184,7 @@ _due = (
     .where(
         _t.status == TaskStatus.PENDING,
         not_(_t.held),
+        not_(_t.gated),
         _t.run_at <= bindparam("now", type_=UtcDateTime()),
         among(_t.type, "types", "text"),
         or_(_t.type != "SYSTEM", among(_t.name, "functions", "text")),
@@ -203,7 +208,7 @@ _CLAIM = (
     .returning(
         _t.id, _t.tenant_id, _t.instance_id, _t.key, _t.type, _t.name, _t.attempt, _t.max_attempts, _t.idempotency_key,
         _t.input, _t.retry, _t.timeout_ms, _t.heartbeat_ms, _t.options, _t.progress, _t.completion_event, _t.failure_event,
-        _t.joined_keys, _t.run_at,
+        _t.joined_keys, _t.run_at, _t.asked_as, _t.secrets, _t.state,
     )
 )  # fmt: skip
 
@@ -252,6 +257,7 @@ def claim_due(
 _NEXT = select(func.min(_t.run_at)).where(
     _t.status == TaskStatus.PENDING,
     not_(_t.held),
+    not_(_t.gated),
     among(_t.type, "types", "text"),
     _t.run_at > bindparam("after", type_=UtcDateTime()),
 )
@@ -299,6 +305,17 @@ def save_progress(tx: Connection, rows: Sequence[tuple[TaskId, LeaseToken, str]]
     )
     update_rows(
         tx, attempts, told, match=(("task_id", "id"), ("token", "token")), only_if="attempts.ended_at IS NULL"
+    )
+
+
+def save_states(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Keep what the next attempt goes on from: rows {id, held_token, state}."""
+    update_rows(
+        tx,
+        tasks,
+        rows,
+        match=(("id", "id"), ("lease_token", "held_token")),
+        only_if="tasks.status = 'running'",
     )
 
 
@@ -645,6 +662,7 @@ _IS_DUE = (
     .where(
         _t.status == TaskStatus.PENDING,
         not_(_t.held),
+        not_(_t.gated),
         _t.run_at <= bindparam("now", type_=UtcDateTime()),
         among(_t.type, "types", "text"),
         or_(_t.type != "SYSTEM", among(_t.name, "functions", "text")),

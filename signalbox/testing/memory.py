@@ -63,11 +63,20 @@ class Task:
     input: str
     finished_at: datetime | None
     joined_keys: list[str]
+    asked_as: str | None
+    parent_task_id: TaskId | None
+    item_index: int | None
+    gated: bool
+    assignee: str | None
+    candidates: list[str] | None
+    due_at: datetime | None
     attempt: int = 0
     lost: int = 0
     output: str | None = None
     error: dict[str, Any] | None = None
     progress: str | None = None
+    state: str | None = None
+    ended_by: str | None = None
     attempts: list[Attempt] = field(default_factory=list)
 
     @classmethod
@@ -101,7 +110,7 @@ class Task:
 
 
 _TASK_MEMBERS = tuple(name for name in Task.__dataclass_fields__ if name not in (
-    "attempt", "lost", "output", "error", "progress", "attempts",
+    "attempt", "lost", "output", "error", "progress", "state", "ended_by", "attempts",
 ))  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import pytest
 from common import faults
 from common.lifecycle import InstanceStatus
 from task_runner import light
-from task_runner.registry import Options, make_handler
+from task_runner.registry import Continue, Options, make_handler
 from task_runner.run import Runner
 from tests.integration.engine.documents import ON_SQLITE, one_task
 from tests.support.engine import Engine
@@ -175,3 +175,18 @@ def test_who_breaks_the_promise_loses_the_privilege(seconds: float, calls: int) 
 
     handlers.note("work", seconds)
     assert not handlers.has(handler)
+
+
+def test_a_light_handler_goes_on_in_another_claim(engine: Engine, make_runner: Any) -> None:
+    lightly(
+        engine, lambda _input, context: "done" if context.state == 2 else Continue((context.state or 0) + 1)
+    )
+    instance_id = begun(engine)
+    runner = make_runner()
+
+    for _ in range(3):
+        runner.claim(until=0.0)
+    engine.advance()
+
+    assert engine.status(instance_id) is COMPLETED
+    assert [outcome for _, outcome in attempts(engine)] == ["continued", "continued", "succeeded"]

@@ -13,7 +13,7 @@ BATCH = {
     "_tasks", "_asked_again", "_timers", "_cancelled_tasks", "_open_tasks", "_cancelled_timers", "_sends", "_incidents",
     "_resolved", "_retried_tasks", "_skipped_tasks",
 }  # fmt: skip
-LEFT_OUT = {"tenant_id", "created_at", "lease_owner", "lease_token", "lease_expires_at"}
+LEFT_OUT = {"tenant_id", "secrets", "created_at", "lease_owner", "lease_token", "lease_expires_at"}
 """Columns that no decision of the kit reads: there is one tenant, and a lease is the attempt that runs."""
 
 
