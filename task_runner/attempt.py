@@ -43,14 +43,19 @@ def attempt(handler: Handler, input: str, context: TaskContext, *, max_output_by
     except BaseException as error:  # noqa: BLE001 - the handler's own failure, SystemExit included, is data
         return Result(error=described(error))
     faults.hit("after_handler")
+    return stored(output, max_bytes=max_output_bytes)
+
+
+def stored(output: Any, *, max_bytes: int | None = None) -> Result:
+    """What a handler returned as it is stored, or why it cannot be."""
     again = output if isinstance(output, Continue) else None
     try:
         text = dumps(clean(output if again is None else again.state))
     except Exception as error:  # noqa: BLE001 - reading what a handler returned may run its code: a mapping of its own
         message = f"the handler's output cannot be stored: {_said(error)}"
         return Result(error=TaskError("output.invalid", storable(message)[:MAX_MESSAGE], retryable=False))
-    if size(text) > max_output_bytes:
-        message = f"the handler returned {size(text)} bytes, at most {max_output_bytes} are allowed; store it elsewhere and return a reference"
+    if max_bytes is not None and size(text) > max_bytes:
+        message = f"the handler returned {size(text)} bytes, at most {max_bytes} are allowed; store it elsewhere and return a reference"
         return Result(
             error=TaskError("output.too_large", message, {"limit": "max_output_bytes"}, retryable=False)
         )

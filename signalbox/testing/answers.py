@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 from common.canonical import clean, dumps
 from common.task_error import TaskError
 from statechart.durations import parse_duration
-from task_runner.attempt import described
+from task_runner.attempt import Result, described, stored
+from task_runner.registry import Continue
 
 Json: TypeAlias = Any
 
@@ -18,7 +19,8 @@ Json: TypeAlias = Any
 class Answer:
     """How one attempt ends: with an output (`text`, canonical), with `error`, or, where `is_silent`, not by itself.
 
-    `after_ms` is how long it takes, in virtual milliseconds. `crashes`: its worker dies, and the lease runs out.
+    `after_ms` is how long it takes, in virtual milliseconds. `crashes`: its worker dies, and the lease runs out. With
+    `again_ms` the work is not done: another attempt goes on from `state`, canonical text, so much later.
     """
 
     text: str | None = None
@@ -26,6 +28,8 @@ class Answer:
     after_ms: int = 0
     is_silent: bool = False
     crashes: bool = False
+    again_ms: int | None = None
+    state: str | None = None
 
     @property
     def output(self) -> str:
@@ -68,30 +72,47 @@ Answering: TypeAlias = Callable[[Json, int], Any]
 class Script:
     """The answers to the attempts of each task, one by one; the last one answers all that come after it."""
 
-    answers: tuple[Answer | Answering, ...]
+    answers: tuple[Answer | Continue | Answering, ...]
 
     def answer(self, input: Json, attempt: int) -> Answer:
-        """The answer to attempt number `attempt`, from 1. What a function returns is the output, what it raises the error."""
+        """The answer to attempt number `attempt`, from 1; it counts on over attempts that went on (`Continue`).
+
+        What a function returns is the output, what it raises the error.
+        """
         chosen = self.answers[min(attempt, len(self.answers)) - 1]
-        if isinstance(chosen, Answer):
-            return chosen
+        if isinstance(chosen, Answer | Continue):
+            return _answer_of(chosen)
         try:
             said = chosen(input, attempt)
         except AssertionError:
             raise  # it is the test that speaks, not the handler
         except Exception as error:  # noqa: BLE001 - the failure of a handler is data, here as in a task runner
             return Answer(error=described(error))
-        return said if isinstance(said, Answer) else succeeds(said)
+        return _answer_of(said)
 
 
-def script_of(answers: tuple[Answer | Answering, ...], subject: str) -> Script:
+def _answer_of(said: Json) -> Answer:
+    """What was said as an answer: one already, a `Continue`, or an output."""
+    if isinstance(said, Answer):
+        return said
+    if isinstance(said, Continue):
+        return result_answer(stored(said))
+    return succeeds(said)
+
+
+def result_answer(result: Result) -> Answer:
+    """The answer that a handler's result is, at once."""
+    return Answer(result.output, result.error, again_ms=result.again_ms, state=result.state)
+
+
+def script_of(answers: tuple[Answer | Continue | Answering, ...], subject: str) -> Script:
     """Read what a test says. Raises `TypeError` naming the `subject` for no answer, or for what is none."""
     if not answers:
         raise TypeError(f"{subject}: expected at least one answer, such as succeeds() or fails()")
     for answer in answers:
-        if not isinstance(answer, Answer) and not callable(answer):
+        if not isinstance(answer, Answer | Continue) and not callable(answer):
             raise TypeError(
-                f"{subject}: expected succeeds(…), fails(…), hangs(), crashes() or a function of (input, attempt), "
-                f"found {answer!r}"
+                f"{subject}: expected succeeds(…), fails(…), hangs(), crashes(), a Continue or a function of "
+                f"(input, attempt), found {answer!r}"
             )
     return Script(answers)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from common.ids import LeaseToken
 from common.store.tasks import TaskClaim
-from signalbox.testing.answers import Answer
+from signalbox.testing.answers import Answer, result_answer
 from signalbox.testing.memory import TENANT, Task
 from task_runner.attempt import attempt
 from task_runner.context import TaskContext
@@ -45,7 +45,7 @@ class Handlers:
         context = TaskContext(claim)
         result = attempt(handler, task.input, context, max_output_bytes=self.max_output_bytes)
         task.progress = context.last_progress or task.progress
-        return Answer(error=result.error, text=result.output)
+        return result_answer(result)
 
 
 def _claim(task: Task) -> TaskClaim:
@@ -54,5 +54,5 @@ def _claim(task: Task) -> TaskClaim:
         attempt=task.attempt, max_attempts=task.max_attempts, idempotency_key=task.idempotency_key, input=task.input,
         retry=task.retry, timeout_ms=task.timeout_ms, heartbeat_ms=task.heartbeat_ms, options=task.options,
         progress=task.progress, completion_event=task.completion_event, failure_event=task.failure_event,
-        joined_keys=None, run_at=task.run_at, token=_TOKEN,
+        joined_keys=None, run_at=task.run_at, token=_TOKEN, asked_as=task.asked_as, state=task.state,
     )  # fmt: skip

@@ -77,6 +77,8 @@ class Task:
     progress: str | None = None
     state: str | None = None
     ended_by: str | None = None
+    went_on: int = 0
+    """Attempts that count nothing any more, because the work went on after them."""
     attempts: list[Attempt] = field(default_factory=list)
 
     @classmethod
@@ -110,7 +112,7 @@ class Task:
 
 
 _TASK_MEMBERS = tuple(name for name in Task.__dataclass_fields__ if name not in (
-    "attempt", "lost", "output", "error", "progress", "state", "ended_by", "attempts",
+    "attempt", "lost", "output", "error", "progress", "state", "ended_by", "went_on", "attempts",
 ))  # fmt: skip
 
 

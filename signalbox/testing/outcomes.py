@@ -6,6 +6,7 @@ left out, so that a test can say when the next try comes.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from hashlib import sha256
 
 from common.canonical import dumps, read
@@ -54,6 +55,15 @@ def fail(memory: Memory, task: Task, error: TaskError, *, timed_out: bool = Fals
             task.start_by_at = later(run_at, task.start_within_ms)
             return
     _end(memory, task, TaskStatus.FAILED, error=error)
+
+
+def go_on(memory: Memory, task: Task, state: str | None, again_ms: int) -> None:
+    """The attempt that runs ended well, but the work is not done: another goes on from `state`. Failures are counted anew."""
+    task.end_attempt(AttemptOutcome.CONTINUED, memory.now)
+    task.went_on += task.attempt
+    task.status, task.attempt, task.state, task.error = TaskStatus.PENDING, 0, state, None
+    task.run_at = memory.now + timedelta(milliseconds=again_ms)
+    task.start_by_at = later(task.run_at, task.start_within_ms)
 
 
 def lose(memory: Memory, task: Task) -> None:

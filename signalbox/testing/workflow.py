@@ -28,7 +28,7 @@ from signalbox.testing.run import ACTOR, Run
 from signalbox.testing.world import World
 from statechart.durations import parse_duration
 from statechart.tasks import INSTANT_TYPES
-from task_runner.registry import REGISTRY, Registry
+from task_runner.registry import REGISTRY, Continue, Registry
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 """When virtual time begins, unless a test says otherwise."""
@@ -82,10 +82,11 @@ class Workflow:
         self._makes_up_names |= loaded.makes_up_names
         return _key_of(text)
 
-    def task(self, name: str, *answers: Answer | Answering) -> Workflow:
+    def task(self, name: str, *answers: Answer | Continue | Answering) -> Workflow:
         """Say how the attempts of tasks of a name, or of a type, end: one answer an attempt, the last for all after it.
 
-        A function gets `(input, attempt)`; what it returns is the output, what it raises the error.
+        A function gets `(input, attempt)`; what it returns is the output, what it raises the error. With a `Continue`
+        another attempt goes on after its time; attempts count on.
         """
         self._world.tasks[name] = script_of(answers, f'task "{name}"')
         return self

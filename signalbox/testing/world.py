@@ -231,7 +231,7 @@ class World:
     def _answer(self, task: Task, attempt: int) -> Answer:
         script = self.script_for(task)
         if script is not None:
-            return script.answer(read(task.input), attempt)
+            return script.answer(read(task.input), task.went_on + attempt)
         answer = self.run_handler(task) if self.run_handler else None
         return answer or Answer(is_silent=True)
 
@@ -249,7 +249,7 @@ class World:
         ]  # fmt: skip
         for task in waiting:
             self._answered.add(task.id)
-            answer = self._answer(task, 1)
+            answer = _final(self._answer(task, 1), f'task "{task.name}"')
             if not answer.is_silent:
                 self._after(answer.after_ms, partial(self._end_unclaimed, task, answer))
         return len(waiting)
@@ -287,10 +287,12 @@ class World:
 
     def report(self, task: Task, answer: Answer) -> None:
         """End the attempt that runs, or a task that waits for no runner."""
-        if answer.error is None:
-            outcomes.succeed(self.memory, task, answer.output)
-        else:
+        if answer.error is not None:
             outcomes.fail(self.memory, task, answer.error)
+        elif answer.again_ms is not None:
+            outcomes.go_on(self.memory, task, answer.state, answer.again_ms)
+        else:
+            outcomes.succeed(self.memory, task, answer.output)
 
     def _play_children(self) -> int:
         """Let stand-ins end as the test says."""
@@ -304,7 +306,8 @@ class World:
         ]
         for instance in waiting:
             self._answered.add(instance.id)
-            answer = self.children[instance.held.definition_key].answer(read(instance.input), 1)
+            key = instance.held.definition_key
+            answer = _final(self.children[key].answer(read(instance.input), 1), f'child "{key}"')
             if not answer.is_silent:
                 self._after(answer.after_ms, partial(self.end_stand_in, instance, answer))
         return len(waiting)
@@ -334,3 +337,10 @@ class World:
     def _arrive(self) -> None:
         while self._arrivals and self._arrivals[0][0] <= self.memory.now:
             heappop(self._arrivals)[2]()
+
+
+def _final(answer: Answer, subject: str) -> Answer:
+    """The answer of what has no attempts, and so cannot go on in another."""
+    if answer.again_ms is not None:
+        raise WrongAnswer(f"{subject} has no attempts: a Continue is for tasks that a runner executes")
+    return answer

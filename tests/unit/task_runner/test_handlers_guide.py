@@ -34,7 +34,14 @@ def test_the_examples_register() -> None:
         exec(compile(block, "docs/guides/handlers.md", "exec"), names)
 
     assert names["validate"]({"lines": [1]}, None) == {"valid": True}
-    registered = {"orders.validate", "orders.charge", "orders.reserve", "reports.build", "images.convert"}
+    registered = {
+        "orders.validate",
+        "orders.charge",
+        "orders.reserve",
+        "reports.build",
+        "images.convert",
+        "archive.copy",
+    }
     assert registered <= set(REGISTRY.functions())
     assert REGISTRY.find("images.convert", "").options.memory_bytes == 512 * 2**20
 

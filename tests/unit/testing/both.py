@@ -59,10 +59,13 @@ class Both:
         *,
         others: tuple[Mapping[str, Any], ...] = (),
         answers: Mapping[str, Answering] | None = None,
+        handlers: Mapping[str, Callable[..., Any]] | None = None,
         **request: Any,
     ) -> Both:
-        """Start an instance of `document` on both sides; `answers` by task type."""
-        both = cls(engine, clock, Workflow.load(document, at=clock.now()))
+        """Start an instance of `document` on both sides; `answers` and `handlers` by task type."""
+        both = cls(engine, clock, Workflow.load(document, at=clock.now(), handlers=engine.registry))
+        for type, function in (handlers or {}).items():
+            engine.handler(type, function)
         for other in others:
             both.workflow.definition(other)
             engine.apply(other)

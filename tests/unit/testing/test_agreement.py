@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from common.db import Database
+from common.db.tables import AttemptOutcome
 from common.lifecycle import instance_can
 from orchestrator.sweep import expire_due_leases
 from signalbox import Permanent
 from signalbox.testing import Workflow, crashes, succeeds
-from task_runner.registry import HandlerError, make_handler
+from task_runner.context import TaskContext
+from task_runner.registry import Continue, HandlerError, make_handler
 from tests.integration.engine.children import catching, parent, with_task
 from tests.integration.engine.documents import COUNTER, after, assign, on_go, one_task, waiting_with_task
 from tests.support.engine import Engine
@@ -303,6 +305,37 @@ def test_workers_that_die(engine: Engine, clock: ManualClock) -> None:
     assert real["tasks"][0][3:7] == played["tasks"][0][3:7] == ["failed", 1, 2, 3]
 
 
+def in_turns(last: int, after: timedelta, fails_first: bool = False) -> Any:
+    """Goes on until its turn `last`; with `fails_first`, each turn fails at its first attempt."""
+
+    def work(_input: Any, context: TaskContext) -> Any:
+        turn = (context.state or {"turn": 0})["turn"] + 1
+        if fails_first and context.attempt == 1:
+            raise HandlerError(f"no turn {turn} yet", code="http.503")
+        return {"turns": turn} if turn == last else Continue({"turn": turn}, after)
+
+    return work
+
+
+@pytest.mark.parametrize("fails_first", [False, True])
+def test_work_that_goes_on_in_further_attempts(engine: Engine, clock: ManualClock, fails_first: bool) -> None:
+    document = waiting_with_task(retry=EXACT, timeouts={"scheduleToStart": "1m"})
+    work = in_turns(4, timedelta(minutes=5), fails_first)
+    both = Both.begin(engine, clock, document, handlers={"work": work})
+    both.advance(minutes=7)
+    both.say("pause").advance(minutes=20).say("resume").advance(minutes=20)
+    assert both.run.task("job").output == {"turns": 4}
+    assert both.run.task("job").outcomes.count(AttemptOutcome.CONTINUED) == 3
+
+
+def test_work_that_goes_on_for_too_long(engine: Engine, clock: ManualClock) -> None:
+    document = one_task(timeouts={"scheduleToClose": "12m"})
+    both = Both.begin(engine, clock, document, handlers={"work": in_turns(9, timedelta(minutes=5))})
+    both.advance(hours=1)
+    assert both.run.incident is not None
+    assert both.run.incident.code == "task.schedule_to_close_timeout"
+
+
 # -- any script at all ---------------------------------------------------------------------------------------------
 
 
@@ -344,9 +377,13 @@ BUSY = {
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_any_script(engine: Engine, clock: ManualClock, seed: int) -> None:
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_any_script(engine: Engine, clock: ManualClock, seed: int, goes_on: bool) -> None:
     chosen = random.Random(seed)
-    both = Both.begin(engine, clock, BUSY, others=(COUNTER,), answers={"work": failing(seed % 4)})
+    work = {"handlers": {"work": in_turns(3, timedelta(seconds=7), fails_first=seed % 2 == 0)}}
+    if not goes_on:
+        work = {"answers": {"work": failing(seed % 4)}}
+    both = Both.begin(engine, clock, BUSY, others=(COUNTER,), **work)
     for _ in range(20):
         verbs = [verb for verb in VERBS if instance_can(verb, both.run.status)]
         match chosen.choice(["send", "send", "advance", "advance", "child", "say"]):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from common.errors import Conflict, Invalid
-from signalbox import Retryable
+from signalbox import Continue, Retryable
 from signalbox.testing import (
     InvalidDefinition,
     NeverSettles,
@@ -194,6 +194,38 @@ def test_a_worker_that_dies_gives_its_task_back_three_times() -> None:
     assert run.task("job").outcomes == ("lost", "lost", "lost")
     once = Workflow.load(one_task(onLost="fail")).task("work", crashes()).start().advance("1m")
     assert once.task("job").outcomes == ("lost",)
+
+
+def test_work_goes_on_in_another_attempt() -> None:
+    later = Continue({"seen": 1}, timedelta(minutes=5))
+    run = Workflow.load(one_task()).task("work", later, fails("http.503"), succeeds("done")).start()
+    assert (run.task("job").status, run.task("job").outcomes) == ("pending", ("continued",))
+    run.advance("5m").advance("1s")
+    run.expect(status="completed")
+    assert (run.task("job").output, run.task("job").outcomes) == (
+        "done",
+        ("continued", "failed", "succeeded"),
+    )
+
+
+def test_a_function_is_told_how_often_it_was_asked() -> None:
+    asked: list[int] = []
+
+    def work(_input: Any, attempt: int) -> Any:
+        asked.append(attempt)
+        return "done" if attempt == 3 else Continue(after=timedelta(hours=1))
+
+    run = Workflow.load(one_task()).task("work", work).start().settle(advance=True)
+    run.expect(status="completed")
+    assert asked == [1, 2, 3]
+    assert run.now - START == timedelta(hours=2)
+
+
+def test_what_has_no_attempts_cannot_go_on() -> None:
+    with pytest.raises(WrongAnswer, match='task "job" has no attempts'):
+        Workflow.load(one_task("HUMAN", assignee="ada")).task("HUMAN", Continue()).start()
+    with pytest.raises(WrongAnswer, match='child "counter" has no attempts'):
+        Workflow.load(parent()).child("counter", lambda _input, _attempt: Continue()).start()
 
 
 def test_a_person_is_played_or_answers_by_hand() -> None:
