@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     redis_url: str = Field("redis://127.0.0.1:6379", validation_alias=AliasChoices("REDIS_URL", "redis_url"))
     smtp_url: SecretStr | None = Field(None, validation_alias=AliasChoices("SMTP_URL", "smtp_url"))
     secret: SecretStr | None = None
+    old_secrets: SecretStr | None = Field(
+        None, description="older values of `secret`, separated by commas: what they sealed can be opened"
+    )
     data: Path = Path(".signalbox")
     mail_from: str = "signalbox@localhost"
     http_allow: str = Field("", description="special networks that HTTP tasks may reach, separated by commas")
@@ -114,14 +117,22 @@ class Settings(BaseSettings):
 
     def redacted(self) -> dict[str, Any]:
         """The settings as a log line may show them: no password, no secret."""
-        shown = self.model_dump(mode="json", exclude={"secret", "smtp_url", "http_proxy"})
+        shown = self.model_dump(mode="json", exclude={"secret", "old_secrets", "smtp_url", "http_proxy"})
         return shown | {
             "database_url": redact_url(self.database_url),
             "redis_url": redact_url(self.redis_url),
             "smtp": self.smtp_url is not None,
             "http_proxy": self.http_proxy is not None,
             "secret": self.secret is not None,
+            "old_secrets": self.old_secrets is not None,
         }
+
+    def installation_secrets(self) -> tuple[str | None, str | None]:
+        """`SIGNALBOX_SECRET` and `SIGNALBOX_OLD_SECRETS` as they are written, for `SealingKeys.read`."""
+        return (
+            self.secret.get_secret_value() if self.secret else None,
+            self.old_secrets.get_secret_value() if self.old_secrets else None,
+        )
 
 
 def redact_url(url: str) -> str:

@@ -60,17 +60,20 @@ def make_secret() -> str:
     return base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
 
 
-def read_secret(text: str | None) -> Secret:
-    """Decode `SIGNALBOX_SECRET`. Raises `Misconfigured` when it is missing or is not 32 bytes of base64."""
+def read_secret(text: str | None, setting: str = "SIGNALBOX_SECRET") -> Secret:
+    """Decode `SIGNALBOX_SECRET`, or what another `setting` holds of its kind.
+
+    Raises `Misconfigured` when it is missing or is not 32 bytes of base64.
+    """
     hint = "make one with `openssl rand -base64 32` (`signalbox up` makes its own)"
     if not text:
-        raise Misconfigured(f"SIGNALBOX_SECRET is not set: expected 32 random bytes in base64; {hint}")
+        raise Misconfigured(f"{setting} is not set: expected 32 random bytes in base64; {hint}")
     try:
         raw = base64.b64decode(text.strip(), validate=True)
     except binascii.Error as error:
-        raise Misconfigured(f"SIGNALBOX_SECRET is not base64: expected 32 random bytes; {hint}") from error
+        raise Misconfigured(f"{setting} is not base64: expected 32 random bytes; {hint}") from error
     if len(raw) != SECRET_BYTES:
-        raise Misconfigured(f"SIGNALBOX_SECRET holds {len(raw)} bytes, expected {SECRET_BYTES}; {hint}")
+        raise Misconfigured(f"{setting} holds {len(raw)} bytes, expected {SECRET_BYTES}; {hint}")
     return Secret(raw)
 
 

@@ -13,6 +13,7 @@ from common import faults
 from common.canonical import clean, dumps, read, size, storable
 from common.task_error import TaskError
 from task_runner.context import TaskContext
+from task_runner.redact import NOTHING_HIDDEN, Redaction
 from task_runner.registry import Continue, Handler, HandlerError
 
 MAX_MESSAGE = 2_000
@@ -34,26 +35,32 @@ class Result:
 
 
 def attempt(handler: Handler, input: str, context: TaskContext, *, max_output_bytes: int) -> Result:
-    """Call a handler with the canonical text of its input; never raises for what it does."""
+    """Call a handler with the canonical text of its input; never raises for what it does.
+
+    Nothing comes back of what the context conceals.
+    """
+    hidden = context.redaction
     try:
         arguments = (read(input), context) if handler.takes_context else (read(input),)
         output = handler.function(*arguments)
     except faults.FaultInjected:
         raise
     except BaseException as error:  # noqa: BLE001 - the handler's own failure, SystemExit included, is data
-        return Result(error=described(error))
+        return Result(error=described(error, hidden))
     faults.hit("after_handler")
-    return stored(output, max_bytes=max_output_bytes)
+    return stored(output, max_bytes=max_output_bytes, hidden=hidden)
 
 
-def stored(output: Any, *, max_bytes: int | None = None) -> Result:
-    """What a handler returned as it is stored, or why it cannot be."""
+def stored(output: Any, *, max_bytes: int | None = None, hidden: Redaction = NOTHING_HIDDEN) -> Result:
+    """What a handler returned as it is stored, without what is hidden, or why it cannot be."""
     again = output if isinstance(output, Continue) else None
     try:
-        text = dumps(clean(output if again is None else again.state))
+        text = dumps(hidden.json(clean(output if again is None else again.state)))
     except Exception as error:  # noqa: BLE001 - reading what a handler returned may run its code: a mapping of its own
         message = f"the handler's output cannot be stored: {_said(error)}"
-        return Result(error=TaskError("output.invalid", storable(message)[:MAX_MESSAGE], retryable=False))
+        return Result(
+            error=TaskError("output.invalid", hidden.text(storable(message))[:MAX_MESSAGE], retryable=False)
+        )
     if max_bytes is not None and size(text) > max_bytes:
         message = f"the handler returned {size(text)} bytes, at most {max_bytes} are allowed; store it elsewhere and return a reference"
         return Result(
@@ -64,14 +71,21 @@ def stored(output: Any, *, max_bytes: int | None = None) -> Result:
     return Result(output=text)
 
 
-def described(error: BaseException) -> TaskError:
-    """What a handler raised, as data: its class is the code unless it named one."""
-    trace = storable("".join(traceback.format_exception(error, limit=-20)))[-MAX_TRACE:]
-    message = storable(_said(error))[:MAX_MESSAGE]
+def described(error: BaseException, hidden: Redaction = NOTHING_HIDDEN) -> TaskError:
+    """What a handler raised, as data without what is hidden: its class is the code unless it named one."""
+    # Redacted before it is cut: half a value would not be found.
+    trace = hidden.text(storable("".join(traceback.format_exception(error, limit=-20))))[-MAX_TRACE:]
+    message = hidden.text(storable(_said(error)))[:MAX_MESSAGE]
     if not isinstance(error, HandlerError):
         # A missing handler is this process's lack, not the work's: another runner may have it.
         return TaskError(type(error).__name__, message, trace=trace)
-    return TaskError(storable(str(error.code))[:MAX_CODE], message, _data(error), error.retryable, trace)
+    return TaskError(
+        hidden.text(storable(str(error.code)))[:MAX_CODE],
+        message,
+        _data(error, hidden),
+        error.retryable,
+        trace,
+    )
 
 
 def _said(error: BaseException) -> str:
@@ -82,9 +96,9 @@ def _said(error: BaseException) -> str:
         return type(error).__name__
 
 
-def _data(error: HandlerError) -> Json:
+def _data(error: HandlerError, hidden: Redaction) -> Json:
     try:
-        data = clean(error.data)
+        data = hidden.json(clean(error.data))
         if size(dumps(data)) <= MAX_DATA:
             return data
     except Exception:  # noqa: BLE001 - the handler's values

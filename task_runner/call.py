@@ -9,18 +9,32 @@ from common.store.tasks import TaskClaim
 from common.task_error import TaskError
 from task_runner.attempt import Result, attempt, described
 from task_runner.context import TaskContext
-from task_runner.registry import Registry
+from task_runner.registry import HandlerError, Registry
+from task_runner.resolve import NOTHING_PREPARED, Prepared
 
 
 def call_handler(
-    registry: Registry, claim: TaskClaim, context: TaskContext, *, max_output_bytes: int
+    registry: Registry,
+    claim: TaskClaim,
+    context: TaskContext,
+    *,
+    max_output_bytes: int,
+    prepared: Prepared = NOTHING_PREPARED,
 ) -> Outcome:
-    """Run one attempt to its end and say how it ended; never raises for what a handler does."""
+    """Run one attempt to its end and say how it ended; never raises for what a handler does.
+
+    `prepared` has what the claim's input refers to.
+    """
     try:
         handler = registry.find(claim.type, claim.name)
     except KeyError as error:
         return ended(claim, error=described(error))
-    return ended_with(claim, attempt(handler, claim.input, context, max_output_bytes=max_output_bytes))
+    try:
+        input = prepared.fill(claim)
+    except HandlerError as error:
+        return ended(claim, error=described(error))
+    context.conceal(input.redaction)
+    return ended_with(claim, attempt(handler, input.text, context, max_output_bytes=max_output_bytes))
 
 
 def ended_with(claim: TaskClaim, result: Result) -> Outcome:

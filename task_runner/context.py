@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import structlog
 
 from common.canonical import clean, dumps, read, size
+from task_runner.redact import NOTHING_HIDDEN, Redaction
 from task_runner.registry import Permanent
 
 MAX_PROGRESS_BYTES = 64_000
@@ -66,12 +67,31 @@ class TaskContext:
         )
         self.heard_at = time.monotonic()
         """When the handler last gave a sign of life, on this process's monotonic clock."""
+        self.redaction = NOTHING_HIDDEN
+        """What the handler was given in confidence, for whoever stores or shows what it says."""
         self._tell = tell
         self._cancelled = threading.Event()
         self._on_cancel: Callable[[], None] | None = None
         self._told: str | None = None
         self._unsaved: str | None = None
         self._turn = threading.Lock()
+
+    def conceal(self, redaction: Redaction) -> None:
+        """Keep what the handler is given in confidence out of its progress and its log. Before it is called."""
+        if not redaction:
+            return
+        self.redaction = redaction
+        *before, last = structlog.get_config()["processors"]
+        self.log = structlog.wrap_logger(
+            None,
+            processors=[*before, redaction.line, last],
+            logger_factory_args=("signalbox.handler",),
+            **structlog.get_context(self.log),
+        )
+
+    def redact(self, text: str) -> str:
+        """`text` without the values of secrets. Whatever is returned or raised is redacted anyway; redact before you cut."""
+        return self.redaction.text(text)
 
     @property
     def cancelled(self) -> bool:
@@ -86,7 +106,7 @@ class TaskContext:
         """
         text = None
         if progress is not _NOTHING_NEW:
-            text = dumps(clean(progress))
+            text = dumps(self.redaction.json(clean(progress)))
             if size(text) > MAX_PROGRESS_BYTES:
                 raise Permanent(
                     f"progress of {size(text)} bytes, at most {MAX_PROGRESS_BYTES} are allowed; store it elsewhere and "

@@ -26,6 +26,7 @@ from common.task_error import TaskError
 from task_runner.attempt import Result
 from task_runner.context import TaskContext
 from task_runner.registry import Handler
+from task_runner.resolve import Input
 
 _FACTS = (
     "id",
@@ -162,6 +163,7 @@ class Children:
         handler: Handler,
         claim: TaskClaim,
         context: TaskContext,
+        input: Input,
         *,
         max_output_bytes: int,
     ) -> Result:
@@ -170,7 +172,8 @@ class Children:
         message = {
             "call": {
                 "facts": {name: getattr(claim, name) for name in _FACTS},
-                "input": claim.input,
+                "input": input.text,
+                "hidden": input.redaction.hidden,
                 "maxOutput": max_output_bytes,
                 "memory": memory,
                 "module": handler.function.__module__,

@@ -26,6 +26,7 @@ from common.canonical import dumps, read
 from common.observability import configure_logging
 from task_runner.attempt import Result, attempt, described
 from task_runner.context import TaskContext
+from task_runner.redact import Redaction
 from task_runner.registry import REGISTRY, HandlerError
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -82,6 +83,7 @@ class Isolated:
                 if "call" in message:
                     call = message["call"]
                     self._context = TaskContext(_Facts(**call["facts"]), tell=self._beat)
+                    self._context.conceal(Redaction(call["hidden"]))
                     self._calls.put((call, self._context))
                 elif self._context is not None:
                     self._context.cancel()
@@ -94,7 +96,7 @@ class Isolated:
             import_module(call["module"])
             handler = REGISTRY.find(context.type, context.name)
         except Exception as error:  # noqa: BLE001 - the user's module, or a handler that is none of it
-            return Result(error=described(error))
+            return Result(error=described(error, context.redaction))
         bounded = replace(handler, function=within(call["memory"], handler.function))
         return attempt(bounded, call["input"], context, max_output_bytes=call["maxOutput"])
 

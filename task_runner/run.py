@@ -35,11 +35,13 @@ from common.retry import RetryPolicy
 from common.store import tasks
 from common.store.tasks import TaskClaim
 from common.task_error import TaskError
+from task_runner.attempt import described
 from task_runner.call import call_handler, ended, ended_with
 from task_runner.context import TaskContext
 from task_runner.isolate import Children, IsolatedCall, Surroundings
 from task_runner.light import BUDGET_SECONDS, LightHandlers
-from task_runner.registry import PLAIN, Handler, Options, Registry
+from task_runner.registry import PLAIN, Handler, HandlerError, Options, Registry
+from task_runner.resolve import NOTHING_PREPARED, Prepared, Resolver
 from task_runner.slots import Slots, Ticket
 from task_runner.watch import Bounds, Watch
 
@@ -70,10 +72,11 @@ class _Held:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """A committed claim: how many tasks it took, and those of them that are left for the slots."""
+    """A committed claim: how many tasks it took, those of them that are left for the slots, and what they refer to."""
 
     claimed: int
     left: list[TaskClaim]
+    prepared: Prepared = NOTHING_PREPARED
 
 
 class Runner:
@@ -96,6 +99,7 @@ class Runner:
         on_worn_out: Callable[[], None] = lambda: None,
         is_wary: Callable[[], bool] = lambda: False,
         surroundings: Surroundings | None = None,
+        resolver: Resolver | None = None,
     ) -> None:
         self.database = database
         self.registry = registry
@@ -105,6 +109,7 @@ class Runner:
         self.on_room = on_room
         self.on_worn_out = on_worn_out
         self.is_wary = is_wary
+        self._resolver = resolver
         self._light = LightHandlers(registry.all())
         self._ordinary_until = 0.0
         self.slots = Slots(slots)
@@ -142,7 +147,7 @@ class Runner:
             batch = self._claim_batch(room)
             claimed += batch.claimed
             for task in batch.left:
-                self._call(task)
+                self._call(task, batch.prepared)
             if batch.claimed < room:
                 return Drained(Counter(claimed=claimed))
             if time.monotonic() > until:
@@ -191,10 +196,11 @@ class Runner:
         tasks.allow_attempts(tx, [row for row in allowed if row is not None])
         if len(claims) == limit:  # there may be more than fits here: let others join in
             note_bell(tx, TASK_RUNNER_QUEUE)
-        left = self._call_light(tx, claims) if calls_light else claims
-        return _Batch(len(claims), left)
+        prepared = NOTHING_PREPARED if self._resolver is None else self._resolver.prepare(tx, claims)
+        left = self._call_light(tx, claims, prepared) if calls_light else claims
+        return _Batch(len(claims), left, prepared)
 
-    def _call_light(self, tx: Connection, claims: list[TaskClaim]) -> list[TaskClaim]:
+    def _call_light(self, tx: Connection, claims: list[TaskClaim], prepared: Prepared) -> list[TaskClaim]:
         """Call the light ones of some claims and report them; return what is left for the slots."""
         until = time.monotonic() + BUDGET_SECONDS
         left: list[TaskClaim] = []
@@ -208,7 +214,9 @@ class Runner:
                 continue
             began = time.monotonic()
             context = TaskContext(claim)
-            outcome = call_handler(self.registry, claim, context, max_output_bytes=self.max_output_bytes)
+            outcome = call_handler(
+                self.registry, claim, context, max_output_bytes=self.max_output_bytes, prepared=prepared
+            )
             self._light.note(handler.name, time.monotonic() - began)
             outcomes.append(replace(outcome, progress=context.last_progress))
         if outcomes:
@@ -230,7 +238,7 @@ class Runner:
         handler = self._find(claim)
         return PLAIN if handler is None else handler.options
 
-    def _call(self, claimed: TaskClaim) -> None:
+    def _call(self, claimed: TaskClaim, prepared: Prepared) -> None:
         claim = in_force(claimed, self._options(claimed))
         held = _Held(claim, TaskContext(claim))
         handler = self._find(claim)
@@ -238,25 +246,37 @@ class Runner:
             held.isolated = IsolatedCall()
         with self._turn:
             self._held[claim.id] = held
-        held.ticket = self.slots.submit(lambda: self._run(held, handler), self._hand_on)
+        held.ticket = self.slots.submit(lambda: self._run(held, handler, prepared), self._hand_on)
         bounds = Bounds.of(claim.timeout_ms, claim.heartbeat_ms)
         if bounds is not None:
             self._watch.add(held, bounds, lambda: held.context.heard_at)
             if held.ticket.is_over:  # before it was watched
                 self._watch.drop(held)
 
-    def _run(self, held: _Held, handler: Handler | None) -> Outcome:
+    def _run(self, held: _Held, handler: Handler | None, prepared: Prepared) -> Outcome:
         claim, context = held.claim, held.context
         if handler is None or held.isolated is None:
-            outcome = call_handler(self.registry, claim, context, max_output_bytes=self.max_output_bytes)
-        else:
-            result = self._children.call(
-                held.isolated, handler, claim, context, max_output_bytes=self.max_output_bytes
+            outcome = call_handler(
+                self.registry, claim, context, max_output_bytes=self.max_output_bytes, prepared=prepared
             )
-            ended_so = result.error is not None and result.error is held.isolated.verdict
-            outcome = replace(ended_with(claim, result), timed_out=ended_so)
+        else:
+            outcome = self._call_isolated(held, handler, held.isolated, prepared)
         self._watch.drop(held)
         return replace(outcome, progress=context.last_progress)
+
+    def _call_isolated(
+        self, held: _Held, handler: Handler, call: IsolatedCall, prepared: Prepared
+    ) -> Outcome:
+        try:
+            input = prepared.fill(held.claim)
+        except HandlerError as error:
+            call.leave()
+            return ended(held.claim, error=described(error))
+        result = self._children.call(
+            call, handler, held.claim, held.context, input, max_output_bytes=self.max_output_bytes
+        )
+        ended_so = result.error is not None and result.error is call.verdict
+        return replace(ended_with(held.claim, result), timed_out=ended_so)
 
     def _overrun(self, held: _Held, error: TaskError) -> None:
         """The time of an attempt is over: end it now, whatever its handler is doing."""

@@ -26,11 +26,13 @@ from common.queues import bootstep, doorbell
 from common.queues.app import RUN, make_app
 from common.queues.calls import Calls
 from common.queues.dispatcher import Dispatcher
+from common.sealing import SealingKeys
 from common.store.workers import PublishedHandler
 from common.version import signalbox_version
 from task_runner.due import DueTasks
 from task_runner.isolate import Surroundings
 from task_runner.registry import REGISTRY, SYSTEM, Handler, discover
+from task_runner.resolve import Resolver, Secrets
 from task_runner.run import Runner
 
 log = structlog.get_logger("signalbox.task_runner")
@@ -62,6 +64,9 @@ class TaskRunner:
             is_wary=lambda: self.last_death is not None,
             surroundings=Surroundings(
                 settings.log_format, settings.log_level, settings.isolated_memory_mb * 2**20
+            ),
+            resolver=Resolver(
+                {"secret": Secrets(lambda: SealingKeys.read(*settings.installation_secrets()))}
             ),
         )
         self.dispatcher = Dispatcher(

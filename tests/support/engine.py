@@ -32,6 +32,7 @@ from orchestrator.timers import fire_due_timers
 from task_runner.call import call_handler, ended
 from task_runner.context import TaskContext
 from task_runner.registry import Registry, make_handler
+from task_runner.resolve import NOTHING_PREPARED, Prepared, Resolver
 
 LIMITS = Limits()
 
@@ -45,6 +46,7 @@ class Engine:
     registry: Registry = field(default_factory=Registry)
     lease: timedelta = timedelta(seconds=8)
     worker: WorkerId = field(default_factory=lambda: WorkerId(new_id()))
+    resolver: Resolver = field(default_factory=lambda: Resolver({}))
 
     @classmethod
     def on(cls, database: Database, tenant: str = "default") -> Engine:
@@ -131,8 +133,18 @@ class Engine:
 
     def call(self, claim: TaskClaim) -> Outcome:
         return call_handler(
-            self.registry, claim, TaskContext(claim), max_output_bytes=LIMITS.max_output_bytes
+            self.registry,
+            claim,
+            TaskContext(claim),
+            max_output_bytes=LIMITS.max_output_bytes,
+            prepared=self._prepared(claim),
         )
+
+    def _prepared(self, claim: TaskClaim) -> Prepared:
+        if claim.secrets is None:
+            return NOTHING_PREPARED
+        with self.database.reading() as tx:
+            return self.resolver.prepare(tx, [claim])
 
     def succeeded(self, claim: TaskClaim, output: Any = None) -> Outcome:
         """The outcome of a handler that returned `output`, without calling one."""

@@ -53,3 +53,15 @@ def talk(input: Any, context: Any) -> Any:
 @handler("isolated.rude", isolated=True)
 def rude(_input: Any) -> None:
     raise ValueError("no")
+
+
+@handler("isolated.echo", isolated=True)
+def echo(input: Any, context: Any) -> Any:
+    context.heartbeat({"told": input})
+    context.log.info("echoing", input=input)
+    return {"length": len(input["key"]), "got": input}
+
+
+@handler("isolated.fail", isolated=True)
+def fail(input: Any) -> Any:
+    raise ValueError(f"cannot use {input['key']}")

@@ -1,0 +1,120 @@
+"""Redaction: a hidden value is found in the forms that it takes, and nothing else is touched."""
+
+import json
+import time
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote, quote_plus, urlencode
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from task_runner.redact import LEAST, NOTHING_HIDDEN, Redaction
+
+VALUE = 'p4$$ "wörd"/+\\ünd mehr'
+SHOWN = "[secret KEY]"
+HIDDEN = Redaction({SHOWN: VALUE})
+
+FORMS: dict[str, Callable[[str], str]] = {
+    "as it is": str,
+    "in JSON": json.dumps,
+    "in JSON in UTF-8": lambda value: json.dumps(value, ensure_ascii=False),
+    "in JSON within JSON": lambda value: json.dumps(json.dumps(value)),
+    "in JSON of PHP": lambda value: json.dumps(value).replace("/", "\\/"),
+    "as Python shows it": repr,
+    "as Python shows its bytes": lambda value: repr(value.encode()),
+    "in a query": lambda value: urlencode({"q": value}),
+    "in a path": quote,
+    "in a URL": lambda value: quote(value, safe=""),
+    "in a URL in small letters": lambda value: quote(value, safe="").replace("%C3%B6", "%c3%b6").lower(),
+    "in a form": quote_plus,
+    "in base64": lambda value: b64encode(value.encode()).decode(),
+    "in base64 for URLs": lambda value: urlsafe_b64encode(value.encode()).decode(),
+    "as the password of Basic": lambda value: b64encode(f"me:{value}".encode()).decode(),
+    "as another password of Basic": lambda value: b64encode(f"you:{value}".encode()).decode(),
+    "as a third password of Basic": lambda value: b64encode(f"them:{value}".encode()).decode(),
+    "as the user of Basic": lambda value: b64encode(f"{value}:pass".encode()).decode(),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_value_is_found(form: str) -> None:
+    written = FORMS[form](VALUE if "small" not in form else VALUE.lower())
+    hidden = HIDDEN if "small" not in form else Redaction({SHOWN: VALUE.lower()})
+
+    shown = hidden.text(f"before {written} after")
+
+    assert SHOWN in shown
+    assert shown.startswith("before ")
+    assert shown.endswith(" after")
+    assert len(shown) < len("before  after") + len(SHOWN) + 14, "hardly more than the marker is left of it"
+
+
+@given(st.text(min_size=LEAST), st.text(), st.text())
+def test_no_value_stays_whatever_it_is_and_wherever_it_stands(value: str, before: str, after: str) -> None:
+    hidden = Redaction({"*": value})
+
+    assert value not in hidden.text(before + value + after).replace("*", "\0") or value in "\0"
+
+
+@given(st.text(max_size=200))
+def test_a_text_without_the_value_stays_as_it_is(text: str) -> None:
+    assert Redaction({SHOWN: "a value that hypothesis does not think of"}).text(text) == text
+
+
+def test_every_line_of_a_key_is_a_secret() -> None:
+    hidden = Redaction(
+        {SHOWN: "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0B\nQUFBQUFBQUFBQUFB\n-----END KEY-----\n"}
+    )
+
+    assert hidden.text("MIIEvQIBADANBgkqhkiG9w0B") == SHOWN
+    assert hidden.text("sent QUFBQUFBQUFBQUFB\r\n") == f"sent {SHOWN}\r\n"
+
+
+def test_a_value_within_another_does_not_spoil_it() -> None:
+    hidden = Redaction({"[A]": "abcd", "[B]": "xxabcdyy", "[C]": "[A]["})
+
+    assert hidden.text("1 xxabcdyy 2 abcd 3") == "1 [B] 2 [A] 3"
+
+
+def test_short_values_are_not_looked_for() -> None:
+    hidden = Redaction({SHOWN: "abc"})
+
+    assert not hidden
+    assert hidden.text("abc") == "abc"
+
+
+def test_values_are_found_in_names_numbers_and_deep_within() -> None:
+    hidden = Redaction({SHOWN: "4711"})
+
+    assert hidden.json({"a 4711": [1, True, None, 4711, {"b": (-47.11, 14711)}]}) == {
+        f"a {SHOWN}": [1, True, None, SHOWN, {"b": [-47.11, f"1{SHOWN}"]}]
+    }
+
+
+def test_nothing_hidden_changes_nothing() -> None:
+    value: Any = {"a": [1, "two"]}
+
+    assert NOTHING_HIDDEN.json(value) is value
+    assert not NOTHING_HIDDEN
+
+
+def test_half_a_value_at_the_end_of_a_cut_text_goes_too() -> None:
+    hidden = Redaction({SHOWN: "sk_live_0123456789abcdef"})
+
+    assert hidden.cut_text("the key is sk_live_0123456", 100) == f"the key is {SHOWN}"
+    assert hidden.cut_text("the key is sk_l", 100) == f"the key is {SHOWN}"
+    assert hidden.cut_text("a task", 100) == "a task"
+    assert hidden.cut_text("sk_live_0123456789abcdef and more", 20) == f"{SHOWN} and mor"
+
+
+def test_large_texts_are_searched_in_no_time() -> None:
+    hidden = Redaction({f"[{number}]": f"{number:064x}" * 1_000 for number in range(10)})
+    text = "0" * 16_000 + "x"
+    began = time.monotonic()
+
+    assert hidden.cut_text(text, 100) == text[:100]
+    assert hidden.text("y" * 1_000_000) == "y" * 1_000_000
+    assert time.monotonic() - began < 5
