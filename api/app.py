@@ -143,6 +143,7 @@ def _serve(
     key, digest = None, b""
     if operation.method == "POST":
         key = read_idempotency_key(request)
+    if operation.method in ("POST", "PUT"):
         arguments["body"], digest = read_body(operation, request, services.limits)
     address, trace_id = request.path, g.trace_id
 

@@ -28,7 +28,7 @@ from common.ids import TenantId
 PREFIX = "/api/v1"
 JSON = "application/json"
 
-Method = Literal["GET", "POST"]
+Method = Literal["GET", "POST", "PUT", "DELETE"]
 Kind = Literal["read", "command", "calculation", "open"]
 """`command` writes, in one transaction; `calculation` is a POST that only reads; `open` needs neither key nor database."""
 
@@ -168,6 +168,21 @@ class Routes:
             wait=wait,
             example=example,
         )
+
+    def put(
+        self,
+        path: str,
+        *,
+        answers: Mapping[int, Shape],
+        permission: Permission,
+        example: Any = None,
+    ) -> Callable[[H], H]:
+        """A command that sets what its path names: said twice, it does the same, so it takes no `Idempotency-Key`."""
+        return self._add("PUT", path, "command", permission, answers, example=example)
+
+    def delete(self, path: str, *, answers: Mapping[int, Shape], permission: Permission) -> Callable[[H], H]:
+        """A command that takes away what its path names, without a body; it answers with what was there."""
+        return self._add("DELETE", path, "command", permission, answers)
 
     def _add(
         self,

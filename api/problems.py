@@ -57,6 +57,8 @@ CATALOGUE: Mapping[str, str] = {
     "note.invalid": "The note cannot be accepted",
     "event.invalid": "The event cannot be accepted",
     "event.reserved": "Events of this name belong to the engine",
+    "config.invalid": "The configuration value cannot be accepted",
+    "config.not_found": "No such configuration value",
     "task.not_found": "No such task",
     "incident.not_found": "No such incident",
     "incident.resolved": "The incident is resolved already",
@@ -84,7 +86,15 @@ _INVALID = {
     "request.media_type": 415,
 }
 _TOO_LARGE = frozenset(
-    {"max_body_bytes", "max_definition_bytes", "max_event_bytes", "max_context_bytes", "max_output_bytes"}
+    {
+        "max_body_bytes",
+        "max_definition_bytes",
+        "max_event_bytes",
+        "max_context_bytes",
+        "max_output_bytes",
+        "max_config_bytes",
+        "max_config_module_bytes",
+    }
 )
 _HTTP_CODES = {
     HTTPStatus.NOT_FOUND: "route.not_found",

@@ -13,9 +13,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.alias_generators import to_camel
 
 from common.clock import parse_instant
+from common.commands.configs import MAX_DESCRIPTION
 from common.commands.send import MAX_NOTE, MAX_REASON, MAX_TYPE
 from common.commands.start import MAX_KEY, MAX_LABELS, PRIORITIES
-from common.db.tables import AttemptOutcome, DefinitionStatus, IncidentStatus
+from common.db.tables import AttemptOutcome, ConfigScope, DefinitionStatus, IncidentStatus
 from common.lifecycle import InstanceStatus, TaskStatus
 
 Json = Any
@@ -101,6 +102,9 @@ class SimulateBody(Body):
 
     document: dict[str, Json]
     events: list[Json] = Field(default_factory=list)
+    config: dict[str, dict[str, Json]] = Field(
+        default_factory=dict, description="what expressions read as config: {module: {key: value}}"
+    )
 
 
 class StartBody(Body):
@@ -213,6 +217,31 @@ class NoteBody(Body):
     note: str = Field(min_length=1, max_length=MAX_NOTE)
 
 
+ConfigModule = Annotated[str, Field(min_length=1, max_length=100)]
+ConfigKey = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class ConfigValueBody(Body):
+    """A value, and what it is for."""
+
+    value: Json
+    description: str | None = Field(None, max_length=MAX_DESCRIPTION)
+
+
+class ConfigBody(ConfigValueBody):
+    """A value in its scope. Never a secret: everybody who may read anything may read it."""
+
+    module: ConfigModule
+    key: ConfigKey
+    scope: Annotated[ConfigScope, Field(strict=False)] = Field(
+        ConfigScope.MODULE, description="where it holds; the narrowest that has one wins"
+    )
+    scope_id: Key | None = Field(
+        None,
+        description="of scope instance: the business key whose value it is, or the id of an instance without one",
+    )
+
+
 # -- query parameters ---------------------------------------------------------------------------------------------
 
 
@@ -234,6 +263,27 @@ class InstanceQuery(PageQuery):
     parent_id: str | None = Field(None, description="the children of this instance")
     created_after: Instant | None = None
     created_before: Instant | None = None
+
+
+class ConfigQuery(PageQuery):
+    module: str | None = None
+    key: str | None = None
+    scope: ConfigScope | None = None
+    scope_id: str | None = None
+
+
+class ResolveConfigQuery(Query):
+    module: ConfigModule
+    key: ConfigKey | None = None
+    keys: str | None = Field(
+        None,
+        max_length=20_000,
+        description="several keys, separated by commas, at most 100: answered as `results`",
+    )
+    scope_id: Key | None = Field(None, description="whose values of scope instance are asked for")
+    definition_key: str | None = Field(
+        None, max_length=1_000, description="the definition whose active version's defaults are asked last"
+    )
 
 
 class TaskQuery(PageQuery):
@@ -493,6 +543,40 @@ class BulkAnswer(Shape):
     accepted: list[str] = Field(description="ids; in a dry run, those that would be accepted")
     refused: list[BulkRefusal]
     next_cursor: str | None = Field(description="call again with it as `cursor` until it is null")
+
+
+class Config(Shape):
+    """A configuration value in its scope."""
+
+    id: str
+    module: str
+    key: str
+    value: Json
+    scope: ConfigScope
+    scope_id: str | None
+    description: str
+    updated_at: Instant
+    updated_by: str
+
+
+class ConfigPage(Shape):
+    items: list[Config]
+    next_cursor: str | None
+
+
+class ResolvedValue(Shape):
+    """The value that holds, and where it comes from; null from default where there is none."""
+
+    value: Json
+    source: Literal["instance", "module", "tenant", "default"]
+
+
+class ResolvedConfig(Shape):
+    """For one key `value` and `source`; for several `results`."""
+
+    value: Json = None
+    source: Literal["instance", "module", "tenant", "default"] | None = None
+    results: dict[str, ResolvedValue] | None = None
 
 
 class IncidentPage(Shape):

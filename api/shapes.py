@@ -13,6 +13,7 @@ import orjson
 from common.canonical import read
 from common.clock import instant_text
 from common.db.tables import IncidentStatus
+from common.store.configs import ConfigRecord
 from common.store.definitions import CurrentDefinition, Definition, DefinitionFacts
 from common.store.listing import (
     AttemptRecord,
@@ -189,6 +190,20 @@ def _ways_out(record: IncidentRecord) -> list[str]:
     # A machine that ended with an error of its own has nothing to go on from.
     again = [] if record.code == "instance.error" else ["retry", "skip"]
     return [*again, "restart", "cancel"]
+
+
+def config_json(record: ConfigRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "module": record.module,
+        "key": record.key,
+        "value": stored(record.value),
+        "scope": record.scope.value,
+        "scopeId": record.scope_id or None,
+        "description": record.description,
+        "updatedAt": instant(record.updated_at),
+        "updatedBy": record.updated_by,
+    }
 
 
 def handler_json(record: HandlerRecord) -> dict[str, Any]:

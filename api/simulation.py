@@ -6,7 +6,7 @@ One step is bounded by the kernel; here their number, their time together and th
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -20,7 +20,13 @@ LONGEST_SECONDS = 2
 MOST_BYTES = 8_000_000
 
 
-def simulate_within(document: Any, events: Sequence[Any], *, limits: Limits) -> list[orjson.Fragment]:
+def simulate_within(
+    document: Any,
+    events: Sequence[Any],
+    *,
+    config: Mapping[str, Mapping[str, Any]] | None = None,
+    limits: Limits,
+) -> list[orjson.Fragment]:
     """The initial snapshot and the one after each event, as JSON.
 
     Raises `Invalid` (`definition.invalid`, `event.invalid`) and `LimitExceeded` for too many events, too much time and
@@ -31,7 +37,7 @@ def simulate_within(document: Any, events: Sequence[Any], *, limits: Limits) -> 
             "max_batch", limits.max_batch, f"takes at most {limits.max_batch} events, found {len(events)}"
         )
     try:
-        return _run(Simulation(load(document)), events)
+        return _run(Simulation(load(document), config), events)
     except DefinitionInvalid as error:
         problems = [problem.to_json() for problem in error.problems]
         raise Invalid(str(error), code="definition.invalid", problems=problems) from error

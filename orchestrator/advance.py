@@ -5,6 +5,7 @@ Theory of operation (statement by statement; the order matters).
 1. A page of the oldest ready inbox rows names up to 100 instances. Lock those that are free (FOR NO KEY UPDATE SKIP LOCKED).
 2. Read their inbox in a NEW statement: its snapshot must be younger than the lock, or rows would be seen that
    the previous holder consumed before it let go.
+   So are the configuration values that their charts name, where any does, in one statement.
 3. Decide each row, purely. Whatever one instance does wrong is that instance's incident.
 4. Save, set-based, guarded by the sequence that was read; delete exactly the rows that were stepped; commit.
 5. Ring for new tasks, then look at what comes behind in the inbox, and again from the beginning, always, until a whole
@@ -20,10 +21,11 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import groupby
+from typing import Any
 
 import structlog
 from sqlalchemy import Connection
@@ -32,6 +34,7 @@ from sqlalchemy.exc import DBAPIError
 from common import faults
 from common.canonical import dumps, read, storable
 from common.clock import instant_text, read_now
+from common.commands.configs import MAX_STEP_BYTES, Wanted, read_wanted, scope_id_of
 from common.config import Limits
 from common.db import TASK_RUNNER_QUEUE, Database, is_trouble, note_bell
 from common.db.tables import InboxType
@@ -46,6 +49,9 @@ from orchestrator.batch import Batch, LostRace, error_text
 from orchestrator.charts import Charts, CompiledChart
 from statechart import KERNEL, Env
 
+Config = Mapping[str, Mapping[str, Any]]
+"""Values by module and key."""
+NO_CONFIG: Config = {}
 log = structlog.get_logger("signalbox.orchestrator")
 
 BATCH = 100
@@ -207,6 +213,7 @@ def _advance_locked(advancing: Advancing, tx: Connection, locked: list[LockedIns
     by_instance = {id_: list(group) for id_, group in groupby(rows, key=lambda row: row.instance_id)}
     _add_parked(tx, by_instance)
     charts = advancing.charts.fetch(tx, (held.definition_id for held in locked))
+    configs = _read_configs(tx, [held for held in locked if held.id in by_instance], charts)
     batch = Batch(max(held.now for held in locked))
     deadline = time.perf_counter() + STEP_BUDGET
     advanced = []
@@ -216,7 +223,8 @@ def _advance_locked(advancing: Advancing, tx: Connection, locked: list[LockedIns
         if not waiting:  # its rows were consumed between the page and the lock: an ordinary race
             continue
         faults.hit("in_step", held.business_key)
-        batch.merge(_step_instance(advancing, held, waiting, charts[held.definition_id], batch.now, deadline))
+        chart, config = charts[held.definition_id], configs.get(held.id, {})
+        batch.merge(_step_instance(advancing, held, waiting, chart, batch.now, deadline, config))
         advanced.append(held.id)
         if time.perf_counter() > deadline:
             left = tuple(other.id for other in locked[at:])
@@ -227,6 +235,24 @@ def _advance_locked(advancing: Advancing, tx: Connection, locked: list[LockedIns
     faults.hit("before_commit")
     # A lock that found an empty inbox still counts as work: the next pass must look again before it may sleep.
     return Pass(batch.steps, len(locked), len(batch.due_tasks), changed=tuple(advanced), left=left)
+
+
+def _read_configs(
+    tx: Connection, locked: Sequence[LockedInstance], charts: Mapping[str, CompiledChart]
+) -> dict[InstanceId, Config | None]:
+    """The configuration that instances read whose charts name any: one statement for all of them, none for the others.
+
+    None where it is larger than a step may read.
+    """
+    wanted = [
+        (held.id, Wanted(held.tenant_id, chart.config_names, scope_id_of(held.business_key, held.id)))
+        for held in locked
+        if (chart := charts[held.definition_id].chart) is not None and chart.config_names
+    ]
+    if not wanted:
+        return {}
+    found = read_wanted(tx, [one for _, one in wanted])
+    return {instance_id: config for (instance_id, _), config in zip(wanted, found, strict=True)}
 
 
 def _add_parked(tx: Connection, by_instance: dict[InstanceId, list[InboxRow]]) -> None:
@@ -245,10 +271,15 @@ def _step_instance(
     compiled: CompiledChart,
     now: datetime,
     deadline: float,
+    config: Config | None,
 ) -> Batch:
-    """Step one instance through its rows. Never raises for what its definition or its events can cause."""
+    """Step one instance through its rows. Never raises for what its definition or its events can cause.
+
+    `config` are the values that its chart names; None where they are too large, and then nothing of it is stepped that
+    could read them.
+    """
     try:
-        return _Stepping(advancing, held, compiled, now).through(rows, deadline)
+        return _Stepping(advancing, held, compiled, now, config).through(rows, deadline)
     except LostRace:
         raise
     except Exception as error:
@@ -268,11 +299,17 @@ class _Stepping:
     """One instance on its way through its rows of this batch."""
 
     def __init__(
-        self, advancing: Advancing, held: LockedInstance, compiled: CompiledChart, now: datetime
+        self,
+        advancing: Advancing,
+        held: LockedInstance,
+        compiled: CompiledChart,
+        now: datetime,
+        config: Config | None = NO_CONFIG,
     ) -> None:
         self.limit = advancing.max_context_bytes
         self.held = held
         self.compiled = compiled
+        self.config = config
         # Kernel time never runs backwards for an instance, whatever happens to the host of the database.
         self.at = max(now, held.last_step_at) if held.last_step_at else now
         self.batch = Batch(now)
@@ -295,7 +332,15 @@ class _Stepping:
             if row.lane != inbox.CONTROL and self._has_thawed():
                 break  # what waited parked was accepted earlier: the next pass reads it together with this row
             if self.compiled.chart is None and row.lane != inbox.CONTROL:
-                self._freeze_without_chart()
+                problem = self.compiled.problem or "the definition does not compile"
+                self._freeze("definition.unusable", problem)
+            if self.config is None and row.lane != inbox.CONTROL:
+                self._freeze(
+                    "limit.config",
+                    f"the configuration values that its definition names are larger than the {MAX_STEP_BYTES} bytes that a "
+                    "step may read; make them smaller, then retry",
+                    also_paused=self.allowed > 0,
+                )
             if row.lane != inbox.CONTROL and not self._may_take():
                 self.batch.parked.append(row.id)
             else:
@@ -318,11 +363,11 @@ class _Stepping:
             return True
         return False
 
-    def _freeze_without_chart(self) -> None:
-        """The definition does not compile: say so once; what is not a control command waits for code that reads it."""
-        if self.decision.status not in (*FROZEN, *FINAL):
-            problem = self.compiled.problem or "the definition does not compile"
-            body = dumps({"code": "definition.unusable", "detail": {}, "message": problem})
+    def _freeze(self, code: str, problem: str, *, also_paused: bool = False) -> None:
+        """What its steps need is not to be had: say so once; what is not a control command waits until it is."""
+        status = self.decision.status
+        if status not in (*FROZEN, *FINAL) or (also_paused and status is InstanceStatus.PAUSED):
+            body = dumps({"code": code, "detail": {}, "message": problem})
             self._step(InboxType.INCIDENT, body, "engine")
 
     def give_up(self, incident: Incident, rows: list[InboxRow]) -> Batch:
@@ -337,7 +382,7 @@ class _Stepping:
 
     def _step(self, type: InboxType, body: str, actor: str) -> None:
         self.sequence += 1
-        env = Env(now=self.at, seed=f"{self.held.id}:{self.sequence}")
+        env = Env(now=self.at, config=self.config or NO_CONFIG, seed=f"{self.held.id}:{self.sequence}")
         standing = Standing(self.decision.status, self.decision.snapshot, self.facts, self.sequence)
         chart = self.compiled.chart
         decided = decide(chart, standing, type, read(body), env, max_context_bytes=self.limit)

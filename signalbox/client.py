@@ -31,6 +31,7 @@ from common.errors import (
 from common.ids import new_id
 from signalbox.shapes import (
     BulkPage,
+    Config,
     Definition,
     DefinitionSummary,
     Entry,
@@ -39,6 +40,7 @@ from signalbox.shapes import (
     Json,
     Page,
     Problem,
+    Resolved,
     Task,
     Verdict,
 )
@@ -51,6 +53,7 @@ PAGE = 200
 Availability = Literal["activate", "deactivate", "archive", "restore"]
 ControlVerb = Literal["pause", "resume", "retry", "cancel"]
 Way = Literal["retry", "skip"]
+Scope = Literal["tenant", "module", "instance"]
 
 
 class Client:
@@ -76,6 +79,53 @@ class Client:
 
     def close(self) -> None:
         self._http.close()
+
+    # --- configuration ----------------------------------------------------------------------------------------
+
+    def configs(
+        self,
+        *,
+        module: str | None = None,
+        key: str | None = None,
+        scope: Scope | None = None,
+        scope_id: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Config]:
+        """Configuration values that match every filter, newest first."""
+        params = _given(module=module, key=key, scope=scope, scopeId=scope_id)
+        return self._items("/configs", params, limit=limit)
+
+    def set_config(
+        self,
+        module: str,
+        key: str,
+        value: Json,
+        *,
+        scope: Scope = "module",
+        scope_id: str | None = None,
+        description: str | None = None,
+    ) -> Config:
+        """Set a value in its scope, or change the one that is there. Never a secret."""
+        named: dict[str, Json] = {"module": module, "key": key, "value": value, "scope": scope}
+        return cast(
+            "Config", self._post("/configs", named | _body(scopeId=scope_id, description=description))
+        )
+
+    def remove_config(self, config_id: str) -> Config:
+        """Delete a value; what is wider holds from then on."""
+        return cast("Config", self._ask("DELETE", _path("configs", config_id)).json())
+
+    def resolve_config(
+        self,
+        module: str,
+        keys: Sequence[str],
+        *,
+        scope_id: str | None = None,
+        definition_key: str | None = None,
+    ) -> dict[str, Resolved]:
+        """The value that holds for each key, and its source: instance, module, tenant or default."""
+        params = _given(module=module, keys=",".join(keys), scopeId=scope_id, definitionKey=definition_key)
+        return cast("dict[str, Resolved]", self._get("/configs/resolve", params)["results"])
 
     # --- definitions ------------------------------------------------------------------------------------------
 
@@ -336,7 +386,8 @@ class Client:
         raise _refusal(response)
 
     def _try(self, method: str, path: str, **request: Any) -> httpx2.Response:
-        # Repeating is safe: a GET changes nothing, and a POST carries the same Idempotency-Key each time.
+        # Repeating is safe: a GET changes nothing, a POST carries the same Idempotency-Key each time, and a PUT or DELETE
+        # said twice does what it does once.
         for pause in (*PAUSES_SECONDS, None):
             try:
                 return self._http.request(method, path, **request)

@@ -125,6 +125,25 @@ class Incident(TypedDict):
     waysOut: list[str]
 
 
+class Config(TypedDict):
+    id: str
+    module: str
+    key: str
+    value: Json
+    scope: str
+    scopeId: str | None
+    description: str
+    updatedAt: str
+    updatedBy: str
+
+
+class Resolved(TypedDict):
+    """A configuration value that holds, and where it comes from."""
+
+    value: Json
+    source: str
+
+
 class Refusal(TypedDict):
     """One of many that a command was not accepted for, and why."""
 

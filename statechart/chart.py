@@ -120,7 +120,8 @@ class Chart:
     warnings: list[Problem]  # found by check.py when it was loaded
     events: frozenset[str]  # external event descriptors named anywhere
     task_types: frozenset[str]
-    config_names: frozenset[str]
+    config_names: frozenset[str]  # `module.key`, or the module alone where the key is computed
+    config: Mapping[str, Mapping[str, Json]]  # every module that is named, with the definition's defaults
     invokes: dict[str, InvokeTask]  # by place
     initial_transition: Transition
     timeout_ms: int | None  # of the whole instance
@@ -131,6 +132,12 @@ class Chart:
     answers: frozenset[str]  # events that answer tasks and children
     guards: Mapping[str, Guard]
     unused_guards: tuple[str, ...]
+
+    def config_with(self, found: Mapping[str, Mapping[str, Json]]) -> Mapping[str, Json]:
+        """What expressions read as `config`: the values that were `found` for this step, and behind them the defaults."""
+        if not found:
+            return self.config
+        return {module: {**defaults, **found.get(module, {})} for module, defaults in self.config.items()}
 
     def state(self, path: str) -> StateNode | None:
         """The state at a dotted path, None where there is none."""

@@ -30,6 +30,7 @@ from statechart.problems import DefinitionInvalid, nearest
 from statechart.reading import read_definition
 from statechart.select import wildcard_candidates
 from statechart.tasks import InvokeTask
+from statechart.values import MAX_CONFIG_NAMES, misnamed_config, named_config
 
 MAX_PLANNED = 100_000  # states in all entry plans together; what goes beyond is worked out in the step
 # What means nothing on a state of that type. The root is not asked for `output`, which it may always have.
@@ -70,6 +71,7 @@ class Compiler:
         self.invokes: dict[str, InvokeTask] = {}
         self.actions = ActionCompiler(definition, self.findings)
         self.timeout_ms: int | None = None
+        self.config_names: frozenset[str] = frozenset()
 
     def compile(self) -> Chart:
         definition, findings = self.definition, self.findings
@@ -84,6 +86,7 @@ class Compiler:
             self.compile_behaviour(node, part)
         self.compile_triggers()
         self.timeout_ms = self.compile_timeout()
+        self.config_names = self.compile_config()
         refuse_endless_entry(self.nodes, findings)
         if findings.has_errors():
             raise DefinitionInvalid(findings.problems)
@@ -106,7 +109,8 @@ class Compiler:
             warnings=list(findings.problems),
             events=frozenset(external),
             task_types=frozenset(use.name for use in uses if use.kind == "task_type"),
-            config_names=frozenset(findings.config_names()),
+            config_names=self.config_names,
+            config=named_config(self.config_names, definition.config),
             invokes=self.invokes,
             initial_transition=Transition(
                 source=root,
@@ -137,6 +141,19 @@ class Compiler:
         except ValueError as wrong:
             self.findings.error("duration.invalid", "timeout", str(wrong))
             return None
+
+    def compile_config(self) -> frozenset[str]:
+        """The configuration values that are named anywhere; the definition's own defaults are looked over."""
+        for at, expected in misnamed_config(self.definition.config):
+            self.findings.error("config.name", at, expected)
+        names = frozenset(self.findings.config_names())
+        if len(names) > MAX_CONFIG_NAMES:
+            self.findings.error(
+                "config.too_many",
+                "",
+                f"expected at most {MAX_CONFIG_NAMES} configuration values in one definition, found {len(names):,}",
+            )
+        return names
 
     # --- the tree
 

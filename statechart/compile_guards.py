@@ -125,7 +125,7 @@ class GuardCompiler:
         except ExpressionInvalid as invalid:
             self.findings.invalid(invalid, at)
             return _NEVER
-        self.findings.paths |= compiled.paths
+        self.findings.note_paths(compiled.paths, at)
         return guards.Comparison(f"{guard.key} {guard.operator} {guard.value!r}", compiled)
 
     def _all(self, parts: Sequence[Guard], at: str) -> tuple[guards.Guard, ...]:

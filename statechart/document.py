@@ -498,6 +498,7 @@ class Definition(StateBody):
     """The whole document."""
 
     context: dict[str, Json] = Field(default_factory=dict)
+    config: dict[str, dict[str, Json]] = Field(default_factory=dict)
     guards: dict[str, Guard] = Field(default_factory=dict)
     delays: dict[str, Duration] = Field(default_factory=dict)
     input: Json = None

@@ -117,7 +117,7 @@ class Draft:
                 event=None,
                 input=snapshot["input"],
                 instance=snapshot["instance"],
-                config=env.config,
+                config=chart.config_with(env.config),
                 now=env.now,
                 seed=env.seed,
                 meter=Meter(),

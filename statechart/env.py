@@ -21,7 +21,8 @@ class Env:
     """The closed environment of one step.
 
     `now` is aware UTC (the database's clock in production, a virtual one in `simulate`). `config` holds the values
-    that the chart names (`Chart.config_names`). `seed` feeds `uuid()` and `random()`; the caller gives each
+    {module: {key: value}} that were found for what the chart names (`Chart.config_names`); the definition's own defaults
+    stand behind them. `seed` feeds `uuid()` and `random()`; the caller gives each
     step of each instance another one. Raises `ValueError` for a `now` without time zone.
     """
 

@@ -14,6 +14,7 @@ from statechart.expressions import Expression, ExpressionInvalid, compile_expres
 from statechart.problems import DefinitionInvalid, Problem, Severity
 from statechart.reading import MAX_PROBLEMS
 from statechart.templates import Value, compile_value
+from statechart.values import config_name
 
 NOTHING = compile_value(None)
 MAX_EXPRESSIONS = 5_000  # in one document, texts and objects with expressions inside counted once
@@ -55,7 +56,7 @@ class Findings:
         except ExpressionInvalid as invalid:
             self.invalid(invalid, at)
             return NOTHING
-        self.paths |= compiled.paths
+        self.note_paths(compiled.paths, at)
         return compiled
 
     def expression(self, text: str, at: str, extra_names: Collection[str] = ()) -> Expression | None:
@@ -66,8 +67,18 @@ class Findings:
         except ExpressionInvalid as invalid:
             self.invalid(invalid, at)
             return None
-        self.paths |= expression.paths
+        self.note_paths(expression.paths, at)
         return expression
+
+    def note_paths(self, paths: Collection[str], at: str) -> None:
+        """Note what an expression reads. Configuration is read by what it names, so a module must be named."""
+        self.paths.update(paths)
+        if "config" in paths:
+            self.error(
+                "config.unnamed",
+                at,
+                "expected config.module.key, or a module and a computed key: config.limits[...]",
+            )
 
     def invalid(self, invalid: ExpressionInvalid, at: str) -> None:
         self.error(invalid.code, at, invalid.message, invalid.suggestion)
@@ -89,9 +100,9 @@ class Findings:
     def config_names(self) -> Iterator[str]:
         """`module.key` of every configuration value that is read; only the module where the key is computed."""
         for path in self.paths:
-            root, _, rest = path.partition(".")
-            if root == "config" and rest:
-                yield ".".join(rest.split(".")[:2])
+            name = config_name(path)
+            if name is not None:
+                yield name
 
 
 def join(at: str, key: str) -> str:

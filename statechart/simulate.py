@@ -21,23 +21,30 @@ EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # when the virtual clock starts
 MAX_FIRED = 10_000  # timers fired by one move of the clock
 
 
-def simulate(document: Json, events: Sequence[Mapping[str, Json]]) -> list[dict[str, Json]]:
+def simulate(
+    document: Json,
+    events: Sequence[Mapping[str, Json]],
+    *,
+    config: Mapping[str, Mapping[str, Json]] | None = None,
+) -> list[dict[str, Json]]:
     """The snapshot `{"configuration", "context", "status"}` at the start, then after each event.
 
     `{"advance_ms": N}` moves the clock instead. `status` is "active" or "done"; where a step fails it is "error", with
-    `error` {code, message, path}, and what comes after is not taken any more. The document may be a machine that XState
+    `error` {code, message, path}, and what comes after is not taken any more. `config` is what expressions read as such,
+    {module: {key: value}}, before the definition's own defaults. The document may be a machine that XState
     has exported: keys that it passes over are passed over, and actions that are only names do nothing. Raises
     `DefinitionInvalid`, and `StepFailed("event.invalid")` for what is no event.
     """
-    simulation = Simulation(compile_document(document, as_xstate=True))
+    simulation = Simulation(compile_document(document, as_xstate=True), config)
     return [simulation.view(), *(simulation.take(event) for event in events)]
 
 
 class Simulation:
     """One run. Starts on construction."""
 
-    def __init__(self, chart: Chart) -> None:
+    def __init__(self, chart: Chart, config: Mapping[str, Mapping[str, Json]] | None = None) -> None:
         self.chart = chart
+        self.config = _read_config(config)
         self.now = EPOCH
         self.steps = 0
         self.error: dict[str, Json] | None = None
@@ -84,7 +91,7 @@ class Simulation:
 
     def _env(self) -> Env:
         self.steps += 1
-        return Env(now=self.now, seed=f"simulate/{self.steps}")
+        return Env(now=self.now, config=self.config, seed=f"simulate/{self.steps}")
 
     def _step(self, event: Mapping[str, Json], obligation: str | None) -> None:
         taken = step(self.chart, self.snapshot, event, self._env(), obligation=obligation)
@@ -139,8 +146,18 @@ class Simulation:
         self.error = {"code": failure.code, "message": failure.message, "path": failure.path}
 
 
+def _read_config(config: Json) -> Mapping[str, Mapping[str, Json]]:
+    """Raises `StepFailed("config.invalid")` for what is not {module: {key: value}}."""
+    found = {} if config is None else config
+    if not isinstance(found, Mapping) or not all(isinstance(values, Mapping) for values in found.values()):
+        raise StepFailed(
+            "config.invalid", f"expected config to be {{module: {{key: value}}}}, found {config!r:.80}"
+        )
+    return found
+
+
 def simulate_lines(lines: Iterable[str]) -> Iterator[str]:
-    """`simulate --batch`: JSON lines `{"id", "spec", "events"}` to `{"id", "snapshots"}` or `{"id", "error"}`.
+    """`simulate --batch`: JSON lines `{"id", "spec", "events", "config"?}` to `{"id", "snapshots"}` or `{"id", "error"}`.
 
     One line out for each line in that is not blank; whatever is wrong with one of them never stops the next.
     """
@@ -158,7 +175,7 @@ def _answer(line: str) -> dict[str, Json]:
         events = case.get("events") or []
         if not isinstance(events, list):
             raise ValueError(f'expected "events" to be a list, found {events!r:.80}')
-        return {"id": case.get("id"), "snapshots": simulate(case["spec"], events)}
+        return {"id": case.get("id"), "snapshots": simulate(case["spec"], events, config=case.get("config"))}
     except Exception as failure:  # noqa: BLE001 - the outer loop of a batch: a bad case never stops the next
         return {
             "id": case.get("id") if isinstance(case, dict) else None,

@@ -1,6 +1,7 @@
 """The routes, one file a resource. `OPERATIONS` is the whole table: nothing is served that is not in it."""
 
 from api.operations import Operation
+from api.routes.configs import routes as config_routes
 from api.routes.control import routes as control_routes
 from api.routes.definitions import routes as definition_routes
 from api.routes.documentation import routes as documentation_routes
@@ -17,6 +18,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *control_routes.operations,
     *incident_routes.operations,
     *task_routes.operations,
+    *config_routes.operations,
     *overview_routes.operations,
     *health_routes.operations,
     *metrics_routes.operations,

@@ -254,7 +254,9 @@ def simulate_definition(call: Call, body: SimulateBody) -> Answer:
     `{"advance_ms": N}` among the events moves the clock. Tasks are not run: send their completion events yourself,
     the engine's own events (`done.*`, `error.*`, `xstate.*`) included.
     """
-    return Answer({"snapshots": simulate_within(body.document, body.events, limits=call.limits)})
+    return Answer(
+        {"snapshots": simulate_within(body.document, body.events, config=body.config, limits=call.limits)}
+    )
 
 
 @routes.get(

@@ -33,12 +33,13 @@ from api.schemas import (
 from api.shapes import child_json, history_entries, incident_json, instance_json, task_json
 from common.canonical import read
 from common.clock import read_now
+from common.commands.configs import Wanted, read_wanted, scope_id_of
 from common.commands.send import add_note, send_event
 from common.commands.start import Start, Started, start_instance
 from common.commands.verify import verify_instance
 from common.db.tables import IncidentStatus
 from common.errors import LimitExceeded, SignalboxError
-from common.ids import is_id
+from common.ids import TenantId, is_id
 from common.lifecycle import OPEN
 from common.store import listing, overview
 from common.store.instances import read_definitions
@@ -304,7 +305,7 @@ def explain_instance(call: Call, instance_id: str) -> Answer:
         {
             "instanceId": record.id,
             "status": record.status.value,
-            "chart": _explain(tx, record),
+            "chart": _explain(tx, tenant_id, record),
             "inbox": {"ready": waiting.ready, "parked": waiting.parked},
             "tasks": [task_json(task) for task in tasks.items],
             "children": [child_json(child) for child in children],
@@ -313,13 +314,15 @@ def explain_instance(call: Call, instance_id: str) -> Answer:
     )
 
 
-def _explain(tx: Connection, record: listing.InstanceRecord) -> dict[str, Any] | None:
+def _explain(tx: Connection, tenant_id: TenantId, record: listing.InstanceRecord) -> dict[str, Any] | None:
     if record.snapshot is None:
         return None
     (definition,) = read_definitions(tx, [record.definition_id])
     chart = chart_of(definition.document)
-    # Without config values a guard that reads one has no answer; every other guard is asked as of now.
-    env = None if chart.config_names else Env(read_now(tx))
+    scope_id = scope_id_of(record.business_key, record.id)
+    (config,) = read_wanted(tx, [Wanted(tenant_id, chart.config_names, scope_id)])
+    # Where the values are more than a step may read, a guard that names one has no answer.
+    env = None if config is None else Env(read_now(tx), config)
     return explain(chart, read(record.snapshot), env)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from common.errors import Invalid
-from signalbox.cli.arguments import read_document, read_object
+from signalbox.cli.arguments import json_argument, read_document, read_object
 from signalbox.cli.exits import Exit, Failed, UsageError
 from signalbox.cli.options import DEFINE, AsJson
 from signalbox.cli.output import Output
@@ -55,6 +55,12 @@ def simulate(
             "--batch", help="Read JSON lines {id, spec, events}, write {id, snapshots} or {id, error}."
         ),
     ] = False,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config", metavar="JSON|@FILE", help="What expressions read as config: {module: {key: value}}."
+        ),
+    ] = None,
     json: AsJson = False,  # noqa: ARG001 - the answer is JSON in any case
 ) -> None:
     """Run a definition through events on a virtual clock and print the snapshots.
@@ -72,7 +78,8 @@ def simulate(
     import statechart
 
     try:
-        snapshots = statechart.simulate(read_object(spec), script)
+        values = json_argument(config, "--config")
+        snapshots = statechart.simulate(read_object(spec), script, config=values)
     except statechart.DefinitionInvalid as error:
         raise _refused(spec, error.problems) from error
     except statechart.StepFailed as error:

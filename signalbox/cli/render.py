@@ -19,6 +19,7 @@ from rich.text import Text
 
 from common.ids import is_id
 from signalbox.shapes import (
+    Config,
     Definition,
     DefinitionSummary,
     Entry,
@@ -26,6 +27,7 @@ from signalbox.shapes import (
     Instance,
     Json,
     Problem,
+    Resolved,
     Task,
     Verdict,
 )
@@ -478,6 +480,28 @@ def tasks_table(tasks: Iterable[Task]) -> RenderableType:
             short(str(error.get("message", "")), 60) if error else "",
         )
     return list_or("no tasks match", table)
+
+
+def configs_table(found: Iterable[Config]) -> RenderableType:
+    table = plain_table("module", "key", "value", "scope", "of", "changed by", "at")
+    for one in found:
+        table.add_row(
+            one["module"],
+            Text(one["key"], "bold"),
+            short(compact(one["value"]), 60),
+            one["scope"],
+            one["scopeId"] or "",
+            one["updatedBy"],
+            instant(one["updatedAt"]),
+        )
+    return list_or("nothing is configured", table)
+
+
+def resolved_table(found: Mapping[str, Resolved]) -> RenderableType:
+    table = plain_table("key", "value", "source")
+    for key, one in found.items():
+        table.add_row(Text(key, "bold"), short(compact(one["value"]), 100), one["source"])
+    return table
 
 
 def task_facts(one: Task) -> RenderableType:

@@ -15,6 +15,7 @@ from common.canonical import read
 from common.db.tables import AttemptOutcome, InboxType
 from common.ids import DefinitionId, InstanceId, TaskId, TenantId
 from common.lifecycle import LIVE, OPEN, InstanceStatus, TaskStatus
+from common.store.configs import Configured
 from common.store.inbox import InboxRow
 from common.store.instances import GENESIS, LockedInstance
 from orchestrator.charts import CompiledChart
@@ -171,6 +172,7 @@ class Memory:
     timers: list[Timer] = field(default_factory=list)
     incidents: list[Incident] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
+    configs: list[Configured] = field(default_factory=list)
     _accepted: int = 0
     _numbers: dict[str, int] = field(default_factory=dict)
 

@@ -8,22 +8,24 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import statechart
 from common.canonical import clean, dumps, loads, read
+from common.commands.configs import NewConfig, check_names, config_text
 from common.commands.definitions import document_text, find_problems
 from common.commands.send import require_size
 from common.config import Limits
-from common.db.tables import InboxType
+from common.db.tables import ConfigScope, InboxType
 from common.decision import START_TIMER
 from common.errors import did_you_mean
 from common.store import inbox
+from common.store.configs import Configured
 from common.store.definitions import PublishedTypes
 from orchestrator.charts import CompiledChart
 from signalbox.testing.answers import Answer, Answering, script_of
 from signalbox.testing.handlers import Handlers
-from signalbox.testing.memory import Memory, Timer
+from signalbox.testing.memory import TENANT, Memory, Timer
 from signalbox.testing.run import ACTOR, Run
 from signalbox.testing.world import World
 from statechart.durations import parse_duration
@@ -94,6 +96,27 @@ class Workflow:
     def child(self, definition_key: str, answer: Answer | Answering) -> Workflow:
         """Say how children of a definition end, which the test does not give; a function gets `(input, 1)`."""
         self._world.children[definition_key] = script_of((answer,), f'child "{definition_key}"')
+        return self
+
+    def config(
+        self,
+        module: str,
+        key: str,
+        value: Any,
+        *,
+        scope: Literal["tenant", "module", "instance"] = "module",
+        scope_id: str | None = None,
+    ) -> Workflow:
+        """Set a configuration value, from the next step on: `config.module.key` in expressions.
+
+        `scope_id`, of scope "instance", is the business key whose value it is (or the id of an instance without one).
+        """
+        wanted = NewConfig(module, key, value, ConfigScope(scope), scope_id)
+        check_names(wanted)
+        configs = self._world.memory.configs
+        place = (wanted.scope, scope_id or "", module, key)
+        configs[:] = [one for one in configs if (one.scope, one.scope_id, one.module, one.key) != place]
+        configs.append(Configured(TENANT, *place, config_text(value, limits=self._world.limits)))
         return self
 
     def start(

@@ -15,6 +15,7 @@ from heapq import heappop, heappush
 from typing import Any, cast
 
 from common.canonical import dumps, read
+from common.commands.configs import Wanted, choose, scope_id_of
 from common.config import Limits
 from common.db import Database
 from common.db.tables import InboxType
@@ -28,7 +29,7 @@ from orchestrator.advance import Advancing, _step_instance
 from orchestrator.charts import CompiledChart
 from signalbox.testing import outcomes
 from signalbox.testing.answers import Answer, Script
-from signalbox.testing.memory import Attempt, Instance, Memory, Task
+from signalbox.testing.memory import TENANT, Attempt, Instance, Memory, Task
 from signalbox.testing.saving import Saving
 from signalbox.testing.stand_in import ENDED, stand_in
 from task_runner.watch import Bounds
@@ -183,9 +184,17 @@ class World:
             behind = sum(row.lane == inbox.CONTROL for row in rows)
             rows[behind:behind] = memory.rows_of(instance.id, parked=True)[:wanted]
         compiled = memory.definitions[instance.held.definition_id]
-        batch = _step_instance(self._advancing, instance.held, rows, compiled, memory.now, math.inf)
+        config = self._config_for(instance, compiled)
+        batch = _step_instance(self._advancing, instance.held, rows, compiled, memory.now, math.inf, config)
         Saving.of(batch).store(memory, self.find_definition, self.limits)
         return batch.steps
+
+    def _config_for(self, instance: Instance, compiled: CompiledChart) -> dict[str, dict[str, Any]] | None:
+        """The configuration values that the chart names, as `_advance_locked` reads them."""
+        if compiled.chart is None or not compiled.chart.config_names:
+            return {}
+        scope_id = scope_id_of(instance.held.business_key, instance.id)
+        return choose(Wanted(TENANT, compiled.chart.config_names, scope_id), self.memory.configs)
 
     def _fire_timers(self) -> None:
         memory = self.memory

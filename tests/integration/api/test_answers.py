@@ -88,6 +88,15 @@ def visit_everything(api: Api) -> None:
     api.post("/instances:bulk", {"verb": "cancel", "filter": {"status": ["completed"]}, "dryRun": True})
     api.post("/incidents:resolve", {"way": "retry", "filter": {"code": "x"}, "dryRun": True})
     api.engine.settle()
+    setting = {"module": "maps", "key": "start", "value": {"x": 1}}
+    config = api.post("/configs", setting).json["id"]
+    api.post("/configs", setting)
+    api.get("/configs")
+    api.get(f"/configs/{config}")
+    api.send_raw("GET", "/api/v1/configs/resolve?module=maps&key=start")
+    api.send_raw("GET", "/api/v1/configs/resolve?module=maps&keys=start,end")
+    api.send_raw("PUT", f"/api/v1/configs/{config}", json={"value": 2})
+    api.send_raw("DELETE", f"/api/v1/configs/{config}")
     for path in ("/instances", "/handlers", "/stats", "/schema/definition.json", "/definitions"):
         api.get(path)
     key = "/definitions/approval"

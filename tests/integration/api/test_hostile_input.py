@@ -14,7 +14,7 @@ from common.credentials import make_key, make_secret, read_secret
 from common.db.tables import Role
 from tests.integration.api.conftest import APPROVAL, Api, problem_of
 
-TABLES = ("definitions", "instances", "inbox", "history", "tasks", "idempotency", "timers")
+TABLES = ("definitions", "instances", "inbox", "history", "tasks", "idempotency", "timers", "configs")
 INSTANCES = "/api/v1/instances"
 
 
@@ -296,6 +296,8 @@ NOWHERE: list[tuple[str, str, int, str]] = [
     ("GET", "/api/v1/definitions/approval/versions/%D9%A1", 404, "definition.not_found"),
     ("GET", "/api/v1/tasks/x", 404, "task.not_found"),
     ("GET", "/api/v1/incidents/x", 404, "incident.not_found"),
+    ("GET", "/api/v1/configs/x", 404, "config.not_found"),
+    ("DELETE", "/api/v1/configs/x%00y", 404, "config.not_found"),
 ]
 
 

@@ -23,6 +23,7 @@ def theirs(api: Api) -> dict[str, str]:
     return {
         "instanceId": instance_id,
         "taskId": api.get("/tasks").json["items"][0]["id"],
+        "configId": api.post("/configs", {"module": "maps", "key": "start", "value": "theirs"}).json["id"],
         "incidentId": api.get("/incidents").json["items"][0]["id"],
         "key": "crashing",
         "version": "1",
@@ -37,6 +38,7 @@ def body_of(operation: Operation) -> dict[str, Any]:
         "send": {"type": "GONE"},
         "appendNote": {"note": "I was here"},
         "resolve": {"way": "retry"},
+        "changeConfigValue": {"value": 1},
     }
     return {"data": json.dumps(bodies.get(operation.name, {})), "content_type": "application/json"}
 
@@ -99,6 +101,8 @@ def test_lists_never_mix(api: Api, theirs: dict[str, str]) -> None:
         ("/tasks", {"instanceId": theirs["instanceId"]}),
         ("/incidents", {}),
         ("/incidents", {"instanceId": theirs["instanceId"]}),
+        ("/configs", {}),
+        ("/configs", {"module": "maps"}),
     ]
     for path, query in lists:
         assert api.get(path, **query).json["items"], path

@@ -52,6 +52,9 @@ LARGE = {
             **{f"g{n}": {"type": "and", "guards": [f"g{n - 1}"] * 2} for n in range(1, 21)},
         },
     ),
+    "configs": lambda: document_of(
+        {"a": {"on": {"GO": {"guard": " || ".join(f"config.m.k{n} == 1" for n in range(201))}}}}
+    ),
     "long": lambda: document_of({"a": {"on": {"GO": {"guard": f"1 == {'1' * 10_000}"}}}}),
     "nesting": lambda: document_of({"a": {"on": {"GO": {"guard": f"{'(' * 200}true{')' * 200}"}}}}),
 }

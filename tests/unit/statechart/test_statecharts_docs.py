@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import statechart
-from statechart import compile_guards, document, draft, expressions, findings, reading, tasks
+from statechart import compile_guards, document, draft, expressions, findings, reading, tasks, values
 from statechart.compile import MAX_TARGETS
 from statechart.step import MAX_MICROSTEPS
 from tests.unit.statechart.charts import begin, send
@@ -43,6 +43,7 @@ def test_the_limits_are_those_of_the_source():
         "document.too_nested": [reading.MAX_NESTING],
         "document.too_deep": [reading.MAX_DEPTH],
         "document.too_large": [reading.MAX_VALUES],
+        "config.too_many": [values.MAX_CONFIG_NAMES],
         "document.too_many_expressions": [findings.MAX_EXPRESSIONS, findings.MAX_CHARACTERS],
         "guard.too_large": [compile_guards.MAX_CONDITIONS, compile_guards.MAX_GUARD_DEPTH],
         "target.conflict": [MAX_TARGETS],

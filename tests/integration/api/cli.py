@@ -1,0 +1,51 @@
+"""The `signalbox` command in a test: the real one, asking the API of the test over a socket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Thread
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+from werkzeug.serving import make_server
+
+from signalbox.cli.app import app as command
+from tests.integration.api.conftest import Api
+
+
+@contextmanager
+def served(api: Api) -> Iterator[str]:
+    """The API of a test on the loopback, on a port of its own: its URL."""
+    server = make_server("127.0.0.1", 0, api.app, threaded=True)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        server.shutdown()
+        thread.join(5)
+        server.server_close()
+
+
+class Cli:
+    """Runs `signalbox …` as the admin of the test's tenant."""
+
+    def __init__(self, api: Api, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SIGNALBOX_URL", url)
+        monkeypatch.setenv("SIGNALBOX_KEY", api.keys["admin"])
+
+    def run(self, *words: str) -> Result:
+        return CliRunner().invoke(command, list(words))
+
+    def text(self, *words: str) -> str:
+        """What it prints for people; it must have gone well."""
+        result = self.run(*words)
+        assert result.exit_code == 0, f"{result.output} {result.exception}"
+        return result.stdout
+
+    def json(self, *words: str) -> Any:
+        """What it answers with `--json`; it must have gone well."""
+        return json.loads(self.text(*words, "--json"))
