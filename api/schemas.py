@@ -473,8 +473,20 @@ class Attempt(Shape):
     progress: Json = Field(description="what the handler last reported in this attempt")
 
 
+class Poll(Shape):
+    """How a POLL is asked again, and what it has counted."""
+
+    type: str = Field(description="of the inner task: who executes it")
+    until: str = Field(description="the expression over output that ends it")
+    interval_ms: int
+    timeout_ms: int | None
+    max_attempts: int | None = Field(description="checks")
+    polls: int = Field(description="checks that have been made")
+    last_polled_at: Instant | None
+
+
 class Task(Shape):
-    """A piece of work, with every attempt at it."""
+    """A piece of work, with every attempt at it; of a POLL with its newest."""
 
     id: str
     instance_id: str
@@ -497,6 +509,7 @@ class Task(Shape):
     due_at: Instant | None
     created_at: Instant
     finished_at: Instant | None
+    poll: Poll | None = Field(description="of a task of type POLL")
 
 
 class TaskPage(Shape):

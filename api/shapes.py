@@ -13,6 +13,7 @@ import orjson
 from common.canonical import read
 from common.clock import instant_text
 from common.db.tables import IncidentStatus
+from common.polls import POLL, Counted, Polling
 from common.store.configs import ConfigRecord
 from common.store.definitions import CurrentDefinition, Definition, DefinitionFacts
 from common.store.listing import (
@@ -148,6 +149,23 @@ def task_json(record: TaskRecord, *, with_traces: bool = False) -> dict[str, Any
         "dueAt": options.get("dueAt"),
         "createdAt": instant(record.created_at),
         "finishedAt": instant(record.finished_at),
+        "poll": _poll(record),
+    }
+
+
+def _poll(record: TaskRecord) -> dict[str, Any] | None:
+    """How a POLL is asked again, and what it has counted; None for any other task."""
+    if record.type != POLL:
+        return None
+    polling, counted = Polling.read(record.options), Counted.read(record.polls)
+    return {
+        "type": record.executed_as,
+        "until": polling.until,
+        "intervalMs": polling.interval,
+        "timeoutMs": polling.timeout,
+        "maxAttempts": polling.max_attempts,
+        "polls": counted.polls,
+        "lastPolledAt": instant(counted.last_polled_at),
     }
 
 

@@ -91,6 +91,18 @@ class Verdict(TypedDict):
     problems: list[Json]
 
 
+class Poll(TypedDict):
+    """How a POLL is asked again, and what it has counted; `type` is that of its inner task."""
+
+    type: str
+    until: str
+    intervalMs: int
+    timeoutMs: int | None
+    maxAttempts: int | None
+    polls: int
+    lastPolledAt: str | None
+
+
 class Task(TypedDict):
     id: str
     instanceId: str
@@ -107,6 +119,7 @@ class Task(TypedDict):
     attempts: list[dict[str, Json]]
     assignee: str | None
     dueAt: str | None
+    poll: Poll | None
 
 
 class Incident(TypedDict):

@@ -9,6 +9,7 @@ from pydantic.alias_generators import to_camel
 
 from statechart import actions, tasks
 from statechart.chart import AnswerKind, Block, StateNode, UseKind
+from statechart.compile_polls import read_poll
 from statechart.document import (
     Action,
     AssignAction,
@@ -31,6 +32,7 @@ from statechart.durations import parse_duration
 from statechart.env import Json
 from statechart.findings import Findings, join
 from statechart.naming import js_order
+from statechart.polls import POLL, poll_name
 from statechart.problems import nearest
 from statechart.templates import Value, is_template
 from statechart.timeouts import SHORT
@@ -190,7 +192,7 @@ class ActionCompiler:
             fields, "failure_event", part.task.failure_event or part.failure_event, inside, node
         )
         self._check_workflow(fields, inside, node)
-        return tasks.NewTask(at, self.place(node), self._template(fields, inside))
+        return tasks.NewTask(at, self.place(node), self._template(fields, inside, node))
 
     def invoke(self, part: Invoke, identifier: str, node: StateNode, at: str) -> tasks.InvokeTask:
         kind = part.src or part.type
@@ -204,7 +206,9 @@ class ActionCompiler:
         output_key = (
             None if part.output_key is None else self.context_path(part.output_key, join(at, "outputKey"))
         )
-        return tasks.InvokeTask(at, self.place(node), identifier, self._template(fields, at), output_key)
+        return tasks.InvokeTask(
+            at, self.place(node), identifier, self._template(fields, at, node), output_key
+        )
 
     def _answered_by(
         self, fields: dict[str, Json], kind: AnswerKind, name: str | None, at: str, node: StateNode
@@ -215,7 +219,7 @@ class ActionCompiler:
 
     def _note_task(self, fields: Mapping[str, Json], node: StateNode, at: str) -> None:
         self._note("task_type", fields["type"], at, node)
-        name = fields.get("name") or fields["type"]
+        name = _name(fields)
         self._note("task_name", name, at, node)
         self._note("cancellable_id", name, at, node)
 
@@ -296,14 +300,13 @@ class ActionCompiler:
                 )
         return duration
 
-    def _template(self, fields: dict[str, Json], at: str) -> tasks.TaskTemplate:
+    def _template(self, fields: dict[str, Json], at: str, node: StateNode) -> tasks.TaskTemplate:
         merged = _merged(self.defaults, {key: value for key, value in fields.items() if value is not None})
         constants: dict[str, Json] = {}
         each: tasks.EachItem | None = None
         given = merged.get("input")
-        if isinstance(given, Mapping) and merged["type"] == "POLL" and "until" in given:
-            constants["until"] = self._until(given["until"], join(at, "input.until"))
-            merged["input"] = {key: value for key, value in given.items() if key != "until"}
+        if merged.get("type") == POLL:
+            merged, constants = self._poll(merged, at, node)
         if isinstance(given, Mapping) and merged["type"] == "MAP":
             part = next((name for name in _MAP_PARTS if name in given), None)
             if part is not None:
@@ -312,14 +315,20 @@ class ActionCompiler:
                 merged["input"] = {key: value for key, value in given.items() if key != part}
         return tasks.TaskTemplate(self.findings.value(merged, at), each, constants)
 
-    def _until(self, condition: Json, at: str) -> Json:
-        """The condition of a POLL is asked where the task runs, of its `output`; here it is only made sure of."""
-        if not isinstance(condition, str):
-            self.findings.error("poll.until", at, f"expected an expression over output, found {condition!r}")
-            return condition
-        text = condition[2:-1] if condition.startswith("${") and condition.endswith("}") else condition
-        self.findings.expression(text, at, ("output",))
-        return text
+    def _poll(
+        self, fields: dict[str, Json], at: str, node: StateNode
+    ) -> tuple[dict[str, Json], dict[str, Json]]:
+        """The fields of a POLL, to which its inner task's options belong, and the condition, which stays as it is."""
+        parts = read_poll(self.findings, fields.get("input"), join(at, "input"), self._duration)
+        if parts is None:
+            return fields, {}
+        inside = join(at, "input.task")
+        self._note("task_type", parts.task.type, inside, node)
+        self._note("task_name", parts.task.name, inside, node)
+        task = {"type": parts.task.type, "name": parts.task.name, "input": parts.task.input}
+        given = {**parts.rest, "task": {key: value for key, value in task.items() if value is not None}}
+        merged = _merged(fields, self._options(parts.task, inside))
+        return {**merged, "name": _name(fields), "input": given}, {"until": parts.until}
 
     def _check_workflow(self, fields: Mapping[str, Json], at: str, node: StateNode) -> None:
         """The input of a WORKFLOW task, as far as it is written out."""
@@ -373,6 +382,12 @@ class ActionCompiler:
         return tasks.NewWorkflow(
             at, self.place(node), self.findings.value(written, at), part.wait, part.cancel_with_parent
         )
+
+
+def _name(fields: Mapping[str, Json]) -> Json:
+    """The name of a task that need not have one."""
+    given = fields.get("name") or (poll_name(fields) if fields["type"] == POLL else None)
+    return given or fields["type"]
 
 
 def _merged(outer: Mapping[str, Json], inner: Mapping[str, Json]) -> dict[str, Json]:

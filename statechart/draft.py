@@ -238,7 +238,7 @@ class Draft:
     def create_task(self, task: CreateTask, *, is_instant: bool = False) -> None:
         """Open the obligation and ask for the task; nobody is asked for an instant one, which this step answers."""
         entry: dict[str, Json] = {
-            "type": task.type,
+            "type": task.asked_type,
             "name": task.name,
             "completionEvent": task.completion_event,
             "failureEvent": task.failure_event,
@@ -251,7 +251,7 @@ class Draft:
         else:
             self.effects.append(task)
         self.tasks[task.key] = entry
-        self.note("task.created", key=task.key, taskType=task.type, name=task.name)
+        self.note("task.created", key=task.key, taskType=task.asked_type, name=task.name)
 
     def cancel_task(self, key: str) -> None:
         """Does nothing where the task is not open any more."""

@@ -27,7 +27,8 @@ class CreateTask:
     `start_within_ms` each wait for a worker and `finish_within_ms` the task as a whole. `options` holds the other options of
     the task as evaluated JSON (policy, assignee, candidates, form, due, fourEyes, ...). `invoke` is the id of the
     `invoke` that asked, None for an action `createTask`. `secrets` are the places in `input` of the texts in which the
-    definition itself wrote `${secret.NAME}`: only these may be resolved, never text that came as data.
+    definition itself wrote `${secret.NAME}`: only these may be resolved, never text that came as data. `asked_as` is the
+    type that the definition wrote where another executes it (`polls.py`).
     """
 
     key: str
@@ -48,6 +49,12 @@ class CreateTask:
     options: dict[str, Json] = field(default_factory=dict)
     invoke: str | None = None
     secrets: tuple[Where, ...] = ()
+    asked_as: str | None = None
+
+    @property
+    def asked_type(self) -> str:
+        """The type that the definition wrote."""
+        return self.asked_as or self.type
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from statechart.draft import ActionFailed, Draft
 from statechart.effects import LOG_LEVELS, CreateTask, Event, LogLevel, Where
 from statechart.env import Json, after, parse_instant
 from statechart.naming import js_order
+from statechart.polls import POLL, as_asked_again
 from statechart.timeouts import read_timeouts
 from statechart.workflows import child_of, child_of_task, definition_key_of
 
@@ -183,6 +184,8 @@ def ask(draft: Draft, task: CreateTask) -> None:
         answer = completion(task, perform_instantly(draft, task))
         draft.create_task(task, is_instant=True)
         draft.mailbox.append((answer, task.key))
+    elif task.type == POLL:
+        draft.create_task(as_asked_again(task, draft.env.now))
     else:
         draft.create_task(task)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from common.commands.outcome import Outcome
+from common.polls import POLL, Counted
 from common.store.tasks import TaskClaim
 from common.task_error import TaskError
 from task_runner.attempt import Result, attempt, described
 from task_runner.context import TaskContext
+from task_runner.polls import judged
 from task_runner.registry import HandlerError, Registry
 from task_runner.resolve import NOTHING_PREPARED, Prepared
 
@@ -39,10 +41,17 @@ def call_handler(
 
 def ended_with(claim: TaskClaim, result: Result) -> Outcome:
     """The outcome of a claim whose handler was called."""
-    outcome = ended(claim, output=result.output, error=result.error)
-    return (
-        outcome if result.again_ms is None else replace(outcome, again_ms=result.again_ms, state=result.state)
-    )
+    if claim.asked_as != POLL:
+        outcome = ended(claim, output=result.output, error=result.error)
+        return (
+            outcome
+            if result.again_ms is None
+            else replace(outcome, again_ms=result.again_ms, state=result.state)
+        )
+    polled = judged(claim, result)
+    end = polled.result
+    outcome = ended(claim, output=end.output, error=end.error)
+    return replace(outcome, again_ms=end.again_ms, state=end.state, polls=polled.polls)
 
 
 def ended(
@@ -55,6 +64,7 @@ def ended(
 ) -> Outcome:
     """The outcome of a claim."""
     return Outcome(
-        claim.id, claim.tenant_id, claim.instance_id, claim.token, claim.key, claim.type, claim.name, claim.attempt,
+        claim.id, claim.tenant_id, claim.instance_id, claim.token, claim.key, claim.asked_as or claim.type, claim.name, claim.attempt,
         claim.retry, claim.completion_event, claim.failure_event, output, error, released, timed_out,
+        polls=Counted.read(claim.polls).polls if claim.asked_as == POLL else None,
     )  # fmt: skip

@@ -23,8 +23,9 @@ from common.store import definitions as store
 from common.store.definitions import Definition, DefinitionFacts, PublishedTypes
 from statechart import Chart, DefinitionInvalid, Problem, check, load
 from statechart.problems import nearest
+from statechart.tasks import INSTANT_TYPES
 
-ENGINE_TYPES = frozenset({"HUMAN", "WORKFLOW"})
+ENGINE_TYPES = frozenset({"HUMAN", "MAP", "POLL", "TIMER", "WORKFLOW", *INSTANT_TYPES})
 """Task types that no runner executes, and so none publishes."""
 
 _DRAFT, _ACTIVE, _INACTIVE, _ARCHIVED = DefinitionStatus

@@ -20,6 +20,7 @@ from common.db import ORCHESTRATOR_QUEUE, TASK_RUNNER_QUEUE, note_bell
 from common.db.tables import AttemptOutcome, InboxType
 from common.ids import InstanceId, LeaseToken, TaskId, TenantId
 from common.lifecycle import TaskStatus
+from common.polls import KEPT_ATTEMPTS, TRIMMED_EVERY
 from common.retry import MAX_LOST, RetryPolicy
 from common.store import inbox, tasks
 from common.store.tasks import ExpiredTask, OverdueTask, WonTask
@@ -31,7 +32,7 @@ class Outcome:
     """How one claimed attempt ended: with `output` (canonical text), with `error`, or `released` before it ended.
 
     With `again_ms` it ended well but the work is not done: another attempt goes on from `state` (canonical text) so many
-    milliseconds later.
+    milliseconds later. Of a POLL, `polls` is how many checks there were, and `state` is stored however it ended.
     `retry` is the policy in force, as JSON text: the task's own or its handler's. `timed_out` names an error that is
     the end of the attempt's time; `progress` is what the handler last told and no beat has stored yet.
     """
@@ -54,6 +55,7 @@ class Outcome:
     progress: str | None = None
     again_ms: int | None = None
     state: str | None = None
+    polls: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ def outcome_body(
     output: str,
     error: Any,
     attempts_digest: str | None,
+    polls: int | None = None,
 ) -> str:
     """The inbox body of an ended task: {entry, event, key}. `output` is canonical text and stays the very same bytes."""
     task = {"attempt": attempt, "id": task_id, "name": name, "type": type}
@@ -89,6 +92,8 @@ def outcome_body(
         "name": name,
         "taskId": task_id,
     }
+    if polls is not None:
+        entry["polls"] = polls
     if error is None:
         entry["type"] = "task.succeeded"
         event = f'{{"output":{output},"task":{dumps(task)},"type":{dumps(event_type)}}}'
@@ -132,6 +137,7 @@ class _Ended:
     event_type: str
     output: str | None
     error: TaskError | None
+    polls: int | None = None
 
 
 class _Group:
@@ -147,6 +153,7 @@ class _Group:
         self._ended: list[_Ended] = []
         self._progress: list[tuple[TaskId, LeaseToken, str]] = []
         self._states: list[dict[str, Any]] = []
+        self._well_tried: list[TaskId] = []
         self._finish: list[dict[str, Any]] = []
         self._time_out: list[dict[str, Any]] = []
         self._release: list[dict[str, Any]] = []
@@ -155,6 +162,8 @@ class _Group:
     def add(self, outcome: Outcome, won: WonTask) -> None:
         if outcome.progress is not None:
             self._progress.append((outcome.task_id, outcome.token, outcome.progress))
+        if outcome.state is not None:
+            self._states.append({"id": outcome.task_id, "held_token": outcome.token, "state": outcome.state})
         if outcome.released:
             self.released += 1
             self._again(outcome, won.start_within_ms, AttemptOutcome.RELEASED, run_at=self.now, uncounted=1)
@@ -180,7 +189,8 @@ class _Group:
     def _continue(self, outcome: Outcome, again_ms: int, won: WonTask) -> None:
         """The work goes on in another attempt. Failures are counted anew: this one was none."""
         self.continued += 1
-        self._states.append({"id": outcome.task_id, "held_token": outcome.token, "state": outcome.state})
+        if outcome.polls and outcome.polls > KEPT_ATTEMPTS and outcome.polls % TRIMMED_EVERY == 0:
+            self._well_tried.append(outcome.task_id)
         run_at = self.now + timedelta(milliseconds=again_ms)
         self._again(
             outcome, won.start_within_ms, AttemptOutcome.CONTINUED, run_at=run_at, uncounted=outcome.attempt
@@ -243,7 +253,7 @@ class _Group:
         self._ended.append(
             _Ended(
                 outcome.task_id, outcome.tenant_id, outcome.instance_id, _keys(outcome.key, joined), outcome.type,
-                outcome.name, outcome.attempt, event_type, outcome.output, outcome.error,
+                outcome.name, outcome.attempt, event_type, outcome.output, outcome.error, outcome.polls,
             )
         )  # fmt: skip
 
@@ -285,6 +295,7 @@ class _Group:
         tasks.time_out(tx, self._time_out)
         tasks.release(tx, self._release)
         tasks.end_attempts(tx, self._attempts)
+        tasks.drop_old_attempts(tx, self._well_tried, kept=KEPT_ATTEMPTS)
         if self.released or self.continued:
             note_bell(tx, TASK_RUNNER_QUEUE)
         if not self._ended:
@@ -309,6 +320,7 @@ class _Group:
                     output=ended.output or "null",
                     error=ended.error.to_json() if ended.error else None,
                     attempts_digest=digests.get(ended.task_id),
+                    polls=ended.polls,
                 ),
                 f"task:{ended.task_id}",
                 self.now,
@@ -322,7 +334,11 @@ def _keys(key: str, joined: str | None) -> tuple[str, ...]:
 
 
 def attempts_digests(tx: Connection, ids: Sequence[TaskId]) -> dict[str, str]:
-    """SHA-256 over each task's attempts, hex: the history entry that ends a task vouches for how it was tried."""
+    """SHA-256 over each task's attempts, hex: the history entry that ends a task vouches for how it was tried.
+
+    It covers the attempts that stand in the table: of a POLL at least the newest 100, and the entry says how many checks
+    there were.
+    """
     return {task: attempts_digest(rows) for task, rows in tasks.read_attempts(tx, ids).items()}
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Connection, Select, and_, bindparam, func, literal, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case, func, literal, or_, select
 from sqlalchemy.sql.functions import coalesce
 
 from common.canonical import dumps
@@ -19,6 +19,7 @@ from common.db.tables import IncidentStatus, attempts, history, incidents, insta
 from common.db.types import among
 from common.ids import DefinitionId, InstanceId, TaskId, TenantId, WorkerId
 from common.lifecycle import FINAL, InstanceStatus
+from common.polls import POLL
 
 PAGE_BYTES = 8_000_000
 
@@ -206,7 +207,10 @@ class AttemptRecord:
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """A task as people see it, with its attempts in order."""
+    """A task as people see it, with its attempts in order.
+
+    A POLL says in `executed_as` of which type its inner task is, and in `polls`, stored text, what it has counted.
+    """
 
     id: TaskId
     instance_id: InstanceId
@@ -227,13 +231,17 @@ class TaskRecord:
     idempotency_key: str | None
     created_at: datetime
     finished_at: datetime | None
+    executed_as: str
+    polls: str | None
     attempts: list[AttemptRecord] = field(default_factory=list)
 
 
+_ASKED: ColumnElement[str] = func.coalesce(_t.asked_as, _t.type)  # what the definition wrote
+_COUNTED: ColumnElement[str | None] = case((_t.asked_as == POLL, _t.state))
 _TASK = select(
-    _t.id, _t.instance_id, _t.type, _t.name, _t.status, _t.attempt, _t.max_attempts, _t.lost, _t.run_at, _t.held,
+    _t.id, _t.instance_id, _ASKED, _t.name, _t.status, _t.attempt, _t.max_attempts, _t.lost, _t.run_at, _t.held,
     _t.priority, _t.input, _t.output, _t.error, _t.progress, _t.options, _t.idempotency_key, _t.created_at,
-    _t.finished_at,
+    _t.finished_at, _t.type, _COUNTED,
 )  # fmt: skip
 _ATTEMPTS = (
     select(
@@ -266,12 +274,13 @@ def list_tasks(
     if wanted.statuses:
         conditions.append(_t.status.in_(wanted.statuses))
     if wanted.type is not None:
-        conditions.append(_t.type == wanted.type)
+        is_plain = and_(_t.asked_as.is_(None), _t.type == wanted.type)
+        conditions.append(or_(_t.asked_as == wanted.type, is_plain))
     if wanted.instance_id is not None:
         conditions.append(_t.instance_id == wanted.instance_id)
     if before is not None:
         conditions.append(_t.id < before)
-    size = _bytes(tx, _t.input, _t.output)
+    size = _bytes(tx, _t.input, _t.output, _COUNTED)
     ids, has_more = _choose(tx, select(_t.id, size).where(*conditions).order_by(_t.id.desc()), limit)
     found = _read_tasks(tx, tenant_id, ids)
     return Page([found[one] for one in ids if one in found], has_more)
@@ -428,7 +437,7 @@ def list_children(tx: Connection, tenant_id: TenantId, parent_id: str, *, limit:
 # -- pages --------------------------------------------------------------------------------------------------------
 
 
-def _bytes(tx: Connection, *columns: Column[Any]) -> ColumnElement[int]:
+def _bytes(tx: Connection, *columns: ColumnElement[Any]) -> ColumnElement[int]:
     """About how many bytes these JSON columns hold, without reading them where the database keeps count."""
     measure = func.octet_length if tx.dialect.name == "postgresql" else func.length
     total: ColumnElement[int] = literal(0)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, case, func, not_, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, case, delete, func, not_, or_, select, tuple_, update
 
 from common.canonical import read
 from common.clock import read_now
@@ -23,10 +23,12 @@ from common.db.types import Id, UtcDateTime, among
 from common.decide import NOT_RUN_BY_A_RUNNER
 from common.ids import InstanceId, LeaseToken, TaskId, TenantId, WorkerId
 from common.lifecycle import OPEN, TASK_MOVES, TaskStatus, sources
+from common.polls import POLL, begin_anew, unwrap
 from common.retry import RetryPolicy
 
 _t = tasks.c
 _a = attempts.c
+_ASKED = func.coalesce(_t.asked_as, _t.type)  # what the definition wrote, and its events say
 _BY_ID = (("id", "id"),)
 
 
@@ -79,7 +81,7 @@ class SameWork:
 
 
 _SAME = (
-    select(_t.id, _t.status, _t.key, _t.joined_keys, _t.name, _t.type, _t.attempt, _t.output, _t.error)
+    select(_t.id, _t.status, _t.key, _t.joined_keys, _t.name, _ASKED, _t.attempt, _t.output, _t.error)
     .where(_t.instance_id == bindparam("instance_id"), _t.idempotency_key == bindparam("idempotency_key"))
     .with_for_update()
 )
@@ -145,7 +147,10 @@ def cancel(tx: Connection, ids: Sequence[TaskId], *, now: datetime) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TaskClaim:
-    """A task leased to this process. `input`, `retry`, `options`, `progress`, `state` and `secrets` are stored JSON texts."""
+    """A task leased to this process. `input`, `retry`, `options`, `progress`, `state` and `secrets` are stored JSON texts.
+
+    Of a POLL, `state` is that of the inner handler and `polls` what is counted (`common.polls`). `claimed_at` is the database's.
+    """
 
     id: TaskId
     tenant_id: TenantId
@@ -170,11 +175,14 @@ class TaskClaim:
     asked_as: str | None = None
     secrets: str | None = None
     state: str | None = None
+    polls: str | None = None
+    claimed_at: datetime | None = None
 
 
-def _claim(row: Any, token: LeaseToken) -> TaskClaim:
+def _claim(row: Any, token: LeaseToken, now: datetime) -> TaskClaim:
     *facts, asked_as, secrets, state = row
-    return TaskClaim(*(*facts, token, asked_as, secrets, state))
+    inner, polls = (unwrap(state), state) if asked_as == POLL else (state, None)
+    return TaskClaim(*(*facts, token, asked_as, secrets, inner, polls, now))
 
 
 # A WITH query that locks is run once, whatever the plan. As a subquery it may be run for each row of `tasks`, finds
@@ -241,7 +249,7 @@ def claim_due(
             "expires_at": now + lease,
         },
     )
-    claimed = [_claim(row, token) for row in rows]  # fmt: skip
+    claimed = [_claim(row, token, now) for row in rows]
     insert_rows(
         tx,
         attempts,
@@ -395,6 +403,33 @@ def end_attempts(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
+_numbered = (
+    select(
+        _a.task_id,
+        _a.token,
+        _a.ended_at,
+        func.row_number()
+        .over(partition_by=_a.task_id, order_by=(_a.started_at.desc(), _a.token.desc()))
+        .label("age"),
+    )
+    .where(among(_a.task_id, "ids"))
+    .subquery()
+)
+_DROP_OLD = delete(attempts).where(
+    tuple_(_a.task_id, _a.token).in_(
+        select(_numbered.c.task_id, _numbered.c.token).where(
+            _numbered.c.age > bindparam("kept"), _numbered.c.ended_at.is_not(None)
+        )
+    )
+)
+
+
+def drop_old_attempts(tx: Connection, ids: Sequence[TaskId], *, kept: int) -> None:
+    """Delete ended attempts of locked tasks, except the newest `kept` of each."""
+    if ids:
+        tx.execute(_DROP_OLD, {"ids": ids, "kept": kept})
+
+
 _ENDED_BY_OTHERS = (
     AttemptOutcome.LOST.value,
     AttemptOutcome.CANCELLED.value,
@@ -449,7 +484,7 @@ class ExpiredTask:
 
 _EXPIRED = (
     select(
-        _t.id, _t.tenant_id, _t.instance_id, _t.key, _t.joined_keys, _t.type, _t.name, _t.attempt, _t.lost,
+        _t.id, _t.tenant_id, _t.instance_id, _t.key, _t.joined_keys, _ASKED, _t.name, _t.attempt, _t.lost,
         _t.failure_event, _t.options, _t.lease_token, _t.start_within_ms,
     )
     .where(_t.status == TaskStatus.RUNNING, _t.lease_token.is_not(None), _t.lease_expires_at < bindparam("now", type_=UtcDateTime()))
@@ -493,7 +528,7 @@ class OverdueTask:
 
 
 _OVERDUE = select(
-    _t.id, _t.tenant_id, _t.instance_id, _t.key, _t.joined_keys, _t.type, _t.name, _t.attempt, _t.failure_event,
+    _t.id, _t.tenant_id, _t.instance_id, _t.key, _t.joined_keys, _ASKED, _t.name, _t.attempt, _t.failure_event,
     _t.lease_token,
 ).limit(500).with_for_update(skip_locked=True)  # fmt: skip
 _WAITS = and_(_t.status == TaskStatus.PENDING, _t.start_by_at.is_not(None), not_(_t.held))
@@ -613,7 +648,8 @@ def unhold(tx: Connection, instance_ids: Sequence[InstanceId]) -> list[TaskId]:
 
 _FAILED = (
     select(
-        _t.id, _t.type, _t.attempt, _t.retry, _t.start_within_ms, _t.finish_within_ms, handlers.c.retry.label("handlers_retry")
+        _t.id, _t.type, _t.attempt, _t.retry, _t.start_within_ms, _t.finish_within_ms, _t.asked_as, _t.state,
+        handlers.c.retry.label("handlers_retry"),
     )
     .outerjoin(
         handlers,
@@ -628,8 +664,8 @@ _FAILED = (
 def retry(tx: Connection, ids: Sequence[TaskId], *, now: datetime) -> list[TaskId]:
     """Give failed tasks of locked instances another series of attempts, at once; returns the ids that changed, in order.
 
-    Attempts go on counting: `max_attempts` becomes those made so far and as many as the policy allows. Time-outs
-    begin anew, the last error and the count of lost leases are cleared. What no runner executes waits as it did before.
+    Attempts go on counting: `max_attempts` becomes those made so far and as many as the policy allows. Time-outs, and
+    the limits of a POLL, begin anew, the last error and the count of lost leases are cleared. What no runner executes waits as it did before.
     """
     if not ids:
         return []
@@ -648,6 +684,7 @@ def retry(tx: Connection, ids: Sequence[TaskId], *, now: datetime) -> list[TaskI
                 "max_attempts": row.attempt + RetryPolicy.read(read(policy) if policy else None).max_attempts,
                 "start_by_at": later(now, row.start_within_ms),
                 "finish_by_at": later(now, row.finish_within_ms),
+                "state": begin_anew(row.state, now) if row.asked_as == POLL else row.state,
             }
         )
     update_rows(
@@ -707,5 +744,5 @@ class TaskNames:
 
 def read_names(tx: Connection, tenant_id: TenantId, task_id: str) -> TaskNames:
     """The names of a task that an incident points at; such a task is never gone before its incident."""
-    wanted = select(_t.type, _t.name, _t.attempt, _t.completion_event)
+    wanted = select(_ASKED, _t.name, _t.attempt, _t.completion_event)
     return TaskNames(*tx.execute(wanted.where(_t.tenant_id == tenant_id, _t.id == task_id)).one())

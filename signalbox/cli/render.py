@@ -26,6 +26,7 @@ from signalbox.shapes import (
     Incident,
     Instance,
     Json,
+    Poll,
     Problem,
     Resolved,
     Task,
@@ -513,6 +514,7 @@ def task_facts(one: Task) -> RenderableType:
                 ("type", one["type"]),
                 ("name", one["name"]),
                 ("status", status_text(one["status"])),
+                *_poll_facts(one.get("poll")),
                 ("attempt", f"{one['attempt']} of {one['maxAttempts']}"),
                 ("run at", instant(one["runAt"])),
                 ("assignee", one.get("assignee")),
@@ -527,6 +529,20 @@ def task_facts(one: Task) -> RenderableType:
     if one["attempts"]:
         parts.append(section("attempts", _attempts_table(one["attempts"])))
     return Group(*parts)
+
+
+def _poll_facts(poll: Poll | None) -> list[tuple[str, str | Text | None]]:
+    """What is said of a POLL: what it asks, how often it has, and what it waits for."""
+    if poll is None:
+        return []
+    most = f" of {poll['maxAttempts']}" if poll["maxAttempts"] is not None else ""
+    bound = f" for {poll['timeoutMs'] / 1_000:g} s" if poll["timeoutMs"] is not None else ""
+    return [
+        ("asks", f"{poll['type']} every {poll['intervalMs'] / 1_000:g} s{bound}"),
+        ("until", poll["until"]),
+        ("polls", f"{poll['polls']}{most}"),
+        ("last poll", instant(poll["lastPolledAt"])),
+    ]
 
 
 def _attempts_table(attempts: Sequence[Mapping[str, Any]]) -> RenderableType:

@@ -6,14 +6,16 @@ handlers that come with Signalbox, which send mail and the like, are left out: s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.ids import LeaseToken
+from common.polls import POLL, unwrap
 from common.store.tasks import TaskClaim
 from signalbox.testing.answers import Answer, result_answer
 from signalbox.testing.memory import TENANT, Task
-from task_runner.attempt import attempt
+from task_runner.attempt import Result, attempt
 from task_runner.context import TaskContext
+from task_runner.polls import judged
 from task_runner.registry import Handler, Registry
 from task_runner.run import in_force
 
@@ -40,7 +42,7 @@ class Handlers:
         handler = self.find(task)
         if handler is None:
             return None
-        claim = in_force(_claim(task), handler.options)
+        claim = in_force(claim_of(task), handler.options)
         task.retry, task.max_attempts = claim.retry, claim.max_attempts
         context = TaskContext(claim)
         result = attempt(handler, task.input, context, max_output_bytes=self.max_output_bytes)
@@ -48,11 +50,26 @@ class Handlers:
         return result_answer(result)
 
 
-def _claim(task: Task) -> TaskClaim:
+def as_polled(task: Task, answer: Answer) -> Answer:
+    """What a claimed task comes to by an answer: that of a POLL is one check, and perhaps not the last."""
+    if task.asked_as != POLL or answer.is_silent:
+        return answer
+    said = Result(answer.text, answer.error, answer.again_ms, answer.state)
+    if said.output is None and said.error is None and said.again_ms is None:
+        said = Result(answer.output)
+    came = judged(claim_of(task), said).result
+    return replace(answer, text=came.output, error=came.error, again_ms=came.again_ms, state=came.state)
+
+
+def claim_of(task: Task) -> TaskClaim:
+    """The claim of the attempt that runs, as a task runner would have it."""
+    is_poll = task.asked_as == POLL
     return TaskClaim(
         id=task.id, tenant_id=TENANT, instance_id=task.instance_id, key=task.key, type=task.type, name=task.name,
         attempt=task.attempt, max_attempts=task.max_attempts, idempotency_key=task.idempotency_key, input=task.input,
         retry=task.retry, timeout_ms=task.timeout_ms, heartbeat_ms=task.heartbeat_ms, options=task.options,
         progress=task.progress, completion_event=task.completion_event, failure_event=task.failure_event,
-        joined_keys=None, run_at=task.run_at, token=_TOKEN, asked_as=task.asked_as, state=task.state,
+        joined_keys=None, run_at=task.run_at, token=_TOKEN, asked_as=task.asked_as,
+        state=unwrap(task.state) if is_poll else task.state, polls=task.state if is_poll else None,
+        claimed_at=task.attempts[-1].started_at,
     )  # fmt: skip

@@ -14,6 +14,7 @@ from common.clock import instant_text
 from common.commands.outcome import UNFINISHED, UNSTARTED, _lost, attempts_digest, outcome_body
 from common.db.tables import AttemptOutcome, InboxType
 from common.lifecycle import TaskStatus
+from common.polls import POLL, Counted
 from common.retry import MAX_LOST, RetryPolicy
 from common.store import inbox
 from common.store.tasks import later
@@ -36,7 +37,7 @@ def claim(memory: Memory, task: Task) -> Attempt:
 def succeed(memory: Memory, task: Task, output: str) -> None:
     """The attempt that runs returned `output`, canonical text. So ends what no runner executes, too."""
     task.end_attempt(AttemptOutcome.SUCCEEDED, memory.now)
-    _end(memory, task, TaskStatus.SUCCEEDED, output=output)
+    _end(memory, task, TaskStatus.SUCCEEDED, output=output, polls=_polls(task))
 
 
 def fail(memory: Memory, task: Task, error: TaskError, *, timed_out: bool = False) -> None:
@@ -54,14 +55,14 @@ def fail(memory: Memory, task: Task, error: TaskError, *, timed_out: bool = Fals
             task.status, task.run_at, task.error = TaskStatus.PENDING, run_at, error.to_json()
             task.start_by_at = later(run_at, task.start_within_ms)
             return
-    _end(memory, task, TaskStatus.FAILED, error=error)
+    _end(memory, task, TaskStatus.FAILED, error=error, polls=_polls(task))
 
 
-def go_on(memory: Memory, task: Task, state: str | None, again_ms: int) -> None:
-    """The attempt that runs ended well, but the work is not done: another goes on from `state`. Failures are counted anew."""
+def go_on(memory: Memory, task: Task, again_ms: int) -> None:
+    """The attempt that runs ended well, but the work is not done: another goes on. Failures are counted anew."""
     task.end_attempt(AttemptOutcome.CONTINUED, memory.now)
     task.went_on += task.attempt
-    task.status, task.attempt, task.state, task.error = TaskStatus.PENDING, 0, state, None
+    task.status, task.attempt, task.error = TaskStatus.PENDING, 0, None
     task.run_at = memory.now + timedelta(milliseconds=again_ms)
     task.start_by_at = later(task.run_at, task.start_within_ms)
 
@@ -124,17 +125,22 @@ def _end(
     *,
     output: str | None = None,
     error: TaskError | None = None,
+    polls: int | None = None,
 ) -> None:
     """End a task for good, and tell its instance under each of its obligations."""
     task.status, task.finished_at = status, memory.now
     task.output, task.error = output, error.to_json() if error else None
     for key in task.obligations():
         body = outcome_body(
-            key=key, task_id=task.id, name=task.name, type=task.type, attempt=task.attempt,
+            key=key, task_id=task.id, name=task.name, type=task.asked_as or task.type, attempt=task.attempt,
             event_type=task.completion_event if error is None else task.failure_event, output=output or "null",
-            error=task.error, attempts_digest=_digest(task),
+            error=task.error, attempts_digest=_digest(task), polls=polls,
         )  # fmt: skip
         _deliver(memory, task, InboxType.TASK, body)
+
+
+def _polls(task: Task) -> int | None:
+    return Counted.read(task.state).polls if task.asked_as == POLL else None
 
 
 def _digest(task: Task) -> str | None:

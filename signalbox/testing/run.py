@@ -17,6 +17,7 @@ from common.db.tables import AttemptOutcome, InboxType
 from common.decide import VERBS
 from common.errors import Conflict, Invalid, did_you_mean
 from common.lifecycle import InstanceStatus, TaskStatus, instance_can
+from common.polls import POLL, Counted
 from common.store import inbox
 from signalbox.testing import outcomes
 from signalbox.testing.answers import Answer, fails, succeeds
@@ -36,7 +37,10 @@ class Unexpected(AssertionError):
 
 @dataclass(frozen=True, slots=True)
 class TaskView:
-    """A task as it stands; `attempts` counts those that count, `outcomes` tells how each ended (None: it runs)."""
+    """A task as it stands; `attempts` counts those that count, `outcomes` tells how each ended (None: it runs).
+
+    Of a POLL, `polls` is how many checks there were, and `input` that of its inner task.
+    """
 
     name: str
     type: str
@@ -47,6 +51,7 @@ class TaskView:
     error: dict[str, Json] | None
     run_at: datetime
     outcomes: tuple[AttemptOutcome | None, ...]
+    polls: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,7 +420,7 @@ class Run:
     def _find_task(self, name: str, is_wanted: Callable[[Task], bool], what: str) -> Task:
         tasks = self._tasks()
         for task in reversed(tasks):
-            if name in (task.name, task.type) and is_wanted(task):
+            if name in (task.name, task.asked_as, task.type) and is_wanted(task):
                 return task
         told = [f"{task.name} ({task.status.value})" for task in tasks]
         hint = did_you_mean(name, {task.name for task in tasks} - {name})
@@ -461,7 +466,7 @@ def _view(task: Task) -> TaskView:
     tried = tuple(attempt.outcome for attempt in task.attempts)
     return TaskView(
         task.name,
-        task.type,
+        task.asked_as or task.type,
         task.status,
         task.attempt,
         read(task.input),
@@ -469,12 +474,13 @@ def _view(task: Task) -> TaskView:
         task.error,
         task.run_at,
         tried,
+        Counted.read(task.state).polls if task.asked_as == POLL else None,
     )
 
 
 def _skipped(task: Task, key: str, output: Json) -> dict[str, Json]:
     """The event and entry that stand for a task which is skipped."""
-    named = {"attempt": task.attempt, "id": task.id, "name": task.name, "type": task.type}
+    named = {"attempt": task.attempt, "id": task.id, "name": task.name, "type": task.asked_as or task.type}
     return {
         "entry": {"key": key, "name": task.name, "taskId": task.id, "type": "task.skipped"},
         "event": {"output": output, "task": named, "type": task.completion_event},

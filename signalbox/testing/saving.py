@@ -19,6 +19,7 @@ from common.decision import NOT_RUN_BY_A_RUNNER
 from common.errors import Conflict, SignalboxError
 from common.ids import DefinitionId, InstanceId, TaskId
 from common.lifecycle import ENDED, FINAL, InstanceStatus, TaskStatus
+from common.polls import POLL, begin_anew
 from common.retry import RetryPolicy
 from common.store.inbox import new_row
 from common.store.tasks import later
@@ -237,7 +238,7 @@ def _stored_answer(instance_id: InstanceId, effect: CreateTask, known: Task) -> 
     succeeded = known.status is TaskStatus.SUCCEEDED
     error = known.error or {"code": f"task.{known.status}", "message": f"task was {known.status}"}
     body = outcome_body(
-        key=effect.key, task_id=known.id, name=effect.name, type=effect.type, attempt=known.attempt,
+        key=effect.key, task_id=known.id, name=effect.name, type=effect.asked_type, attempt=known.attempt,
         event_type=effect.completion_event if succeeded else effect.failure_event, output=known.output or "null",
         error=None if succeeded else error, attempts_digest=None,
     )  # fmt: skip
@@ -255,6 +256,8 @@ def _retry(memory: Memory, task: Task) -> None:
     task.start_by_at = later(memory.now, task.start_within_ms)
     task.finish_by_at = later(memory.now, task.finish_within_ms)
     task.error = task.finished_at = None
+    if task.asked_as == POLL:
+        task.state = begin_anew(task.state, memory.now)
 
 
 def _timer(row: Row) -> Timer:

@@ -29,6 +29,7 @@ from orchestrator.advance import Advancing, _step_instance
 from orchestrator.charts import CompiledChart
 from signalbox.testing import outcomes
 from signalbox.testing.answers import Answer, Script
+from signalbox.testing.handlers import as_polled
 from signalbox.testing.memory import TENANT, Attempt, Instance, Memory, Task
 from signalbox.testing.saving import Saving
 from signalbox.testing.stand_in import ENDED, stand_in
@@ -211,8 +212,9 @@ class World:
     # -- answering --------------------------------------------------------------------------------------------------
 
     def script_for(self, task: Task) -> Script | None:
-        """What the test says of a task: by its name, or by its type."""
-        return self.tasks.get(task.name) or self.tasks.get(task.type)
+        """What the test says of a task: by its name, or by its type; of a POLL by that of its inner task too."""
+        known = (self.tasks.get(name) for name in (task.name, task.asked_as or task.type, task.type))
+        return next((script for script in known if script is not None), None)
 
     def _is_answered(self, task: Task) -> bool:
         return self.script_for(task) is not None or self.has_handler(task)
@@ -234,7 +236,7 @@ class World:
         due.sort(key=lambda task: (-task.priority, task.run_at))
         attempts = [(task, outcomes.claim(memory, task)) for task in due]
         for task, attempt in attempts:
-            self._begin(task, attempt, self._answer(task, attempt.number))
+            self._begin(task, attempt, as_polled(task, self._answer(task, attempt.number)))
         return len(due)
 
     def _answer(self, task: Task, attempt: int) -> Answer:
@@ -296,10 +298,12 @@ class World:
 
     def report(self, task: Task, answer: Answer) -> None:
         """End the attempt that runs, or a task that waits for no runner."""
+        if answer.state is not None:
+            task.state = answer.state
         if answer.error is not None:
             outcomes.fail(self.memory, task, answer.error)
         elif answer.again_ms is not None:
-            outcomes.go_on(self.memory, task, answer.state, answer.again_ms)
+            outcomes.go_on(self.memory, task, answer.again_ms)
         else:
             outcomes.succeed(self.memory, task, answer.output)
 

@@ -193,6 +193,29 @@ def test_tasks_are_filtered(api: Api) -> None:
     assert names(status="succeeded", instanceId=first) == [(first, "ONE")]
     assert names(status=["pending", "running"]) == [(second, "TWO"), (first, "TWO")]
     assert names(type="THREE") == []
+    polled = {**TASKS, "id": "polling"}
+    [wanted, _] = [action["task"] for action in TASKS["states"]["busy"]["entry"]]
+    given = {"task": {"type": "ONE"}, "until": "output.ok", "interval": "1m", "timeout": "1h"}
+    asking = {
+        "type": "createTask",
+        "task": {**wanted, "type": "POLL", "input": {**given, "checkFirst": True}},
+    }
+    polled["states"] = {"busy": {"entry": [asking], "on": {"ONE_DONE": "done"}}, "done": {"type": "final"}}
+    third = api.start(polled)
+    assert names(type="POLL") == [(third, "POLL")]
+    assert names(type="ONE") == [(second, "ONE"), (first, "ONE")]
+    [task] = api.get(f"/instances/{third}/tasks").json["items"]
+    assert task["poll"] | {"lastPolledAt": None} == {
+        "type": "ONE",
+        "until": "output.ok",
+        "intervalMs": 60_000,
+        "timeoutMs": 3_600_000,
+        "maxAttempts": None,
+        "polls": 1,
+        "lastPolledAt": None,
+    }
+    assert task["poll"]["lastPolledAt"] == task["attempts"][0]["startedAt"]
+    assert api.get("/tasks", type="ONE").json["items"][0]["poll"] is None
     assert names(instanceId="not-an-id") == []
     assert api.get(f"/instances/{first}/tasks", status="succeeded").json["items"][0]["output"] == {"ok": True}
     problem_of(api.get("/tasks", status="waiting"), 422, "request.invalid")

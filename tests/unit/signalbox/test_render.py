@@ -321,3 +321,35 @@ def test_a_terminal_is_drawn_on_and_a_pipe_is_not() -> None:
 
     assert console(Terminal()).is_terminal
     assert not console(io.StringIO()).is_terminal
+
+
+def test_a_poll_tells_what_it_asks_and_how_often_it_has() -> None:
+    poll = {
+        "type": "HTTP",
+        "until": "output.body.done",
+        "intervalMs": 30_000,
+        "timeoutMs": 7_200_000,
+        "maxAttempts": 5,
+        "polls": 2,
+        "lastPolledAt": "2026-03-01T09:12:00.000000Z",
+    }
+    task: Any = {
+        "id": "t",
+        "instanceId": "i",
+        "type": "POLL",
+        "name": "export",
+        "status": "pending",
+        "attempt": 0,
+        "maxAttempts": 3,
+        "runAt": "2026-03-01T09:12:30.000000Z",
+        "input": None,
+        "output": None,
+        "error": None,
+        "progress": None,
+        "attempts": [],
+        "poll": poll,
+    }
+    told = [line.split(maxsplit=1) for line in text_of(render.task_facts(task)).splitlines()]
+    assert ["asks", "HTTP every 30 s for 7200 s"] in told
+    assert ["until", "output.body.done"] in told
+    assert ["polls", "2 of 5"] in told

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from statechart import ArmTimer, CancelTask, CreateTask, Emit, Log
+from statechart.env import format_instant
 from tests.unit.statechart.charts import NOW, begin, chart_of, configurations, document_of, kinds, last, send
 
 
@@ -417,10 +418,81 @@ def test_map_over_something_that_is_no_list_is_an_error():
 def test_the_condition_of_a_poll_stays_an_expression():
     chart = entering(
         creating(
-            {"type": "POLL", "input": {"task": {"type": "t"}, "until": "${output.ready}", "interval": "5s"}}
+            {
+                "type": "POLL",
+                "input": {
+                    "task": {"type": "t", "input": {"id": "${input.id}", "key": "${secret.k}"}},
+                    "until": "${output.ready}",
+                    "interval": "5s",
+                    "timeout": "${input.time}",
+                },
+            }
         )
     )
+    started = begin(chart, input={"id": 7, "time": "1h"})
+
+    (task,) = created(started)
+
+    assert (task.type, task.asked_as, task.name, task.completion_event) == ("t", "POLL", "t", "done.task.t")
+    assert task.input == {"id": 7, "key": "${secret.k}"}
+    assert task.secrets == (("key",),)
+    assert task.run_at == NOW + timedelta(seconds=5)
+    assert task.options == {
+        "poll": {
+            "until": "output.ready",
+            "interval": 5_000,
+            "timeout": 3_600_000,
+            "startedAt": format_instant(NOW),
+        }
+    }
+    assert started.snapshot["tasks"]["a/1/1"]["type"] == "POLL"
+
+
+@pytest.mark.parametrize(
+    ("members", "code"),
+    [
+        ({"interval": "${50}"}, "poll.interval"),
+        ({"interval": "${'soon'}"}, "duration.invalid"),
+        ({"timeout": "${0}"}, "poll.timeout"),
+        ({"maxAttempts": "${0}"}, "poll.max_attempts"),
+        ({"maxAttempts": "${'a'}"}, "poll.max_attempts"),
+        ({"checkFirst": "${1}"}, "poll.check_first"),
+        ({"task": {"type": "${'HUMAN'}"}}, "poll.task"),
+        ({"task": {"type": "${null}"}}, "poll.task"),
+    ],
+)
+def test_a_poll_that_is_computed_wrongly_is_an_error(members, code):
+    given = {"task": {"type": "t"}, "until": "output.ready", "interval": "5s", **members}
+    document = document_of(
+        {
+            "a": {
+                "entry": creating({"type": "POLL", "input": given}),
+                "on": {
+                    "error.execution": {
+                        "target": "failed",
+                        "actions": {"type": "assign", "path": "why", "value": "${event.error.code}"},
+                    }
+                },
+            },
+            "failed": {},
+        },
+    )
+
+    assert last(document)["context"]["why"] == code
+
+
+def test_a_poll_takes_over_what_its_inner_task_says():
+    inner = {
+        "type": "SYSTEM",
+        "name": "orders.status",
+        "retry": {"maxAttempts": 9},
+        "timeouts": {"heartbeat": "1s"},
+    }
+    given = {"task": inner, "until": "output.ready", "interval": "soon", "checkFirst": True}
+    chart = entering(creating({"type": "POLL", "timeout": "5s", "input": given}), delays={"soon": "2s"})
 
     (task,) = created(begin(chart))
 
-    assert task.input == {"task": {"type": "t"}, "interval": "5s", "until": "output.ready"}
+    assert (task.type, task.name, task.run_at) == ("orders.status", "orders.status", None)
+    assert (task.retry, task.timeout_ms, task.heartbeat_ms) == ({"maxAttempts": 9}, 5_000, 1_000)
+    assert task.options["poll"]["interval"] == 2_000

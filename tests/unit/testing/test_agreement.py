@@ -336,6 +336,44 @@ def test_work_that_goes_on_for_too_long(engine: Engine, clock: ManualClock) -> N
     assert both.run.incident.code == "task.schedule_to_close_timeout"
 
 
+def polled(**members: Any) -> dict[str, Any]:
+    given = {"task": {"type": "check", "retry": EXACT}, "until": "output.n >= 3", "interval": "1m", **members}
+    return waiting_with_task("POLL", input=given)
+
+
+@pytest.mark.parametrize(
+    ("members", "polls", "code"),
+    [
+        ({}, 3, None),
+        ({"checkFirst": True}, 3, None),
+        ({"maxAttempts": 2}, 4, "poll.exhausted"),
+        ({"timeout": "90s"}, 2, "poll.timed_out"),
+        ({"until": "output"}, 1, "poll.until"),
+    ],
+)
+def test_polls(
+    engine: Engine, clock: ManualClock, members: dict[str, Any], polls: int, code: str | None
+) -> None:
+    asked: list[str] = []
+
+    def check(_input: Any, context: TaskContext) -> Any:
+        asked.append(context.task_id)
+        calls = asked.count(context.task_id)
+        if calls in (2, 3):
+            raise HandlerError("not now", code="http.503")
+        return {"n": calls - (2 if calls > 3 else 0)}
+
+    both = Both.begin(engine, clock, polled(**members), handlers={"check": check})
+    both.advance(minutes=5)
+    if code is not None:
+        assert both.run.incident is not None
+        assert both.run.incident.code == code
+        if code == "poll.exhausted":
+            both.say("retry").advance(minutes=5)
+    view = both.run.task("job")
+    assert (view.type, view.polls) == ("POLL", polls if code != "poll.exhausted" else 3)
+
+
 # -- any script at all ---------------------------------------------------------------------------------------------
 
 

@@ -221,6 +221,33 @@ def test_a_function_is_told_how_often_it_was_asked() -> None:
     assert run.now - START == timedelta(hours=2)
 
 
+POLLING = {"task": {"type": "jobs.status"}, "until": "output.done", "interval": "30s", "maxAttempts": 3}
+
+
+def test_a_poll_is_answered_check_by_check() -> None:
+    workflow = Workflow.load(one_task("POLL", input=POLLING))
+    run = workflow.task(
+        "jobs.status", succeeds({"done": False}), succeeds({"done": True, "url": "u"})
+    ).start()
+    run.advance("30s")
+    assert (run.task("job").type, run.task("job").polls) == ("POLL", 1)
+    assert run.task("POLL").outcomes == ("continued",)
+    run.advance().expect(status="completed")
+    assert run.now - START == timedelta(minutes=1)
+    assert run.task("job").output == {"done": True, "url": "u"}
+
+
+def test_a_poll_gives_up() -> None:
+    for name in ("job", "POLL"):
+        run = Workflow.load(one_task("POLL", input=POLLING)).task(name, succeeds({"done": False})).start()
+        run.settle(advance=True).expect(status="failed", incident="poll.exhausted")
+    assert run.task("job").error == {
+        "code": "poll.exhausted",
+        "data": {"output": {"done": False}, "polls": 3},
+        "message": 'poll "job" exceeded maxAttempts: "until" was not true after 3 checks',
+    }
+
+
 def test_what_has_no_attempts_cannot_go_on() -> None:
     with pytest.raises(WrongAnswer, match='task "job" has no attempts'):
         Workflow.load(one_task("HUMAN", assignee="ada")).task("HUMAN", Continue()).start()
