@@ -70,6 +70,7 @@ def analyse(chart: Chart) -> list[Problem]:
         names.unhandled_raises(chart),
         names.misnamed_events(chart),
         names.misplaced_parts(chart),
+        names.secrets_in_context(chart),
         names.lost_tasks(chart),
         names.unknown_cancels(chart),
         names.unused_guards(chart),

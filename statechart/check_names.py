@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from statechart.chart import Chart, Transition, Use
 from statechart.check_flow import ends_machine, warning
 from statechart.problems import Problem, nearest
+from statechart.templates import names_secret
 
 
 def _handles(chart: Chart) -> Callable[[str], bool]:
@@ -154,6 +155,17 @@ def unused_guards(chart: Chart) -> Iterator[Problem]:
 
 
 # --- parts in the wrong place
+
+
+def secrets_in_context(chart: Chart) -> Iterator[Problem]:
+    """The context is data: what looks like a secret in it is never resolved."""
+    for path, value in chart.context.items():
+        if names_secret(value):
+            yield warning(
+                "secret.in_context",
+                f"context.{path}",
+                "this stays text: a secret is resolved in the input of a task, and nowhere else",
+            )
 
 
 def misplaced_parts(chart: Chart) -> Iterator[Problem]:

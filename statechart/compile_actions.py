@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pydantic.alias_generators import to_camel
 
@@ -34,13 +34,15 @@ from statechart.findings import Findings, join
 from statechart.naming import js_order
 from statechart.polls import POLL, poll_name
 from statechart.problems import nearest
-from statechart.templates import Value, is_template
+from statechart.templates import Value, Where, is_template
 from statechart.timeouts import SHORT
 from statechart.workflows import FIELDS as WORKFLOW_FIELDS
 
 # An item of a MAP is a task or a workflow of its own, written once and filled in for each item.
 _MAP_PARTS = ("task", "workflow")
 _MAP_NAMES = ("item", "index")
+# Nobody resolves a secret in what these are given: it is shown, kept, or handed on as data.
+_WITHOUT_HANDLER = (*tasks.INSTANT_TYPES, "TIMER", "WORKFLOW", "HUMAN", "MAP")
 _RETRY = ("maxAttempts", "interval", "backoffRate", "maxInterval", "jitter", "retryOn", "doNotRetryOn")
 _ON_LOST = ("retry", "fail")
 _OPTIONS = {name: to_camel(name) for name in TaskOptions.model_fields}
@@ -310,10 +312,16 @@ class ActionCompiler:
         if isinstance(given, Mapping) and merged["type"] == "MAP":
             part = next((name for name in _MAP_PARTS if name in given), None)
             if part is not None:
-                template = self.findings.value(given[part], join(at, f"input.{part}"), _MAP_NAMES)
+                template = self.findings.value(
+                    given[part],
+                    join(at, f"input.{part}"),
+                    _MAP_NAMES,
+                    may_hold_secret=_places_of_secrets(given[part]) if part == "task" else _nowhere,
+                )
                 each = tasks.EachItem(part, template)
                 merged["input"] = {key: value for key, value in given.items() if key != part}
-        return tasks.TaskTemplate(self.findings.value(merged, at), each, constants)
+        compiled = self.findings.value(merged, at, may_hold_secret=_places_of_secrets(merged))
+        return tasks.TaskTemplate(compiled, each, constants)
 
     def _poll(
         self, fields: dict[str, Json], at: str, node: StateNode
@@ -388,6 +396,16 @@ def _name(fields: Mapping[str, Json]) -> Json:
     """The name of a task that need not have one."""
     given = fields.get("name") or (poll_name(fields) if fields["type"] == POLL else None)
     return given or fields["type"]
+
+
+def _places_of_secrets(task: Json) -> Callable[[Where], bool]:
+    """Where in a task secrets are resolved: in its input, if that is given to a handler."""
+    kind = task.get("type") if isinstance(task, Mapping) else None
+    return _nowhere if kind in _WITHOUT_HANDLER else lambda where: where[0] == "input"
+
+
+def _nowhere(_where: Where) -> bool:
+    return False
 
 
 def _merged(outer: Mapping[str, Json], inner: Mapping[str, Json]) -> dict[str, Json]:

@@ -126,6 +126,7 @@ class GuardCompiler:
             self.findings.invalid(invalid, at)
             return _NEVER
         self.findings.note_paths(compiled.paths, at)
+        self.findings.check_secrets(compiled.value.secrets, join(at, "value"))
         return guards.Comparison(f"{guard.key} {guard.operator} {guard.value!r}", compiled)
 
     def _all(self, parts: Sequence[Guard], at: str) -> tuple[guards.Guard, ...]:

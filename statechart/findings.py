@@ -6,14 +6,14 @@ tells its author everything.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from statechart.chart import StateNode, Use, UseKind
 from statechart.env import Json
 from statechart.expressions import Expression, ExpressionInvalid, compile_expression
 from statechart.problems import DefinitionInvalid, Problem, Severity
 from statechart.reading import MAX_PROBLEMS
-from statechart.templates import Value, compile_value
+from statechart.templates import Value, Where, compile_value
 from statechart.values import config_name
 
 NOTHING = compile_value(None)
@@ -48,8 +48,18 @@ class Findings:
     def use(self, kind: UseKind, name: str, at: str, node: StateNode) -> None:
         self.uses.append(Use(kind, name, at, node))
 
-    def value(self, value: Json, at: str, extra_names: Collection[str] = ()) -> Value:
-        """Compile a value; a stand-in where that fails, for a chart that nobody will get."""
+    def value(
+        self,
+        value: Json,
+        at: str,
+        extra_names: Collection[str] = (),
+        *,
+        may_hold_secret: Callable[[Where], bool] = lambda _where: False,
+    ) -> Value:
+        """Compile a value; a stand-in where that fails, for a chart that nobody will get.
+
+        `may_hold_secret` tells of a place in it whether `${secret.NAME}` will be resolved there.
+        """
         self._charge(_template_length(value), at)
         try:
             compiled = compile_value(value, extra_names=extra_names)
@@ -57,7 +67,18 @@ class Findings:
             self.invalid(invalid, at)
             return NOTHING
         self.note_paths(compiled.paths, at)
+        self.check_secrets((where for where in compiled.secrets if not may_hold_secret(where)), at)
         return compiled
+
+    def check_secrets(self, misplaced: Iterable[Where], at: str) -> None:
+        """Refuse secrets at places where nobody would resolve them: their names would be taken for their values."""
+        for where in misplaced:
+            self.error(
+                "secret.misplaced",
+                ".".join((at, *map(str, where))),
+                "a secret stands in the input of a task that a task runner executes, and nowhere else; "
+                'literal text is written "$${secret.…}"',
+            )
 
     def expression(self, text: str, at: str, extra_names: Collection[str] = ()) -> Expression | None:
         """Compile an expression; None where that fails."""

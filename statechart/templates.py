@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from statechart.cel.errors import SYNTAX, TOO_DEEP, VALUE, Place
 from statechart.cel.meter import Meter, weight
@@ -39,7 +39,9 @@ _INSIDE = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _ESCAPED_PATH = re.compile(r"\$\$+\.")
-_SECRET = re.compile(r"\s*secret\.[A-Za-z_][A-Za-z0-9_.\-]*\s*")
+_REFERENCE = r"\s*secret\.[A-Za-z_][A-Za-z0-9_.\-]*\s*"
+_SECRET = re.compile(_REFERENCE)
+_SECRETS = re.compile(rf"\$\{{{_REFERENCE}\}}")
 _SECRET_OPENING = re.compile(r"\$\{\s*secret\.")
 _WHOLE = Place("(the whole value)", 0)
 
@@ -90,6 +92,21 @@ def is_template(value: Json) -> bool:
         part = pending.pop()
         if isinstance(part, str):
             if "${" in part or part.startswith("$.") or _ESCAPED_PATH.match(part):
+                return True
+        elif isinstance(part, dict):
+            pending.extend(part.values())
+        elif isinstance(part, list):
+            pending.extend(part)
+    return False
+
+
+def names_secret(value: Json) -> bool:
+    """Whether a text in `value`, at any depth, looks like one with a secret."""
+    pending = [value]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, str):
+            if _SECRET_OPENING.search(part):
                 return True
         elif isinstance(part, dict):
             pending.extend(part.values())
@@ -166,6 +183,7 @@ def _compile_text(text: str, where: Where, found: _Found) -> Evaluate | None:
     parts = list(_parts(text[1:] if is_escaped else text))
     if any(part.is_secret for part in parts):
         found.secrets.append(where)
+        _check_references(text, parts)
     compiled = [_compile_part(part, found) for part in parts]
     match compiled:
         case [Expression() as alone]:
@@ -173,7 +191,16 @@ def _compile_text(text: str, where: Where, found: _Found) -> Evaluate | None:
     if not any(isinstance(part, Expression) for part in compiled):
         joined = "".join(str(part) for part in compiled)
         return None if joined == text else _Constant(joined)
-    return _rendered(text, compiled, guards_secrets=any(part.is_secret for part in parts))
+    return _rendered(text, compiled, secrets=sum(part.is_secret for part in parts))
+
+
+def _check_references(text: str, parts: list[_Part]) -> None:
+    """Who resolves the references of a text cannot tell them from literal ones in it, which `$${` would make."""
+    written = "".join("\0" if part.is_expression else part.text for part in parts)
+    if len(_SECRETS.findall(written)) != sum(part.is_secret for part in parts):
+        raise Place(text, 0).invalid(
+            SYNTAX, 'a text with secrets cannot hold a literal "${secret.…}" as well'
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,8 +253,12 @@ def _compile_part(part: _Part, found: _Found) -> str | Expression:
     return expression
 
 
-def _rendered(text: str, parts: list[str | Expression], *, guards_secrets: bool) -> Evaluate:
+def _rendered(text: str, parts: list[str | Expression], *, secrets: int) -> Evaluate:
+    """What renders a text; one with `secrets` in it takes in no data that would make it hold others."""
     place = Place(text, 0)
+
+    def refuse() -> NoReturn:
+        raise place.failed(VALUE, 'a text with secrets cannot take in data that holds "${secret."')
 
     def render(scope: Scope) -> Json:
         meter = scope.meter or Meter()
@@ -237,13 +268,14 @@ def _rendered(text: str, parts: list[str | Expression], *, guards_secrets: bool)
                 piece = part
             else:
                 piece = to_text(part.evaluate(scope), meter, place)
-                if guards_secrets and _SECRET_OPENING.search(piece):
-                    raise place.failed(
-                        VALUE, 'a text with secrets cannot take in data that holds "${secret."'
-                    )
+                if secrets and _SECRET_OPENING.search(piece):
+                    refuse()
             meter.charge_bytes(weight(piece), place)
             pieces.append(piece)
-        return "".join(pieces)
+        rendered = "".join(pieces)
+        if secrets and len(_SECRETS.findall(rendered)) != secrets:  # put together from several pieces
+            refuse()
+        return rendered
 
     return render
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from statechart import ArmTimer, CancelTask, CreateTask, Emit, Log
+from statechart import ArmTimer, CancelTask, CreateTask, DefinitionInvalid, Emit, Log
 from statechart.env import format_instant
 from tests.unit.statechart.charts import NOW, begin, chart_of, configurations, document_of, kinds, last, send
 
@@ -95,6 +95,52 @@ def test_run_at_is_an_instant():
 
     assert task.run_at is not None
     assert task.run_at.isoformat() == "2026-03-31T22:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("part", "at"),
+    [
+        ({"type": "assign", "path": "x", "value": ["${secret.A}"]}, "entry.value.0"),
+        ({"type": "raise", "event": {"type": "E", "key": "${secret.A}"}}, "entry.event.key"),
+        ({"type": "log", "message": "with ${secret.A}"}, "entry.message"),
+        (creating({"type": "HTTP", "name": "${secret.A}"}), "entry.task.name"),
+        (creating({"type": "HTTP", "idempotencyKey": "${secret.A}"}), "entry.task.idempotencyKey"),
+        (creating({"type": "HUMAN", "input": {"show": "${secret.A}"}}), "entry.task.input.show"),
+        (creating({"type": "SET", "input": {"key": "${secret.A}"}}), "entry.task.input.key"),
+        (
+            creating({"type": "WORKFLOW", "input": {"definitionKey": "k", "input": "${secret.A}"}}),
+            "entry.task.input.input",
+        ),
+        ({"type": "startWorkflow", "definitionKey": "k", "input": "${secret.A}"}, "entry.input"),
+        (
+            creating({"type": "MAP", "input": {"items": ["${secret.A}"], "task": {"type": "work"}}}),
+            "entry.task.input.items.0",
+        ),
+        (
+            creating(
+                {"type": "MAP", "input": {"items": [], "task": {"type": "HUMAN", "input": "${secret.A}"}}}
+            ),
+            "entry.task.input.task.input",
+        ),
+        (
+            creating({"type": "MAP", "input": {"items": [], "workflow": {"definitionKey": "${secret.A}"}}}),
+            "entry.task.input.workflow.definitionKey",
+        ),
+    ],
+)
+def test_a_secret_that_nobody_would_resolve_is_refused(part, at):
+    with pytest.raises(DefinitionInvalid) as refused:
+        entering(part, on={"E": "b"})
+
+    (problem,) = [one for one in refused.value.problems if one.severity == "error"]
+    assert (problem.code, problem.path) == ("secret.misplaced", f"states.a.{at}")
+
+
+def test_a_secret_in_a_condition_is_refused():
+    for guard in ("secret.A == 'x'", {"key": "x", "operator": "==", "value": "${secret.A}"}):
+        with pytest.raises(DefinitionInvalid) as refused:
+            entering(on={"E": {"target": "b", "guard": guard}})
+        assert {one.code for one in refused.value.problems} <= {"secret.misplaced", "expression.unknown_name"}
 
 
 def test_secrets_stay_text_and_only_those_of_the_definition_are_named():

@@ -226,6 +226,24 @@ def test_data_cannot_name_a_secret_beside_one():
     assert compile_value("${context.name}").secrets == ()
 
 
+def test_data_cannot_name_a_secret_in_several_pieces():
+    compiled = compile_value("${context.a}${context.b} ${secret.A}")
+
+    assert compiled.evaluate(Scope(context={"a": "${", "b": "x}"})) == "${x} ${secret.A}"
+    with pytest.raises(ExpressionFailed, match="cannot take in data"):
+        compiled.evaluate(Scope(context={"a": "${", "b": "secret.B}"}))
+
+
+@pytest.mark.parametrize(
+    "text", ["$${secret.A} is ${secret.A}", "${secret.A} and $${ secret.B }${context.x}"]
+)
+def test_a_text_with_secrets_holds_no_literal_one(text):
+    with pytest.raises(ExpressionInvalid, match="cannot hold a literal"):
+        compile_value(text)
+
+    assert compile_value("$${secret.A}").secrets == ()
+
+
 def test_one_value_has_one_account():
     context = {"list": list(range(9_000))}
     one = "${context.list.all(x, x >= 0)}"
