@@ -36,7 +36,9 @@ log = structlog.get_logger("signalbox.api")
 
 def respond(sent: Sent) -> Response:
     """The response of an answer."""
-    response = Response(sent.payload, sent.status, content_type=sent.media_type)
+    response = Response(sent.payload, sent.status, content_type=sent.media_type if sent.payload else None)
+    if not sent.payload:
+        del response.headers["Content-Type"]
     response.headers.update(sent.headers)
     return response
 

@@ -36,6 +36,7 @@ from common.credentials import Principal, read_secret
 from common.db import Database
 from common.queues.changes import Changes
 from common.queues.doorbell import attach
+from common.sealing import SealingKeys
 from common.store.idempotency import IdempotencyKey
 from common.store.keys import StoredKey, find_usable_key
 from common.version import signalbox_version
@@ -84,7 +85,8 @@ def services_of(app: Flask) -> Services:
 
 
 def _open_services(app: Flask, settings: Settings, limits: Limits, threads: int) -> Services:
-    secret = read_secret(settings.secret.get_secret_value() if settings.secret else None)
+    written, older = settings.installation_secrets()
+    secret = read_secret(written)
     # Every thread may need a connection at once; the engine opens as many again as it keeps.
     database = Database.open(settings.database_url, pool_size=max(threads // 2, 1), name="signalbox-api")
 
@@ -98,6 +100,7 @@ def _open_services(app: Flask, settings: Settings, limits: Limits, threads: int)
         limits=limits,
         keys=KeyRing(secret, find),
         cursors=Cursors.of(secret),
+        sealing_keys=SealingKeys.read(written, older),
         waiter=Waiter(database, Changes.open(settings.redis_url), most=max(threads // 2, 1)),
         health=Health(database, settings.redis_url if settings.doorbells else None),
         documents=render(document, app.jinja_env),

@@ -16,6 +16,7 @@ from api.auth import roles_with
 from api.operations import JSON, Operation, Shape
 from api.problems import MEDIA_TYPE as PROBLEM
 from api.schemas import Problem
+from common.commands.secrets import NAME
 
 Schema = dict[str, Any]
 _IN = "validation"
@@ -27,6 +28,11 @@ _PATH_PARAMETERS: dict[str, Schema] = {
         "schema": {"type": "integer", "minimum": 1},
         "description": "the version's number",
         "example": 1,
+    },
+    "secretName": {
+        "schema": {"type": "string", "pattern": f"^{NAME}$"},
+        "description": "the name that stands in `${secret.NAME}`",
+        "example": "CARRIER_KEY",
     },
 }
 _ID: Schema = {
@@ -182,6 +188,8 @@ def _parameters(operation: Operation, schemas: Schemas) -> list[Schema]:
 
 def _answer(status: int, shape: Shape, schemas: Schemas) -> Schema:
     answer: Schema = {"description": shape.description or HTTPStatus(status).phrase}
+    if status == HTTPStatus.NO_CONTENT:
+        return answer
     if shape.model is not None:
         answer["content"] = {shape.media_type: {"schema": schemas.answer(shape.model)}}
     else:

@@ -83,6 +83,9 @@ class Answer:
     follow: Follow | None = None
 
 
+NO_CONTENT = Answer(b"", 204)
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """One documented answer. `model` None: no JSON, but `media_type`."""
@@ -113,6 +116,7 @@ class Operation:
     query: type[BaseModel] | None = None
     wait: float | None = None
     example: Any = None  # of the body
+    is_confidential: bool = False  # nothing of the body may be told, logged or kept
 
     @property
     def name(self) -> str:
@@ -176,12 +180,15 @@ class Routes:
         answers: Mapping[int, Shape],
         permission: Permission,
         example: Any = None,
+        is_confidential: bool = False,
     ) -> Callable[[H], H]:
-        """A command that sets what its path names: said twice, it does the same, so it takes no `Idempotency-Key`."""
-        return self._add("PUT", path, "command", permission, answers, example=example)
+        """A command that says what shall be, and may be repeated as it is: it takes no idempotency key, and keeps no answer."""
+        return self._add(
+            "PUT", path, "command", permission, answers, example=example, is_confidential=is_confidential
+        )
 
     def delete(self, path: str, *, answers: Mapping[int, Shape], permission: Permission) -> Callable[[H], H]:
-        """A command that takes away what its path names, without a body; it answers with what was there."""
+        """A command that takes something away; without a body, an idempotency key or, mostly, an answer's body."""
         return self._add("DELETE", path, "command", permission, answers)
 
     def _add(

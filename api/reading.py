@@ -55,6 +55,7 @@ _MISSING = {
     "task": ("task", "task.not_found"),
     "incident": ("incident", "incident.not_found"),
     "config": ("configuration value", "config.not_found"),
+    "secret_name": ("secret", "secret.not_found"),
 }
 
 
@@ -69,6 +70,8 @@ def missing(thing: str, name: str) -> NotFound:
 
 def read_body(operation: Operation, request: Request, limits: Limits) -> tuple[BaseModel | None, bytes]:
     """The validated body, and the SHA-256 of the request for its idempotency key. Raises `Invalid`, `LimitExceeded`."""
+    if operation.is_confidential and operation.body is not None:
+        return _confidential_body(operation, operation.body, request, limits), b""
     value = _json_body(operation, request, limits)
     digest = _digest(request, value)
     if operation.body is None or value is _NOTHING:
@@ -77,6 +80,24 @@ def read_body(operation: Operation, request: Request, limits: Limits) -> tuple[B
         return operation.body.model_validate(value), digest
     except ValidationError as error:
         raise refused_members(error, operation.body) from error
+
+
+def _confidential_body(
+    operation: Operation, model: type[BaseModel], request: Request, limits: Limits
+) -> BaseModel:
+    """The validated body, of which no refusal and no traceback tells a word."""
+    try:
+        return model.model_validate(_json_body(operation, request, limits))
+    except LimitExceeded as error:
+        raise error from None
+    except (ValidationError, Invalid) as error:
+        code = error.code if isinstance(error, Invalid) else "request.invalid"
+        known = ", ".join(f'"{name}"' for name in _known(model, ()))
+        raise Invalid(
+            f"the body cannot be accepted, and what is wrong with it is not told, because it is confidential: "
+            f"expected an object in strict JSON with {known}",
+            code=code,
+        ) from None
 
 
 _NOTHING: Any = object()

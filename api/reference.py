@@ -129,6 +129,8 @@ def _parameter(parameter: Schema) -> Member:
 
 
 def _reply(status: str, reply: Schema) -> Reply:
+    if "content" not in reply:
+        return Reply(status, reply["description"], "no body", None)
     media_type, content = next(iter(reply["content"].items()))
     return Reply(status, reply["description"], media_type, _named(content["schema"]))
 

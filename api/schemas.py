@@ -14,6 +14,7 @@ from pydantic.alias_generators import to_camel
 
 from common.clock import parse_instant
 from common.commands.configs import MAX_DESCRIPTION
+from common.commands.secrets import MAX_VALUE_BYTES
 from common.commands.send import MAX_NOTE, MAX_REASON, MAX_TYPE
 from common.commands.start import MAX_KEY, MAX_LABELS, PRIORITIES
 from common.db.tables import AttemptOutcome, ConfigScope, DefinitionStatus, IncidentStatus
@@ -79,6 +80,12 @@ class ApplyBody(Body):
     allow_unknown_types: bool = Field(
         False, description="accept task types that no runner has published yet, with a warning"
     )
+
+
+class SecretBody(Body):
+    """The value of a secret, which no answer ever tells."""
+
+    value: str = Field(min_length=1, max_length=MAX_VALUE_BYTES, description="at most 65,536 bytes in UTF-8")
 
 
 class EmptyBody(Body):
@@ -590,6 +597,21 @@ class ResolvedConfig(Shape):
     value: Json = None
     source: Literal["instance", "module", "tenant", "default"] | None = None
     results: dict[str, ResolvedValue] | None = None
+
+
+class Secret(Shape):
+    """What may be told of a secret: everything but its value."""
+
+    name: str
+    version: int = Field(description="how often its value was set")
+    created_at: datetime
+    updated_at: datetime = Field(description="when its value was set last")
+    updated_by: str
+
+
+class SecretPage(Shape):
+    items: list[Secret]
+    next_cursor: str | None
 
 
 class IncidentPage(Shape):

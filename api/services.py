@@ -12,16 +12,18 @@ from api.waiting import Waiter
 from common.config import Limits
 from common.db import Database
 from common.queues.doorbell import Doorbells
+from common.sealing import SealingKeys
 
 
 @dataclass(frozen=True)
 class Services:
-    """One API process: its database, its limits, and what recognises keys, signs cursors and waits for instances."""
+    """One API process: its database, its limits, and what recognises keys, signs cursors, seals secrets and waits for instances."""
 
     database: Database
     limits: Limits
     keys: KeyRing
     cursors: Cursors
+    sealing_keys: SealingKeys
     waiter: Waiter
     health: Health
     documents: Documents = field(repr=False)

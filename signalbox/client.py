@@ -41,6 +41,7 @@ from signalbox.shapes import (
     Page,
     Problem,
     Resolved,
+    Secret,
     Task,
     Verdict,
 )
@@ -334,6 +335,20 @@ class Client:
 
     def incident(self, incident_id: str) -> Incident:
         return cast("Incident", self._get(_path("incidents", incident_id)))
+
+    # --- secrets ----------------------------------------------------------------------------------------------
+
+    def secrets(self) -> Iterator[Secret]:
+        """The secrets of this tenant, by name; their values are never told."""
+        return self._items("/secrets")
+
+    def set_secret(self, name: str, value: str) -> Secret:
+        """Set a secret's value, text of 1 to 65,536 bytes. One whose answer got lost is set again: its version counts both."""
+        return cast("Secret", self._ask("PUT", _path("secrets", name), json={"value": value}).json())
+
+    def delete_secret(self, name: str) -> None:
+        """Delete a secret. Raises `NotFound`."""
+        self._ask("DELETE", _path("secrets", name))
 
     def stats(self) -> dict[str, Json]:
         return cast("dict[str, Json]", self._get("/stats"))

@@ -157,6 +157,16 @@ class Resolved(TypedDict):
     source: str
 
 
+class Secret(TypedDict):
+    """What is told of a secret: everything but its value."""
+
+    name: str
+    version: int
+    createdAt: str
+    updatedAt: str
+    updatedBy: str
+
+
 class Refusal(TypedDict):
     """One of many that a command was not accepted for, and why."""
 

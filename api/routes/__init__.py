@@ -10,6 +10,7 @@ from api.routes.instances import routes as instance_routes
 from api.routes.metrics import routes as metrics_routes
 from api.routes.overview import health_routes
 from api.routes.overview import routes as overview_routes
+from api.routes.secrets import routes as secret_routes
 from api.routes.tasks import routes as task_routes
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -19,6 +20,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *incident_routes.operations,
     *task_routes.operations,
     *config_routes.operations,
+    *secret_routes.operations,
     *overview_routes.operations,
     *health_routes.operations,
     *metrics_routes.operations,

@@ -58,6 +58,11 @@ def find_tenant(tx: Connection, name: str) -> TenantId | None:
     return tx.execute(select(_t.id).where(_t.name == name)).scalar_one_or_none()
 
 
+def list_tenants(tx: Connection) -> dict[str, str]:
+    """The names of all tenants, by id."""
+    return {row.id: row.name for row in tx.execute(select(_t.id, _t.name))}
+
+
 def ensure_tenant(tx: Connection, name: str) -> TenantId:
     """Return the tenant of this name, made now if there was none; two callers at once get the same one."""
     found = find_tenant(tx, name)

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import typer
 
-from signalbox.cli import config, control, database, definitions, instances, local, offline, overview, tasks
+from signalbox.cli import (
+    config,
+    control,
+    database,
+    definitions,
+    instances,
+    local,
+    offline,
+    overview,
+    secrets,
+    tasks,
+)
 
 app = typer.Typer(
     name="signalbox",
@@ -17,5 +28,5 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for module in (local, definitions, offline, instances, control, tasks, config, overview, database):
+for module in (local, definitions, offline, instances, control, tasks, config, overview, secrets, database):
     module.register(app)

@@ -37,8 +37,8 @@ class Cli:
         monkeypatch.setenv("SIGNALBOX_URL", url)
         monkeypatch.setenv("SIGNALBOX_KEY", api.keys["admin"])
 
-    def run(self, *words: str) -> Result:
-        return CliRunner().invoke(command, list(words))
+    def run(self, *words: str, stdin: str | bytes | None = None) -> Result:
+        return CliRunner().invoke(command, list(words), input=stdin)
 
     def text(self, *words: str) -> str:
         """What it prints for people; it must have gone well."""

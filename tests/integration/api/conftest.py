@@ -61,6 +61,16 @@ class Api:
         content = {} if body is None else {"data": json.dumps(body), "content_type": "application/json"}
         return self.send_raw("POST", f"{V1}{path}", key=key, headers=headers or {}, **content)
 
+    def put(self, path: str, body: Any, *, key: str | None = None) -> TestResponse:
+        """PUT JSON below /api/v1, as an admin unless told otherwise."""
+        return self.send_raw(
+            "PUT", f"{V1}{path}", key=key, data=json.dumps(body), content_type="application/json"
+        )
+
+    def delete(self, path: str, *, key: str | None = None) -> TestResponse:
+        """DELETE below /api/v1, as an admin unless told otherwise."""
+        return self.send_raw("DELETE", f"{V1}{path}", key=key)
+
     def send_raw(self, method: str, path: str, *, key: str | None = None, **request: Any) -> TestResponse:
         """Any request to any address, with the admin's key unless told otherwise (an empty text: without one)."""
         headers = self._headers(key, request.pop("headers", {}))

@@ -46,7 +46,10 @@ def test_every_operation_answers_as_documented(api: Api, seen: list[tuple[Operat
         assert response.status_code in operation.answers, where
         shape = operation.answers[response.status_code]
         if shape.model is None:
-            assert response.mimetype == shape.media_type or shape.media_type == "text/plain", where
+            is_empty = response.status_code == 204 and not response.get_data()
+            assert is_empty or response.mimetype == shape.media_type or shape.media_type == "text/plain", (
+                where
+            )
             continue
         assert response.mimetype == JSON, where
         read = shape.model.model_validate_json(response.get_data())
@@ -58,6 +61,10 @@ def test_every_operation_answers_as_documented(api: Api, seen: list[tuple[Operat
 
 def visit_everything(api: Api) -> None:
     """Ask every operation at least once for something that is there."""
+    for value in ("one", "two"):
+        api.put("/secrets/KEY", {"value": value})
+    api.get("/secrets")
+    api.delete("/secrets/KEY")
     api.engine.handler("CRASH", crash)
     api.engine.execute(
         "INSERT INTO handlers (type, name, description, input_schema, published_at) "
