@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 from common.canonical import dumps, read
 from common.commands.outcome import outcome_body
 from common.config import Limits
+from common.db.rows import Unmatched, Writes
 from common.db.tables import InboxType, IncidentStatus, TimerStatus
 from common.decision import NOT_RUN_BY_A_RUNNER, TIMEOUT_TIMER, Decision, Incident
 from common.errors import Invalid
@@ -363,22 +364,27 @@ class Batch:
         self._cancel_and_hold(tx)
         released = tasks.unhold(tx, sorted(self.released))
         timers.cancel(tx, sorted(self._cancelled_timers), now=self.now)
-        if instances.save(tx, self.instances) != len(self.instances):
-            raise LostRace("instances changed while they were locked")
-        tasks.create(tx, list(self._tasks.values()))
-        timers.arm(tx, list(self._timers.values()))
-        history.append(tx, self.history)
         for instance_id, (resolution, actor) in self._resolved.items():  # before newer ones are opened
             incidents.resolve_of(tx, [instance_id], resolution=resolution, actor=actor, now=self.now)
-        incidents.open_all(tx, self._incidents)
-        # The last that may wait for others, and before events that may be for these children.
-        rows = self.children.save(tx, limits=limits, now=self.now)
-        inbox.put(tx, rows + self._deliveries(tx))
+        writes = Writes(tx)
+        try:
+            instances.save(writes, self.instances)
+            tasks.create(writes, list(self._tasks.values()))
+            timers.arm(writes, list(self._timers.values()))
+            history.append(writes, self.history)
+            incidents.open_all(writes, self._incidents)
+            if self.children.are_asked_for:
+                writes.run()  # children may want the business keys that these instances have just given back
+            # The last that may wait for others, and before events that may be for these children.
+            rows = self.children.save(tx, limits=limits, now=self.now)
+            inbox.put(writes, rows + self._deliveries(tx))
+            inbox.consume(writes, self.consumed)
+            writes.run()
+        except Unmatched as error:
+            raise LostRace("instances, or their inbox, changed while they were locked") from error
         inbox.park(tx, self.parked)
         if self.thawed:  # what waited parked is taken up again, also where it can only be rejected: on record
             inbox.unpark(tx, sorted(self.thawed))
-        if inbox.consume(tx, self.consumed) != len(self.consumed):
-            raise LostRace("inbox rows that were read under the lock are gone")
         self.due_tasks = [*retried, *released]
         self.due_tasks += [
             row["id"]

@@ -140,6 +140,11 @@ class Children:
 
     # -- saving --------------------------------------------------------------------------------------------------
 
+    @property
+    def are_asked_for(self) -> bool:
+        """Are there children to start?"""
+        return bool(self._asked)
+
     def end_tasks(self, tx: Connection, *, now: datetime) -> None:
         """End the WORKFLOW tasks whose children have ended; before others of their instances are cancelled.
 

@@ -2,7 +2,7 @@
 
 SQLAlchemy's executemany sends a statement per row: 25 µs of client time each, most of what a batch of steps cost. On
 PostgreSQL the rows travel as one JSON text that `json_to_recordset` unfolds (measured in docs/performance.md); SQLite, in
-process, is as fast row by row.
+process, is as fast row by row. `Writes` go further: the rows of several tables in one statement, for one round trip.
 
 PostgreSQL never gets an executemany: the driver sends it as a pipeline, and a process that freezes inside one is not idle for
 the server, which waits for the rest of what is sent and never takes the locks away from it.
@@ -11,12 +11,15 @@ the server, which waits for the rest of what is sent and never takes the locks a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Executable, Table, TextClause, bindparam, insert, text, update
+from sqlalchemy import Connection, Executable, Table, TextClause, bindparam, delete, insert, text, update
 from sqlalchemy.dialects import postgresql
+
+from common.db.types import among
 
 _POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
 
@@ -28,8 +31,11 @@ def write_rows(tx: Connection, statement: Executable, rows: Sequence[Mapping[str
     return sum(tx.execute(statement, dict(row)).rowcount for row in rows)
 
 
-def insert_rows(tx: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Insert rows that all have the same members, named as the columns; return how many."""
+def insert_rows(tx: Connection | Writes, table: Table, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Insert rows that all have the same members, named as the columns; return how many, 0 where they are collected."""
+    if isinstance(tx, Writes):
+        tx.insert(table, rows)
+        return 0
     if len(rows) <= 1 or tx.dialect.name != "postgresql":
         return write_rows(tx, _inserting(table), rows)
     return tx.execute(_inserting_many(table, tuple(rows[0])), {"rows": _packed(rows)}).rowcount
@@ -56,7 +62,7 @@ def update_rows(
     if not rows:
         return 0
     finding = {member for _, member in match}
-    changed = tuple(name for name in rows[0] if name not in finding)
+    changed = _changed(rows, match)
     if len(rows) <= 1 or tx.dialect.name != "postgresql":
         named = [
             {f"b_{name}" if name in finding else name: value for name, value in row.items()} for row in rows
@@ -65,6 +71,104 @@ def update_rows(
     return tx.execute(
         _updating_many(table, changed, match, only_if, cleared), {"rows": _packed(rows)}
     ).rowcount
+
+
+class Unmatched(Exception):
+    """A write that was to change each of its rows changed fewer: somebody else wrote them. The transaction must roll back."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """One part of a statement: its text with `{}` where its parameter goes, and that parameter.
+
+    `expected` rows have to change; None: however many do.
+    """
+
+    text: str
+    parameter: Any
+    expected: int | None = None
+
+
+@dataclass
+class Writes:
+    """Rows to write into several tables, all at once: on PostgreSQL one statement, whatever their number.
+
+    Its parts see the tables as they were before it, and none sees what another writes, so they must not depend on each
+    other's rows; foreign keys are looked at when all of it is done. It is one round trip and nothing is pipelined (see
+    above). On SQLite the parts are executed one after the other, in the order in which they came.
+    """
+
+    tx: Connection
+    _parts: list[_Write] = field(default_factory=list)
+
+    @property
+    def _is_collected(self) -> bool:
+        return self.tx.dialect.name == "postgresql"
+
+    def insert(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Rows that all have the same members, named as the columns."""
+        if rows and self._is_collected:
+            self._parts.append(_Write(_insert_text(table, tuple(rows[0])), _packed(rows)))
+        elif rows:
+            insert_rows(self.tx, table, rows)
+
+    def update(
+        self, table: Table, rows: Sequence[Mapping[str, Any]], *, match: Match, only_if: str = "true"
+    ) -> None:
+        """As `update_rows`; each row has to change. Raises `Unmatched`, where it executes at once."""
+        if not rows:
+            return
+        if self._is_collected:
+            changed = _changed(rows, match)
+            text = _update_text(table, changed, match, only_if, ())
+            self._parts.append(_Write(text, _packed(rows), len(rows)))
+        else:
+            _require(update_rows(self.tx, table, rows, match=match, only_if=only_if), len(rows))
+
+    def delete(self, table: Table, ids: Sequence[int]) -> None:
+        """Rows by their identity; each has to go. Raises `Unmatched`, where it executes at once."""
+        if not ids:
+            return
+        if self._is_collected:
+            text = f"DELETE FROM {table.name} WHERE id = ANY(CAST({{}} AS bigint[]))"
+            self._parts.append(_Write(text, list(ids), len(ids)))
+        else:
+            _require(self.tx.execute(_deleting(table), {"ids": ids}).rowcount, len(ids))
+
+    def run(self) -> None:
+        """Execute what was collected. Raises `Unmatched`."""
+        parts, self._parts = self._parts, []
+        if not parts:
+            return
+        statement = _together(tuple((part.text, part.expected is not None) for part in parts))
+        counts = self.tx.execute(
+            statement, {f"p{number}": part.parameter for number, part in enumerate(parts)}
+        ).one()
+        expected = [part.expected for part in parts if part.expected is not None]
+        for found, wanted in zip(counts, expected, strict=False):
+            _require(found, wanted)
+
+
+def _require(found: int, wanted: int) -> None:
+    if found != wanted:
+        raise Unmatched(f"expected to write {wanted} rows, found {found} as they were read")
+
+
+@lru_cache
+def _together(parts: tuple[tuple[str, bool], ...]) -> TextClause:
+    """One statement of several parts; it answers with the counts of those that are to be counted."""
+    steps, counts = [], []
+    for number, (part, is_counted) in enumerate(parts):
+        returning = " RETURNING 1" if is_counted else ""
+        steps.append(f"w{number} AS ({part.format(f':p{number}')}{returning})")
+        if is_counted:
+            counts.append(f"(SELECT count(*) FROM w{number})")
+    return text(f"WITH {', '.join(steps)} SELECT {', '.join(counts) or '0'}")
+
+
+@lru_cache
+def _deleting(table: Table) -> Executable:
+    return delete(table).where(among(table.c.id, "ids", "big"))
 
 
 @lru_cache
@@ -85,24 +189,41 @@ def _updating(
 
 @lru_cache
 def _inserting_many(table: Table, columns: tuple[str, ...]) -> TextClause:
-    names = ", ".join(columns)
-    recordset = _recordset(table, tuple((name, name) for name in columns))
-    return text(f"INSERT INTO {table.name} ({names}) SELECT {names} FROM {recordset}")
+    return text(_insert_text(table, columns).format(":rows"))
 
 
 @lru_cache
 def _updating_many(
     table: Table, changed: tuple[str, ...], match: Match, only_if: str, cleared: tuple[str, ...]
 ) -> TextClause:
+    return text(_update_text(table, changed, match, only_if, cleared).format(":rows"))
+
+
+def _changed(rows: Sequence[Mapping[str, Any]], match: Match) -> tuple[str, ...]:
+    finding = {member for _, member in match}
+    return tuple(name for name in rows[0] if name not in finding)
+
+
+@lru_cache
+def _insert_text(table: Table, columns: tuple[str, ...]) -> str:
+    names = ", ".join(columns)
+    recordset = _recordset(table, tuple((name, name) for name in columns))
+    return f"INSERT INTO {table.name} ({names}) SELECT {names} FROM {recordset}"
+
+
+@lru_cache
+def _update_text(
+    table: Table, changed: tuple[str, ...], match: Match, only_if: str, cleared: tuple[str, ...]
+) -> str:
     sets = [f"{name} = r.{name}" for name in changed] + [f"{name} = NULL" for name in cleared]
     found = [f"{table.name}.{column} = r.{member}" for column, member in match] + [only_if]
     recordset = _recordset(table, (*match, *((name, name) for name in changed)))
-    return text(f"UPDATE {table.name} SET {', '.join(sets)} FROM {recordset} WHERE {' AND '.join(found)}")
+    return f"UPDATE {table.name} SET {', '.join(sets)} FROM {recordset} WHERE {' AND '.join(found)}"
 
 
 def _recordset(table: Table, members: Match) -> str:
     typed = ", ".join(f"{member} {table.c[column].type.compile(_POSTGRESQL)}" for column, member in members)
-    return f"json_to_recordset(CAST(:rows AS json)) AS r({typed})"
+    return f"json_to_recordset(CAST({{}} AS json)) AS r({typed})"
 
 
 def _packed(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, select
 
 from common.canonical import dumps
 from common.clock import instant_text
-from common.db.rows import insert_rows
+from common.db.rows import Writes, insert_rows
 from common.db.tables import history
 from common.ids import InstanceId, TenantId
 
@@ -90,7 +90,7 @@ def chain_hash(
     return sha256(header.encode() + digest + previous_hash).digest()
 
 
-def append(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+def append(tx: Connection | Writes, rows: Sequence[Mapping[str, Any]]) -> None:
     """Append rows made by `chained`. The caller holds the lock of each instance."""
     insert_rows(tx, history, rows)
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, lateral, literal_column, select, update
+from sqlalchemy import Connection, bindparam, func, lateral, literal_column, select, update
 
-from common.db.rows import insert_rows
+from common.db.rows import Writes, insert_rows
 from common.db.tables import InboxType, inbox
 from common.db.types import IdList, among
 from common.ids import InstanceId, TenantId
@@ -59,7 +59,7 @@ def new_row(
     }
 
 
-def put(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+def put(tx: Connection | Writes, rows: Sequence[Mapping[str, Any]]) -> None:
     """Accept rows made by `new_row`. Takes no lock that anyone waits for."""
     insert_rows(tx, inbox, rows)
 
@@ -125,12 +125,9 @@ def _inbox_row(row: Any) -> InboxRow:
     return InboxRow(row[0], row[1], row[2], InboxType(row[3]), row[4], row[5], row[6])
 
 
-_DELETE = delete(inbox).where(among(_c.id, "ids", "big"))
-
-
-def consume(tx: Connection, ids: Sequence[int]) -> int:
-    """Delete exactly the rows that were read and stepped; returns how many went. Never `id <= last`: a lower id can commit later."""
-    return tx.execute(_DELETE, {"ids": ids}).rowcount if ids else 0
+def consume(writes: Writes, ids: Sequence[int]) -> None:
+    """Delete exactly the rows that were read and stepped, or be `Unmatched`. Never `id <= last`: a lower id can commit later."""
+    writes.delete(inbox, ids)
 
 
 _PARK = update(inbox).where(among(_c.id, "ids", "big")).values(parked=True)

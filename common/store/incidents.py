@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from common.db.rows import insert_rows
+from common.db.rows import Writes, insert_rows
 from common.db.tables import IncidentStatus, incidents
 from common.db.types import UtcDateTime, among
 from common.ids import InstanceId, TenantId
@@ -27,7 +27,7 @@ _RESOLVE = (
 )
 
 
-def open_all(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+def open_all(tx: Connection | Writes, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert open incidents {id, tenant_id, instance_id, task_id, code, message, detail, sequence, status, opened_at}."""
     insert_rows(tx, incidents, rows)
 

@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from common.clock import database_now
-from common.db.rows import insert_rows, update_rows
+from common.db.rows import Writes, insert_rows
 from common.db.tables import definitions, instances
 from common.db.types import among
 from common.ids import DefinitionId, InstanceId, TenantId
@@ -83,12 +83,12 @@ def _locked(row: Any) -> LockedInstance:
     return LockedInstance(*values)
 
 
-def save(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
+def save(writes: Writes, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write stepped instances: each row names `id`, the `read_sequence` it was read at, and every column of a step.
 
-    Returns how many rows changed; fewer than given means that somebody else wrote, and the caller must roll back.
+    One that somebody else wrote since it was read is `Unmatched`, and the caller must roll back.
     """
-    return update_rows(tx, instances, rows, match=(("id", "id"), ("sequence", "read_sequence")))
+    writes.update(instances, rows, match=(("id", "id"), ("sequence", "read_sequence")))
 
 
 _STRIKE = update(instances).where(among(_c.id, "ids")).values(strikes=_c.strikes + 1)

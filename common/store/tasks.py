@@ -17,7 +17,7 @@ from sqlalchemy import Connection, and_, bindparam, case, delete, func, not_, or
 
 from common.canonical import read
 from common.clock import read_now
-from common.db.rows import insert_rows, update_rows, write_rows
+from common.db.rows import Writes, insert_rows, update_rows, write_rows
 from common.db.tables import AttemptOutcome, attempts, handlers, tasks
 from common.db.types import Id, UtcDateTime, among
 from common.decide import NOT_RUN_BY_A_RUNNER
@@ -32,7 +32,7 @@ _ASKED = func.coalesce(_t.asked_as, _t.type)  # what the definition wrote, and i
 _BY_ID = (("id", "id"),)
 
 
-def create(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+def create(tx: Connection | Writes, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert task rows, all with the same members. The caller holds the locks of their instances."""
     insert_rows(tx, tasks, rows)
 
@@ -633,6 +633,8 @@ def unhold(tx: Connection, instance_ids: Sequence[InstanceId]) -> list[TaskId]:
 
     The wait for a worker that `scheduleToStart` bounds begins anew: nobody could have started them meanwhile.
     """
+    if not instance_ids:
+        return []
     rows = tx.execute(_HELD_TASKS, {"instance_ids": instance_ids}).all()
     if rows:
         now = read_now(tx)
@@ -665,6 +667,8 @@ def retry(tx: Connection, ids: Sequence[TaskId], *, now: datetime) -> list[TaskI
     Attempts go on counting: `max_attempts` becomes those made so far and as many as the policy allows. Time-outs, and
     the limits of a POLL, begin anew, the last error and the count of lost leases are cleared. What no runner executes waits as it did before.
     """
+    if not ids:
+        return []
     rows = tx.execute(_FAILED, {"ids": ids}).all()
     again = []
     for row in rows:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
-from common.db.rows import insert_rows, update_rows
+from common.db.rows import Writes, insert_rows, update_rows
 from common.db.tables import InboxType, TimerStatus, timers
 from common.db.types import UtcDateTime, among
 from common.ids import InstanceId, TenantId
@@ -31,7 +31,7 @@ class DueTimer:
     body: str
 
 
-def arm(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+def arm(tx: Connection | Writes, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert timer rows {id, tenant_id, instance_id, key, due_at, status, inbox_type, body, created_at, finished_at}."""
     insert_rows(tx, timers, rows)
 
