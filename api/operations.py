@@ -32,6 +32,9 @@ Method = Literal["GET", "POST", "PUT", "DELETE"]
 Kind = Literal["read", "command", "calculation", "open"]
 """`command` writes, in one transaction; `calculation` is a POST that only reads; `open` needs neither key nor database."""
 
+_CONVERTERS = {"metadataKey": "path:"}
+"""Names of callers' own choice, which may have slashes: WSGI does not tell a quoted one from another."""
+
 Handler = Callable[..., "Answer"]
 H = TypeVar("H", bound=Handler)
 
@@ -131,7 +134,9 @@ class Operation:
     @property
     def rule(self) -> str:
         """The path as Flask's routing writes it; parameters in the handlers' snake_case."""
-        return re.sub(r"{(\w+)}", lambda found: f"<{to_snake(found[1])}>", self.path)
+        return re.sub(
+            r"{(\w+)}", lambda found: f"<{_CONVERTERS.get(found[1], '')}{to_snake(found[1])}>", self.path
+        )
 
 
 @dataclass

@@ -57,6 +57,9 @@ CATALOGUE: Mapping[str, str] = {
     "note.invalid": "The note cannot be accepted",
     "event.invalid": "The event cannot be accepted",
     "event.reserved": "Events of this name belong to the engine",
+    "metadata.invalid": "The metadata key cannot be accepted",
+    "metadata.not_found": "No such metadata",
+    "metadata.changed": "The metadata is not what was expected",
     "config.invalid": "The configuration value cannot be accepted",
     "config.not_found": "No such configuration value",
     "task.not_found": "No such task",
@@ -93,6 +96,7 @@ _TOO_LARGE = frozenset(
         "max_context_bytes",
         "max_output_bytes",
         "max_config_bytes",
+        "max_metadata_bytes",
         "max_config_module_bytes",
     }
 )

@@ -54,6 +54,7 @@ _MISSING = {
     "instance": ("instance", "instance.not_found"),
     "task": ("task", "task.not_found"),
     "incident": ("incident", "incident.not_found"),
+    "metadata_key": ("metadata", "metadata.not_found"),
     "config": ("configuration value", "config.not_found"),
     "secret_name": ("secret", "secret.not_found"),
 }

@@ -224,6 +224,13 @@ class NoteBody(Body):
     note: str = Field(min_length=1, max_length=MAX_NOTE)
 
 
+class MetadataBody(Body):
+    """A metadata value; with `expected` only in the place of that one."""
+
+    value: Json
+    expected: Json = Field(None, description="the value that is replaced; null: none, or null")
+
+
 ConfigModule = Annotated[str, Field(min_length=1, max_length=100)]
 ConfigKey = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -563,6 +570,20 @@ class BulkAnswer(Shape):
     accepted: list[str] = Field(description="ids; in a dry run, those that would be accepted")
     refused: list[BulkRefusal]
     next_cursor: str | None = Field(description="call again with it as `cursor` until it is null")
+
+
+class Metadata(Shape):
+    """A metadata value of an instance."""
+
+    key: str
+    value: Json
+    updated_at: Instant
+    updated_by: str = Field(description="key:NAME of who set it, or task:ID of the task whose handler did")
+
+
+class MetadataPage(Shape):
+    items: list[Metadata]
+    next_cursor: str | None
 
 
 class Config(Shape):

@@ -24,6 +24,7 @@ from common.store.listing import (
     InstanceRecord,
     TaskRecord,
 )
+from common.store.metadata import MetadataRecord
 from common.store.overview import HandlerRecord, WorkerRecord
 
 SEEN_RECENTLY_SECONDS = 15.0
@@ -208,6 +209,15 @@ def _ways_out(record: IncidentRecord) -> list[str]:
     # A machine that ended with an error of its own has nothing to go on from.
     again = [] if record.code == "instance.error" else ["retry", "skip"]
     return [*again, "restart", "cancel"]
+
+
+def metadata_json(record: MetadataRecord) -> dict[str, Any]:
+    return {
+        "key": record.key,
+        "value": stored(record.value),
+        "updatedAt": instant(record.updated_at),
+        "updatedBy": record.updated_by,
+    }
 
 
 def config_json(record: ConfigRecord) -> dict[str, Any]:

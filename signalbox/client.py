@@ -38,6 +38,7 @@ from signalbox.shapes import (
     Incident,
     Instance,
     Json,
+    Metadata,
     Page,
     Problem,
     Resolved,
@@ -80,6 +81,26 @@ class Client:
 
     def close(self) -> None:
         self._http.close()
+
+    # --- metadata ---------------------------------------------------------------------------------------------
+
+    def metadata(self, instance_id: str, *, limit: int | None = None) -> Iterator[Metadata]:
+        """What the handlers of an instance share, by key."""
+        return self._items(_path("instances", instance_id, "metadata"), limit=limit)
+
+    def metadata_value(self, instance_id: str, key: str) -> Metadata:
+        """One value, with who set it. Raises `NotFound`."""
+        return cast("Metadata", self._get(_path("instances", instance_id, "metadata", key)))
+
+    def set_metadata(self, instance_id: str, key: str, value: Json, **expected: Json) -> Metadata:
+        """Set a value; with `expected=` only in the place of that one (None: of none), else `Conflict`."""
+        path = _path("instances", instance_id, "metadata", key)
+        return cast("Metadata", self._ask("PUT", path, json={"value": value, **expected}).json())
+
+    def remove_metadata(self, instance_id: str, key: str) -> Metadata:
+        """Delete a value. Raises `NotFound`."""
+        path = _path("instances", instance_id, "metadata", key)
+        return cast("Metadata", self._ask("DELETE", path).json())
 
     # --- configuration ----------------------------------------------------------------------------------------
 

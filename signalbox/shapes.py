@@ -150,6 +150,13 @@ class Config(TypedDict):
     updatedBy: str
 
 
+class Metadata(TypedDict):
+    key: str
+    value: Json
+    updatedAt: str
+    updatedBy: str
+
+
 class Resolved(TypedDict):
     """A configuration value that holds, and where it comes from."""
 

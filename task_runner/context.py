@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import structlog
 
 from common.canonical import clean, dumps, read, size
+from task_runner.metadata import Metadata, MetadataPort
 from task_runner.redact import NOTHING_HIDDEN, Redaction
 from task_runner.registry import Permanent
 
@@ -46,10 +47,16 @@ class TaskContext:
     """One attempt of one task. Safe to use from threads that the handler starts.
 
     `tell` hears of every heartbeat, with the progress as JSON text where there is some: how an isolated handler's
-    process passes it on.
+    process passes it on. `metadata` is where the instance's metadata is kept.
     """
 
-    def __init__(self, claim: Claimed, *, tell: Callable[[str | None], None] | None = None) -> None:
+    def __init__(
+        self,
+        claim: Claimed,
+        *,
+        tell: Callable[[str | None], None] | None = None,
+        metadata: MetadataPort | None = None,
+    ) -> None:
         self.instance_id = claim.instance_id
         self.task_id = claim.id
         self.type = claim.type
@@ -69,6 +76,7 @@ class TaskContext:
         """When the handler last gave a sign of life, on this process's monotonic clock."""
         self.redaction = NOTHING_HIDDEN
         """What the handler was given in confidence, for whoever stores or shows what it says."""
+        self._metadata = metadata
         self._tell = tell
         self._cancelled = threading.Event()
         self._on_cancel: Callable[[], None] | None = None
@@ -92,6 +100,15 @@ class TaskContext:
     def redact(self, text: str) -> str:
         """`text` without the values of secrets. Whatever is returned or raised is redacted anyway; redact before you cut."""
         return self.redaction.text(text)
+
+    @property
+    def metadata(self) -> Metadata:
+        """JSON values that all handlers of this instance share, stored at once. Raises `LookupError` outside a runner."""
+        if self._metadata is None:
+            raise LookupError(
+                "this context was made without metadata: only a task runner and the test kit have some"
+            )
+        return Metadata(self._metadata, self.redaction.json)
 
     @property
     def cancelled(self) -> bool:

@@ -25,6 +25,7 @@ from common.store.tasks import TaskClaim
 from common.task_error import TaskError
 from task_runner.attempt import Result
 from task_runner.context import TaskContext
+from task_runner.metadata import MetadataPort, answer_request
 from task_runner.registry import Handler
 from task_runner.resolve import Input
 
@@ -78,15 +79,20 @@ class Child:
         with self._sending:
             self._connection.send_bytes(dumps(message).encode())
 
-    def listen(self, beat: Callable[[str | None], None]) -> Result | None:
-        """Wait for the end of a call; None when the child ended first."""
+    def listen(self, beat: Callable[[str | None], None], metadata: MetadataPort) -> Result | None:
+        """Wait for the end of a call, answering what it asks of `metadata`; None when the child ended first."""
         try:
             while True:
                 message = read(self._connection.recv_bytes())
                 if "done" in message:
                     self._note_memory(message["memory"])
                     return _result(message["done"])
-                beat(message["beat"])
+                if "ask" in message:
+                    self.send(
+                        {"answer": answer_request(metadata, message["ask"]), "number": message["number"]}
+                    )
+                else:
+                    beat(message["beat"])
         except (EOFError, OSError):
             return None
 
@@ -164,6 +170,7 @@ class Children:
         claim: TaskClaim,
         context: TaskContext,
         input: Input,
+        metadata: MetadataPort,
         *,
         max_output_bytes: int,
     ) -> Result:
@@ -188,7 +195,7 @@ class Children:
         result = None
         if call.enter(child):
             context.on_cancel(lambda: _tell_cancelled(child))
-            result = child.listen(context.note_heartbeat)
+            result = child.listen(context.note_heartbeat, metadata)
             context.on_cancel(None)
         call.leave()
         if result is not None and self._is_fit(child, result, memory):

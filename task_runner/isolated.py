@@ -1,7 +1,7 @@
 """The process of an isolated handler: `python -m task_runner.isolated FD`, started by `isolate.py` and nobody else.
 
 It makes one call at a time, in its main thread, and talks with the runner over the socket FD: JSON messages
-{call} and {cancel} come, {beat} and {done} go. It ends when that socket does, and on Linux with the runner whatever
+{call}, {cancel} and {answer} come, {beat}, {ask} and {done} go. It ends when that socket does, and on Linux with the runner whatever
 it is doing. It is light to start: it imports no database, and only the modules of the handlers that it is asked for.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import itertools
 import os
 import resource
 import signal
@@ -26,6 +27,7 @@ from common.canonical import dumps, read
 from common.observability import configure_logging
 from task_runner.attempt import Result, attempt, described
 from task_runner.context import TaskContext
+from task_runner.metadata import RemoteMetadata
 from task_runner.redact import Redaction
 from task_runner.registry import REGISTRY, HandlerError
 
@@ -64,6 +66,8 @@ class Isolated:
         self._sending = threading.Lock()
         self._calls: SimpleQueue[tuple[Json, TaskContext]] = SimpleQueue()
         self._context: TaskContext | None = None
+        self._answers: dict[int, SimpleQueue[Json]] = {}
+        self._numbers = itertools.count()
 
     def run(self) -> None:
         """Answer calls for ever; the reader ends the process."""
@@ -82,9 +86,12 @@ class Isolated:
                 message = read(self._connection.recv_bytes())
                 if "call" in message:
                     call = message["call"]
-                    self._context = TaskContext(_Facts(**call["facts"]), tell=self._beat)
+                    metadata = RemoteMetadata(self._ask)
+                    self._context = TaskContext(_Facts(**call["facts"]), tell=self._beat, metadata=metadata)
                     self._context.conceal(Redaction(call["hidden"]))
                     self._calls.put((call, self._context))
+                elif "answer" in message:
+                    self._answers.pop(message["number"]).put(message["answer"])
                 elif self._context is not None:
                     self._context.cancel()
         except (EOFError, OSError):  # the runner is gone, or done with us
@@ -99,6 +106,13 @@ class Isolated:
             return Result(error=described(error, context.redaction))
         bounded = replace(handler, function=within(call["memory"], handler.function))
         return attempt(bounded, call["input"], context, max_output_bytes=call["maxOutput"])
+
+    def _ask(self, request: Json) -> Json:
+        """Ask the runner and wait for what it answers; a handler's own threads may ask at once."""
+        number = next(self._numbers)
+        answer = self._answers[number] = SimpleQueue()
+        self._send({"ask": request, "number": number})
+        return answer.get()
 
     def _beat(self, progress: str | None) -> None:
         self._send({"beat": progress})

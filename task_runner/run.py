@@ -40,6 +40,7 @@ from task_runner.call import call_handler, ended, ended_with
 from task_runner.context import TaskContext
 from task_runner.isolate import Children, IsolatedCall, Surroundings
 from task_runner.light import BUDGET_SECONDS, LightHandlers
+from task_runner.metadata_rows import MetadataRows
 from task_runner.registry import PLAIN, Handler, HandlerError, Options, Registry
 from task_runner.resolve import NOTHING_PREPARED, Prepared, Resolver
 from task_runner.slots import Slots, Ticket
@@ -65,6 +66,7 @@ class _Held:
 
     claim: TaskClaim
     context: TaskContext
+    metadata: MetadataRows
     ticket: Ticket | None = None
     isolated: IsolatedCall | None = None
     unwanted_at: float | None = None
@@ -213,7 +215,8 @@ class Runner:
                 left.append(claimed)
                 continue
             began = time.monotonic()
-            context = TaskContext(claim)
+            # In this very transaction, before joins and limits: docs/architecture.md, "Locks and their order".
+            context = TaskContext(claim, metadata=MetadataRows(claim, self.database, tx))
             outcome = call_handler(
                 self.registry, claim, context, max_output_bytes=self.max_output_bytes, prepared=prepared
             )
@@ -240,7 +243,8 @@ class Runner:
 
     def _call(self, claimed: TaskClaim, prepared: Prepared) -> None:
         claim = in_force(claimed, self._options(claimed))
-        held = _Held(claim, TaskContext(claim))
+        metadata = MetadataRows(claim, self.database)
+        held = _Held(claim, TaskContext(claim, metadata=metadata), metadata)
         handler = self._find(claim)
         if handler is not None and handler.options.isolated:
             held.isolated = IsolatedCall()
@@ -273,7 +277,13 @@ class Runner:
             call.leave()
             return ended(held.claim, error=described(error))
         result = self._children.call(
-            call, handler, held.claim, held.context, input, max_output_bytes=self.max_output_bytes
+            call,
+            handler,
+            held.claim,
+            held.context,
+            input,
+            held.metadata,
+            max_output_bytes=self.max_output_bytes,
         )
         ended_so = result.error is not None and result.error is call.verdict
         return replace(ended_with(held.claim, result), timed_out=ended_so)

@@ -7,6 +7,7 @@ from api.routes.definitions import routes as definition_routes
 from api.routes.documentation import routes as documentation_routes
 from api.routes.incidents import routes as incident_routes
 from api.routes.instances import routes as instance_routes
+from api.routes.metadata import routes as metadata_routes
 from api.routes.metrics import routes as metrics_routes
 from api.routes.overview import health_routes
 from api.routes.overview import routes as overview_routes
@@ -21,6 +22,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *task_routes.operations,
     *config_routes.operations,
     *secret_routes.operations,
+    *metadata_routes.operations,
     *overview_routes.operations,
     *health_routes.operations,
     *metrics_routes.operations,

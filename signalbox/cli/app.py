@@ -11,6 +11,7 @@ from signalbox.cli import (
     definitions,
     instances,
     local,
+    metadata,
     offline,
     overview,
     secrets,
@@ -28,5 +29,17 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for module in (local, definitions, offline, instances, control, tasks, config, overview, secrets, database):
+for module in (
+    local,
+    definitions,
+    offline,
+    instances,
+    control,
+    metadata,
+    tasks,
+    config,
+    overview,
+    secrets,
+    database,
+):
     module.register(app)

@@ -26,6 +26,7 @@ from signalbox.shapes import (
     Incident,
     Instance,
     Json,
+    Metadata,
     Poll,
     Problem,
     Resolved,
@@ -496,6 +497,18 @@ def configs_table(found: Iterable[Config]) -> RenderableType:
             instant(one["updatedAt"]),
         )
     return list_or("nothing is configured", table)
+
+
+def metadata_table(found: Iterable[Metadata]) -> RenderableType:
+    table = plain_table("key", "value", "changed by", "at")
+    for one in found:
+        table.add_row(
+            Text(one["key"], "bold"),
+            short(compact(one["value"]), 80),
+            one["updatedBy"],
+            instant(one["updatedAt"]),
+        )
+    return list_or("no metadata", table)
 
 
 def resolved_table(found: Mapping[str, Resolved]) -> RenderableType:

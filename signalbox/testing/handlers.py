@@ -12,7 +12,8 @@ from common.ids import LeaseToken
 from common.polls import POLL, unwrap
 from common.store.tasks import TaskClaim
 from signalbox.testing.answers import Answer, result_answer
-from signalbox.testing.memory import TENANT, Task
+from signalbox.testing.memory import TENANT, Memory, Task
+from signalbox.testing.metadata import MemoryMetadata
 from task_runner.attempt import Result, attempt
 from task_runner.context import TaskContext
 from task_runner.polls import judged
@@ -28,6 +29,7 @@ class Handlers:
 
     registry: Registry
     max_output_bytes: int
+    memory: Memory
 
     def find(self, task: Task) -> Handler | None:
         """The function that does a task, unless it is one that Signalbox brings."""
@@ -44,7 +46,7 @@ class Handlers:
             return None
         claim = in_force(claim_of(task), handler.options)
         task.retry, task.max_attempts = claim.retry, claim.max_attempts
-        context = TaskContext(claim)
+        context = TaskContext(claim, metadata=MemoryMetadata(self.memory, task.instance_id))
         result = attempt(handler, task.input, context, max_output_bytes=self.max_output_bytes)
         task.progress = context.last_progress or task.progress
         return result_answer(result)

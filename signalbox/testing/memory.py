@@ -172,6 +172,7 @@ class Memory:
     timers: list[Timer] = field(default_factory=list)
     incidents: list[Incident] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
+    metadata: dict[str, dict[str, str]] = field(default_factory=dict)
     configs: list[Configured] = field(default_factory=list)
     _accepted: int = 0
     _numbers: dict[str, int] = field(default_factory=dict)

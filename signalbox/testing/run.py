@@ -261,6 +261,12 @@ class Run:
         return History.of([row for row in rows if row["instance_id"] == self.id])
 
     @property
+    def metadata(self) -> dict[str, Json]:
+        """What its handlers share by `context.metadata`."""
+        texts = self._world.memory.metadata.get(self._instance.id, {})
+        return {key: read(text) for key, text in sorted(texts.items())}
+
+    @property
     def emitted(self) -> list[dict[str, Json]]:
         """The events that `emit` has published."""
         return [entry["event"] for entry in self.history.of_type("event.emitted")]

@@ -65,7 +65,8 @@ class Workflow:
             raise ValueError(f"at: expected an instant with an offset, found naive {at.isoformat()!r}")
         world = World(Memory(at.astimezone(UTC)), LIMITS)
         if handlers is not False:
-            functions = Handlers(REGISTRY if handlers is True else handlers, world.limits.max_output_bytes)
+            registry = REGISTRY if handlers is True else handlers
+            functions = Handlers(registry, world.limits.max_output_bytes, world.memory)
             world.run_handler, world.has_handler = (
                 functions.run,
                 lambda task: functions.find(task) is not None,

@@ -31,6 +31,7 @@ from orchestrator.sweep import expire_due_leases, time_out_due_tasks
 from orchestrator.timers import fire_due_timers
 from task_runner.call import call_handler, ended
 from task_runner.context import TaskContext
+from task_runner.metadata_rows import MetadataRows
 from task_runner.registry import Registry, make_handler
 from task_runner.resolve import NOTHING_PREPARED, Prepared, Resolver
 
@@ -135,7 +136,7 @@ class Engine:
         return call_handler(
             self.registry,
             claim,
-            TaskContext(claim),
+            TaskContext(claim, metadata=MetadataRows(claim, self.database)),
             max_output_bytes=LIMITS.max_output_bytes,
             prepared=self._prepared(claim),
         )

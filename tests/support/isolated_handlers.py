@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 import time
 from typing import Any
 
@@ -65,3 +66,21 @@ def echo(input: Any, context: Any) -> Any:
 @handler("isolated.fail", isolated=True)
 def fail(input: Any) -> Any:
     raise ValueError(f"cannot use {input['key']}")
+
+
+@handler("isolated.count", isolated=True, retry={"maxAttempts": 1})
+def count(by: int, context: Any) -> Any:
+    """Adds to a number from a thread of its own too, and tells what it finds."""
+    other = threading.Thread(target=lambda: context.metadata.increment("count", by))
+    other.start()
+    context.metadata.increment("count", by)
+    other.join()
+    context.metadata.set(
+        "seen", {"count": context.metadata.get("count"), "none": context.metadata.get("x", 7)}
+    )
+    return context.metadata.all()
+
+
+@handler("isolated.overfill", isolated=True, retry={"maxAttempts": 1})
+def overfill(_input: Any, context: Any) -> None:
+    context.metadata.set("large", "x" * 64_000)

@@ -95,6 +95,11 @@ def visit_everything(api: Api) -> None:
     api.post("/instances:bulk", {"verb": "cancel", "filter": {"status": ["completed"]}, "dryRun": True})
     api.post("/incidents:resolve", {"way": "retry", "filter": {"code": "x"}, "dryRun": True})
     api.engine.settle()
+    note = f"/api/v1/instances/{waiting}/metadata/k"
+    api.send_raw("PUT", note, json={"value": {"x": 1}})
+    api.send_raw("GET", note)
+    api.get(f"/instances/{waiting}/metadata")
+    api.send_raw("DELETE", note)
     setting = {"module": "maps", "key": "start", "value": {"x": 1}}
     config = api.post("/configs", setting).json["id"]
     api.post("/configs", setting)

@@ -14,7 +14,17 @@ from common.credentials import make_key, make_secret, read_secret
 from common.db.tables import Role
 from tests.integration.api.conftest import APPROVAL, Api, problem_of
 
-TABLES = ("definitions", "instances", "inbox", "history", "tasks", "idempotency", "timers", "configs")
+TABLES = (
+    "definitions",
+    "instances",
+    "inbox",
+    "history",
+    "tasks",
+    "idempotency",
+    "timers",
+    "configs",
+    "instance_metadata",
+)
 INSTANCES = "/api/v1/instances"
 
 

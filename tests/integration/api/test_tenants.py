@@ -26,12 +26,19 @@ def theirs(api: Api) -> dict[str, str]:
         "instanceId": instance_id,
         "taskId": api.get("/tasks").json["items"][0]["id"],
         "configId": api.post("/configs", {"module": "maps", "key": "start", "value": "theirs"}).json["id"],
+        "metadataKey": _set_metadata(api, instance_id),
         "incidentId": api.get("/incidents").json["items"][0]["id"],
         "key": "crashing",
         "version": "1",
         "secretName": "THEIRS",
         "definitionId": api.get("/definitions/crashing").json["id"],
     }
+
+
+def _set_metadata(api: Api, instance_id: str) -> str:
+    path = f"/api/v1/instances/{instance_id}/metadata/whose-it-is"
+    assert api.send_raw("PUT", path, json={"value": "theirs"}).status_code == 200
+    return "whose-it-is"
 
 
 def body_of(operation: Operation) -> dict[str, Any]:
@@ -43,6 +50,7 @@ def body_of(operation: Operation) -> dict[str, Any]:
         "resolve": {"way": "retry"},
         "changeConfigValue": {"value": 1},
         "setSecret": {"value": "mine"},
+        "putMetadata": {"value": 1},
     }
     return {"data": json.dumps(bodies.get(operation.name, {})), "content_type": "application/json"}
 

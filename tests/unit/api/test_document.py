@@ -54,7 +54,7 @@ def test_every_route_is_in_the_document_and_the_reverse(app: Flask, document: di
         return head + "".join(part.title() for part in rest)
 
     routed = {
-        (method, re.sub(r"<(\w+)>", lambda found: f"{{{camel(found[1])}}}", rule.rule))
+        (method, re.sub(r"<(?:path:)?(\w+)>", lambda found: f"{{{camel(found[1])}}}", rule.rule))
         for rule in app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD"}
     }
