@@ -11,10 +11,7 @@ from common.canonical import dumps
 from common.db.tables import InboxType
 from common.ids import TaskId
 from common.lifecycle import InstanceStatus
-from statechart.effects import CancelTimer, Effect
-
-NOT_RUN_BY_A_RUNNER = frozenset({"HUMAN", "WORKFLOW", "MAP", "TIMER"})
-"""Task types that wait without a runner: an instance that has only these open is `waiting`."""
+from statechart.effects import NOT_RUN_BY_A_RUNNER, CancelTimer, Effect
 
 START_TIMER = "start"
 """The key of the timer that starts a pending instance at the time it was asked for."""
@@ -74,7 +71,10 @@ def status_of(snapshot: Mapping[str, Json]) -> InstanceStatus:
             return InstanceStatus.FAILED
         case "stopped":
             return InstanceStatus.CANCELLED
-    executed = any(task["type"] not in NOT_RUN_BY_A_RUNNER for task in snapshot["tasks"].values())
+    # A MAP says itself whether a runner executes its items.
+    executed = any(
+        task["type"] not in NOT_RUN_BY_A_RUNNER or "isExecuted" in task for task in snapshot["tasks"].values()
+    )
     return InstanceStatus.RUNNING if executed else InstanceStatus.WAITING
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from pydantic.alias_generators import to_camel
 
 from statechart import actions, tasks
 from statechart.chart import AnswerKind, Block, StateNode, UseKind
+from statechart.compile_maps import check_map, read_item
 from statechart.compile_polls import read_poll
 from statechart.document import (
     Action,
@@ -31,6 +32,7 @@ from statechart.document import (
 from statechart.durations import parse_duration
 from statechart.env import Json
 from statechart.findings import Findings, join
+from statechart.maps import PARTS, EachItem
 from statechart.naming import js_order
 from statechart.polls import POLL, poll_name
 from statechart.problems import nearest
@@ -38,11 +40,9 @@ from statechart.templates import Value, Where, is_template
 from statechart.timeouts import SHORT
 from statechart.workflows import FIELDS as WORKFLOW_FIELDS
 
-# An item of a MAP is a task or a workflow of its own, written once and filled in for each item.
-_MAP_PARTS = ("task", "workflow")
-_MAP_NAMES = ("item", "index")
 # Nobody resolves a secret in what these are given: it is shown, kept, or handed on as data.
 _WITHOUT_HANDLER = (*tasks.INSTANT_TYPES, "TIMER", "WORKFLOW", "HUMAN", "MAP")
+_MAP_NAMES = ("item", "index")  # what the template of a MAP's items may read beside the roots
 _RETRY = ("maxAttempts", "interval", "backoffRate", "maxInterval", "jitter", "retryOn", "doNotRetryOn")
 _ON_LOST = ("retry", "fail")
 _OPTIONS = {name: to_camel(name) for name in TaskOptions.model_fields}
@@ -302,26 +302,41 @@ class ActionCompiler:
                 )
         return duration
 
-    def _template(self, fields: dict[str, Json], at: str, node: StateNode) -> tasks.TaskTemplate:
+    def _template(
+        self, fields: dict[str, Json], at: str, node: StateNode, names: Collection[str] = ()
+    ) -> tasks.TaskTemplate:
+        """The fields of a task with the definition's defaults; expressions may read `names` beside the roots."""
         merged = _merged(self.defaults, {key: value for key, value in fields.items() if value is not None})
         constants: dict[str, Json] = {}
-        each: tasks.EachItem | None = None
+        each: EachItem | None = None
         given = merged.get("input")
         if merged.get("type") == POLL:
             merged, constants = self._poll(merged, at, node)
-        if isinstance(given, Mapping) and merged["type"] == "MAP":
-            part = next((name for name in _MAP_PARTS if name in given), None)
-            if part is not None:
-                template = self.findings.value(
-                    given[part],
-                    join(at, f"input.{part}"),
-                    _MAP_NAMES,
-                    may_hold_secret=_places_of_secrets(given[part]) if part == "task" else _nowhere,
-                )
-                each = tasks.EachItem(part, template)
-                merged["input"] = {key: value for key, value in given.items() if key != part}
-        compiled = self.findings.value(merged, at, may_hold_secret=_places_of_secrets(merged))
+        if merged.get("type") == "MAP" and not names:
+            if merged.get("idempotencyKey") is not None:
+                message = "a MAP takes no idempotencyKey"
+                self.findings.error("map.idempotency_key", join(at, "idempotencyKey"), message)
+            part = check_map(self.findings, given, join(at, "input"))
+            if part is not None and isinstance(given, Mapping):
+                each = self._each_item(part, given[part], join(at, f"input.{part}"), node)
+                merged["input"] = {key: value for key, value in given.items() if key not in PARTS}
+        compiled = self.findings.value(merged, at, names, may_hold_secret=_places_of_secrets(merged))
         return tasks.TaskTemplate(compiled, each, constants)
+
+    def _each_item(self, part: str, given: Json, at: str, node: StateNode) -> EachItem | None:
+        """What becomes of each item of a MAP, written once and filled in for each."""
+        if part == "workflow":
+            self._check_workflow_input(given, at, node)
+            if isinstance(given, Mapping) and given.get("wait") is False:
+                self.findings.error("map.workflow", join(at, "wait"), "a MAP waits for each of its workflows")
+            return EachItem(workflow=self.findings.value(given, at, _MAP_NAMES))
+        spec = read_item(self.findings, given, at)
+        if spec is None:
+            return None
+        fields = {**self._options(spec, at), "type": spec.type}
+        self._note("task_type", spec.type, at, node)
+        self._note("task_name", _name(fields), at, node)
+        return EachItem(task=self._template(fields, at, node, _MAP_NAMES))
 
     def _poll(
         self, fields: dict[str, Json], at: str, node: StateNode
@@ -348,8 +363,9 @@ class ActionCompiler:
                 join(at, "idempotencyKey"),
                 "a WORKFLOW task takes no idempotencyKey; give it a businessKey in its input",
             )
-        given = fields.get("input")
-        where = join(at, "input")
+        self._check_workflow_input(fields.get("input"), join(at, "input"), node)
+
+    def _check_workflow_input(self, given: Json, where: str, node: StateNode) -> None:
         if is_template(given) and isinstance(given, str):
             return
         if not isinstance(given, Mapping) or "definitionKey" not in given:

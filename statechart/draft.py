@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from statechart.chart import Chart, StateNode
 from statechart.configuration import ActiveNodes, in_document_order, with_ancestors
 from statechart.effects import (
+    NOT_RUN_BY_A_RUNNER,
     ArmTimer,
     CancelChild,
     CancelTask,
@@ -73,6 +74,7 @@ class Draft:
         "history",
         "is_answered",
         "is_changed",
+        "item_meter",
         "mailbox",
         "microsteps",
         "output",
@@ -128,6 +130,7 @@ class Draft:
                 f"this chart has no state, or this snapshot no entry, {missing.args[0]!r}",
                 path="configuration",
             ) from missing
+        self.item_meter: Meter | None = None  # of the items of its MAPs, once there are any
         self._owns_context = False
         self.event: Event = {"type": INIT_EVENT}
         self.queue: deque[Event] = deque()  # internal events of this macrostep
@@ -246,12 +249,17 @@ class Draft:
         if task.invoke is not None:
             entry["invoke"] = task.invoke
             self.is_changed = True
+        facts: dict[str, Json] = {"key": task.key, "taskType": task.asked_type, "name": task.name}
+        if task.items is not None:
+            entry["items"] = facts["items"] = len(task.items.tasks)
+            if any(item.type not in NOT_RUN_BY_A_RUNNER for item in task.items.tasks):
+                entry["isExecuted"] = True  # a runner has work to do
         if is_instant:
             entry["instant"] = True
         else:
             self.effects.append(task)
         self.tasks[task.key] = entry
-        self.note("task.created", key=task.key, taskType=task.asked_type, name=task.name)
+        self.note("task.created", **facts)
 
     def cancel_task(self, key: str) -> None:
         """Does nothing where the task is not open any more."""

@@ -13,6 +13,9 @@ from typing import Literal, TypeAlias, get_args
 
 from statechart.env import Json
 
+NOT_RUN_BY_A_RUNNER = frozenset({"HUMAN", "WORKFLOW", "MAP", "TIMER"})
+"""Task types that wait without a runner: for people, children, items, time."""
+
 Event: TypeAlias = dict[str, Json]
 Where: TypeAlias = tuple[str | int, ...]  # keys of objects and positions in lists, outermost first
 
@@ -28,7 +31,8 @@ class CreateTask:
     the task as evaluated JSON (policy, assignee, candidates, form, due, fourEyes, ...). `invoke` is the id of the
     `invoke` that asked, None for an action `createTask`. `secrets` are the places in `input` of the texts in which the
     definition itself wrote `${secret.NAME}`: only these may be resolved, never text that came as data. `asked_as` is the
-    type that the definition wrote where another executes it (`polls.py`).
+    type that the definition wrote where another executes it (`polls.py`). `items` are those of a MAP: they are one
+    obligation with it.
     """
 
     key: str
@@ -50,11 +54,29 @@ class CreateTask:
     invoke: str | None = None
     secrets: tuple[Where, ...] = ()
     asked_as: str | None = None
+    items: MapItems | None = None
 
     @property
     def asked_type(self) -> str:
         """The type that the definition wrote."""
         return self.asked_as or self.type
+
+
+@dataclass(frozen=True, slots=True)
+class MapItems:
+    """The items of a MAP in order, and when it ends.
+
+    `tasks` has the task of each item under its own key, `children` the child of each where the items are workflows.
+    `needed` of them must succeed, as `join` was written ("all", "any", {"quorum": n}). With `fail_fast` the MAP ends as soon
+    as that is decided, else when all have ended. At most `concurrency` of them run at once, None for all.
+    """
+
+    tasks: tuple[CreateTask, ...]
+    children: tuple[StartWorkflow, ...]
+    join: Json
+    needed: int
+    fail_fast: bool
+    concurrency: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from statechart.actions import (
@@ -23,12 +24,14 @@ from statechart.actions import (
 from statechart.draft import ActionFailed, Draft
 from statechart.effects import LOG_LEVELS, CreateTask, Event, LogLevel, Where
 from statechart.env import Json, after, parse_instant
+from statechart.maps import EachItem, open_map
 from statechart.naming import js_order
 from statechart.polls import POLL, as_asked_again
 from statechart.timeouts import read_timeouts
 from statechart.workflows import child_of, child_of_task, definition_key_of
 
 if TYPE_CHECKING:
+    from statechart.expressions import Scope
     from statechart.templates import Value
 
 # What a task may say that has no place of its own in `CreateTask`; handed on under these names.
@@ -66,7 +69,8 @@ class NewTask:
         failed = as_text(
             spec.get("failureEvent") or f"error.task.{name}", "task.failure_event", "an event type"
         )
-        ask(draft, _task(draft, draft.next_key(self.place), kind, name, done, failed, spec, secrets))
+        task = _task(draft, draft.next_key(self.place), kind, name, done, failed, spec, secrets)
+        ask(draft, task, self.spec.each)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,8 @@ class InvokeTask:
         self.cancel(draft)
         key = draft.next_key(self.place)
         done, failed = f"xstate.done.actor.{self.id}", f"xstate.error.actor.{self.id}"
-        ask(draft, _task(draft, key, kind, name, done, failed, spec, secrets, invoke=self.id))
+        task = _task(draft, key, kind, name, done, failed, spec, secrets, invoke=self.id)
+        ask(draft, task, self.spec.each)
 
     def cancel(self, draft: Draft) -> None:
         key = draft.last_key(self.place)
@@ -119,14 +124,6 @@ class NewWorkflow:
         draft.start_workflow(child)
 
 
-@dataclass(frozen=True, slots=True)
-class EachItem:
-    """What a MAP does with each of its items: the `task` or `workflow`, with `item` and `index` in expressions."""
-
-    part: str
-    template: Value
-
-
 class Filled(NamedTuple):
     """A template's fields for one task, and where in its input secrets are to be resolved."""
 
@@ -143,43 +140,28 @@ class TaskTemplate:
     constants: Mapping[str, Json]
 
     def evaluate(self, draft: Draft) -> Filled:
-        spec: dict[str, Json] = self.fields.evaluate(draft.scope)
+        """Raises `ExpressionFailed`."""
+        return self.fill(draft.scope)
+
+    def fill(self, scope: Scope) -> Filled:
+        """The same in a scope that may know more, such as an item of a MAP."""
+        spec: dict[str, Json] = self.fields.evaluate(scope)
         secrets = tuple(where[1:] for where in self.fields.secrets if where[0] == "input")
-        more = dict(self.constants)
-        if self.each is not None:
-            holder = f"{self.each.part}s"
-            more[holder] = self._for_each_item(draft, spec, self.each)
-            secrets += tuple(
-                (holder, index, *where)
-                for index in range(len(more[holder]))
-                for where in self.each.template.secrets
-            )
-        if more:
-            spec = {**spec, "input": {**(spec.get("input") or {}), **more}}
+        if self.constants:
+            spec = {**spec, "input": {**(spec.get("input") or {}), **self.constants}}
         return Filled(spec, secrets)
 
-    def _for_each_item(self, draft: Draft, spec: Mapping[str, Json], each: EachItem) -> list[Json]:
-        items = (spec.get("input") or {}).get("items")
-        if not isinstance(items, list):
-            raise ActionFailed("map.items", f"expected a list of items, found {render_json(items)[:80]}")
-        scope = draft.scope
-        before = scope.extra
-        filled = []
-        try:
-            for index, item in enumerate(items):
-                scope.extra = {**before, "item": item, "index": index}
-                filled.append(each.template.evaluate(scope))
-        finally:
-            scope.extra = before
-        return filled
 
-
-def ask(draft: Draft, task: CreateTask) -> None:
+def ask(draft: Draft, task: CreateTask, each: EachItem | None) -> None:
     """Ask for the task, or do here what needs nobody else: a TIMER is a timer, the instant types are done at once."""
     if task.type == "TIMER":
         arm_timer_task(draft, task)
     elif task.type == "WORKFLOW":
         start_workflow_task(draft, task)
+    elif task.type == "MAP":
+        if not open_map(draft, task, each, partial(_item_task, draft)):
+            draft.create_task(task, is_instant=True)
+            draft.mailbox.append((completion(task, {"errors": [], "results": []}), task.key))
     elif task.type in INSTANT_TYPES:
         answer = completion(task, perform_instantly(draft, task))
         draft.create_task(task, is_instant=True)
@@ -282,6 +264,13 @@ def _task(
         invoke=invoke,
         secrets=secrets,
     )
+
+
+def _item_task(draft: Draft, key: str, filled: Filled) -> CreateTask:
+    """The task of an item of a MAP. Its end is no event of its own."""
+    kind = as_text(filled.fields.get("type"), "task.type", "the type of the task")
+    name = as_text(filled.fields.get("name") or kind, "task.name", "the name of the task")
+    return _task(draft, key, kind, name, "", "", filled.fields, filled.secrets)
 
 
 def _run_at(draft: Draft, spec: Mapping[str, Json]) -> datetime | None:

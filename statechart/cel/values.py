@@ -173,17 +173,31 @@ def to_json(value: Any, meter: Meter, place: Place) -> Json:
     return _leaf(value, place)
 
 
+class Weight(NamedTuple):
+    """About how many bytes the text of a value takes, how many values it holds, and whether any is unknown to JSON."""
+
+    bytes: int
+    values: int
+    has_foreign: bool
+
+
 def measure(value: Any, meter: Meter, place: Place) -> bool:
-    """Refuse a container whose text is too large or too deep; say whether it holds anything that JSON does not know.
+    """Refuse a container whose text is too large or too deep; say whether it holds anything that JSON does not know."""
+    return weigh(value, meter, place).has_foreign
+
+
+def weigh(value: Any, meter: Meter, place: Place) -> Weight:
+    """Weigh a value, refusing what is too large or too deep.
 
     Parts may be shared, so that a small expression can stand for an exponentially large text: what is measured is the
     text, and the walk stops at the limit.
     """
     pending: list[tuple[Any, int]] = [(value, 1)]
-    size = 0
+    size = values = 0
     has_foreign = False
     while pending:
         part, depth = pending.pop()
+        values += 1
         found = type(part)
         if found is str:
             size += weight(part) + 2
@@ -203,7 +217,7 @@ def measure(value: Any, meter: Meter, place: Place) -> bool:
             size += 4
             has_foreign = has_foreign or found in _FOREIGN
         refuse_large(size, meter, place)
-    return has_foreign
+    return Weight(size, values, has_foreign)
 
 
 def refuse_large(size: int, meter: Meter, place: Place) -> None:

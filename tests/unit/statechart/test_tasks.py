@@ -412,53 +412,7 @@ def test_a_timer_task_is_a_timer(wait):
     assert send(chart, started, "GO").snapshot["timers"] == {}
 
 
-# MAP and POLL
-
-
-def test_map_fills_its_task_in_for_each_item():
-    chart = entering(
-        creating(
-            {
-                "type": "MAP",
-                "input": {
-                    "items": "${context.lines}",
-                    "task": {
-                        "type": "ship",
-                        "input": {"sku": "${item.sku}", "at": "${index}", "key": "${secret.k}"},
-                    },
-                    "concurrency": 2,
-                },
-            }
-        ),
-        context={"lines": [{"sku": "a"}, {"sku": "b"}]},
-    )
-
-    (task,) = created(begin(chart))
-
-    assert task.input == {
-        "items": [{"sku": "a"}, {"sku": "b"}],
-        "concurrency": 2,
-        "tasks": [
-            {"type": "ship", "input": {"sku": "a", "at": 0, "key": "${secret.k}"}},
-            {"type": "ship", "input": {"sku": "b", "at": 1, "key": "${secret.k}"}},
-        ],
-    }
-    assert task.secrets == (("tasks", 0, "input", "key"), ("tasks", 1, "input", "key"))
-
-
-def test_map_over_something_that_is_no_list_is_an_error():
-    document = document_of(
-        {
-            "a": {
-                "entry": creating({"type": "MAP", "input": {"items": "${context.n}", "task": {"type": "t"}}}),
-                "on": {"error.execution": "failed"},
-            },
-            "failed": {},
-        },
-        context={"n": 3},
-    )
-
-    assert last(document)["configuration"] == ["failed"]
+# POLL
 
 
 def test_the_condition_of_a_poll_stays_an_expression():
