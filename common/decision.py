@@ -11,7 +11,10 @@ from common.canonical import dumps
 from common.db.tables import InboxType
 from common.ids import TaskId
 from common.lifecycle import InstanceStatus
-from statechart.effects import NOT_RUN_BY_A_RUNNER, CancelTimer, Effect
+from statechart.effects import CancelTimer, Effect
+
+NOT_RUN_BY_A_RUNNER = statechart.effects.NOT_RUN_BY_A_RUNNER
+"""Task types that wait without a runner: an instance that has only these open is `waiting`."""
 
 START_TIMER = "start"
 """The key of the timer that starts a pending instance at the time it was asked for."""

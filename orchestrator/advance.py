@@ -385,7 +385,8 @@ class _Stepping:
         env = Env(now=self.at, config=self.config or NO_CONFIG, seed=f"{self.held.id}:{self.sequence}")
         standing = Standing(self.decision.status, self.decision.snapshot, self.facts, self.sequence)
         chart = self.compiled.chart
-        decided = decide(chart, standing, type, read(body), env, max_context_bytes=self.limit)
+        said = read(body)
+        decided = decide(chart, standing, type, said, env, max_context_bytes=self.limit)
         entry = history.chained(
             self.held.tenant_id,
             self.held.id,
@@ -400,6 +401,8 @@ class _Stepping:
         self.head = entry["hash"]
         self.batch.take(self.held, decided, sequence=self.sequence, actor=actor)
         self.batch.children.take(self.held, type, body, actor, self.decision, decided)
+        if type is InboxType.TASK:
+            self.batch.take_answer(self.held, said["entry"])
         if decided.incident is not None:
             self.error = error_text(decided.incident)
         elif decided.status is not InstanceStatus.FAILED and decided.status is not self.decision.status:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, assert_never
 
 from sqlalchemy import Connection
 
 from common.canonical import dumps, read
-from common.commands.outcome import outcome_body
+from common.commands.outcome import outcome_body, retry_items
 from common.config import Limits
 from common.db.rows import Unmatched, Writes
 from common.db.tables import InboxType, IncidentStatus, TimerStatus
@@ -23,9 +24,10 @@ from common.errors import Invalid
 from common.ids import InstanceId, TaskId, TenantId, is_id, new_id
 from common.lifecycle import ENDED, FINAL, FROZEN, InstanceStatus, TaskStatus
 from common.retry import RetryPolicy
-from common.store import history, inbox, incidents, instances, tasks, timers
+from common.store import history, inbox, incidents, instances, joins, tasks, timers
 from common.store.instances import LockedInstance
 from orchestrator.children import Children
+from orchestrator.map_rows import MapRows, is_due
 from statechart import Chart, accepts
 from statechart.effects import (
     ArmTimer,
@@ -40,6 +42,7 @@ from statechart.effects import (
     StartWorkflow,
 )
 from statechart.env import after
+from statechart.maps import map_key
 
 PRIORITIES = range(-32_768, 32_768)
 """What the column holds. PostgreSQL refuses more and SQLite does not; the step says the same on both."""
@@ -81,6 +84,8 @@ class Batch:
     due_tasks: list[str] = field(default_factory=list)
     children: Children = field(default_factory=Children)
     _tasks: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    _maps: MapRows = field(default_factory=MapRows)
+    _left_over: set[str] = field(default_factory=set)  # instances that may have tasks nobody waits for
     _asked_again: list[_Asking] = field(default_factory=list)
     _timers: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     _cancelled_tasks: set[tuple[str, str]] = field(default_factory=set)
@@ -101,10 +106,16 @@ class Batch:
             self._effect(held, effect)
         if decision.resolution is not None:
             self._close_incidents(held, decision.resolution, actor)
+            self._left_over.add(held.id)  # the items of a MAP that is given up
         self._retried_tasks += decision.retried_tasks
         self._skipped_tasks += decision.skipped_tasks
         if decision.incident is not None:
             self._incidents.append(self._incident(held, decision.incident, sequence))
+
+    def take_answer(self, held: LockedInstance, entry: Mapping[str, Any]) -> None:
+        """Notice what the answer of a task leaves: a MAP may have ended before its last items."""
+        if entry.get("items", {}).get("open"):
+            self._left_over.add(held.id)
 
     def settle(
         self,
@@ -219,6 +230,8 @@ class Batch:
         self.released |= other.released
         self.steps += other.steps
         self._tasks.update(other._tasks)
+        self._maps.merge(other._maps)
+        self._left_over |= other._left_over
         self._asked_again += other._asked_again
         self._timers.update(other._timers)
         self._cancelled_tasks |= other._cancelled_tasks
@@ -262,9 +275,14 @@ class Batch:
             self._cancelled_tasks.add((held.id, key))
         else:  # asked for and withdrawn within one batch: the row tells both
             created.update(status=TaskStatus.CANCELLED.value, finished_at=self.now)
+            self._maps.drop(held.id, key)
 
     def _create_task(self, held: LockedInstance, effect: CreateTask) -> None:
         row = self._task(held, effect)
+        if effect.items is not None:
+            if effect.items.children:
+                raise Invalid("a MAP over workflows is not executed by this version", code="map.workflow")
+            self._maps.add(row, effect.items, partial(self._task, held), options=effect.options)
         if effect.idempotency_key is None:
             self._tasks[held.id, effect.key] = row
         else:
@@ -361,15 +379,19 @@ class Batch:
         retried = tasks.retry(tx, sorted(self._retried_tasks), now=self.now)
         tasks.skip(tx, sorted(self._skipped_tasks))
         self.children.end_tasks(tx, now=self.now)
-        self._cancel_and_hold(tx)
+        cancelled = self._cancel_and_hold(tx)
         released = tasks.unhold(tx, sorted(self.released))
         timers.cancel(tx, sorted(self._cancelled_timers), now=self.now)
+        joins.give_up(tx, cancelled, now=self.now)
+        retried += retry_items(tx, retried, now=self.now)
+        released += joins.open_again(tx, sorted(self.released), now=self.now) if released else []
         for instance_id, (resolution, actor) in self._resolved.items():  # before newer ones are opened
             incidents.resolve_of(tx, [instance_id], resolution=resolution, actor=actor, now=self.now)
         writes = Writes(tx)
         try:
             instances.save(writes, self.instances)
-            tasks.create(writes, list(self._tasks.values()))
+            tasks.create(writes, [*self._tasks.values(), *self._maps.rows()])
+            joins.create(writes, list(self._maps.joins.values()))
             timers.arm(writes, list(self._timers.values()))
             history.append(writes, self.history)
             incidents.open_all(writes, self._incidents)
@@ -386,29 +408,30 @@ class Batch:
         if self.thawed:  # what waited parked is taken up again, also where it can only be rejected: on record
             inbox.unpark(tx, sorted(self.thawed))
         self.due_tasks = [*retried, *released]
-        self.due_tasks += [
-            row["id"]
-            for row in self._tasks.values()
-            if row["status"] == TaskStatus.PENDING and row["run_at"] <= self.now
-        ]
+        made = (*self._tasks.values(), *self._maps.rows())
+        self.due_tasks += [row["id"] for row in made if is_due(row, self.now)]
 
     def _lock_tasks(self, tx: Connection) -> None:
-        if self._asked_again:
+        """Where several statements lock tasks, lock them all in one: each by itself would be in order, all together not."""
+        withdrawing = self._withdrawing()
+        if self._asked_again or self._retried_tasks or (withdrawing and self.released):
             tasks.lock_in_order(
                 tx,
-                withdrawing=sorted(self._withdrawing()),
+                withdrawing=sorted(withdrawing | self.released),
+                retried=sorted(self._retried_tasks),
                 asking=sorted({asking.instance.id for asking in self._asked_again}),
                 idempotency_keys=sorted({asking.row["idempotency_key"] for asking in self._asked_again}),
             )
 
     def _withdrawing(self) -> set[str]:
         """Instances that cancel tasks, or may not have any run."""
-        return {instance_id for instance_id, _ in self._cancelled_tasks} | self.frozen
+        return {instance_id for instance_id, _ in self._cancelled_tasks} | self.frozen | self._left_over
 
-    def _cancel_and_hold(self, tx: Connection) -> None:
+    def _cancel_and_hold(self, tx: Connection) -> list[TaskId]:
+        """Cancel what nobody waits for any more, and hold what is frozen; returns the ids that were cancelled."""
         concerned = self._withdrawing()
         if not concerned:
-            return
+            return []
         self._cancel_and_hold_new(concerned)
         cancelled: list[TaskId] = []
         held: list[TaskId] = []
@@ -419,10 +442,14 @@ class Batch:
                 held.append(task_id)
         tasks.cancel(tx, cancelled, now=self.now)
         tasks.hold(tx, held)
+        return cancelled
 
     def _is_wanted(self, instance_id: str, key: str, joined: str | None) -> bool:
-        """Does an obligation that a task answers stand in the snapshot? Of several, all may have been given up one by one."""
-        keys = {key, *(read(joined) if joined else ())}
+        """Does an obligation that a task answers stand in the snapshot? Of several, all may have been given up one by one.
+
+        The obligation of an item is its MAP.
+        """
+        keys = {map_key(key) or key, *(read(joined) if joined else ())}
         return not keys.isdisjoint(self._open_tasks[instance_id])
 
     def _cancel_and_hold_new(self, concerned: set[str]) -> None:
@@ -430,8 +457,10 @@ class Batch:
         for (instance_id, key), row in self._tasks.items():
             if instance_id in concerned and not self._is_wanted(instance_id, key, row["joined_keys"]):
                 row.update(status=TaskStatus.CANCELLED.value, finished_at=self.now)
+                self._maps.drop(instance_id, key)
             elif instance_id in self.frozen:
                 row["held"] = True
+                self._maps.hold(instance_id, key)
 
     def _save_asked_again(self, tx: Connection) -> None:
         """Create tasks that carry an idempotency key; where the key is known, join the live task or take its stored outcome."""

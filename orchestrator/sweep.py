@@ -28,7 +28,8 @@ def expire_due_leases(database: Database) -> int:
 
 def time_out_due_tasks(database: Database) -> int:
     """Fail tasks whose time to start or to end is over; returns how many."""
-    return database.run(lambda tx: time_out_tasks(tx, now=read_now(tx)))
+    ended = database.run(lambda tx: time_out_tasks(tx, now=read_now(tx)))
+    return ended + database.run(lambda tx: time_out_tasks(tx, now=read_now(tx), maps=True))
 
 
 def forget(database: Database) -> None:

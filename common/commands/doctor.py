@@ -17,6 +17,7 @@ from common.decision import TIMEOUT_TIMER
 from common.lifecycle import ENDED, FINAL, OPEN, InstanceStatus, TaskStatus
 from common.store import invariants
 from common.store.invariants import Obligations
+from statechart.maps import map_key
 
 PAGE = 200
 
@@ -78,7 +79,8 @@ def check_obligations(one: Obligations) -> list[Finding]:
     counts = tuple(len(snapshot[kind]) for kind in ("tasks", "timers", "children"))
     answering = {read(body).get("key") for type_, body in one.inbox_bodies if type_ in ("task", "timer")}
     is_failed = one.status is InstanceStatus.FAILED
-    rows = [({key, *(read(joined) if joined else ())}, status) for key, joined, status in one.task_keys]
+    obligations = [one for one in one.task_keys if map_key(one[0]) is None]
+    rows = [({key, *(read(joined) if joined else ())}, status) for key, joined, status in obligations]
     running = [keys for keys, status in rows if status in OPEN]
     ended = [
         keys for keys, status in rows if is_failed and status in ENDED and status != TaskStatus.CANCELLED
@@ -108,6 +110,7 @@ def check_obligations(one: Obligations) -> list[Finding]:
             for keys in live
             if wanted.isdisjoint(keys)
         ]
+    findings += _item_findings(one, snapshot)
     findings += _children_findings(one, snapshot)
     if counts != one.counts:
         message = (
@@ -117,6 +120,20 @@ def check_obligations(one: Obligations) -> list[Finding]:
     if one.status in FINAL and (snapshot["tasks"] or snapshot["timers"] or snapshot["children"]):
         findings.append(Finding("instance.open", "it ended with open obligations", None, one.instance_id))
     return findings
+
+
+def _item_findings(one: Obligations, snapshot: dict[str, Any]) -> list[Finding]:
+    """An item that lives has a MAP that the snapshot waits for, if only until its answer is taken."""
+    maps = {map_key(key) for key, _, status in one.task_keys if status in OPEN} - {None}
+    return [
+        Finding(
+            "item.unasked",
+            f'items of the MAP "{key}" live, but the snapshot does not wait for it',
+            None,
+            one.instance_id,
+        )
+        for key in sorted(str(key) for key in maps.difference(snapshot["tasks"]))
+    ]
 
 
 def _children_findings(one: Obligations, snapshot: dict[str, Any]) -> list[Finding]:
@@ -185,4 +202,12 @@ def _across(tx: Connection) -> list[Finding]:
         Finding(f"task.{what}", f"the attempts of task {id_} do not add up to its status")
         for what, id_ in invariants.miscounted_tasks(tx)
     ]
-    return stalled + left + miscounted
+    maps = [Finding(f"map.{what}", f"{_MAPS[what]}: {id_}") for what, id_ in invariants.broken_maps(tx)]
+    return stalled + left + miscounted + maps
+
+
+_MAPS = {
+    "miscounted": "the join of a MAP counts otherwise than its items ended",
+    "stuck": "a MAP waits for items, and none of them has its turn",
+    "unjoined": "a MAP runs without a join that counts for it, or a join counts for none",
+}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -15,16 +15,21 @@ from typing import Any
 from sqlalchemy import Connection
 
 from common.canonical import dumps, read
-from common.clock import instant_text
+from common.commands.digests import attempts_digests
+from common.commands.joins import EndedMap, ItemEnd, Items, close, count_items
+from common.config import Limits
 from common.db import ORCHESTRATOR_QUEUE, TASK_RUNNER_QUEUE, note_bell
 from common.db.tables import AttemptOutcome, InboxType
 from common.ids import InstanceId, LeaseToken, TaskId, TenantId
 from common.lifecycle import TaskStatus
 from common.polls import KEPT_ATTEMPTS, TRIMMED_EVERY
 from common.retry import MAX_LOST, RetryPolicy
-from common.store import inbox, tasks
+from common.store import inbox, joins, tasks
 from common.store.tasks import ExpiredTask, OverdueTask, WonTask
 from common.task_error import TaskError
+from statechart.maps import map_key
+
+MAX_OUTPUT_BYTES = Limits().max_output_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +87,14 @@ def outcome_body(
     error: Any,
     attempts_digest: str | None,
     polls: int | None = None,
+    items: Items | None = None,
 ) -> str:
-    """The inbox body of an ended task: {entry, event, key}. `output` is canonical text and stays the very same bytes."""
+    """The inbox body of an ended task: {entry, event, key}. `output` is canonical text and stays the very same bytes.
+
+    Of a MAP the entry tells how its `items` ended.
+    """
     task = {"attempt": attempt, "id": task_id, "name": name, "type": type}
-    entry = {
+    entry: dict[str, Any] = {
         "attempt": attempt,
         "attemptsDigest": attempts_digest,
         "key": key,
@@ -94,6 +103,8 @@ def outcome_body(
     }
     if polls is not None:
         entry["polls"] = polls
+    if items is not None:
+        entry |= items.to_json()
     if error is None:
         entry["type"] = "task.succeeded"
         event = f'{{"output":{output},"task":{dumps(task)},"type":{dumps(event_type)}}}'
@@ -125,7 +136,7 @@ def report_outcomes(tx: Connection, outcomes: Sequence[Outcome], *, now: datetim
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """A task that ended for good, for the instance to be told under each of its obligations."""
+    """A task that ended for good, for the instance to be told under each of its obligations, or its MAP to count it."""
 
     task_id: TaskId
     tenant_id: TenantId
@@ -138,6 +149,8 @@ class _Ended:
     output: str | None
     error: TaskError | None
     polls: int | None = None
+    parent_task_id: TaskId | None = None
+    items: Items | None = None
 
 
 class _Group:
@@ -171,7 +184,7 @@ class _Group:
             self._continue(outcome, outcome.again_ms, won)
         elif outcome.error is None:
             self.succeeded += 1
-            self._end(outcome, won.joined_keys, TaskStatus.SUCCEEDED, AttemptOutcome.SUCCEEDED)
+            self._end(outcome, won, TaskStatus.SUCCEEDED, AttemptOutcome.SUCCEEDED)
         else:
             self._add_failure(outcome, outcome.error, won)
 
@@ -181,7 +194,7 @@ class _Group:
         # A try that could not begin before the whole task's time is over is not waited for.
         if run_at is None or (won.finish_by_at is not None and run_at >= won.finish_by_at):
             self.failed += 1
-            self._end(outcome, won.joined_keys, TaskStatus.FAILED, ended)
+            self._end(outcome, won, TaskStatus.FAILED, ended)
         else:
             self.retried += 1
             self._again(outcome, won.start_within_ms, ended, run_at=run_at, error=dumps(error.to_json()))
@@ -209,7 +222,7 @@ class _Group:
         """A lease ran out. Lost attempts do not count against the policy, they have their own limit."""
         if for_good:
             self.failed += 1
-            self._end(outcome, task.joined_keys, TaskStatus.FAILED, AttemptOutcome.LOST)
+            self._end(outcome, task, TaskStatus.FAILED, AttemptOutcome.LOST)
         else:
             self.retried += 1
             self._again(
@@ -232,11 +245,13 @@ class _Group:
         self._ended.append(
             _Ended(
                 task.id, task.tenant_id, task.instance_id, _keys(task.key, task.joined_keys), task.type, task.name,
-                task.attempt, task.failure_event, None, error,
+                task.attempt, task.failure_event, None, error, task.parent_task_id,
             )
         )  # fmt: skip
 
-    def _end(self, outcome: Outcome, joined: str | None, status: TaskStatus, attempt: AttemptOutcome) -> None:
+    def _end(
+        self, outcome: Outcome, row: WonTask | ExpiredTask, status: TaskStatus, attempt: AttemptOutcome
+    ) -> None:
         error = None if outcome.error is None else dumps(outcome.error.to_json())
         self._finish.append(
             {
@@ -252,8 +267,9 @@ class _Group:
         event_type = outcome.completion_event if outcome.error is None else outcome.failure_event
         self._ended.append(
             _Ended(
-                outcome.task_id, outcome.tenant_id, outcome.instance_id, _keys(outcome.key, joined), outcome.type,
-                outcome.name, outcome.attempt, event_type, outcome.output, outcome.error, outcome.polls,
+                outcome.task_id, outcome.tenant_id, outcome.instance_id, _keys(outcome.key, row.joined_keys),
+                outcome.type, outcome.name, outcome.attempt, event_type, outcome.output, outcome.error, outcome.polls,
+                row.parent_task_id,
             )
         )  # fmt: skip
 
@@ -298,11 +314,27 @@ class _Group:
         tasks.drop_old_attempts(tx, self._well_tried, kept=KEPT_ATTEMPTS)
         if self.released or self.continued:
             note_bell(tx, TASK_RUNNER_QUEUE)
-        if not self._ended:
+        items = [_item_end(ended) for ended in self._ended if ended.parent_task_id is not None]
+        told = [ended for ended in self._ended if ended.parent_task_id is None]
+        closed = close(tx, [ended.task_id for ended in told if ended.type == "MAP"], now=self.now)
+        told = [replace(ended, items=closed.get(ended.task_id)) for ended in told]
+        self._tell(tx, told)
+        self.count(tx, items)
+
+    def count(self, tx: Connection, ends: Sequence[ItemEnd], *, also: Sequence[str] = ()) -> None:
+        """Count items that ended for their MAPs, and tell of those MAPs that ended by it."""
+        counted = count_items(tx, ends, now=self.now, max_output_bytes=MAX_OUTPUT_BYTES, also=also)
+        if counted.opened:
+            note_bell(tx, TASK_RUNNER_QUEUE, *counted.opened)
+        self._tell(tx, [_ended_map(one) for one in counted.ended])
+
+    def _tell(self, tx: Connection, told: list[_Ended]) -> None:
+        """Put what ended into the inboxes of its instances."""
+        if not told:
             return
-        digests = attempts_digests(tx, [ended.task_id for ended in self._ended])
-        inbox.put(tx, [row for ended in self._ended for row in self._deliveries(ended, digests)])
-        note_bell(tx, ORCHESTRATOR_QUEUE, *(ended.instance_id for ended in self._ended))
+        digests = attempts_digests(tx, [ended.task_id for ended in told])
+        inbox.put(tx, [row for ended in told for row in self._deliveries(ended, digests)])
+        note_bell(tx, ORCHESTRATOR_QUEUE, *(ended.instance_id for ended in told))
 
     def _deliveries(self, ended: _Ended, digests: dict[str, str]) -> list[dict[str, Any]]:
         return [
@@ -321,6 +353,7 @@ class _Group:
                     error=ended.error.to_json() if ended.error else None,
                     attempts_digest=digests.get(ended.task_id),
                     polls=ended.polls,
+                    items=ended.items,
                 ),
                 f"task:{ended.task_id}",
                 self.now,
@@ -329,26 +362,23 @@ class _Group:
         ]
 
 
+def _item_end(ended: _Ended) -> ItemEnd:
+    assert ended.parent_task_id is not None, "an item has a MAP"  # noqa: S101
+    [key] = ended.keys
+    error = None if ended.error is None else dumps(ended.error.to_json())
+    return ItemEnd(ended.parent_task_id, int(key.rpartition("#")[2]), error)
+
+
+def _ended_map(one: EndedMap) -> _Ended:
+    event_type = one.map.completion_event if one.error is None else one.map.failure_event
+    return _Ended(
+        one.map.id, one.map.tenant_id, one.map.instance_id, (one.map.key,), "MAP", one.map.name, one.map.attempt, event_type,
+        one.output, one.error, items=one.items,
+    )  # fmt: skip
+
+
 def _keys(key: str, joined: str | None) -> tuple[str, ...]:
     return (key, *(read(joined) if joined else ()))
-
-
-def attempts_digests(tx: Connection, ids: Sequence[TaskId]) -> dict[str, str]:
-    """SHA-256 over each task's attempts, hex: the history entry that ends a task vouches for how it was tried.
-
-    It covers the attempts that stand in the table: of a POLL at least the newest 100, and the entry says how many checks
-    there were.
-    """
-    return {task: attempts_digest(rows) for task, rows in tasks.read_attempts(tx, ids).items()}
-
-
-def attempts_digest(rows: Sequence[tuple[Any, ...]]) -> str:
-    """The digest of attempts (attempt, outcome, started_at, ended_at), oldest first."""
-    listed = [
-        [attempt, outcome, instant_text(started), instant_text(ended) if ended else None]
-        for attempt, outcome, started, ended in rows
-    ]
-    return sha256(dumps(listed).encode()).hexdigest()
 
 
 def _record_late(tx: Connection, outcome: Outcome, now: datetime) -> int:
@@ -359,6 +389,8 @@ def _record_late(tx: Connection, outcome: Outcome, now: datetime) -> int:
     digest = sha256((said or "null").encode()).digest()
     if not tasks.record_late(tx, outcome.task_id, outcome.token, digest):
         return 0
+    if map_key(outcome.key) is not None:  # of the items of a MAP only the attempts tell
+        return 1
     entry = {
         "attempt": outcome.attempt,
         "key": outcome.key,
@@ -372,6 +404,18 @@ def _record_late(tx: Connection, outcome: Outcome, now: datetime) -> int:
     inbox.put(tx, [row])
     note_bell(tx, ORCHESTRATOR_QUEUE, outcome.instance_id)
     return 1
+
+
+def retry_items(tx: Connection, ids: Sequence[TaskId], *, now: datetime) -> list[TaskId]:
+    """Let those of some retried tasks that are MAPs try their items again; returns the ids of items that may be claimed.
+
+    The tasks and their items are locked. A MAP that failed although nothing of it is left to do fails again.
+    """
+    if not ids:
+        return []
+    claimable = joins.reopen(tx, ids, now=now)
+    _Group(now).count(tx, [], also=ids)
+    return claimable
 
 
 def expire_leases(tx: Connection, *, now: datetime) -> int:
@@ -411,17 +455,19 @@ UNFINISHED = TaskError(
 )
 
 
-def time_out_tasks(tx: Connection, *, now: datetime) -> int:
+def time_out_tasks(tx: Connection, *, now: datetime, maps: bool = False) -> int:
     """Fail tasks for good that waited too long for a worker, or took too long in all. Returns how many, 500 of each at most.
 
-    Needs nobody who holds them: it works as well when their runner is dead. One that runs is told by its beat.
+    Needs nobody who holds them: it works as well when their runner is dead. One that runs is told by its beat. `maps` does so
+    for MAPs, else it is done for all other tasks: in one transaction an item would be counted for a MAP that is held out
+    of its turn (operation: ORDER).
     """
     group = _Group(now)
-    unfinished = tasks.lock_unfinished(tx, now=now)
+    unfinished = tasks.lock_unfinished(tx, now=now, maps=maps)
     for task in unfinished:
         group.time_out(task, UNFINISHED)
     over = {task.id for task in unfinished}
-    for task in tasks.lock_unstarted(tx, now=now):
+    for task in () if maps else tasks.lock_unstarted(tx, now=now):
         if task.id not in over:
             group.time_out(task, UNSTARTED)
     group.save(tx)

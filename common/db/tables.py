@@ -400,6 +400,13 @@ tasks = Table(
         sqlite_where=text("parent_task_id IS NOT NULL"),
     ),
     Index(
+        "ix_tasks_gated",
+        "parent_task_id",
+        "item_index",
+        postgresql_where=text("gated"),
+        sqlite_where=text("gated"),
+    ),
+    Index(
         "ix_tasks_people",
         "tenant_id",
         "id",

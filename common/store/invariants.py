@@ -24,6 +24,7 @@ from common.db.tables import (
     inbox,
     incidents,
     instances,
+    joins,
     tasks,
     timers,
     workers,
@@ -227,6 +228,42 @@ def miscounted_tasks(tx: Connection) -> list[tuple[str, str]]:
         for what, wrong in (("counted_twice", by_task.c.succeeded > 1), ("unaccounted", unaccounted))
         for row in tx.execute(rows.where(wrong).limit(100))
     ]
+
+
+def broken_maps(tx: Connection) -> list[tuple[str, str]]:
+    """(what, id) of MAPs that do not agree with their joins, or their joins with the items."""
+    items = tasks.alias("item")
+    item = items.c
+    ended = case((item.finished_at.is_not(None), 1))
+    well = case((item.status == TaskStatus.SUCCEEDED, 1))
+    has_turn = case((and_(item.finished_at.is_(None), not_(item.gated)), 1))
+    counts_for = joins.c.task_id == tasks.c.id
+    of_items = (
+        select(tasks.c.id)
+        .join(joins, counts_for)
+        .join(items, item.parent_task_id == tasks.c.id)
+        .where(joins.c.ended_at.is_(None))
+        .group_by(tasks.c.id, joins.c.total, joins.c.succeeded, joins.c.failed)
+    )
+    miscounted = or_(
+        func.count(item.id) != joins.c.total,
+        func.count(well) != joins.c.succeeded,
+        func.count(ended) != joins.c.succeeded + joins.c.failed,
+    )
+    counts = and_(joins.c.task_id.is_not(None), joins.c.ended_at.is_(None))
+    unjoined = (
+        select(tasks.c.id)
+        .outerjoin(joins, counts_for)
+        .where(tasks.c.type == "MAP", tasks.c.status.in_(OPEN) != counts)
+    )
+    found = []
+    for what, query in (
+        ("miscounted", of_items.having(miscounted)),
+        ("stuck", of_items.having(func.count(has_turn) == 0)),
+        ("unjoined", unjoined),
+    ):
+        found += [(what, str(row[0])) for row in tx.execute(query.limit(100))]
+    return found
 
 
 _SUCCEEDED = AttemptOutcome.SUCCEEDED.value

@@ -13,7 +13,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, case, delete, func, not_, or_, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    not_,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from common.canonical import read
 from common.clock import read_now
@@ -30,6 +43,8 @@ _t = tasks.c
 _a = attempts.c
 _ASKED = func.coalesce(_t.asked_as, _t.type)  # what the definition wrote, and its events say
 _BY_ID = (("id", "id"),)
+_IN_TURN = (_t.type == "MAP", _t.id)
+"""The order in which task rows are waited for: who holds a MAP waits for nothing that may be an item of it."""
 
 
 def create(tx: Connection | Writes, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -43,22 +58,31 @@ _IN_ORDER = (
         or_(
             among(_t.instance_id, "withdrawing") & _t.status.in_(OPEN),
             among(_t.instance_id, "asking") & among(_t.idempotency_key, "idempotency_keys", "text"),
+            among(_t.parent_task_id, "retried"),
+            among(_t.id, "retried"),
         )
     )
-    .order_by(_t.id)
+    .order_by(*_IN_TURN)
     .with_for_update()
 )
 
 
 def lock_in_order(
-    tx: Connection, *, withdrawing: Sequence[str], asking: Sequence[str], idempotency_keys: Sequence[str]
+    tx: Connection,
+    *,
+    withdrawing: Sequence[str],
+    asking: Sequence[str],
+    idempotency_keys: Sequence[str],
+    retried: Sequence[str],
 ) -> None:
-    """Lock the open tasks of some instances, and those that answer one of the keys for others, in id order.
+    """Lock, in order, the open tasks of some instances, those that answer one of the keys for others, those to be retried.
 
     Who locks a few of them first and others later does not lock in id order, and deadlocks with a runner that
     reports both. What is asked for afterwards is held already.
     """
-    names = {"withdrawing": withdrawing, "asking": asking, "idempotency_keys": idempotency_keys}
+    names = {
+        "withdrawing": withdrawing, "asking": asking, "idempotency_keys": idempotency_keys, "retried": retried,
+    }  # fmt: skip
     tx.execute(_IN_ORDER, names).all()
 
 
@@ -110,7 +134,7 @@ def give_up_key(tx: Connection, task_id: TaskId) -> None:
 _OPEN_OF = (
     select(_t.id, _t.instance_id, _t.key, _t.joined_keys)
     .where(among(_t.instance_id, "instance_ids"), _t.status.in_(OPEN))
-    .order_by(_t.id)
+    .order_by(*_IN_TURN)
     .with_for_update()
 )
 _CANCEL = (
@@ -131,7 +155,7 @@ _END_ATTEMPTS = (
 def lock_open(
     tx: Connection, instance_ids: Sequence[str]
 ) -> list[tuple[TaskId, InstanceId, str, str | None]]:
-    """Lock the open tasks of locked instances in id order: (id, instance, key, joined keys). May wait for a runner's commit."""
+    """Lock the open tasks of locked instances in order: (id, instance, key, joined keys). May wait for a runner's commit."""
     return [(row[0], row[1], row[2], row[3]) for row in tx.execute(_OPEN_OF, {"instance_ids": instance_ids})]
 
 
@@ -332,20 +356,23 @@ def save_states(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class WonTask:
-    """A locked task whose claim still holds, with what decides about another attempt."""
+    """A locked task whose claim still holds, with what decides about another attempt, and the MAP that it is an item of."""
 
     joined_keys: str | None
     max_attempts: int
     start_within_ms: int | None
     finish_by_at: datetime | None
+    parent_task_id: TaskId | None
 
 
 _WON = (
-    select(_t.id, _t.lease_token, _t.joined_keys, _t.max_attempts, _t.start_within_ms, _t.finish_by_at)
+    select(
+        _t.id, _t.lease_token, _t.joined_keys, _t.max_attempts, _t.start_within_ms, _t.finish_by_at, _t.parent_task_id
+    )
     .where(among(_t.id, "ids"), among(_t.lease_token, "tokens"), _t.status == TaskStatus.RUNNING)
     .order_by(_t.id)
     .with_for_update()
-)
+)  # fmt: skip
 
 
 def lock_won(
@@ -480,12 +507,13 @@ class ExpiredTask:
     options: str | None
     token: LeaseToken
     start_within_ms: int | None
+    parent_task_id: TaskId | None
 
 
 _EXPIRED = (
     select(
         _t.id, _t.tenant_id, _t.instance_id, _t.key, _t.joined_keys, _ASKED, _t.name, _t.attempt, _t.lost,
-        _t.failure_event, _t.options, _t.lease_token, _t.start_within_ms,
+        _t.failure_event, _t.options, _t.lease_token, _t.start_within_ms, _t.parent_task_id,
     )
     .where(_t.status == TaskStatus.RUNNING, _t.lease_token.is_not(None), _t.lease_expires_at < bindparam("now", type_=UtcDateTime()))
     .order_by(_t.lease_expires_at)
@@ -525,20 +553,21 @@ class OverdueTask:
     attempt: int
     failure_event: str
     token: LeaseToken | None
+    parent_task_id: TaskId | None
 
 
 _OVERDUE = select(
     _t.id, _t.tenant_id, _t.instance_id, _t.key, _t.joined_keys, _ASKED, _t.name, _t.attempt, _t.failure_event,
-    _t.lease_token,
+    _t.lease_token, _t.parent_task_id,
 ).limit(500).with_for_update(skip_locked=True)  # fmt: skip
 _WAITS = and_(_t.status == TaskStatus.PENDING, _t.start_by_at.is_not(None), not_(_t.held))
 _LASTS = and_(_t.finished_at.is_(None), _t.finish_by_at.is_not(None))
 _UNSTARTED = _OVERDUE.where(_WAITS, _t.start_by_at <= bindparam("now", type_=UtcDateTime())).order_by(
     _t.start_by_at
 )
-_UNFINISHED = _OVERDUE.where(_LASTS, _t.finish_by_at <= bindparam("now", type_=UtcDateTime())).order_by(
-    _t.finish_by_at
-)
+_UNFINISHED = _OVERDUE.where(
+    _LASTS, (_t.type == "MAP") == bindparam("maps"), _t.finish_by_at <= bindparam("now", type_=UtcDateTime())
+).order_by(_t.finish_by_at)
 _NEXT_UNSTARTED = select(func.min(_t.start_by_at)).where(_WAITS)
 _NEXT_UNFINISHED = select(func.min(_t.finish_by_at)).where(_LASTS)
 
@@ -549,9 +578,9 @@ def lock_unstarted(tx: Connection, *, now: datetime) -> list[OverdueTask]:
     return [OverdueTask(*row) for row in rows]
 
 
-def lock_unfinished(tx: Connection, *, now: datetime) -> list[OverdueTask]:
-    """Lock up to 500 open tasks that should have ended by now, longest over first; rows in flight are skipped."""
-    rows: Iterable[Any] = tx.execute(_UNFINISHED, {"now": now})
+def lock_unfinished(tx: Connection, *, now: datetime, maps: bool) -> list[OverdueTask]:
+    """Lock up to 500 open MAPs, or other open tasks, that should have ended by now, longest over first; rows in flight are skipped."""
+    rows: Iterable[Any] = tx.execute(_UNFINISHED, {"now": now, "maps": maps})
     return [OverdueTask(*row) for row in rows]
 
 
@@ -621,9 +650,9 @@ def hold(tx: Connection, ids: Sequence[TaskId]) -> None:
 
 
 _HELD_TASKS = (
-    select(_t.id, _t.run_at, _t.start_within_ms)
+    select(_t.id, _t.run_at, _t.start_within_ms, _t.gated)
     .where(among(_t.instance_id, "instance_ids"), _t.status.in_(OPEN), _t.held)
-    .order_by(_t.id)
+    .order_by(*_IN_TURN)
     .with_for_update()
 )
 
@@ -639,11 +668,21 @@ def unhold(tx: Connection, instance_ids: Sequence[InstanceId]) -> list[TaskId]:
     if rows:
         now = read_now(tx)
         thawed = [
-            {"id": row.id, "held": False, "start_by_at": later(max(row.run_at, now), row.start_within_ms)}
+            {
+                "id": row.id,
+                "held": False,
+                # The wait of an item begins with its turn.
+                "start_by_at": None if row.gated else later(max(row.run_at, now), row.start_within_ms),
+            }
             for row in rows
         ]
         update_rows(tx, tasks, thawed, match=_BY_ID, only_if="tasks.finished_at IS NULL")
     return [row.id for row in rows]
+
+
+def is_handler_of_task() -> ColumnElement[bool]:
+    """Does a row of `handlers` tell of the handler that executes a task? SYSTEM names its functions."""
+    return and_(handlers.c.type == _t.type, handlers.c.name == case((_t.type == "SYSTEM", _t.name), else_=""))
 
 
 _FAILED = (
@@ -651,10 +690,7 @@ _FAILED = (
         _t.id, _t.type, _t.attempt, _t.retry, _t.start_within_ms, _t.finish_within_ms, _t.asked_as, _t.state,
         handlers.c.retry.label("handlers_retry"),
     )
-    .outerjoin(
-        handlers,
-        and_(handlers.c.type == _t.type, handlers.c.name == case((_t.type == "SYSTEM", _t.name), else_="")),
-    )
+    .outerjoin(handlers, is_handler_of_task())
     .where(among(_t.id, "ids"), _t.status.in_(sources(TASK_MOVES, "retry")))
     .order_by(_t.id)
     .with_for_update(of=tasks)

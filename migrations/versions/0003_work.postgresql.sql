@@ -22,6 +22,8 @@ DROP INDEX ix_tasks_due
 
 CREATE INDEX ix_tasks_due ON tasks (type, priority DESC, run_at, id) WHERE status = 'pending' AND NOT held AND NOT gated
 
+CREATE INDEX ix_tasks_gated ON tasks (parent_task_id, item_index) WHERE gated
+
 CREATE UNIQUE INDEX uq_tasks_item ON tasks (parent_task_id, item_index) WHERE parent_task_id IS NOT NULL
 
 CREATE INDEX ix_tasks_people ON tasks (tenant_id, id) WHERE type = 'HUMAN' AND finished_at IS NULL

@@ -11,7 +11,8 @@ from hashlib import sha256
 
 from common.canonical import dumps, read
 from common.clock import instant_text
-from common.commands.outcome import UNFINISHED, UNSTARTED, _lost, attempts_digest, outcome_body
+from common.commands.digests import attempts_digest
+from common.commands.outcome import UNFINISHED, UNSTARTED, _lost, outcome_body
 from common.db.tables import AttemptOutcome, InboxType
 from common.lifecycle import TaskStatus
 from common.polls import POLL, Counted
