@@ -245,7 +245,7 @@ class _Group:
         self._ended.append(
             _Ended(
                 task.id, task.tenant_id, task.instance_id, _keys(task.key, task.joined_keys), task.type, task.name,
-                task.attempt, task.failure_event, None, error, task.parent_task_id,
+                task.attempt, task.failure_event, None, error, parent_task_id=task.parent_task_id,
             )
         )  # fmt: skip
 

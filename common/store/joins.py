@@ -35,8 +35,7 @@ from common.db.types import Id, UtcDateTime, among
 from common.decide_joins import Count, ItemResult
 from common.ids import InstanceId, TaskId, TenantId
 from common.lifecycle import OPEN, TaskStatus
-from common.retry import RetryPolicy
-from common.store.tasks import is_handler_of_task, later
+from common.store.tasks import another_series, is_handler_of_task, later
 from statechart.effects import NOT_RUN_BY_A_RUNNER
 
 _t = tasks.c
@@ -200,7 +199,7 @@ _JOINED = select(_j.task_id, _j.concurrency).where(among(_j.task_id, "ids")).ord
 _NOT_SUCCEEDED = (
     select(
         _t.id, _t.type, _t.status, _t.gated, _t.attempt, _t.retry, _t.run_at, _t.start_within_ms, _t.finish_within_ms,
-        handlers.c.retry.label("handlers_retry"),
+        _t.asked_as, _t.state, handlers.c.retry.label("handlers_retry"),
     )
     .outerjoin(handlers, is_handler_of_task())
     .where(_t.parent_task_id == bindparam("map_id", type_=Id()), _t.status != TaskStatus.SUCCEEDED)
@@ -245,7 +244,6 @@ def _again(rows: Sequence[Any], concurrency: int | None, now: datetime) -> list[
 
 
 def _anew(row: Any, now: datetime, *, is_gated: bool) -> dict[str, Any]:
-    policy = row.retry or row.handlers_retry
     opened = _opened(row, now)
     if is_gated:
         opened |= {
@@ -254,12 +252,7 @@ def _anew(row: Any, now: datetime, *, is_gated: bool) -> dict[str, Any]:
             "start_by_at": None,
             "finish_by_at": None,
         }
-    return {
-        **opened,
-        "held": False,
-        "lost": 0,
-        "max_attempts": row.attempt + RetryPolicy.read(read(policy) if policy else None).max_attempts,
-    }
+    return {**opened, "held": False, **another_series(row, now)}
 
 
 # -- results ------------------------------------------------------------------------------------------------------

@@ -708,7 +708,6 @@ def retry(tx: Connection, ids: Sequence[TaskId], *, now: datetime) -> list[TaskI
     rows = tx.execute(_FAILED, {"ids": ids}).all()
     again = []
     for row in rows:
-        policy = row.retry or row.handlers_retry
         executed = row.type not in NOT_RUN_BY_A_RUNNER
         again.append(
             {
@@ -716,17 +715,25 @@ def retry(tx: Connection, ids: Sequence[TaskId], *, now: datetime) -> list[TaskI
                 "status": (TaskStatus.PENDING if executed else TaskStatus.RUNNING).value,
                 "held": False,
                 "run_at": now,
-                "lost": 0,
-                "max_attempts": row.attempt + RetryPolicy.read(read(policy) if policy else None).max_attempts,
                 "start_by_at": later(now, row.start_within_ms),
                 "finish_by_at": later(now, row.finish_within_ms),
-                "state": begin_anew(row.state, now) if row.asked_as == POLL else row.state,
+                **another_series(row, now),
             }
         )
     update_rows(
         tx, tasks, again, match=_BY_ID, only_if="tasks.status = 'failed'", cleared=("error", "finished_at")
     )
     return [row.id for row in rows]
+
+
+def another_series(row: Any, now: datetime) -> dict[str, Any]:
+    """What another series of attempts changes in a row {attempt, retry, handlers_retry, asked_as, state}."""
+    policy = row.retry or row.handlers_retry
+    return {
+        "lost": 0,
+        "max_attempts": row.attempt + RetryPolicy.read(read(policy) if policy else None).max_attempts,
+        "state": begin_anew(row.state, now) if row.asked_as == POLL else row.state,
+    }
 
 
 def later(at: datetime, milliseconds: int | None) -> datetime | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from common.canonical import read
 from common.db.tables import AttemptOutcome, InboxType
+from common.decide_joins import Count
 from common.ids import DefinitionId, InstanceId, TaskId, TenantId
 from common.lifecycle import LIVE, OPEN, InstanceStatus, TaskStatus
 from common.store.configs import Configured
@@ -94,6 +95,11 @@ class Task:
         return self.status in OPEN
 
     @property
+    def is_claimable(self) -> bool:
+        """May a runner claim it once its time has come?"""
+        return self.status is TaskStatus.PENDING and not self.held and not self.gated
+
+    @property
     def running_attempt(self) -> Attempt | None:
         """The attempt that holds the lease, where one does."""
         last = self.attempts[-1] if self.attempts else None
@@ -115,6 +121,15 @@ class Task:
 _TASK_MEMBERS = tuple(name for name in Task.__dataclass_fields__ if name not in (
     "attempt", "lost", "output", "error", "progress", "state", "ended_by", "went_on", "attempts",
 ))  # fmt: skip
+
+
+@dataclass(eq=False)
+class Join:
+    """What a MAP counts, and how many of its items run at once."""
+
+    count: Count
+    concurrency: int | None
+    is_over: bool = False
 
 
 @dataclass(eq=False)
@@ -169,6 +184,8 @@ class Memory:
     inbox: list[InboxRow] = field(default_factory=list)
     parked: set[int] = field(default_factory=set)
     tasks: dict[TaskId, Task] = field(default_factory=dict)
+    joins: dict[TaskId, Join] = field(default_factory=dict)
+    item_ends: list[Task] = field(default_factory=list)  # items that have ended and are not counted yet
     timers: list[Timer] = field(default_factory=list)
     incidents: list[Incident] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -256,6 +273,11 @@ class Memory:
             for task in self.tasks.values()
             if task.is_open and (instance_ids is None or task.instance_id in instance_ids)
         ]
+
+    def items_of(self, map_id: TaskId) -> list[Task]:
+        """The items of a MAP, by index."""
+        found = [task for task in self.tasks.values() if task.parent_task_id == map_id]
+        return sorted(found, key=lambda task: task.item_index or 0)
 
     def open_incidents(self, instance_id: str) -> list[Incident]:
         return [one for one in self.incidents if one.instance_id == instance_id and one.is_open]

@@ -11,15 +11,17 @@ from hashlib import sha256
 
 from common.canonical import dumps, read
 from common.clock import instant_text
-from common.commands.digests import attempts_digest
+from common.commands.joins import Items
 from common.commands.outcome import UNFINISHED, UNSTARTED, _lost, outcome_body
 from common.db.tables import AttemptOutcome, InboxType
+from common.ids import TaskId
 from common.lifecycle import TaskStatus
 from common.polls import POLL, Counted
 from common.retry import MAX_LOST, RetryPolicy
 from common.store import inbox
 from common.store.tasks import later
 from common.task_error import TaskError
+from signalbox.testing import maps
 from signalbox.testing.memory import Attempt, Memory, Task
 
 NO_JITTER = 0.5
@@ -95,9 +97,15 @@ def time_out_tasks(memory: Memory) -> None:
         _end(memory, task, TaskStatus.FAILED, error=error)
 
 
+def count_items(memory: Memory, *, max_output_bytes: int, also: tuple[TaskId, ...] = ()) -> None:
+    """Count the items that have ended for their MAPs, and end those MAPs whose end it is."""
+    for end in maps.count(memory, max_output_bytes=max_output_bytes, also=also):
+        status = TaskStatus.SUCCEEDED if end.error is None else TaskStatus.FAILED
+        _end(memory, end.task, status, output=end.output, error=end.error, items=end.items)
+
+
 def _waits_too_long(task: Task, memory: Memory) -> bool:
-    waits = task.status is TaskStatus.PENDING and not task.held
-    return waits and task.start_by_at is not None and task.start_by_at <= memory.now
+    return task.is_claimable and task.start_by_at is not None and task.start_by_at <= memory.now
 
 
 def record_late(memory: Memory, task: Task, attempt: Attempt, error: TaskError | None, output: str) -> None:
@@ -116,6 +124,8 @@ def record_late(memory: Memory, task: Task, attempt: Attempt, error: TaskError |
         "resultDigest": sha256(said.encode()).hexdigest(),
         "taskId": task.id,
     }
+    if task.parent_task_id is not None:
+        return
     _deliver(memory, task, InboxType.TASK_LATE, dumps({"entry": entry}))
 
 
@@ -127,28 +137,27 @@ def _end(
     output: str | None = None,
     error: TaskError | None = None,
     polls: int | None = None,
+    items: Items | None = None,
 ) -> None:
-    """End a task for good, and tell its instance under each of its obligations."""
+    """End a task for good, and tell its instance under each of its obligations; an item is counted instead."""
+    if task.type == "MAP" and items is None:
+        items = maps.close(memory, task)
     task.status, task.finished_at = status, memory.now
     task.output, task.error = output, error.to_json() if error else None
+    if task.parent_task_id is not None:
+        memory.item_ends.append(task)
+        return
     for key in task.obligations():
         body = outcome_body(
             key=key, task_id=task.id, name=task.name, type=task.asked_as or task.type, attempt=task.attempt,
             event_type=task.completion_event if error is None else task.failure_event, output=output or "null",
-            error=task.error, attempts_digest=_digest(task), polls=polls,
+            error=task.error, attempts_digest=maps.digest_of(task), polls=polls, items=items,
         )  # fmt: skip
         _deliver(memory, task, InboxType.TASK, body)
 
 
 def _polls(task: Task) -> int | None:
     return Counted.read(task.state).polls if task.asked_as == POLL else None
-
-
-def _digest(task: Task) -> str | None:
-    told = [
-        (one.number, one.outcome and one.outcome.value, one.started_at, one.ended_at) for one in task.attempts
-    ]
-    return attempts_digest(told) if told else None
 
 
 def _deliver(memory: Memory, task: Task, type: InboxType, body: str) -> None:

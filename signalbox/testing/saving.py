@@ -35,7 +35,9 @@ from orchestrator.children import (
     _start_timer,
     name_of,
 )
+from signalbox.testing import maps
 from signalbox.testing.memory import TENANT, Incident, Memory, Task, Timer
+from signalbox.testing.outcomes import count_items
 from statechart.effects import CreateTask
 
 Row = dict[str, Any]
@@ -120,7 +122,7 @@ class Saving(Batch):
         """Write everything collected, in the order of `Batch.save`."""
         self._store_asked_again(memory)
         for task_id in sorted(self._retried_tasks):
-            _retry(memory, memory.tasks[task_id])
+            _retry(memory, memory.tasks[task_id], limits.max_output_bytes)
         for skipped in self._skipped_tasks:
             memory.tasks[TaskId(skipped)].status = TaskStatus.SKIPPED
         self.family.end_workflows(memory)
@@ -134,6 +136,7 @@ class Saving(Batch):
         for row in self._tasks.values():
             task = Task.of(row, memory.number("task"))
             memory.tasks[task.id] = task
+        maps.store(memory, self._maps)
         for row in self._timers.values():
             if row["status"] == TimerStatus.ARMED.value:
                 memory.timers.append(_timer(row))
@@ -156,6 +159,7 @@ class Saving(Batch):
             if not self._is_wanted(task.instance_id, task.key, joined):
                 task.end_attempt(AttemptOutcome.CANCELLED, memory.now)
                 task.status, task.finished_at = TaskStatus.CANCELLED, memory.now
+                maps.close(memory, task)
             elif task.instance_id in self.frozen:
                 task.held, task.start_by_at = True, None
 
@@ -164,7 +168,8 @@ class Saving(Batch):
         for task in memory.open_tasks({str(one) for one in self.released}):
             if task.held:
                 task.held = False
-                task.start_by_at = later(max(task.run_at, memory.now), task.start_within_ms)
+                wait = None if task.gated else task.start_within_ms
+                task.start_by_at = later(max(task.run_at, memory.now), wait)
 
     def _store_asked_again(self, memory: Memory) -> None:
         for asking in self._asked_again:
@@ -245,7 +250,7 @@ def _stored_answer(instance_id: InstanceId, effect: CreateTask, known: Task) -> 
     return {"instance_id": instance_id, "lane": 1, "type": "task", "body": body, "source": f"task:{known.id}"}
 
 
-def _retry(memory: Memory, task: Task) -> None:
+def _retry(memory: Memory, task: Task, max_output_bytes: int) -> None:
     """Another series of attempts for a failed task, at once (`common.store.tasks.retry`)."""
     if task.status is not TaskStatus.FAILED:
         return
@@ -258,6 +263,9 @@ def _retry(memory: Memory, task: Task) -> None:
     task.error = task.finished_at = None
     if task.asked_as == POLL:
         task.state = begin_anew(task.state, memory.now)
+    if task.id in memory.joins:
+        maps.reopen(memory, task)
+        count_items(memory, max_output_bytes=max_output_bytes, also=(task.id,))
 
 
 def _timer(row: Row) -> Timer:

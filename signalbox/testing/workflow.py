@@ -88,7 +88,7 @@ class Workflow:
     def task(self, name: str, *answers: Answer | Continue | Answering) -> Workflow:
         """Say how the attempts of tasks of a name, or of a type, end: one answer an attempt, the last for all after it.
 
-        A function gets `(input, attempt)`; what it returns is the output, what it raises the error. With a `Continue`
+        `name#3` says it of one item of a MAP, by its index. A function gets `(input, attempt)`; what it returns is the output, what it raises the error. With a `Continue`
         another attempt goes on after its time; attempts count on.
         """
         self._world.tasks[name] = script_of(answers, f'task "{name}"')
@@ -167,7 +167,7 @@ class Workflow:
             uses = [use for compiled in self._world.memory.definitions.values() for use in _uses(compiled)]
             tasks = [use.name for use in uses if use.kind in ("task_name", "task_type")]
             children = [use.name for use in uses if use.kind == "workflow_key"]
-            _require_known("task", self._world.tasks, tasks)
+            _require_known("task", [_without_index(name) for name in self._world.tasks], tasks)
             _require_known("child", self._world.children, children)
         for name in self._world.tasks:
             if name in _DONE_BY_THE_ENGINE:
@@ -180,6 +180,12 @@ class Workflow:
 
 
 _DONE_BY_THE_ENGINE = frozenset({*INSTANT_TYPES, "TIMER", "WORKFLOW"})
+
+
+def _without_index(name: str) -> str:
+    """The name of the task in a name that may say which item of a MAP is meant."""
+    before, _, index = name.rpartition("#")
+    return before if index.isdecimal() else name
 
 
 def _require_known(what: str, given: Iterable[str], named: Sequence[str]) -> None:

@@ -120,6 +120,7 @@ class World:
             self._arrive()
             self._fire_timers()
             outcomes.time_out_tasks(self.memory)
+            outcomes.count_items(self.memory, max_output_bytes=self.limits.max_output_bytes)
             # Both are asked, one after the other: work begins when nothing is left to step.
             if not self._advance() and not self._work():
                 return
@@ -148,7 +149,7 @@ class World:
         for task in self.memory.open_tasks():
             if task.finish_by_at is not None:
                 instants.append(task.finish_by_at)
-            if task.status is TaskStatus.PENDING and not task.held:
+            if task.is_claimable:
                 if task.start_by_at is not None:
                     instants.append(task.start_by_at)
                 if self._is_answered(task):
@@ -159,9 +160,7 @@ class World:
         """When a task that is answered is tried next, or an attempt that runs ends."""
         instants = [arrival[0] for arrival in self._arrivals]
         instants += [
-            task.run_at
-            for task in self.memory.open_tasks()
-            if task.status is TaskStatus.PENDING and not task.held and self._is_answered(task)
+            task.run_at for task in self.memory.open_tasks() if task.is_claimable and self._is_answered(task)
         ]
         return min(instants, default=None)
 
@@ -212,8 +211,12 @@ class World:
     # -- answering --------------------------------------------------------------------------------------------------
 
     def script_for(self, task: Task) -> Script | None:
-        """What the test says of a task: by its name, or by its type; of a POLL by that of its inner task too."""
-        known = (self.tasks.get(name) for name in (task.name, task.asked_as or task.type, task.type))
+        """What the test says of a task: by its name, or by its type; of a POLL by that of its inner task too.
+
+        Of an item of a MAP, before all that, by its name and index.
+        """
+        item = (f"{task.name}#{task.item_index}",) if task.parent_task_id else ()
+        known = (self.tasks.get(name) for name in (*item, task.name, task.asked_as or task.type, task.type))
         return next((script for script in known if script is not None), None)
 
     def _is_answered(self, task: Task) -> bool:
@@ -228,10 +231,7 @@ class World:
         due = [
             task
             for task in memory.open_tasks()
-            if task.status is TaskStatus.PENDING
-            and not task.held
-            and task.run_at <= memory.now
-            and self._is_answered(task)
+            if task.is_claimable and task.run_at <= memory.now and self._is_answered(task)
         ]
         due.sort(key=lambda task: (-task.priority, task.run_at))
         attempts = [(task, outcomes.claim(memory, task)) for task in due]

@@ -232,7 +232,7 @@ class Both:
 
 TASK = (
     "key", "type", "name", "status", "attempt", "lost", "max_attempts", "run_at", "start_by_at", "finish_by_at",
-    "finished_at", "input", "output", "asked_as", "state",
+    "finished_at", "input", "output", "asked_as", "state", "gated", "item_index",
 )  # fmt: skip
 
 

@@ -265,6 +265,85 @@ def test_a_step_limit_and_a_start_later(engine: Engine, clock: ManualClock) -> N
     both.say("restart", context={"seen": [0]})
 
 
+# -- maps ------------------------------------------------------------------------------------------------------------
+
+
+def negative_fails(input: Any, _attempt: int) -> Any:
+    if input < 0:
+        raise Permanent("negative")
+    return input * 2
+
+
+def mapping(*, catches: bool = True, **input: Any) -> dict[str, Any]:
+    answers = {"onDone": "done", **({"onError": "lost"} if catches else {})}
+    task = {"type": "work", "input": "${item}", "retry": EXACT}
+    invoke = {"src": "MAP", "input": {"items": "${input.items}", "task": task, **input}, **answers}
+    return {
+        "id": "mapping",
+        "initial": "working",
+        "states": {
+            "working": {"invoke": invoke, "on": {"LEAVE": "lost"}},
+            "lost": {"on": {"BACK": "working"}},
+            "done": {"type": "final"},
+        },
+    }
+
+
+@pytest.mark.parametrize("items", [[], [1], [1, 2, 3], [1, -2, 3], [-1, -2]], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"onError": "waitAll"},
+        {"join": "any"},
+        {"join": {"quorum": 2}},
+        {"join": {"quorum": 2}, "onError": "waitAll"},
+        {"concurrency": 1},
+        {"concurrency": 1, "join": "any"},
+    ],
+    ids=str,
+)
+def test_maps_of_every_kind(
+    engine: Engine, clock: ManualClock, items: list[int], more: dict[str, Any]
+) -> None:
+    both = Both.begin(
+        engine, clock, mapping(**more), answers={"work": negative_fails}, input={"items": items}
+    )
+    both.advance(minutes=1)
+    assert both.run.status in ("completed", "waiting", "failed")
+
+
+@pytest.mark.parametrize("concurrency", [None, 1])
+def test_a_map_that_is_left_paused_and_asked_for_again(
+    engine: Engine, clock: ManualClock, concurrency: int | None
+) -> None:
+    document = mapping(concurrency=concurrency)
+    both = Both.begin(engine, clock, document, input={"items": [1, 2, 3]})
+    both.say("pause").say("resume").send("LEAVE").send("BACK")
+    both.together("LEAVE", "BACK", "LEAVE")
+    assert [task.status for task in both.run.tasks if task.type == "MAP"] == ["cancelled"] * 3
+
+
+def test_a_map_that_is_retried_and_given_up(engine: Engine, clock: ManualClock) -> None:
+    both = Both.begin(
+        engine, clock, mapping(catches=False, concurrency=2), answers={"work": negative_fails},
+        input={"items": [1, -2, 3, 4]},
+    )  # fmt: skip
+    both.advance(minutes=1)
+    assert both.run.status == "failed"
+    both.say("retry").advance(minutes=1)
+    both.skip({"given": "up"})
+    assert both.run.status == "completed"
+
+
+def test_a_map_that_runs_out_of_time(engine: Engine, clock: ManualClock) -> None:
+    document = mapping(concurrency=1)
+    document["states"]["working"]["invoke"]["timeout"] = "30s"
+    both = Both.begin(engine, clock, document, input={"items": [1, 2]})
+    both.advance(minutes=1)
+    assert both.run.configuration == ["lost"]
+
+
 # -- attempts that are under way -------------------------------------------------------------------------------------
 
 
