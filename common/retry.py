@@ -45,8 +45,11 @@ class RetryPolicy:
             do_not_retry_on=_codes(written, "doNotRetryOn"),
         )
 
-    def delay(self, attempt: int, *, chance: float) -> timedelta:
-        """How long to wait after failed attempt number `attempt` (from 1). `chance` in [0, 1) places it in the jitter."""
+    def delay(self, attempt: int, *, chance: float, at_least: timedelta = timedelta(0)) -> timedelta:
+        """How long to wait after failed attempt number `attempt` (from 1). `chance` in [0, 1) places it in the jitter.
+
+        `at_least` is what the failure asked for (`Retry-After`); even so it is never more than `max_interval`.
+        """
         seconds = self.interval.total_seconds()
         try:
             seconds *= self.backoff_rate ** (attempt - 1)
@@ -54,7 +57,7 @@ class RetryPolicy:
             seconds = self.max_interval.total_seconds() if seconds else 0.0
         seconds = min(seconds, self.max_interval.total_seconds())
         jittered = seconds * (1 + self.jitter * (2 * chance - 1))
-        return min(timedelta(seconds=jittered), self.max_interval)
+        return min(max(timedelta(seconds=jittered), at_least), self.max_interval)
 
     def failed(self, attempt: int, *, limit: int) -> int:
         """Which failure in the present series attempt number `attempt` is, from 1.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from common import faults
@@ -85,7 +86,13 @@ def described(error: BaseException, hidden: Redaction = NOTHING_HIDDEN) -> TaskE
         _data(error, hidden),
         error.retryable,
         trace,
+        _milliseconds(error.after),
     )
+
+
+def _milliseconds(after: timedelta | None) -> int | None:
+    """A wait as it is told; of what a handler gave for one that is none, nothing."""
+    return max(round(after.total_seconds() * 1_000), 0) if isinstance(after, timedelta) else None
 
 
 def _said(error: BaseException) -> str:

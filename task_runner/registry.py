@@ -32,6 +32,7 @@ class HandlerError(Exception):
 
     retryable: bool | None = None
     default_code = "handler.failed"
+    after: timedelta | None = None
 
     def __init__(self, message: str = "", *, code: str | None = None, data: Any = None) -> None:
         super().__init__(message)
@@ -40,10 +41,19 @@ class HandlerError(Exception):
 
 
 class Retryable(HandlerError):
-    """Try again, as long as the retry policy has attempts left."""
+    """Try again, as long as the retry policy has attempts left; not earlier than `after`, where it is given.
+
+    The policy's wait counts where it is longer, and its `maxInterval` (1 h by default) is never exceeded.
+    """
 
     retryable = True
     default_code = "handler.retryable"
+
+    def __init__(
+        self, message: str = "", *, code: str | None = None, data: Any = None, after: timedelta | None = None
+    ) -> None:
+        super().__init__(message, code=code, data=data)
+        self.after = after
 
 
 class Permanent(HandlerError):

@@ -216,7 +216,8 @@ class _Group:
         if not policy.retries(error.code, attempt=attempt, limit=limit, retryable=error.retryable):
             return None
         failures = policy.failed(attempt, limit=limit)
-        return self.now + policy.delay(failures, chance=random.random())  # noqa: S311 - jitter, not a secret
+        chance = random.random()  # noqa: S311 - jitter, not a secret
+        return self.now + policy.delay(failures, chance=chance, at_least=error.retry_after)
 
     def lose(self, outcome: Outcome, task: ExpiredTask, *, for_good: bool) -> None:
         """A lease ran out. Lost attempts do not count against the policy, they have their own limit."""

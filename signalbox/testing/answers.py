@@ -48,10 +48,16 @@ def fails(
     *,
     data: Json = None,
     retryable: bool | None = None,
+    retry_after: str | int | None = None,
     after: str | int = 0,
 ) -> Answer:
-    """The attempt fails with an error. `retryable` is what a handler says by `Retryable` (True) and `Permanent` (False)."""
-    error = TaskError(code, message or f"the test lets it fail with {code}", clean(data), retryable)
+    """The attempt fails with an error. `retryable` is what a handler says by `Retryable` (True) and `Permanent` (False).
+
+    `retry_after`: another try is not to come earlier, as by `Retryable(…, after=…)`.
+    """
+    wait = None if retry_after is None else parse_duration(retry_after)
+    said = message or f"the test lets it fail with {code}"
+    error = TaskError(code, said, clean(data), retryable, retry_after_ms=wait)
     return Answer(error=error, after_ms=parse_duration(after))
 
 

@@ -53,7 +53,7 @@ def fail(memory: Memory, task: Task, error: TaskError, *, timed_out: bool = Fals
         error.code, attempt=task.attempt, limit=task.max_attempts, retryable=error.retryable
     ):
         failures = policy.failed(task.attempt, limit=task.max_attempts)
-        run_at = memory.now + policy.delay(failures, chance=NO_JITTER)
+        run_at = memory.now + policy.delay(failures, chance=NO_JITTER, at_least=error.retry_after)
         if task.finish_by_at is None or run_at < task.finish_by_at:
             task.status, task.run_at, task.error = TaskStatus.PENDING, run_at, error.to_json()
             task.start_by_at = later(run_at, task.start_within_ms)

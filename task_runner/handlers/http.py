@@ -7,9 +7,13 @@ no query, no credential, no cookie stands in an error, in a log line or in the o
 
 from __future__ import annotations
 
+import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, NoReturn
 from urllib.parse import unquote, unquote_plus
 
@@ -35,6 +39,7 @@ from task_runner.handlers.http_network import (
 )
 from task_runner.handlers.http_proxy import read_proxy
 from task_runner.handlers.http_request import INPUT_SCHEMA, OUTPUT_SCHEMA, Asked, check_input
+from task_runner.redact import Redaction
 from task_runner.registry import REGISTRY, HandlerError, Permanent, Retryable, make_handler
 
 MAX_REDIRECTS = 5
@@ -54,7 +59,7 @@ Json = Any
 def send_http(input: Any, context: TaskContext) -> dict[str, Json]:
     """Send an HTTP request and return {status, headers, body, encoding?}.
 
-    Input {method, url, headers?, query?, json? | body?, expect?, maxBytes?}. Fails with a code `http.…` and data
+    Input {method, url, headers?, auth?, query?, json? | body?, expect?, maxBytes?}. Fails with a code `http.…` and data
     {url, status?, body?, retryAfterSeconds?, …}; what may pass is to be tried again, everything else is permanent.
     """
     settings = Settings.load()
@@ -78,7 +83,7 @@ def perform(
     hops = 0
     while True:
         try:
-            answer = _exchanged(asked, egress, deadline, seconds)
+            answer = _exchanged(asked, egress, deadline, seconds, context.redaction)
         except HandlerError as error:
             _log(context, asked, began, hops, code=error.code)
             raise
@@ -94,14 +99,16 @@ def perform(
         asked = answer
 
 
-def _exchanged(asked: Asked, egress: Egress, deadline: Deadline, seconds: float) -> dict[str, Json] | Asked:
+def _exchanged(
+    asked: Asked, egress: Egress, deadline: Deadline, seconds: float, redaction: Redaction
+) -> dict[str, Json] | Asked:
     """One exchange: the output, or what is to be asked next. Raises `HandlerError`, with nothing chained to it.
 
     What the libraries raise may quote what was sent and received, and the trace of an attempt is stored.
     """
     try:
         with exchange(asked.request(), egress, deadline) as answer:
-            return _next(asked, answer)
+            return _next(asked, answer, redaction)
     except HandlerError as error:
         raise error from None
     except Refused as error:
@@ -125,7 +132,7 @@ def _exchanged(asked: Asked, egress: Egress, deadline: Deadline, seconds: float)
         raise _failure(Retryable, "protocol", str(error), asked) from None
 
 
-def _next(asked: Asked, answer: httpx2.Response) -> dict[str, Json] | Asked:
+def _next(asked: Asked, answer: httpx2.Response, redaction: Redaction) -> dict[str, Json] | Asked:
     status = answer.status_code
     encoding = answer.headers.get("content-encoding", "")
     if not asked.expects(status):
@@ -134,7 +141,7 @@ def _next(asked: Asked, answer: httpx2.Response) -> dict[str, Json] | Asked:
                 return asked.redirected(status, answer.headers["location"])
             except Permanent as error:
                 raise _failure(Permanent, "redirects", str(error), asked, status=status) from None
-        _unexpected(asked, answer, encoding)
+        _unexpected(asked, answer, encoding, redaction)
     try:
         body = read_body(answer.iter_raw(), encoding, max_bytes=asked.max_bytes)
         decoded, coded = decode(body, answer.headers.get("content-type", ""), max_bytes=asked.max_bytes)
@@ -149,19 +156,47 @@ def _next(asked: Asked, answer: httpx2.Response) -> dict[str, Json] | Asked:
     return output if coded is None else output | {"encoding": coded}
 
 
-def _unexpected(asked: Asked, answer: httpx2.Response, encoding: str) -> NoReturn:
+def _unexpected(asked: Asked, answer: httpx2.Response, encoding: str, redaction: Redaction) -> NoReturn:
     """A status that the task does not expect, as an error with the start of its body."""
     status = answer.status_code
     more: dict[str, Json] = {"status": status}
     start = _start_of(answer, encoding)
     if start:
-        more["body"] = _redacted(storable(start.decode("utf-8", "replace")), asked)[:MAX_EXCERPT]
-    wait = answer.headers.get("retry-after", "").strip()
-    if re.fullmatch("[0-9]{1,9}", wait):
-        more["retryAfterSeconds"] = int(wait)
-    kind = Retryable if status in TO_BE_TRIED_AGAIN else Permanent
+        shown = _redacted(storable(start.decode("utf-8", "replace")), asked)
+        more["body"] = redaction.cut_text(shown, MAX_EXCERPT)
+    wait = retry_after(answer.headers)
+    if wait is not None:
+        more["retryAfterSeconds"] = wait
     message = f"expected {' or '.join(asked.expect[:10])}, found {status}"
-    raise _failure(kind, str(status), message, asked, **more)
+    if status not in TO_BE_TRIED_AGAIN:
+        raise _failure(Permanent, str(status), message, asked, **more)
+    after = None if wait is None else timedelta(seconds=wait)
+    raise _failure(partial(Retryable, after=after), str(status), message, asked, **more)
+
+
+def retry_after(headers: Mapping[str, str]) -> int | None:
+    """The seconds that `Retry-After` asks to wait, from a number or a date (RFC 9110, 10.2.3); None for neither.
+
+    A date is taken against the server's own `Date` where there is one: its clock may be wrong, the difference is what it means.
+    """
+    written = headers.get("retry-after", "").strip()
+    if re.fullmatch("[0-9]{1,9}", written):
+        return int(written)
+    until = _instant(written)
+    if until is None:
+        return None
+    now = _instant(headers.get("date", "")) or datetime.now(UTC)
+    return min(max(math.ceil((until - now).total_seconds()), 0), 999_999_999)
+
+
+def _instant(written: str) -> datetime | None:
+    if not written or len(written) > 100:
+        return None
+    try:
+        read = parsedate_to_datetime(written)
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+    return read if read.tzinfo is not None else read.replace(tzinfo=UTC)
 
 
 def _start_of(answer: httpx2.Response, encoding: str) -> bytes:
@@ -199,7 +234,8 @@ def _without_query(name: str, value: str) -> str:
 
 def _redacted(text: str, asked: Asked) -> str:
     """Text of a server without the secrets of the request: some servers send back what they got."""
-    secrets = [value for name, value in asked.headers.items() if _SECRET.search(name)]
+    secrets = [*asked.hidden]
+    secrets += [value for name, value in asked.headers.items() if _SECRET.search(name)]
     secrets += [part for value in secrets for part in value.split() if len(part) >= 8]
     query = asked.url.query.decode("ascii", "replace")
     values = [pair.partition("=")[2] for pair in query.split("&")]

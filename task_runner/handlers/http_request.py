@@ -7,8 +7,9 @@ another host than it seems to, or takes over what the client has to say by itsel
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from ipaddress import AddressValueError, IPv6Address
 from typing import Any, NoReturn
@@ -29,6 +30,19 @@ MAX_HEADERS = 100
 MAX_HEADER_BYTES = 32_000
 _EXPECTED = r"[2-5](xx|[0-9]{2})"
 
+_TEXT: dict[str, Any] = {"type": "string"}
+
+
+def _only(properties: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an object that has these members, all of them and no others."""
+    return {
+        "type": "object",
+        "required": list(properties),
+        "additionalProperties": False,
+        "properties": properties,
+    }
+
+
 _SCALARS: dict[str, Any] = {"type": ["string", "number", "boolean"]}
 INPUT_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -38,6 +52,14 @@ INPUT_SCHEMA: dict[str, Any] = {
     "properties": {
         "method": {"enum": list(METHODS)},
         "url": {"type": "string", "maxLength": MAX_URL, "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://"},
+        "auth": {
+            "description": "Credentials, usually ${secret.NAME}. Another origin does not get them.",
+            "oneOf": [
+                _only({"bearer": _TEXT}),
+                _only({"basic": _only({"username": _TEXT, "password": _TEXT})}),
+                _only({"header": _only({"name": _TEXT, "value": _TEXT})}),
+            ],
+        },
         "headers": {
             "type": "object",
             "maxProperties": MAX_HEADERS,
@@ -88,6 +110,7 @@ _OURS = frozenset(
         "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
     }
 )  # fmt: skip
+_CONTROL = re.compile("[\x00-\x1f\x7f]")
 # What goes along to another origin: nothing that could be a credential under whatever name.
 _HARMLESS = frozenset({"accept", "accept-language", "content-type", "user-agent"})
 _OF_THE_BODY = frozenset({"content-type", "content-encoding", "content-language", "content-location"})
@@ -95,7 +118,10 @@ _OF_THE_BODY = frozenset({"content-type", "content-encoding", "content-language"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A checked input. `url` has the query in it; `headers` are the caller's and ours, without the client's own."""
+    """A checked input. `url` has the query in it; `headers` are the caller's and ours, without the client's own.
+
+    `credential` is the name of the header that `auth` comes to, in small letters; `hidden` are the texts in it.
+    """
 
     method: str
     url: httpx2.URL
@@ -103,6 +129,8 @@ class Asked:
     content: bytes
     expect: tuple[str, ...]
     max_bytes: int
+    credential: str = ""
+    hidden: tuple[str, ...] = field(default=(), repr=False)
 
     def expects(self, status: int) -> bool:
         return any(re.fullmatch(wanted.replace("x", "[0-9]"), str(status)) for wanted in self.expect)
@@ -132,7 +160,8 @@ class Asked:
             if content:
                 _not_followed("the redirect would carry the request's body to another origin")
             if not _is_upgrade(self.url, url):
-                headers = {name: value for name, value in headers.items() if name.lower() in _HARMLESS}
+                harmless = _HARMLESS - {self.credential}
+                headers = {name: value for name, value in headers.items() if name.lower() in harmless}
         return replace(self, method=method, url=url, headers=headers, content=content)
 
     def _located(self, location: str) -> httpx2.URL:
@@ -165,6 +194,12 @@ def check_input(input: Any, *, idempotency_key: str, max_output_bytes: int) -> A
     content, kind = _content(input)
     headers = _headers(input.get("headers", {}))
     given = {name.lower() for name in headers}
+    credential = _auth(input["auth"]) if "auth" in input else _NO_CREDENTIAL
+    if credential.name:
+        if credential.name.lower() in given:
+            _invalid(f'expected auth or the header "{credential.name}", found both')
+        headers[credential.name] = credential.value
+        given.add(credential.name.lower())
     if kind and "content-type" not in given:
         headers["Content-Type"] = kind
     if "user-agent" not in given:
@@ -173,7 +208,57 @@ def check_input(input: Any, *, idempotency_key: str, max_output_bytes: int) -> A
         headers["Accept"] = "*/*"
     if method not in SAFE and "idempotency-key" not in given:
         headers["Idempotency-Key"] = _as_header(idempotency_key)
-    return Asked(method, url, headers, content, _expected(input), min(_max_bytes(input), max_output_bytes))
+    return Asked(
+        method, url, headers, content, _expected(input), min(_max_bytes(input), max_output_bytes),
+        credential.name.lower(), credential.hidden,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Credential:
+    """The header that `auth` comes to, and the texts of it that nobody may see."""
+
+    name: str
+    value: str = field(repr=False)
+    hidden: tuple[str, ...] = field(repr=False)
+
+
+_NO_CREDENTIAL = _Credential("", "", ())
+
+
+def _auth(written: Any) -> _Credential:
+    """Read `auth`. No value of it is shown, whatever is wrong with it."""
+    match written:
+        case {"bearer": token} if len(written) == 1:
+            bearer = _credential_text(token, "auth.bearer")
+            return _Credential("Authorization", f"Bearer {bearer}", (bearer,))
+        case {"basic": {"username": user, "password": password}} if len(written) == 1:
+            return _basic(written["basic"], user, password)
+        case {"header": {"name": str(name), "value": value}} if len(written) == 1:
+            if len(written["header"]) != 2 or not _TOKEN.fullmatch(name) or name.lower() in _OURS:
+                _invalid("auth.header: expected the name of a header that is yours to say, and its value")
+            text = _credential_text(value, "auth.header.value")
+            return _Credential(name, text, (text,))
+    raise Permanent(
+        "auth: expected one of {bearer: text}, {basic: {username, password}}, {header: {name, value}}",
+        code="http.invalid",
+    )
+
+
+def _basic(given: Mapping[str, Any], user: Any, password: Any) -> _Credential:
+    texts = [text for text in (user, password) if isinstance(text, str) and not _CONTROL.search(text)]
+    if len(texts) != 2 or len(given) != 2:
+        _invalid("auth.basic: expected username and password, texts in one line, and nothing else")
+    if ":" in user:
+        _invalid("auth.basic.username: a name cannot hold a colon, which would end it (RFC 7617)")
+    pair = b64encode(f"{user}:{password}".encode()).decode("ascii")
+    return _Credential("Authorization", f"Basic {pair}", (pair, password))
+
+
+def _credential_text(text: Any, where: str) -> str:
+    if not isinstance(text, str) or not text.strip() or not _VALUE.fullmatch(text):
+        _invalid(f"{where}: expected text of visible ASCII characters in one line")
+    return text.strip()
 
 
 def check_url(url: Any) -> httpx2.URL:

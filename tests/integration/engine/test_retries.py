@@ -205,3 +205,19 @@ def test_a_person_s_task_waits_without_a_runner(engine: Engine) -> None:
     engine.send(instance_id, "DONE")
     engine.settle()
     assert engine.execute("SELECT status FROM tasks") == [("cancelled",)]
+
+
+def test_a_try_does_not_come_before_its_failure_allows_it(clock: ManualClock, engine: Engine) -> None:
+    later = Retryable("busy", code="http.429", after=timedelta(seconds=30))
+    longest = Retryable("busy", code="http.429", after=timedelta(days=1))
+    instance_id = begun(engine, failing(later, longest), retry=EXACT | {"maxInterval": "2m"})
+
+    for wait in (30, 120):
+        tried = len(attempts(engine))
+        clock.advance(timedelta(seconds=wait - 1))
+        engine.settle()
+        assert len(attempts(engine)) == tried
+        clock.advance(timedelta(seconds=1))
+        engine.settle()
+        assert len(attempts(engine)) == tried + 1
+    assert engine.status(instance_id) is COMPLETED

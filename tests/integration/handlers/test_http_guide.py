@@ -2,6 +2,7 @@
 
 import json
 import re
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,20 @@ from typing import Any
 import pytest
 
 import statechart
+from common.commands.secrets import set_secret
+from common.credentials import SECRET_BYTES, Secret
 from common.lifecycle import InstanceStatus
+from common.sealing import SealingKeys
 from task_runner.handlers.http import TO_BE_TRIED_AGAIN, send_http
+from task_runner.resolve import Resolver, Secrets
 from tests.support.engine import Engine
 from tests.support.http_server import Answer, Server, fixed, ok, serving
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs/guides/http-tasks.md").read_text()
-STOCK, SHIP = (json.loads(text) for text in re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL))
+STOCK, SHIP, INVOICE = (json.loads(text) for text in re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL))
 JSON = "Content-Type: application/json"
+KEYS = SealingKeys.of(Secret(b"k" * SECRET_BYTES))
 
 
 @pytest.fixture
@@ -102,3 +108,13 @@ def test_every_code_is_one_of_the_source_and_the_other_way_round() -> None:
     raised |= set(re.findall(r'Unreadable\(\s*"([a-z_]+)"', source))
     assert told == raised
     assert {int(code) for code in re.findall(r"`http\.(\d+)`", PAGE)} == TO_BE_TRIED_AGAIN
+
+
+def test_credentials_become_a_header(engine: Engine) -> None:
+    engine.resolver = Resolver({"secret": Secrets(lambda: KEYS)})
+    with engine.database.transaction() as tx:
+        set_secret(tx, engine.tenant_id, "BOOKS_PASSWORD", "pass word", keys=KEYS, actor="test")
+    instance_id, server = run(engine, INVOICE, "books", fixed(ok(b"pass word")))
+    assert engine.status(instance_id) is InstanceStatus.COMPLETED
+    assert f"Authorization: Basic {b64encode(b'acme:pass word').decode()}\r\n".encode() in server.requests[0]
+    assert engine.execute("SELECT output FROM tasks")[0][0].count("[secret BOOKS_PASSWORD]") == 1

@@ -133,3 +133,11 @@ def test_a_policy_that_cannot_be_is_refused_with_its_place(written: dict[str, An
     with pytest.raises(Invalid, match=f"^{where}: ") as refused:
         RetryPolicy.read(written)
     assert refused.value.code == "retry.invalid"
+
+
+def test_a_failure_may_ask_for_a_longer_wait_up_to_the_longest() -> None:
+    def waits(seconds: int) -> float:
+        return EXACT.delay(1, chance=0.5, at_least=timedelta(seconds=seconds)).total_seconds()
+
+    assert [waits(seconds) for seconds in (0, 9, 11, 300, 301, 10**9)] == [10, 10, 11, 300, 300, 300]
+    assert DEFAULT.delay(1, chance=0.5, at_least=timedelta(days=1)) == timedelta(hours=1)

@@ -21,6 +21,7 @@ from task_runner.handlers import http_network
 from task_runner.handlers.http import MAX_REDIRECTS, perform
 from task_runner.handlers.http_guard import resolve_name
 from task_runner.handlers.http_network import Egress, trust_of_the_system
+from task_runner.redact import Redaction
 from task_runner.registry import REGISTRY, HandlerError, Permanent, Retryable
 from tests.support.http_server import Server, fixed, ok, serving
 from tests.unit.task_runner.test_call import a_claim
@@ -601,3 +602,119 @@ def test_the_handler_has_the_schemas_of_what_goes_in_and_comes_out() -> None:
     with serving(fixed(ok(b"\xff"))) as server:
         answer = asked(server.url())
     assert set(given["required"]) < set(answer) == set(given["properties"])
+
+
+# -- auth ----------------------------------------------------------------------------------------------------------
+
+CREDENTIALS: list[tuple[dict[str, Any], str, str]] = [
+    ({"bearer": "abc.def-123"}, "authorization", "Bearer abc.def-123"),
+    ({"basic": {"username": "me", "password": "pässword: 1"}}, "authorization", "Basic bWU6cMOkc3N3b3JkOiAx"),
+    ({"basic": {"username": "me", "password": ""}}, "authorization", "Basic bWU6"),
+    ({"header": {"name": "X-Custom", "value": "Key 4711-0815"}}, "x-custom", "Key 4711-0815"),
+    ({"header": {"name": "Accept", "value": "pass/4711-0815"}}, "accept", "pass/4711-0815"),
+]
+
+
+@pytest.mark.parametrize(("auth", "name", "value"), CREDENTIALS)
+def test_auth_becomes_a_header(auth: dict[str, Any], name: str, value: str) -> None:
+    with serving(fixed(ok())) as server:
+        asked(server.url(), auth=auth)
+    assert head(server.requests[0])[name] == value
+
+
+@pytest.mark.parametrize(("auth", "name", "value"), CREDENTIALS)
+def test_another_origin_gets_no_auth_whatever_its_header_is_called(
+    auth: dict[str, Any], name: str, value: str
+) -> None:
+    with serving(fixed(ok())) as other:
+        with serving(fixed(moved("/b"), moved(other.url("/c")))) as server:
+            asked(server.url("/a"), auth=auth)
+        assert [head(request).get(name) for request in server.requests] == [value, value]
+        assert value not in other.requests[0].decode("latin-1")
+
+
+@pytest.mark.parametrize(("auth", "name", "value"), CREDENTIALS)
+def test_no_error_tells_what_auth_held(auth: dict[str, Any], name: str, value: str) -> None:
+    secret = auth.get("bearer") or auth.get("basic", {}).get("password") or value
+
+    def echo(connection: socket.socket, request: bytes) -> None:
+        connection.sendall(ok(request + f"{value}|{secret}".encode(), status="401 No"))
+
+    with serving(echo) as server:
+        error = failure(server.url(), auth=auth)
+
+    told = dumps(described(error).to_json()) + (described(error).trace or "")
+    assert error.code == "http.401"
+    assert secret not in told
+    assert value not in told
+
+
+BAD_AUTH: list[Any] = [
+    None, "s3cret", [], {}, {"bearer": ""}, {"bearer": " "}, {"bearer": "s3cret\r\nX: 1"}, {"bearer": "s3crét"},
+    {"bearer": 7}, {"bearer": "s3cret", "basic": {}}, {"digest": "s3cret"}, {"basic": "s3cret"},
+    {"basic": {"username": "me"}}, {"basic": {"username": "m:e", "password": "s3cret"}},
+    {"basic": {"username": "me", "password": "s3cret\n"}},
+    {"basic": {"username": "me", "password": "s3cret", "realm": "s3cret"}}, {"header": {"name": "X"}},
+    {"header": {"name": "Host", "value": "s3cret"}}, {"header": {"name": "a b", "value": "s3cret"}},
+    {"header": {"name": "X", "value": "s3cret\n"}}, {"header": {"name": "X", "value": "s3cret", "more": 1}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("auth", BAD_AUTH)
+def test_unusable_auth_is_refused_without_being_shown(auth: Any) -> None:
+    error = failure("http://127.0.0.1:9/", auth=auth)
+    assert (error.code, "auth" in str(error)) == ("http.invalid", True)
+    assert "s3c" not in str(error)
+
+
+def test_auth_and_the_same_header_are_one_too_many() -> None:
+    error = failure("http://127.0.0.1:9/", auth={"bearer": "abc"}, headers={"authorization": "Bearer abc"})
+    assert str(error) == 'expected auth or the header "Authorization", found both'
+
+
+# -- Retry-After ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        (["Retry-After: 7"], 7),
+        (["Retry-After: 0"], 0),
+        (["Date: Fri, 31 Dec 1999 23:58:59 GMT", "Retry-After: Fri, 31 Dec 1999 23:59:59 GMT"], 60),
+        (["Date: Fri, 31 Dec 1999 23:59:59 GMT", "Retry-After: Fri, 31 Dec 1999 23:58:59 GMT"], 0),
+        (["Date: x", "Retry-After: Fri, 31 Dec 1999 23:59:59 GMT"], 0),
+        (["Retry-After: soon"], None),
+        (["Retry-After: -1"], None),
+        (["Retry-After: 7.5"], None),
+        (["Retry-After: 99999999999"], None),
+        (["Retry-After: Fri, 99 Dec 1999 99:99:99 GMT"], None),
+        ([], None),
+    ],
+)
+def test_a_server_may_say_when_to_come_again(headers: list[str], seconds: int | None) -> None:
+    with serving(fixed(ok(b"", *headers, status="503 Busy"))) as server:
+        error = failure(server.url())
+    assert error.data.get("retryAfterSeconds") == seconds
+    assert described(error).retry_after_ms == (None if seconds is None else seconds * 1_000)
+
+
+def test_what_is_final_waits_for_nothing() -> None:
+    with serving(fixed(ok(b"", "Retry-After: 7", status="404 No"))) as server:
+        error = failure(server.url())
+    assert (error.data["retryAfterSeconds"], described(error).retry_after_ms) == (7, None)
+
+
+# -- secrets -------------------------------------------------------------------------------------------------------
+
+
+def test_an_excerpt_ends_with_no_half_of_a_secret() -> None:
+    secret = "sk_live_" + "0123456789abcdef" * 1_500
+    about = context()
+    about.conceal(Redaction({"[secret KEY]": secret}))
+
+    def echo(connection: socket.socket, _request: bytes) -> None:
+        connection.sendall(ok(f"you sent {secret}".encode(), status="400 No"))
+
+    with serving(echo) as server, pytest.raises(HandlerError) as raised:
+        perform({"method": "GET", "url": server.url()}, about, LOOPBACK, seconds=5, max_output_bytes=ROOM)
+    assert raised.value.data["body"] == "you sent [secret KEY]"

@@ -13,7 +13,7 @@ from common.db import Database
 from common.db.tables import AttemptOutcome
 from common.lifecycle import instance_can
 from orchestrator.sweep import expire_due_leases
-from signalbox import Permanent
+from signalbox import Permanent, Retryable
 from signalbox.testing import Workflow, crashes, succeeds
 from task_runner.context import TaskContext
 from task_runner.registry import Continue, HandlerError, make_handler
@@ -515,3 +515,17 @@ def test_any_script(engine: Engine, clock: ManualClock, seed: int, goes_on: bool
 
 
 VERBS = ("pause", "resume", "step", "retry", "restart")
+
+
+def test_a_try_does_not_come_before_its_failure_allows_it(engine: Engine, clock: ManualClock) -> None:
+    def busy(_input: Any, attempt: int) -> str:
+        if attempt < 3:
+            raise Retryable("busy", code="http.429", after=timedelta(seconds=30 * attempt))
+        return "done"
+
+    retry = {"interval": "1s", "maxInterval": "40s", "jitter": 0}
+    both = Both.begin(engine, clock, one_task(retry=retry), answers={"work": busy})
+    for seconds, attempts in ((29, 1), (1, 2), (39, 2), (1, 3)):
+        both.advance(seconds=seconds)
+        assert both.run.task("job").attempts == attempts
+    assert both.run.status == "completed"
