@@ -46,6 +46,8 @@ CATALOGUE: Mapping[str, str] = {
     "instance.not_found": "No such instance",
     "instance.finished": "The instance has finished",
     "instance.illegal_verb": "The instance is in a status in which this cannot be done",
+    "instance.not_ended": "The instance has not ended",
+    "answer.erased": "The answer was erased",
     "instance.not_started": "The instance has not started",
     "instance.ended_in_error": "The instance's machine ended with an error",
     "definition.unusable": "The definition does not compile any more",

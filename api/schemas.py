@@ -192,6 +192,26 @@ class BulkBody(ReasonBody):
     cursor: str | None = Field(None, max_length=2_000, description="the `nextCursor` of the call before")
 
 
+class ErasureFields(ReasonBody):
+    """How to erase. The reason stays readable: it must not name the person."""
+
+    cancel: bool = Field(False, description="cancel first what has not ended; without it, that is refused")
+    children: bool = Field(True, description="erase the children too, and theirs")
+
+
+class EraseBody(ErasureFields):
+    """Erase one instance."""
+
+
+class BulkEraseBody(ErasureFields):
+    """Erase every instance that a filter finds."""
+
+    filter: InstanceFilterBody
+    dry_run: bool = Field(False, description="only tell whom it would concern")
+    limit: int = Field(200, ge=1, le=1_000, description="instances looked at in one call")
+    cursor: str | None = Field(None, max_length=2_000, description="the `nextCursor` of the call before")
+
+
 class ResolveBody(ReasonBody):
     """Which way out of an incident."""
 
@@ -433,6 +453,7 @@ class Instance(Shape):
     started_at: Instant | None
     finished_at: Instant | None
     deadline_at: Instant | None
+    erased_at: Instant | None = Field(description="when its data was erased; the structure stays")
 
 
 class BatchItem(Shape):
@@ -635,6 +656,13 @@ class SecretPage(Shape):
     next_cursor: str | None
 
 
+class ErasureAnswer(Shape):
+    """An accepted erasure. It shows nothing of the instance, and a repeat of the request gets it again."""
+
+    instance_id: str
+    status: Literal["accepted"] = Field(description="done once the instance shows `erasedAt`")
+
+
 class IncidentPage(Shape):
     items: list[Incident]
     next_cursor: str | None
@@ -661,8 +689,9 @@ class Explanation(Shape):
 
     instance_id: str
     status: InstanceStatus
+    erased_at: Instant | None = Field(description="when its data was erased")
     chart: dict[str, Json] | None = Field(
-        description="the statechart's own account; null until the start is consumed"
+        description="the statechart's own account; null until the start is consumed, and once its data was erased"
     )
     inbox: Waiting
     tasks: list[Task] = Field(description="the newest tasks that are open")

@@ -92,6 +92,7 @@ def instance_json(record: InstanceRecord) -> dict[str, Any]:
         "startedAt": instant(record.started_at),
         "finishedAt": instant(record.finished_at),
         "deadlineAt": instant(record.deadline_at),
+        "erasedAt": instant(record.erased_at),
     }
 
 
@@ -155,8 +156,8 @@ def task_json(record: TaskRecord, *, with_traces: bool = False) -> dict[str, Any
 
 
 def _poll(record: TaskRecord) -> dict[str, Any] | None:
-    """How a POLL is asked again, and what it has counted; None for any other task."""
-    if record.type != POLL:
+    """How a POLL is asked again, and what it has counted; None for any other task, and once its options were erased."""
+    if record.type != POLL or record.options is None:
         return None
     polling, counted = Polling.read(record.options), Counted.read(record.polls)
     return {

@@ -92,12 +92,13 @@ class Transactions:
             headers["Preference-Applied"] = f"wait={seconds:g}"
         later = send(Answer(instance_json(waited.record), status, headers))
         if command.key is not None:
-            self._keep(command.key, later)
+            self._keep(command.key, later, follow.instance_id)
         return later
 
-    def _keep(self, key: IdempotencyKey, sent: Sent) -> None:
+    def _keep(self, key: IdempotencyKey, sent: Sent, instance_id: str) -> None:
         """A repeat of the request is to get the answer that was given, not the one from before the wait."""
-        self._database.run(lambda tx: keep(tx, key, status=sent.status, answer=_kept_text(sent)))
+        kept = _kept_text(sent)
+        self._database.run(lambda tx: keep(tx, key, status=sent.status, answer=kept, instance_id=instance_id))
 
 
 def _once(tx: Connection, command: Command) -> Answer | KeptAnswer:
@@ -109,7 +110,8 @@ def _once(tx: Connection, command: Command) -> Answer | KeptAnswer:
     if kept is not None:
         return kept
     answer = command.handle(tx)
-    keep(tx, key, status=answer.status, answer=_kept_text(send(answer)))
+    about = None if answer.follow is None else answer.follow.instance_id
+    keep(tx, key, status=answer.status, answer=_kept_text(send(answer)), instance_id=about)
     return answer
 
 

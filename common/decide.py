@@ -59,7 +59,7 @@ def decide(
     `decide_control` can do without one.
     `body` by type: record {entry} · start {input, context} · event: the event itself · task {key, event, entry} · task.late {entry} ·
     timer {key, event} · child: see `decide_children` · undelivered: the event · note {note} · cancel, pause, resume {reason} · step {} ·
-    timeout {milliseconds} · restart {state, context, reason} · retry {incidents, reason}, see `decide_control.retry` ·
+    timeout {milliseconds} · erase {reason, children, cancel} · restart {state, context, reason} · retry {incidents, reason}, see `decide_control.retry` ·
     incident {code, message, detail}: the engine gives up on the instance.
     """
     if type is InboxType.NOTE:
@@ -68,7 +68,9 @@ def decide(
         return unchanged(standing, [body["entry"]])
     if type is InboxType.TASK_LATE:
         return unchanged(standing, [{"type": "task.late", **body["entry"]}])
-    if standing.status in FINAL:
+    if type is InboxType.ERASE and standing.status in FINAL:
+        return decide_control.erase(standing, body)
+    if type is InboxType.ERASE or standing.status in FINAL:
         return rejected(standing, type, body)
     if type is InboxType.INCIDENT:
         return fails(standing, Incident(body["code"], body["message"], body.get("detail", {})), [])

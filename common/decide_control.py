@@ -5,7 +5,7 @@ Each function takes where the instance stands and the command's body, and answer
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import statechart
@@ -15,6 +15,7 @@ from common.db.tables import InboxType
 from common.decision import (
     START_TIMER,
     Decision,
+    Erasure,
     Incident,
     Json,
     Standing,
@@ -206,3 +207,29 @@ def _ended(
     return Decision(
         status, step.snapshot, text, [change, *step.changes], step.effects, resolution=status.value
     )
+
+
+# -- taking bodies away --------------------------------------------------------------------------------------------
+
+
+def erase(standing: Standing, body: Json) -> Decision:
+    """Take every body away that an ended instance has left: in its snapshot only the structure stays, and in its history
+    an entry that tells of it. `body` is {reason, children, cancel}.
+    """
+    erasure = Erasure(body["reason"], with_children=body["children"], cancels=body["cancel"])
+    change = {"type": "instance.erased", "reason": body["reason"]}
+    if standing.snapshot is None:  # it never started
+        return Decision(standing.status, None, None, [change], erasure=erasure)
+    bare = bare_snapshot(standing.snapshot)
+    return Decision(standing.status, bare, dumps(bare), [change], erasure=erasure)
+
+
+def bare_snapshot(snapshot: Mapping[str, Json]) -> dict[str, Json]:
+    """A snapshot of an ended instance without anything that came from outside: states, counts and ids are left."""
+    blank: dict[str, Json] = {"context": {}, "input": None, "output": None, "error": None}
+    instance = {**snapshot["instance"], "businessKey": None}
+    kept = {name: snapshot[name] for name in _STRUCTURE if name in snapshot}
+    return {**kept, **blank, "instance": instance, "tasks": {}, "timers": {}, "children": {}}
+
+
+_STRUCTURE = ("kernel", "status", "configuration", "entered", "history", "counts")

@@ -49,6 +49,18 @@ class Incident:
 
 
 @dataclass(frozen=True, slots=True)
+class Erasure:
+    """The bodies of an instance are to be taken away, and those of its children too where `with_children` says so.
+
+    `cancels`: a child that has not ended is cancelled first.
+    """
+
+    reason: str | None
+    with_children: bool
+    cancels: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """The consequence of one inbox row. `snapshot_text` is canonical; None as long as the instance has not started."""
 
@@ -63,6 +75,7 @@ class Decision:
     skipped_tasks: tuple[
         str, ...
     ] = ()  # ids of failed tasks that are given up, their obligation answered by hand
+    erasure: Erasure | None = None
 
 
 def status_of(snapshot: Mapping[str, Json]) -> InstanceStatus:

@@ -79,6 +79,7 @@ INSTANCE_MOVES: Sequence[Move[InstanceStatus]] = (
     Move("step", (_I.PAUSED,), _I.FAILED),
     Move("send", (*LIVE, _I.FAILED), None),
     Move("note", tuple(_I), None),
+    Move("erase", FINAL, None),
 )
 
 OPEN = (_T.PENDING, _T.RUNNING)

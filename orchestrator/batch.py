@@ -19,12 +19,12 @@ from common.commands.outcome import outcome_body, retry_items
 from common.config import Limits
 from common.db.rows import Unmatched, Writes
 from common.db.tables import InboxType, IncidentStatus, TimerStatus
-from common.decision import NOT_RUN_BY_A_RUNNER, TIMEOUT_TIMER, Decision, Incident
+from common.decision import NOT_RUN_BY_A_RUNNER, TIMEOUT_TIMER, Decision, Erasure, Incident
 from common.errors import Invalid
 from common.ids import InstanceId, TaskId, TenantId, is_id, new_id
 from common.lifecycle import ENDED, FINAL, FROZEN, InstanceStatus, TaskStatus
 from common.retry import RetryPolicy
-from common.store import history, inbox, incidents, instances, joins, tasks, timers
+from common.store import erasure, history, inbox, incidents, instances, joins, tasks, timers
 from common.store.instances import LockedInstance
 from orchestrator.children import Children
 from orchestrator.map_rows import MapRows, is_due
@@ -57,6 +57,15 @@ class _Send:
     sender: LockedInstance
     to: Mapping[str, Any]
     event: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Erased:
+    """An instance whose bodies go: `sequence` is that of the history row that tells of it, and stays."""
+
+    asked: Erasure
+    sequence: int
+    actor: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +105,7 @@ class Batch:
     _resolved: dict[str, tuple[str, str]] = field(default_factory=dict)  # resolution and actor
     _retried_tasks: list[TaskId] = field(default_factory=list)
     _skipped_tasks: list[str] = field(default_factory=list)
+    _erased: dict[str, _Erased] = field(default_factory=dict)
 
     # -- collecting ----------------------------------------------------------------------------------------------
 
@@ -111,6 +121,8 @@ class Batch:
         self._skipped_tasks += decision.skipped_tasks
         if decision.incident is not None:
             self._incidents.append(self._incident(held, decision.incident, sequence))
+        if decision.erasure is not None:
+            self._erased[held.id] = _Erased(decision.erasure, sequence, actor)
 
     def take_answer(self, held: LockedInstance, entry: Mapping[str, Any]) -> None:
         """Notice what the answer of a task leaves: a MAP may have ended before its last items."""
@@ -242,6 +254,7 @@ class Batch:
         self._resolved.update(other._resolved)
         self._retried_tasks += other._retried_tasks
         self._skipped_tasks += other._skipped_tasks
+        self._erased.update(other._erased)
         self.children.merge(other.children)
 
     def _effect(self, held: LockedInstance, effect: Effect) -> None:
@@ -399,7 +412,7 @@ class Batch:
                 writes.run()  # children may want the business keys that these instances have just given back
             # The last that may wait for others, and before events that may be for these children.
             rows = self.children.save(tx, limits=limits, now=self.now)
-            inbox.put(writes, rows + self._deliveries(tx))
+            inbox.put(writes, rows + self._deliveries(tx) + self._erasures(tx))
             inbox.consume(writes, self.consumed)
             writes.run()
         except Unmatched as error:
@@ -407,9 +420,17 @@ class Batch:
         inbox.park(tx, self.parked)
         if self.thawed:  # what waited parked is taken up again, also where it can only be rejected: on record
             inbox.unpark(tx, sorted(self.thawed))
+        if self._erased:
+            self._erase(tx)
         self.due_tasks = [*retried, *released]
         made = (*self._tasks.values(), *self._maps.rows())
         self.due_tasks += [row["id"] for row in made if is_due(row, self.now)]
+
+    def _erase(self, tx: Connection) -> None:
+        """Take bodies away when everything of this batch is written, and the instances stand there as ended."""
+        for instance_id, erased in sorted(self._erased.items()):
+            erasure.erase_history(tx, instance_id, before=erased.sequence)
+        erasure.erase_bodies(tx, sorted(self._erased), now=self.now)
 
     def _lock_tasks(self, tx: Connection) -> None:
         """Where several statements lock tasks, lock them all in one: each by itself would be in order, all together not."""
@@ -547,6 +568,20 @@ class Batch:
                         self.now,
                     )
                 )
+        return rows
+
+    def _erasures(self, tx: Connection) -> list[dict[str, Any]]:
+        """Inbox rows that erase the children of what is erased; who has not ended is cancelled first, where that was asked."""
+        parents = [id_ for id_, erased in self._erased.items() if erased.asked.with_children]
+        rows = []
+        for child in erasure.read_children(tx, sorted(parents)) if parents else ():
+            asked, actor = self._erased[child.parent_id].asked, self._erased[child.parent_id].actor
+            if asked.cancels and child.status not in FINAL:
+                body = dumps({"reason": asked.reason})
+                new = (child.tenant_id, child.id, InboxType.CANCEL, body, actor, self.now)
+                rows.append(inbox.new_row(*new, lane=inbox.CONTROL))
+            body = dumps({"cancel": asked.cancels, "children": True, "reason": asked.reason})
+            rows.append(inbox.new_row(child.tenant_id, child.id, InboxType.ERASE, body, actor, self.now))
         return rows
 
     def _existing_targets(self, tx: Connection) -> set[tuple[str, str]]:

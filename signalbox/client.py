@@ -284,6 +284,25 @@ class Client:
         body = _body(verb=verb, filter=filter, reason=reason, dryRun=dry_run)
         return self._bulk("/instances:bulk", body)
 
+    def erase(
+        self, instance_id: str, *, reason: str | None = None, cancel: bool = False, children: bool = True
+    ) -> None:
+        """Ask for the data of an ended instance to be erased; done once the instance shows `erasedAt`."""
+        self._post(_path("instances", instance_id, "erase"), _erasing(reason, cancel, children))
+
+    def erase_all(
+        self,
+        filter: Mapping[str, Json],
+        *,
+        reason: str | None = None,
+        cancel: bool = False,
+        children: bool = True,
+        dry_run: bool = False,
+    ) -> Iterator[BulkPage]:
+        """Erase every ended instance that a filter finds; what became of them, page by page."""
+        body = _body(filter=filter, dryRun=dry_run, **_erasing(reason, cancel, children))
+        return self._bulk("/instances:erase", body)
+
     def resolve(
         self, incident_id: str, way: Way, *, output: Json = None, reason: str | None = None
     ) -> Instance:
@@ -447,6 +466,10 @@ def _segment(text: str) -> str:
 def _body(**members: Any) -> dict[str, Json]:
     """The members that were given."""
     return {name: value for name, value in members.items() if value is not None}
+
+
+def _erasing(reason: str | None, cancel: bool, children: bool) -> dict[str, Json]:
+    return _body(reason=reason, cancel=cancel, children=children)
 
 
 def _given(**params: str | None) -> list[tuple[str, str]]:

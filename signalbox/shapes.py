@@ -68,6 +68,7 @@ class Instance(TypedDict):
     startedAt: str | None
     finishedAt: str | None
     deadlineAt: str | None
+    erasedAt: str | None
 
 
 class Entry(TypedDict):
@@ -88,6 +89,7 @@ class Verdict(TypedDict):
     valid: bool
     entries: int
     replayed: bool
+    erased: int  # rows whose body was erased
     problems: list[Json]
 
 

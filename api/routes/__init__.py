@@ -5,6 +5,7 @@ from api.routes.configs import routes as config_routes
 from api.routes.control import routes as control_routes
 from api.routes.definitions import routes as definition_routes
 from api.routes.documentation import routes as documentation_routes
+from api.routes.erasure import routes as erasure_routes
 from api.routes.incidents import routes as incident_routes
 from api.routes.instances import routes as instance_routes
 from api.routes.metadata import routes as metadata_routes
@@ -18,6 +19,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *definition_routes.operations,
     *instance_routes.operations,
     *control_routes.operations,
+    *erasure_routes.operations,
     *incident_routes.operations,
     *task_routes.operations,
     *config_routes.operations,

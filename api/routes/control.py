@@ -6,7 +6,16 @@ from api.auth import Permission
 from api.cursors import ListName
 from api.operations import Answer, Call, Routes, Shape
 from api.routes.instances import ACCEPTED, accepted
-from api.schemas import Body, BulkAnswer, BulkBody, EmptyBody, ReasonBody, RestartBody
+from api.schemas import (
+    Body,
+    BulkAnswer,
+    BulkBody,
+    BulkEraseBody,
+    EmptyBody,
+    InstanceFilterBody,
+    ReasonBody,
+    RestartBody,
+)
 from common.canonical import dumps
 from common.commands import control
 from common.commands.bulk import Bulk, control_all
@@ -144,22 +153,13 @@ def bulk(call: Call, body: BulkBody) -> Answer:
     nothing is done. Instances are refused one by one, the others are not touched by it.
     """
     refuse_empty(body.filter)
-    name = _list_name(call, body)
+    name = list_name(call, body)
     position = call.services.cursors.read(name, body.cursor)
-    wanted = InstanceFilter(
-        statuses=body.filter.status,
-        definition_key=body.filter.definition_key,
-        business_key=body.filter.business_key,
-        state=body.filter.state,
-        labels=list(body.filter.labels.items()),
-        created_after=body.filter.created_after,
-        created_before=body.filter.created_before,
-    )
     done = control_all(
         call.tx,
         call.tenant_id,
         body.verb,
-        wanted,
+        filter_of(body.filter),
         dry_run=body.dry_run,
         reason=body.reason,
         before=None if position is None else str(position[0]),
@@ -193,7 +193,19 @@ def bulk_answer(call: Call, done: Bulk, name: ListName, *, is_dry_run: bool) -> 
     )
 
 
-def _list_name(call: Call, body: BulkBody) -> ListName:
+def filter_of(asked: InstanceFilterBody) -> InstanceFilter:
+    return InstanceFilter(
+        statuses=asked.status,
+        definition_key=asked.definition_key,
+        business_key=asked.business_key,
+        state=asked.state,
+        labels=list(asked.labels.items()),
+        created_after=asked.created_after,
+        created_before=asked.created_before,
+    )
+
+
+def list_name(call: Call, body: BulkBody | BulkEraseBody) -> ListName:
     """The cursor holds for the same command with the same filter."""
     asked = body.model_dump(mode="json", include={"verb", "filter", "dry_run"})
     return ListName(call.tenant_id, f"{call.path}?{dumps(asked)}")

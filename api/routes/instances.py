@@ -30,7 +30,7 @@ from api.schemas import (
     TaskPage,
     Verification,
 )
-from api.shapes import child_json, history_entries, incident_json, instance_json, task_json
+from api.shapes import child_json, history_entries, incident_json, instance_json, instant, task_json
 from common.canonical import read
 from common.clock import read_now
 from common.commands.configs import Wanted, read_wanted, scope_id_of
@@ -305,6 +305,7 @@ def explain_instance(call: Call, instance_id: str) -> Answer:
         {
             "instanceId": record.id,
             "status": record.status.value,
+            "erasedAt": instant(record.erased_at),
             "chart": _explain(tx, tenant_id, record),
             "inbox": {"ready": waiting.ready, "parked": waiting.parked},
             "tasks": [task_json(task) for task in tasks.items],
@@ -315,7 +316,7 @@ def explain_instance(call: Call, instance_id: str) -> Answer:
 
 
 def _explain(tx: Connection, tenant_id: TenantId, record: listing.InstanceRecord) -> dict[str, Any] | None:
-    if record.snapshot is None:
+    if record.snapshot is None or record.erased_at is not None:
         return None
     (definition,) = read_definitions(tx, [record.definition_id])
     chart = chart_of(definition.document)

@@ -83,6 +83,7 @@ class InboxType(StrEnum):
     RESTART = "restart"
     STEP = "step"  # take one parked row of a paused instance
     TIMEOUT = "timeout"  # the time of the whole instance is over
+    ERASE = "erase"  # take the bodies away that an ended instance has left, and keep the structure
 
 
 class TimerStatus(StrEnum):
@@ -181,6 +182,7 @@ idempotency = Table(
     Column("answer", CanonicalText, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
+    Column("instance_id", Id),  # whose data the answer shows; null: nobody's, or that of several
     Index("ix_idempotency_expires_at", "expires_at"),
 )
 
@@ -199,6 +201,7 @@ definitions = Table(
     Column("dialect", Text, nullable=False, server_default="signalbox"),
     Column("warnings", CanonicalText, nullable=False, server_default="[]"),
     Column("labels", Labels, nullable=False, server_default="{}"),
+    Column("retention", CanonicalText),  # what the document says of it: milliseconds by status
     Column("created_by", Text, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     UniqueConstraint("tenant_id", "key", "version"),
@@ -248,7 +251,17 @@ instances = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
+    Column("erased_at", UtcDateTime),  # when its bodies were taken away
     CheckConstraint(f"({_one_of('status', FINAL)}) = (finished_at IS NOT NULL)", name="finished"),
+    Index(
+        "ix_instances_finished",
+        "definition_id",
+        "status",
+        "finished_at",
+        "id",
+        postgresql_where=text("finished_at IS NOT NULL"),
+        sqlite_where=text("finished_at IS NOT NULL"),
+    ),
     Index(
         "uq_instances_business_key",
         "tenant_id",
@@ -271,6 +284,28 @@ instances = Table(
     ),
     CheckConstraint("depth >= 0", name="depth"),
     postgresql_with=_BUSY,
+)
+
+tombstones = Table(
+    "tombstones",  # what is left of an instance whose time of keeping is over; never changed, never deleted
+    metadata,
+    Column("instance_id", Id, primary_key=True),
+    _tenant(),
+    Column("definition_key", Text, nullable=False),
+    Column("definition_version", Integer, nullable=False),
+    Column("status", Text, CheckConstraint(_one_of("status", FINAL), name="status"), nullable=False),
+    Column("parent_id", Id),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("finished_at", UtcDateTime, nullable=False),
+    Column("erased_at", UtcDateTime),
+    Column("sequence", Integer, nullable=False),
+    Column(
+        "head_hash", Digest, nullable=False
+    ),  # whoever kept an export can prove that it was the whole of it
+    Column("deleted_at", UtcDateTime, nullable=False),
+    Column("reason", Text, nullable=False),
+    Index("ix_tombstones_list", "tenant_id", "deleted_at"),
 )
 
 inbox = Table(
@@ -523,6 +558,7 @@ suggestions = Table(
     _same_tenant("task_id", "tasks"),
     Index("ix_suggestions_list", "tenant_id", "id"),
     Index("ix_suggestions_instance_id", "instance_id"),
+    Index("ix_suggestions_task_id", "task_id"),
 )
 
 used_links = Table(
@@ -600,6 +636,12 @@ incidents = Table(
     CheckConstraint("(status = 'open') = (resolved_at IS NULL)", name="resolved"),
     Index("ix_incidents_list", "tenant_id", "id"),
     Index("ix_incidents_instance_id", "instance_id"),
+    Index(
+        "ix_incidents_task_id",
+        "task_id",
+        postgresql_where=text("task_id IS NOT NULL"),
+        sqlite_where=text("task_id IS NOT NULL"),
+    ),
 )
 
 handlers = Table(

@@ -63,7 +63,15 @@ _IS_KEY = (
     & (_c.key == bindparam("b_key"))
 )
 _FIND = select(_c.status, _c.answer, _c.digest).where(_IS_KEY)
-_KEEP = update(idempotency).where(_IS_KEY).values(status=bindparam("status"), answer=bindparam("answer"))
+_KEEP = (
+    update(idempotency)
+    .where(_IS_KEY)
+    .values(
+        status=bindparam("status"),
+        answer=bindparam("answer"),
+        instance_id=bindparam("about", type_=_c.instance_id.type),
+    )
+)
 
 
 def claim(tx: Connection, key: IdempotencyKey, *, now: datetime, expires_at: datetime) -> KeptAnswer | None:
@@ -93,9 +101,11 @@ def find(tx: Connection, key: IdempotencyKey) -> KeptAnswer | None:
     return None if row is None else KeptAnswer(row.status, row.answer, row.digest == key.digest)
 
 
-def keep(tx: Connection, key: IdempotencyKey, *, status: int, answer: str) -> None:
-    """Keep the answer of a claimed key: a status and a JSON text."""
-    tx.execute(_KEEP, {**_names(key), "status": status, "answer": answer})
+def keep(
+    tx: Connection, key: IdempotencyKey, *, status: int, answer: str, instance_id: str | None = None
+) -> None:
+    """Keep the answer of a claimed key: a status and a JSON text. `instance_id`: the one instance that it shows."""
+    tx.execute(_KEEP, {**_names(key), "status": status, "answer": answer, "about": instance_id})
 
 
 def _names(key: IdempotencyKey) -> dict[str, str]:

@@ -66,12 +66,13 @@ class InstanceRecord:
     started_at: datetime | None
     finished_at: datetime | None
     deadline_at: datetime | None
+    erased_at: datetime | None
 
 
 _INSTANCE = select(
     _i.id, _i.definition_id, _i.definition_key, _i.definition_version, _i.business_key, _i.status, _i.configuration,
     _i.snapshot, _i.input, _i.output, _i.error, _i.labels, _i.priority, _i.sequence, _i.parent_id, _i.depth,
-    _i.created_at, _i.started_at, _i.finished_at, _i.deadline_at,
+    _i.created_at, _i.started_at, _i.finished_at, _i.deadline_at, _i.erased_at,
 )  # fmt: skip
 
 

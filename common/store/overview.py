@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, bindparam, case, exists, func, not_, or_, select, text
 
 from common.clock import database_now
-from common.db.tables import handlers, inbox, instances, tasks, workers
+from common.db.tables import InboxType, handlers, inbox, instances, tasks, workers
 from common.ids import TenantId, WorkerId
 from common.lifecycle import FINAL, FROZEN, OPEN
 from common.store.inbox import CONTROL
@@ -57,9 +57,10 @@ _BUSY = case(
     else_=or_(exists().where(_WAITING_ROW), exists().where(_MACHINE_TASK)),
 )
 _OWN_COMMAND = and_(_b.instance_id == _i.id, not_(_b.parked), _b.lane == CONTROL)
+_OWN_ERASURE = and_(_b.instance_id == _i.id, _b.type == InboxType.ERASE.value)
 _SETTLED = select(
     case(
-        (_i.status.in_(FINAL), True),
+        (_i.status.in_(FINAL), not_(exists().where(_OWN_ERASURE))),
         (_i.status.in_(FROZEN), not_(exists().where(_OWN_COMMAND))),
         else_=not_(exists().where(_m.id == _family.c.id, _BUSY)),
     )
@@ -67,7 +68,7 @@ _SETTLED = select(
 
 
 def has_settled(tx: Connection, tenant_id: TenantId, instance_id: str) -> bool:
-    """Tell whether an instance has come to rest: final, or paused or failed with no command that waits, or nothing
+    """Tell whether an instance has come to rest: final and not about to be erased, or paused or failed with no command that waits, or nothing
     left that a machine would do, for it or for the children that it waits for."""
     return bool(
         tx.execute(_SETTLED, {"tenant_id": tenant_id, "instance_id": instance_id}).scalar_one_or_none()

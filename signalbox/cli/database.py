@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from common.errors import NotFound
-from signalbox.cli.exits import Exit, UsageError
+from signalbox.cli.exits import Exit, Failed, UsageError
 from signalbox.cli.options import LOOK, RUN, AsJson, Tenant
 from signalbox.cli.output import Output
 from signalbox.cli.target import find_tenant, local_settings, open_database
@@ -51,6 +51,27 @@ def upgrade(json: AsJson = False) -> None:
     Output(json).show(
         {"database": redact_url(url), "before": before, "after": after},
         lambda: Text(f"{redact_url(url)}: {said}"),
+    )
+
+
+@db.command()
+def vacuum(json: AsJson = False) -> None:
+    """Rewrite the database's files, so that no bytes of what was erased or deleted are left in them.
+
+    With SQLite others wait meanwhile; with PostgreSQL each table is locked while it is rewritten (VACUUM FULL).
+    """
+    from rich.text import Text
+
+    from common.store.erasure import TABLES_WITH_BODIES
+
+    with open_database() as database:
+        is_done = database.vacuum(TABLES_WITH_BODIES)
+    if not is_done:
+        raise Failed(
+            "the file is rewritten, but somebody reads from its write-ahead log all the time; try again"
+        )
+    Output(json).show(
+        {"vacuumed": True}, lambda: Text("rewritten; nothing that was deleted is left in the files")
     )
 
 

@@ -59,6 +59,8 @@ ENTRY_STYLES: Mapping[str, str] = {
     "instance.completed": "bold green",
     "instance.failed": "bold red",
     "instance.cancelled": "bold",
+    "instance.erased": "bold",
+    "erased": "dim",
     "state.changed": "cyan",
     "task.succeeded": "green",
     "task.failed": "red",
@@ -281,6 +283,7 @@ def instance_facts(
             ("created", instant(one["createdAt"])),
             ("finished", f"{instant(finished)}{took}" if finished else None),
             ("deadline", instant(one["deadlineAt"])),
+            ("data erased", instant(one["erasedAt"])),
         ]
     )
     parts: list[RenderableType] = [head]
@@ -457,8 +460,9 @@ def verdict_line(verdict: Verdict) -> Text:
     """What `verify` found, in one line."""
     counted = count(verdict["entries"], "row")
     if verdict["valid"]:
+        erased = f", the bodies of {verdict['erased']} erased" if verdict["erased"] else ""
         replayed = ", replaying them gives the stored state" if verdict["replayed"] else ""
-        return Text.assemble(("✓ ", "green"), ("chain verified", "green"), f": {counted}{replayed}")
+        return Text.assemble(("✓ ", "green"), ("chain verified", "green"), f": {counted}{erased}{replayed}")
     line = Text.assemble(("✗ ", "red"), ("history does not verify", "bold red"), f": {counted}")
     for problem in verdict["problems"]:
         line.append(f"\n  {problem if isinstance(problem, str) else compact(problem)}", "red")
@@ -634,7 +638,8 @@ def _workers_table(workers: Iterable[Mapping[str, Any]]) -> RenderableType:
 def explain_view(found: Mapping[str, Any]) -> RenderableType:
     """Where an instance stands, what would move it, and what it waits for or what stopped it."""
     chart = found.get("chart") or {}
-    head = Text.assemble((found["instanceId"], "bold"), "  ", status_text(found["status"]))
+    erased = f"  data erased {instant(found['erasedAt'])}" if found.get("erasedAt") else ""
+    head = Text.assemble((found["instanceId"], "bold"), "  ", status_text(found["status"]), erased)
     if chart.get("configuration"):
         head.append(f"  {configuration_text(chart['configuration'])}", "cyan")
     ways = plain_table("when", "then", "from", "condition")

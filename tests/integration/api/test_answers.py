@@ -94,6 +94,8 @@ def visit_everything(api: Api) -> None:
     api.post(f"/incidents/{incident['id']}/resolve", {"way": "skip"}, headers={"Prefer": "wait=0"})
     api.post("/instances:bulk", {"verb": "cancel", "filter": {"status": ["completed"]}, "dryRun": True})
     api.post("/incidents:resolve", {"way": "retry", "filter": {"code": "x"}, "dryRun": True})
+    api.post(f"/instances/{waiting}/erase", {"reason": "asked for"})
+    api.post("/instances:erase", {"filter": {"labels": {"a": "b"}}, "dryRun": True})
     api.engine.settle()
     note = f"/api/v1/instances/{waiting}/metadata/k"
     api.send_raw("PUT", note, json={"value": {"x": 1}})
@@ -109,6 +111,7 @@ def visit_everything(api: Api) -> None:
     api.send_raw("GET", "/api/v1/configs/resolve?module=maps&keys=start,end")
     api.send_raw("PUT", f"/api/v1/configs/{config}", json={"value": 2})
     api.send_raw("DELETE", f"/api/v1/configs/{config}")
+    api.get(f"/instances/{waiting}/explain")
     for path in ("/instances", "/handlers", "/stats", "/schema/definition.json", "/definitions"):
         api.get(path)
     key = "/definitions/approval"

@@ -43,6 +43,7 @@ INSTANCE_VERBS = {
     "step": {S.PAUSED},
     "send": EVERY - {S.COMPLETED, S.CANCELLED, S.TIMED_OUT},
     "note": EVERY,
+    "erase": {S.COMPLETED, S.CANCELLED, S.TIMED_OUT},
 }
 TASK_VERBS = {
     "claim": {T.PENDING},

@@ -57,6 +57,7 @@ def instance(**changed: Any) -> Instance:
         "startedAt": "2026-01-01T11:00:00.010000Z",
         "finishedAt": "2026-01-01T11:00:00.040000Z",
         "deadlineAt": None,
+        "erasedAt": None,
     }
     return {**body, **changed}  # type: ignore[return-value, typeddict-item]
 
@@ -141,12 +142,25 @@ def test_a_history_shows_time_actor_and_hash_once_a_row() -> None:
     ("verdict", "told"),
     [
         (
-            {"valid": True, "entries": 1, "replayed": True, "problems": []},
+            {"valid": True, "entries": 1, "replayed": True, "erased": 0, "problems": []},
             "✓ chain verified: 1 row, replaying them gives the stored state",
         ),
-        ({"valid": True, "entries": 3, "replayed": False, "problems": []}, "✓ chain verified: 3 rows"),
         (
-            {"valid": False, "entries": 3, "replayed": False, "problems": [{"code": "hash.wrong"}]},
+            {"valid": True, "entries": 3, "replayed": False, "erased": 0, "problems": []},
+            "✓ chain verified: 3 rows",
+        ),
+        (
+            {"valid": True, "entries": 3, "replayed": False, "erased": 2, "problems": []},
+            "✓ chain verified: 3 rows, the bodies of 2 erased",
+        ),
+        (
+            {
+                "valid": False,
+                "entries": 3,
+                "replayed": False,
+                "erased": 0,
+                "problems": [{"code": "hash.wrong"}],
+            },
             '✗ history does not verify: 3 rows\n  {"code":"hash.wrong"}',
         ),
     ],
