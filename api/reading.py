@@ -57,6 +57,7 @@ _MISSING = {
     "metadata_key": ("metadata", "metadata.not_found"),
     "config": ("configuration value", "config.not_found"),
     "secret_name": ("secret", "secret.not_found"),
+    "suggestion": ("suggestion", "suggestion.not_found"),
 }
 
 

@@ -15,9 +15,11 @@ from pydantic.alias_generators import to_camel
 from common.clock import parse_instant
 from common.commands.configs import MAX_DESCRIPTION
 from common.commands.secrets import MAX_VALUE_BYTES
-from common.commands.send import MAX_NOTE, MAX_REASON, MAX_TYPE
+from common.commands.send import MAX_NOTE, MAX_REASON
 from common.commands.start import MAX_KEY, MAX_LABELS, PRIORITIES
-from common.db.tables import AttemptOutcome, ConfigScope, DefinitionStatus, IncidentStatus
+from common.commands.suggestions import MAX_COMMENT
+from common.db.tables import AttemptOutcome, ConfigScope, DefinitionStatus, IncidentStatus, SuggestionStatus
+from common.event_names import MAX_TYPE
 from common.lifecycle import InstanceStatus, TaskStatus
 
 Json = Any
@@ -222,6 +224,12 @@ class ResolveBody(ReasonBody):
     output: Json = None
 
 
+class SuggestionBody(Body):
+    """What to say to a suggestion."""
+
+    comment: str | None = Field(None, max_length=MAX_COMMENT)
+
+
 class IncidentFilterBody(Body):
     """Which open incidents; at least one member must be there."""
 
@@ -335,6 +343,11 @@ class IncidentQuery(PageQuery):
     instance_id: str | None = None
     code: str | None = None
     definition_key: str | None = None
+
+
+class SuggestionQuery(PageQuery):
+    status: SuggestionStatus | None = None
+    instance_id: str | None = None
 
 
 class DiagramQuery(Query):
@@ -576,6 +589,28 @@ class IncidentDetail(Incident):
     """An incident with the task that failed, every attempt at it included."""
 
     task: Task | None
+
+
+class SuggestionShape(Shape):
+    """An event that a model would have sent, and what a person said to it."""
+
+    id: str
+    instance_id: str
+    task_id: str = Field(description="the AI task that made it")
+    event: str
+    payload: Json
+    reason: str
+    confidence: float | None = Field(description="the model's own word, from 0 to 1")
+    status: SuggestionStatus
+    created_at: Instant
+    decided_at: Instant | None
+    decided_by: str | None
+    comment: str | None = Field(description="of who decided")
+
+
+class SuggestionPage(Shape):
+    items: list[SuggestionShape]
+    next_cursor: str | None
 
 
 class BulkRefusal(Shape):

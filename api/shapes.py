@@ -26,6 +26,7 @@ from common.store.listing import (
 )
 from common.store.metadata import MetadataRecord
 from common.store.overview import HandlerRecord, WorkerRecord
+from common.store.suggestions import Suggestion
 
 SEEN_RECENTLY_SECONDS = 15.0
 
@@ -232,6 +233,23 @@ def config_json(record: ConfigRecord) -> dict[str, Any]:
         "description": record.description,
         "updatedAt": instant(record.updated_at),
         "updatedBy": record.updated_by,
+    }
+
+
+def suggestion_json(record: Suggestion) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "instanceId": record.instance_id,
+        "taskId": record.task_id,
+        "event": record.event,
+        "payload": stored(record.payload),
+        "reason": record.reason,
+        "confidence": stored(record.confidence),
+        "status": record.status,
+        "createdAt": instant(record.created_at),
+        "decidedAt": instant(record.decided_at),
+        "decidedBy": record.decided_by,
+        "comment": record.comment,
     }
 
 

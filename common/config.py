@@ -28,6 +28,9 @@ class Limits(BaseSettings):
     max_output_bytes: int = Field(1_000_000, ge=1_000)
     max_json_depth: int = Field(64, ge=4, le=200)
     max_child_depth: int = Field(16, ge=1, le=1_000, description="parents that a workflow may have above it")
+    max_ai_events: int = Field(
+        100, ge=0, le=1_000_000, description="events that AI tasks may emit in the life of an instance"
+    )
     max_batch: int = Field(1_000, ge=1, le=10_000)
     max_page: int = Field(200, ge=1, le=1_000)
 

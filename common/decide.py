@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import statechart
-from common import decide_children, decide_control
+from common import decide_ai, decide_children, decide_control
 from common.canonical import dumps, size, storable
 from common.db.tables import InboxType
 from common.decision import (
@@ -182,6 +182,9 @@ def _task(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:
         return unchanged(standing, [{"type": "event.ignored", "reason": "not_started"}])
     entry = body["entry"]
     event = _as_asked(standing.snapshot, body["key"], body["event"], entry["type"])
+    ruled = decide_ai.rule_on(chart, standing.snapshot, body, max_events=standing.max_ai_events)
+    if ruled is not None:
+        event = {**event, "output": ruled.output}
     step = statechart.step(chart, standing.snapshot, event, env, obligation=body["key"])
     if entry["type"] == "task.failed" and step.reason == "no_transition":
         # Caught nowhere: the obligation stays open in the old snapshot, so that `retry` can run the task again.
@@ -193,7 +196,10 @@ def _task(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:
             task_id=entry.get("taskId"),
         )
         return fails(standing, incident, [entry])
-    decided = _stepped(step, [entry, _event_entry(step, event)])
+    ruling = [] if ruled is None else [ruled.entry]
+    decided = _stepped(step, [entry, *ruling, _event_entry(step, event)])
+    if ruled is not None and ruled.event is not None:
+        return _emitted(chart, decided, ruled.event, env)
     asked = standing.snapshot["tasks"].get(body["key"], {})
     if asked.get("cancelWithParent") and body["key"] not in step.snapshot["tasks"]:
         # A WORKFLOW that was answered by anything but its child, such as the end of its time: nobody waits for the child.
@@ -201,6 +207,21 @@ def _task(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:
         effects = (*decided.effects, CancelChild(body["key"]))
         return replace(decided, changes=[*decided.changes, cancelled], effects=effects)
     return decided
+
+
+def _emitted(chart: Chart, decided: Decision, event: dict[str, Json], env: Env) -> Decision:
+    """Take the event of a model in the same step as the end of its task, right after it."""
+    snapshot = decided.snapshot
+    if snapshot is None or decided.status not in ACTIVE:
+        ignored = {"type": "event.ignored", "eventType": event["type"], "reason": "not_active"}
+        return replace(decided, changes=[*decided.changes, ignored])
+    step = statechart.step(chart, decide_ai.counted(snapshot), event, replace(env, seed=f"{env.seed}:ai"))
+    following = _stepped(step, [_event_entry(step, event) | {"source": event["source"]}])
+    return replace(
+        following,
+        changes=[*decided.changes, *following.changes],
+        effects=(*decided.effects, *following.effects),
+    )
 
 
 def _as_asked(snapshot: Mapping[str, Json], key: str, event: dict[str, Json], ended: str) -> dict[str, Json]:

@@ -22,6 +22,8 @@ START_TIMER = "start"
 TIMEOUT_TIMER = "timeout"
 """The key of the timer that ends an instance whose definition limits its time."""
 
+UNLIMITED = 2**62
+
 Json = Any
 
 
@@ -29,13 +31,15 @@ Json = Any
 class Standing:
     """Where an instance stands: its status and snapshot (None before its start), and the facts fixed at its start.
 
-    `sequence` counts the rows of its history, the one to be decided included.
+    `sequence` counts the rows of its history, the one to be decided included. `max_ai_events` is how many events AI tasks
+    may emit in its life, by the setting.
     """
 
     status: InstanceStatus
     snapshot: dict[str, Json] | None
     facts: Mapping[str, Json]
     sequence: int
+    max_ai_events: int = UNLIMITED
 
 
 @dataclass(frozen=True, slots=True)

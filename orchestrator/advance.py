@@ -31,7 +31,7 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from common import faults
+from common import decide_ai, faults
 from common.canonical import dumps, read, storable
 from common.clock import instant_text, read_now
 from common.commands.configs import MAX_STEP_BYTES, Wanted, read_wanted, scope_id_of
@@ -307,6 +307,7 @@ class _Stepping:
         config: Config | None = NO_CONFIG,
     ) -> None:
         self.limit = advancing.max_context_bytes
+        self.max_ai_events = advancing.limits.max_ai_events
         self.held = held
         self.compiled = compiled
         self.config = config
@@ -383,7 +384,9 @@ class _Stepping:
     def _step(self, type: InboxType, body: str, actor: str) -> None:
         self.sequence += 1
         env = Env(now=self.at, config=self.config or NO_CONFIG, seed=f"{self.held.id}:{self.sequence}")
-        standing = Standing(self.decision.status, self.decision.snapshot, self.facts, self.sequence)
+        standing = Standing(
+            self.decision.status, self.decision.snapshot, self.facts, self.sequence, self.max_ai_events
+        )
         chart = self.compiled.chart
         said = read(body)
         decided = decide(chart, standing, type, said, env, max_context_bytes=self.limit)
@@ -393,7 +396,7 @@ class _Stepping:
             self.sequence,
             at=self.at,
             actor=actor,
-            input=input_text(type, body, env, self.compiled.checksum, self.limit, decided),
+            input=input_text(type, body, env, self.compiled.checksum, self.limit, standing, decided),
             changes=dumps(decided.changes),
             previous_hash=self.head,
         )
@@ -446,15 +449,18 @@ def facts_of(held: LockedInstance, started_at: datetime) -> dict[str, object]:
     }
 
 
-def input_text(type: InboxType, body: str, env: Env, checksum: str, limit: int, decided: Decision) -> str:
+def input_text(
+    type: InboxType, body: str, env: Env, checksum: str, limit: int, standing: Standing, decided: Decision
+) -> str:
     """The history row's `input`: everything that the decision read, so that it can be decided again.
 
-    The context limit stands there only where it decided something: a later, other setting must not change the past.
+    Limits stand there only where they may have decided something: a later, other setting must not change the past.
     """
     bound = (
         f'"contextLimit":{limit},' if decided.incident and decided.incident.code == "limit.context" else ""
     )
-    return f'{{"body":{body},{bound}"definition":"{checksum}","env":{dumps(env.to_json())},"kernel":{KERNEL},"type":"{type.value}"}}'
+    events = f'"aiEventLimit":{standing.max_ai_events},' if decide_ai.reads_limit(standing, type) else ""
+    return f'{{{events}"body":{body},{bound}"definition":"{checksum}","env":{dumps(env.to_json())},"kernel":{KERNEL},"type":"{type.value}"}}'
 
 
 # -- refused and suspected ---------------------------------------------------------------------------------------

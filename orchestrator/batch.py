@@ -24,11 +24,12 @@ from common.errors import Invalid
 from common.ids import InstanceId, TaskId, TenantId, is_id, new_id
 from common.lifecycle import ENDED, FINAL, FROZEN, InstanceStatus, TaskStatus
 from common.retry import RetryPolicy
-from common.store import erasure, history, inbox, incidents, instances, joins, tasks, timers
+from common.store import erasure, history, inbox, incidents, instances, joins, suggestions, tasks, timers
 from common.store.instances import LockedInstance
 from orchestrator.children import Children
 from orchestrator.map_rows import MapRows, is_due
 from statechart import Chart, accepts
+from statechart.ai import AI_EVENTS
 from statechart.effects import (
     ArmTimer,
     CancelChild,
@@ -89,6 +90,7 @@ class Batch:
     frozen: set[str] = field(default_factory=set)
     thawed: set[str] = field(default_factory=set)
     released: set[InstanceId] = field(default_factory=set)
+    asked_models: set[InstanceId] = field(default_factory=set)  # that ended, and may have open suggestions
     steps: int = 0
     due_tasks: list[str] = field(default_factory=list)
     children: Children = field(default_factory=Children)
@@ -156,6 +158,8 @@ class Batch:
             self.thawed.add(held.id)
         if releases or (held.id in self.thawed and not final):
             self.released.add(held.id)
+        if final and AI_EVENTS in snapshot.get("counts", ()):
+            self.asked_models.add(held.id)
         deadline_at = self._deadline(held, chart, snapshot, at, final)
         completed = decision.status is InstanceStatus.COMPLETED
         self.instances.append(
@@ -240,6 +244,7 @@ class Batch:
         self.frozen |= other.frozen
         self.thawed |= other.thawed
         self.released |= other.released
+        self.asked_models |= other.asked_models
         self.steps += other.steps
         self._tasks.update(other._tasks)
         self._maps.merge(other._maps)
@@ -400,6 +405,7 @@ class Batch:
         released += joins.open_again(tx, sorted(self.released), now=self.now) if released else []
         for instance_id, (resolution, actor) in self._resolved.items():  # before newer ones are opened
             incidents.resolve_of(tx, [instance_id], resolution=resolution, actor=actor, now=self.now)
+        suggestions.expire(tx, sorted(self.asked_models), now=self.now)
         writes = Writes(tx)
         try:
             instances.save(writes, self.instances)
@@ -523,7 +529,7 @@ class Batch:
             key=effect.key,
             task_id=known.id,
             name=effect.name,
-            type=effect.asked_type,
+            type=known.type,  # who has answered: what was asked of another handler is not a model's decision
             attempt=known.attempt,
             event_type=effect.completion_event if succeeded else effect.failure_event,
             output=known.output or "null",

@@ -43,6 +43,7 @@ from signalbox.shapes import (
     Problem,
     Resolved,
     Secret,
+    Suggestion,
     Task,
     Verdict,
 )
@@ -375,6 +376,25 @@ class Client:
 
     def incident(self, incident_id: str) -> Incident:
         return cast("Incident", self._get(_path("incidents", incident_id)))
+
+    def suggestions(
+        self, *, instance_id: str | None = None, status: str | None = None, limit: int | None = None
+    ) -> Iterator[Suggestion]:
+        """What models have suggested, newest first."""
+        return self._items("/suggestions", _given(instanceId=instance_id, status=status), limit=limit)
+
+    def suggestion(self, suggestion_id: str) -> Suggestion:
+        return cast("Suggestion", self._get(_path("suggestions", suggestion_id)))
+
+    def accept(self, suggestion_id: str, *, comment: str | None = None) -> Instance:
+        """Accept a suggestion: its event is sent to the instance, as yours."""
+        path = _path("suggestions", suggestion_id, "accept")
+        return cast("Instance", self._post(path, _body(comment=comment)))
+
+    def reject(self, suggestion_id: str, *, comment: str | None = None) -> Instance:
+        """Reject a suggestion; nothing is sent."""
+        path = _path("suggestions", suggestion_id, "reject")
+        return cast("Instance", self._post(path, _body(comment=comment)))
 
     # --- secrets ----------------------------------------------------------------------------------------------
 

@@ -176,6 +176,23 @@ class Secret(TypedDict):
     updatedBy: str
 
 
+class Suggestion(TypedDict):
+    """An event that a model would have sent, and what a person said to it."""
+
+    id: str
+    instanceId: str
+    taskId: str
+    event: str
+    payload: dict[str, Json]
+    reason: str
+    confidence: float | None
+    status: str
+    createdAt: str
+    decidedAt: str | None
+    decidedBy: str | None
+    comment: str | None
+
+
 class Refusal(TypedDict):
     """One of many that a command was not accepted for, and why."""
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
+from statechart.ai import AI
 from statechart.chart import Chart, StateNode
 from statechart.configuration import ActiveNodes, in_document_order, with_ancestors
 from statechart.effects import (
@@ -246,6 +247,8 @@ class Draft:
             "completionEvent": task.completion_event,
             "failureEvent": task.failure_event,
         }
+        if task.type == AI and "policy" in task.options:
+            entry["policy"] = task.options["policy"]
         if task.invoke is not None:
             entry["invoke"] = task.invoke
             self.is_changed = True

@@ -21,6 +21,7 @@ from statechart.actions import (
     render_json,
     write_log,
 )
+from statechart.ai import AI, AI_EVENTS, event_schemas
 from statechart.draft import ActionFailed, Draft
 from statechart.effects import LOG_LEVELS, CreateTask, Event, LogLevel, Where
 from statechart.env import Json, after, parse_instant
@@ -244,6 +245,11 @@ def _task(
 ) -> CreateTask:
     priority, queue, identity = spec.get("priority"), spec.get("queue"), spec.get("idempotencyKey")
     timeouts = read_timeouts(spec)
+    options = {option: spec[option] for option in FREE_OPTIONS if option in spec}
+    if kind == AI:
+        draft.counts.setdefault(AI_EVENTS, 0)
+        schemas = event_schemas(draft.chart.document, options.get("policy"))
+        options |= {"eventSchemas": schemas} if schemas else {}
     return CreateTask(
         key=key,
         type=kind,
@@ -260,7 +266,7 @@ def _task(
         finish_within_ms=timeouts.schedule_to_close,
         priority=None if priority is None else as_integer(priority, "task.priority", "a priority"),
         queue=None if queue is None else as_text(queue, "task.queue", "the name of a queue"),
-        options={option: spec[option] for option in FREE_OPTIONS if option in spec},
+        options=options,
         invoke=invoke,
         secrets=secrets,
     )

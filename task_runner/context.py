@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
@@ -19,7 +20,7 @@ _NOTHING_NEW = object()
 
 
 class Claimed(Protocol):
-    """What a context needs to know of a claim; `progress` and `state` are stored JSON texts."""
+    """What a context needs to know of a claim; `progress`, `state` and `options` are stored JSON texts."""
 
     @property
     def id(self) -> str: ...
@@ -41,6 +42,25 @@ class Claimed(Protocol):
     def progress(self) -> str | None: ...
     @property
     def state(self) -> str | None: ...
+    @property
+    def options(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What a handler that is called by another one knows of the claim."""
+
+    id: str
+    tenant_id: str
+    instance_id: str
+    type: str
+    name: str
+    attempt: int
+    max_attempts: int
+    idempotency_key: str
+    progress: str | None = None
+    state: str | None = None
+    options: str | None = None
 
 
 class TaskContext:
@@ -57,6 +77,7 @@ class TaskContext:
         tell: Callable[[str | None], None] | None = None,
         metadata: MetadataPort | None = None,
     ) -> None:
+        self._tenant_id = claim.tenant_id
         self.instance_id = claim.instance_id
         self.task_id = claim.id
         self.type = claim.type
@@ -69,6 +90,8 @@ class TaskContext:
         """What an earlier attempt last reported, or None: where to resume."""
         self.state: Any = read(claim.state) if claim.state else None
         """What the attempt before said to go on from (`Continue`), or None at the first."""
+        self.options: Mapping[str, Any] = read(claim.options) if claim.options else {}
+        """What the task says beside its input, by the names of definitions: `policy`, `title`, `labels`, …"""
         self.log = structlog.get_logger("signalbox.handler").bind(
             tenant_id=claim.tenant_id, instance_id=claim.instance_id, task_id=claim.id, attempt=claim.attempt
         )
@@ -133,6 +156,29 @@ class TaskContext:
         self.note_heartbeat(text)
         if self._tell is not None:
             self._tell(text)
+
+    def for_tool(self, name: str, idempotency_key: str) -> TaskContext:
+        """The context of another handler that this one calls as a part of its work, in the same attempt.
+
+        It is cancelled with this one, and its signs of life are this one's.
+        """
+        part = TaskContext(
+            _Part(
+                self.task_id,
+                self._tenant_id,
+                self.instance_id,
+                name,
+                name,
+                self.attempt,
+                self.max_attempts,
+                idempotency_key,
+            ),
+            tell=lambda _progress: self.heartbeat(),
+            metadata=self._metadata,
+        )
+        part.conceal(self.redaction)
+        part._cancelled = self._cancelled
+        return part
 
     def note_heartbeat(self, progress: str | None) -> None:
         """Take note of a heartbeat, with the progress as JSON text where there is some."""

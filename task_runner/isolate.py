@@ -40,6 +40,7 @@ _FACTS = (
     "idempotency_key",
     "progress",
     "state",
+    "options",
 )
 
 

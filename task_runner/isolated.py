@@ -50,6 +50,7 @@ class _Facts:
     idempotency_key: str | None
     progress: str | None
     state: str | None
+    options: str | None
 
 
 class OutOfMemory(HandlerError):

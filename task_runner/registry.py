@@ -22,6 +22,7 @@ from common.errors import Invalid, Misconfigured, did_you_mean
 
 ENTRY_POINTS = "signalbox.handlers"
 SYSTEM = "SYSTEM"
+AI = "AI"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,199}")
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -121,6 +122,9 @@ class Registry:
             raise Misconfigured(
                 f'handler "{handler.name}": expected a letter, then letters, digits and _ . : - (at most 200 characters)'
             )
+        if handler.name == AI and not handler.built_in:
+            # Its outcome may send events: nobody's function stands in for the one that holds policies.
+            raise Misconfigured(f'handler "{AI}": the name is reserved for the tasks that ask models')
         held = self._handlers.get(handler.name)
         if held is not None and _place(held.function) != _place(handler.function):
             raise Misconfigured(
@@ -135,6 +139,10 @@ class Registry:
         if handler is None:
             raise KeyError(f'no handler "{wanted}" in this task runner{did_you_mean(wanted, self._handlers)}')
         return handler
+
+    def get(self, name: str) -> Handler | None:
+        """The handler of a name, None where there is none."""
+        return self._handlers.get(name)
 
     def types(self) -> list[str]:
         """Task types that this process can run."""

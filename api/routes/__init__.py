@@ -13,6 +13,7 @@ from api.routes.metrics import routes as metrics_routes
 from api.routes.overview import health_routes
 from api.routes.overview import routes as overview_routes
 from api.routes.secrets import routes as secret_routes
+from api.routes.suggestions import routes as suggestion_routes
 from api.routes.tasks import routes as task_routes
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -25,6 +26,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *config_routes.operations,
     *secret_routes.operations,
     *metadata_routes.operations,
+    *suggestion_routes.operations,
     *overview_routes.operations,
     *health_routes.operations,
     *metrics_routes.operations,

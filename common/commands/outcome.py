@@ -14,19 +14,21 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from common.ai_policy import Verdict
 from common.canonical import dumps, read
 from common.commands.digests import attempts_digests
 from common.commands.joins import EndedMap, ItemEnd, Items, close, count_items
 from common.config import Limits
 from common.db import ORCHESTRATOR_QUEUE, TASK_RUNNER_QUEUE, note_bell
-from common.db.tables import AttemptOutcome, InboxType
-from common.ids import InstanceId, LeaseToken, TaskId, TenantId
+from common.db.tables import AttemptOutcome, InboxType, SuggestionStatus
+from common.ids import InstanceId, LeaseToken, TaskId, TenantId, new_id
 from common.lifecycle import TaskStatus
 from common.polls import KEPT_ATTEMPTS, TRIMMED_EVERY
 from common.retry import MAX_LOST, RetryPolicy
-from common.store import inbox, joins, tasks
+from common.store import inbox, joins, suggestions, tasks
 from common.store.tasks import ExpiredTask, OverdueTask, WonTask
 from common.task_error import TaskError
+from statechart.ai import AI
 from statechart.maps import map_key
 
 MAX_OUTPUT_BYTES = Limits().max_output_bytes
@@ -164,6 +166,8 @@ class _Group:
         self.released = 0
         self.continued = 0
         self._ended: list[_Ended] = []
+        self._suggestions: list[dict[str, Any]] = []
+        self._thought: list[TaskId] = []
         self._progress: list[tuple[TaskId, LeaseToken, str]] = []
         self._states: list[dict[str, Any]] = []
         self._well_tried: list[TaskId] = []
@@ -264,6 +268,9 @@ class _Group:
                 "finished_at": self.now,
             }
         )
+        if outcome.type == AI and outcome.output is not None:
+            self._thought.append(outcome.task_id)
+            self._suggest(outcome, outcome.output)
         self._end_attempt(outcome.task_id, outcome.token, attempt, outcome.error)
         event_type = outcome.completion_event if outcome.error is None else outcome.failure_event
         self._ended.append(
@@ -273,6 +280,28 @@ class _Group:
                 row.parent_task_id,
             )
         )  # fmt: skip
+
+    def _suggest(self, outcome: Outcome, output: str) -> None:
+        """What a model would send, and its policy leaves to a person."""
+        told = read(output)
+        decision = told.get("decision") if isinstance(told, dict) else None
+        if not isinstance(decision, dict) or told.get("verdict") != Verdict.SUGGESTED.value:
+            return
+        confidence = decision.get("confidence")
+        self._suggestions.append(
+            {
+                "id": new_id(),
+                "tenant_id": outcome.tenant_id,
+                "instance_id": outcome.instance_id,
+                "task_id": outcome.task_id,
+                "event": str(decision.get("event")),
+                "payload": dumps(decision.get("payload") or {}),
+                "reason": str(decision.get("reason") or ""),
+                "confidence": None if confidence is None else dumps(confidence),
+                "status": SuggestionStatus.OPEN.value,
+                "created_at": self.now,
+            }
+        )
 
     def _again(
         self,
@@ -309,6 +338,8 @@ class _Group:
         tasks.save_progress(tx, self._progress)
         tasks.save_states(tx, self._states)
         tasks.finish(tx, self._finish)
+        tasks.forget_states(tx, self._thought)
+        suggestions.put(tx, self._suggestions)
         tasks.time_out(tx, self._time_out)
         tasks.release(tx, self._release)
         tasks.end_attempts(tx, self._attempts)

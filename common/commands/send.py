@@ -14,12 +14,11 @@ from common.config import Limits
 from common.db import ORCHESTRATOR_QUEUE, note_bell
 from common.db.tables import InboxType
 from common.errors import Conflict, Invalid, LimitExceeded, NotFound
+from common.event_names import MAX_TYPE, RESERVED, is_reserved, is_well_formed
 from common.ids import InstanceId, TenantId, is_id
 from common.lifecycle import InstanceStatus, instance_can
 from common.store import inbox, instances
 
-RESERVED = ("xstate.", "error.", "done.")
-MAX_TYPE = 200
 MAX_NOTE = 10_000
 MAX_REASON = 2_000
 
@@ -51,11 +50,11 @@ def event_text(event: Any, *, limits: Limits) -> str:
             'expected an event object with a text "type", such as {"type": "APPROVED"}', code="event.invalid"
         )
     name = event["type"]
-    if not 0 < len(name) <= MAX_TYPE or name != name.strip() or "*" in name:
+    if not is_well_formed(name):
         raise Invalid(
             f"event type: expected 1 to {MAX_TYPE} characters without * or outer spaces", code="event.invalid"
         )
-    if name.startswith(RESERVED):
+    if is_reserved(name):
         raise Invalid(
             f'event type "{name}" belongs to the engine; names must not begin with {", ".join(RESERVED)}',
             code="event.reserved",

@@ -13,6 +13,7 @@ from common.clock import instant_text
 from common.commands.findings import Finding
 from common.db.tables import InboxType
 from common.decide import Decision, Standing, decide
+from common.decision import UNLIMITED
 from common.errors import NotFound
 from common.ids import TenantId, is_id
 from common.lifecycle import ACTIVE, InstanceStatus
@@ -20,8 +21,6 @@ from common.store import history, instances
 from common.store.history import HistoryRow
 from common.store.instances import GENESIS, DefinitionText, StoredInstance
 from statechart import KERNEL, Chart, DefinitionInvalid, Env, accepts, load
-
-NO_LIMIT = 2**62
 
 
 def verify_instance(tx: Connection, tenant_id: TenantId, instance_id: str) -> dict[str, Any]:
@@ -175,9 +174,9 @@ def _again(chart: Chart, stored: StoredInstance, standing: Standing, recorded: d
         }
     return decide(
         chart,
-        replace(standing, facts=facts),
+        replace(standing, facts=facts, max_ai_events=recorded.get("aiEventLimit", UNLIMITED)),
         InboxType(recorded["type"]),
         recorded["body"],
         env,
-        max_context_bytes=recorded.get("contextLimit", NO_LIMIT),
+        max_context_bytes=recorded.get("contextLimit", UNLIMITED),
     )

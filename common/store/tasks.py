@@ -351,6 +351,15 @@ def save_states(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
+_FORGET = update(tasks).where(among(_t.id, "ids"), _t.state.is_not(None)).values(state=None)
+
+
+def forget_states(tx: Connection, ids: Sequence[TaskId]) -> None:
+    """Drop what ended tasks went on from: a conversation with a model is kept redacted, in their outputs."""
+    if ids:
+        tx.execute(_FORGET, {"ids": ids})
+
+
 # -- ending -----------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from signalbox.cli import (
     offline,
     overview,
     secrets,
+    suggestions,
     tasks,
 )
 
@@ -39,6 +40,7 @@ for module in (
     metadata,
     erasure,
     tasks,
+    suggestions,
     config,
     overview,
     secrets,

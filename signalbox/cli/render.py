@@ -30,6 +30,7 @@ from signalbox.shapes import (
     Poll,
     Problem,
     Resolved,
+    Suggestion,
     Task,
     Verdict,
 )
@@ -70,6 +71,7 @@ ENTRY_STYLES: Mapping[str, str] = {
     "event.received": "blue",
     "event.ignored": "dim",
     "event.rejected": "yellow",
+    "ai.decided": "magenta",
     "incident.opened": "bold red",
     "error.execution": "red",
     "guard.failed": "yellow",
@@ -411,7 +413,20 @@ def _completed(payload: Mapping[str, Any]) -> str:
     return "" if output is None else f"output {compact(output)}"
 
 
+def _model(payload: Mapping[str, Any]) -> str:
+    event = payload.get("event")
+    named = "" if event is None else f" {short(str(event), 60)}"
+    return f"{payload.get('verdict')}{named} ({payload.get('why')})"
+
+
+def _suggestion(payload: Mapping[str, Any]) -> str:
+    return short(f"{payload.get('event')} {payload.get('comment') or ''}".strip(), 80)
+
+
 _SUMMARIES = {
+    "ai.decided": _model,
+    "ai.suggestion.accepted": _suggestion,
+    "ai.suggestion.rejected": _suggestion,
     "state.changed": _state_changed,
     "context.assigned": _assigned,
     "task.created": _task,
@@ -574,6 +589,21 @@ def _attempts_table(attempts: Sequence[Mapping[str, Any]]) -> RenderableType:
             short(str(error.get("message", "")), 80) if isinstance(error, Mapping) else "",
         )
     return table
+
+
+def suggestions_table(suggestions: Iterable[Suggestion]) -> RenderableType:
+    table = plain_table("id", "instance", "event", "reason", "confidence", "status", "made")
+    for one in suggestions:
+        table.add_row(
+            Text(one["id"], no_wrap=True),
+            Text(one["instanceId"], no_wrap=True),
+            short(one["event"], 60),
+            short(one["reason"], 80),
+            "" if one["confidence"] is None else f"{one['confidence']:.2f}",
+            status_text(one["status"]),
+            ago(one["createdAt"]),
+        )
+    return list_or("no suggestions", table)
 
 
 def incidents_table(incidents: Iterable[Incident]) -> RenderableType:

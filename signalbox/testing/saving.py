@@ -243,7 +243,7 @@ def _stored_answer(instance_id: InstanceId, effect: CreateTask, known: Task) -> 
     succeeded = known.status is TaskStatus.SUCCEEDED
     error = known.error or {"code": f"task.{known.status}", "message": f"task was {known.status}"}
     body = outcome_body(
-        key=effect.key, task_id=known.id, name=effect.name, type=effect.asked_type, attempt=known.attempt,
+        key=effect.key, task_id=known.id, name=effect.name, type=known.asked_as or known.type, attempt=known.attempt,
         event_type=effect.completion_event if succeeded else effect.failure_event, output=known.output or "null",
         error=None if succeeded else error, attempts_digest=None,
     )  # fmt: skip

@@ -10,6 +10,7 @@ from api.routes import OPERATIONS
 from common.db.tables import Role
 from tests.integration.api.conftest import Api, problem_of
 from tests.integration.api.test_instances import CRASHING, NOBODY, crash
+from tests.support.ai import asking, decision, with_ai
 
 CLOSED = [operation for operation in OPERATIONS if operation.permission is not None]
 BY_NAME = [one for one in CLOSED if one.path_parameters and one.name != "setSecret"]
@@ -18,7 +19,9 @@ BY_NAME = [one for one in CLOSED if one.path_parameters and one.name != "setSecr
 
 @pytest.fixture
 def theirs(api: Api) -> dict[str, str]:
-    """What one tenant has of everything: a failed instance with a task and an incident, and its definition."""
+    """What one tenant has of everything: a failed instance with a task and an incident, its definition, a suggestion."""
+    with_ai(api.engine)
+    api.start(asking([decision("APPROVE")], {"allowedEvents": ["APPROVE"]}))
     api.engine.handler("CRASH", crash)
     api.put("/secrets/THEIRS", {"value": "theirs"})
     instance_id = api.start(CRASHING, businessKey="theirs", labels={"whose": "theirs"})
@@ -28,6 +31,7 @@ def theirs(api: Api) -> dict[str, str]:
         "configId": api.post("/configs", {"module": "maps", "key": "start", "value": "theirs"}).json["id"],
         "metadataKey": _set_metadata(api, instance_id),
         "incidentId": api.get("/incidents").json["items"][0]["id"],
+        "suggestionId": api.get("/suggestions").json["items"][0]["id"],
         "key": "crashing",
         "version": "1",
         "secretName": "THEIRS",
@@ -111,6 +115,7 @@ def test_lists_never_mix(api: Api, theirs: dict[str, str]) -> None:
         ("/tasks", {}),
         ("/tasks", {"type": "CRASH"}),
         ("/tasks", {"instanceId": theirs["instanceId"]}),
+        ("/suggestions", {}),
         ("/incidents", {}),
         ("/incidents", {"instanceId": theirs["instanceId"]}),
         ("/configs", {}),

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from common.commands.send import MAX_NOTE, MAX_TYPE, add_note, send_event
+from common.commands.send import MAX_NOTE, add_note, send_event
 from common.config import Limits
 from common.db import Database
 from common.errors import Conflict, Invalid, LimitExceeded, NotFound, SignalboxError
+from common.event_names import MAX_TYPE
 from common.ids import new_id
 from common.lifecycle import InstanceStatus
 from tests.integration.engine.documents import COUNTER, ON_SQLITE
