@@ -91,14 +91,19 @@ _LONGEST = 100
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean "x"?` for the nearest known word, or an empty string.
+    """Return `; did you mean "x"?` for the nearest known word, or an empty string."""
+    near = nearest_of(word, known)
+    return "" if near is None else f'; did you mean "{near}"?'
+
+
+def nearest_of(word: str, known: Iterable[str]) -> str | None:
+    """The known word that was probably meant, or None.
 
     Comparing takes time that grows with length and number: a long word gets no suggestion, and of very many known ones
     those that are about as long are compared. (`statechart.problems.nearest` does the same for documents; importing the
     kernel for it would cost every command a tenth of a second.)
     """
     if len(word) > _LONGEST:
-        return ""
+        return None
     candidates = sorted(known, key=lambda one: abs(len(one) - len(word)))[:_COMPARED]
-    near = get_close_matches(word, candidates, n=1, cutoff=0.6)
-    return f'; did you mean "{near[0]}"?' if near else ""
+    return next(iter(get_close_matches(word, candidates, n=1, cutoff=0.6)), None)

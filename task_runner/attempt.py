@@ -8,7 +8,7 @@ from __future__ import annotations
 import traceback
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common import faults
 from common.canonical import clean, dumps, read, size, storable
@@ -16,6 +16,9 @@ from common.task_error import TaskError
 from task_runner.context import TaskContext
 from task_runner.redact import NOTHING_HIDDEN, Redaction
 from task_runner.registry import Continue, Handler, HandlerError
+
+if TYPE_CHECKING:
+    from common.schemas import Schema
 
 MAX_MESSAGE = 2_000
 MAX_TRACE = 8_000
@@ -38,25 +41,37 @@ class Result:
 def attempt(handler: Handler, input: str, context: TaskContext, *, max_output_bytes: int) -> Result:
     """Call a handler with the canonical text of its input; never raises for what it does.
 
-    Nothing comes back of what the context conceals.
+    It is not called with an input that its schema refuses, and an output that its schema refuses is none. Nothing comes
+    back of what the context conceals.
     """
     hidden = context.redaction
+    given = read(input)
+    refused = _refused("input", handler.input_check, given, hidden)
+    if refused is not None:
+        return Result(error=refused)
     try:
-        arguments = (read(input), context) if handler.takes_context else (read(input),)
+        arguments = (given, context) if handler.takes_context else (given,)
         output = handler.function(*arguments)
     except faults.FaultInjected:
         raise
     except BaseException as error:  # noqa: BLE001 - the handler's own failure, SystemExit included, is data
         return Result(error=described(error, hidden))
     faults.hit("after_handler")
-    return stored(output, max_bytes=max_output_bytes, hidden=hidden)
+    return stored(output, max_bytes=max_output_bytes, hidden=hidden, check=handler.output_check)
 
 
-def stored(output: Any, *, max_bytes: int | None = None, hidden: Redaction = NOTHING_HIDDEN) -> Result:
+def stored(
+    output: Any,
+    *,
+    max_bytes: int | None = None,
+    hidden: Redaction = NOTHING_HIDDEN,
+    check: Schema | None = None,
+) -> Result:
     """What a handler returned as it is stored, without what is hidden, or why it cannot be."""
     again = output if isinstance(output, Continue) else None
     try:
-        text = dumps(hidden.json(clean(output if again is None else again.state)))
+        value = hidden.json(clean(output if again is None else again.state))
+        text = dumps(value)
     except Exception as error:  # noqa: BLE001 - reading what a handler returned may run its code: a mapping of its own
         message = f"the handler's output cannot be stored: {_said(error)}"
         return Result(
@@ -69,7 +84,18 @@ def stored(output: Any, *, max_bytes: int | None = None, hidden: Redaction = NOT
         )
     if again is not None:
         return Result(again_ms=max(round(again.after.total_seconds() * 1_000), 0), state=text)
-    return Result(output=text)
+    refused = _refused("output", check, value, hidden)
+    return Result(output=text) if refused is None else Result(error=refused)
+
+
+def _refused(what: str, check: Schema | None, value: Json, hidden: Redaction) -> TaskError | None:
+    """Why a schema refuses an input or output: its problems by place, none of which quotes a value."""
+    problems = [] if check is None else check.problems(value)
+    if not problems:
+        return None
+    places = ", ".join(f"{one['path'] or what}: {one['message']}" for one in problems[:3])
+    message = hidden.text(f"the {what} is not what the handler's schema says: {places}")[:MAX_MESSAGE]
+    return TaskError(f"{what}.invalid", message, hidden.json({"problems": problems}), retryable=False)
 
 
 def described(error: BaseException, hidden: Redaction = NOTHING_HIDDEN) -> TaskError:

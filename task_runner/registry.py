@@ -16,9 +16,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from common.canonical import clean
 from common.errors import Invalid, Misconfigured, did_you_mean
+
+if TYPE_CHECKING:
+    from common.schemas import Schema
 
 ENTRY_POINTS = "signalbox.handlers"
 SYSTEM = "SYSTEM"
@@ -98,7 +102,11 @@ PLAIN = Options()
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A registered function. `schemas` are JSON Schemas of its input and output, for people and for the door."""
+    """A registered function, with the JSON Schemas of its input and output.
+
+    Both are published, for people and for the door. `input_check` and `output_check` are the same, compiled, and asked of each
+    call; a built-in handler has none: it says itself, and better, what is wrong.
+    """
 
     name: str
     function: Callable[..., Any]
@@ -108,6 +116,8 @@ class Handler:
     output_schema: Mapping[str, Any] | None = None
     built_in: bool = False
     options: Options = PLAIN
+    input_check: Schema | None = None
+    output_check: Schema | None = None
 
 
 class Registry:
@@ -181,6 +191,8 @@ def handler(
     its definition says otherwise; durations are written as in definitions (`"30s"`, milliseconds) or a `timedelta`.
     `isolated` runs it in a process of its own with at most `memory_limit` (bytes, or text such as `"512MB"`). `light`
     promises that it waits for nothing and takes less than 10 ms: it is claimed, called and reported in one transaction.
+    `input_schema` and `output_schema` are JSON Schemas: a task whose input or output they refuse fails for good
+    (`input.invalid`, `output.invalid`), and definitions are checked against the first as far as their literals allow.
     Raises `Misconfigured` for options that cannot be.
     """
     options = Options(
@@ -213,7 +225,10 @@ def make_handler(
     built_in: bool = False,
     options: Options = PLAIN,
 ) -> Handler:
-    """Describe a function as a handler. Raises `Misconfigured` when it cannot take `(input)` or `(input, context)`."""
+    """Describe a function as a handler.
+
+    Raises `Misconfigured` when it cannot take `(input)` or `(input, context)`, and for a schema that is none.
+    """
     if inspect.iscoroutinefunction(function):
         raise Misconfigured(f'handler "{name}": {_place(function)} is async; handlers are plain functions')
     positional = [
@@ -226,7 +241,25 @@ def make_handler(
         raise Misconfigured(f'handler "{name}": {_place(function)} must take (input) or (input, context)')
     takes_context = len(positional) > 1 or positional[0].kind is inspect.Parameter.VAR_POSITIONAL
     text = description if description is not None else inspect.getdoc(function) or ""
-    return Handler(name, function, takes_context, text, input_schema, output_schema, built_in, options)
+    checks = [
+        None if built_in else _compiled(name, what, schema)
+        for what, schema in (("input", input_schema), ("output", output_schema))
+    ]
+    return Handler(
+        name, function, takes_context, text, input_schema, output_schema, built_in, options, *checks
+    )
+
+
+def _compiled(name: str, what: str, schema: Mapping[str, Any] | None) -> Schema | None:
+    if schema is None:
+        return None
+    # As below: most processes of an isolated handler need none of it.
+    from common.schemas import compile_schema  # noqa: PLC0415
+
+    try:
+        return compile_schema(clean(dict(schema)), trusted=True)
+    except Invalid as error:
+        raise Misconfigured(f'handler "{name}": {what}_schema: {error}') from error
 
 
 LEAST_MEMORY = 128 * 2**20

@@ -6,16 +6,18 @@ from typing import Any
 import pytest
 
 from common import faults
-from common.canonical import read
+from common.canonical import dumps, read
 from common.clock import utc_now
 from common.commands.outcome import Outcome
+from common.errors import Misconfigured
 from common.ids import InstanceId, LeaseToken, TaskId, TenantId, new_id
 from common.store.tasks import TaskClaim
 from common.task_error import TaskError
 from task_runner.attempt import MAX_MESSAGE
 from task_runner.call import call_handler
 from task_runner.context import MAX_PROGRESS_BYTES, TaskContext
-from task_runner.registry import Permanent, Registry, Retryable, make_handler
+from task_runner.redact import Redaction
+from task_runner.registry import Continue, Permanent, Registry, Retryable, make_handler
 
 ROOM = 1_000
 
@@ -254,3 +256,63 @@ def test_who_waits_for_a_cancel_is_told_also_when_it_came_before() -> None:
     context.on_cancel(None)
     context.cancel()
     assert told == ["at once"]
+
+
+# -- schemas ------------------------------------------------------------------------------------------------------
+
+LINES = {"type": "object", "required": ["lines"], "properties": {"lines": {"type": "array"}}}
+
+
+def with_schemas(
+    function: Callable[..., Any], *, input: str, hidden: Mapping[str, str] | None = None
+) -> Outcome:
+    registry = Registry()
+    registry.add(make_handler("work", function, input_schema=LINES, output_schema={"type": "integer"}))
+    made = a_claim(input=input)
+    context = TaskContext(made)
+    context.conceal(Redaction(hidden or {}))
+    return call_handler(registry, made, context, max_output_bytes=ROOM)
+
+
+def test_an_input_that_the_schema_refuses_is_not_worked_on() -> None:
+    outcome = with_schemas(lambda _input: pytest.fail("called"), input='{"lines":"hunter2hunter2"}')
+    assert outcome.error == TaskError(
+        "input.invalid",
+        'the input is not what the handler\'s schema says: lines: the value is not of type "array"',
+        {"problems": [{"path": "lines", "message": 'the value is not of type "array"'}]},
+        retryable=False,
+    )
+
+
+def test_an_output_that_the_schema_refuses_is_none() -> None:
+    outcome = with_schemas(lambda _input: "hunter2hunter2", input='{"lines":[]}')
+    assert (outcome.output, outcome.error and outcome.error.code) == (None, "output.invalid")
+    assert outcome.error is not None
+    assert outcome.error.data == {"problems": [{"path": "", "message": 'the value is not of type "integer"'}]}
+    assert "hunter2" not in outcome.error.message
+    assert with_schemas(lambda _input: 7, input='{"lines":[]}').output == "7"
+
+
+def test_what_goes_on_is_no_output_yet() -> None:
+    outcome = with_schemas(lambda _input: Continue("any state"), input='{"lines":[]}')
+    assert (outcome.error, outcome.state) == (None, '"any state"')
+
+
+def test_a_secret_name_of_a_member_is_not_told() -> None:
+    strict = {"type": "object", "additionalProperties": False, "properties": {"lines": {}}}
+    registry = Registry()
+    registry.add(make_handler("work", lambda _input: 1, input_schema=strict))
+    made = a_claim(input='{"hunter2hunter2":1}')
+    context = TaskContext(made)
+    context.conceal(Redaction({"[secret KEY]": "hunter2hunter2"}))
+    outcome = call_handler(registry, made, context, max_output_bytes=ROOM)
+    assert outcome.error is not None
+    assert "hunter2" not in dumps(outcome.error.to_json())
+    assert "[secret KEY]" in outcome.error.message
+
+
+def test_a_handler_with_a_schema_that_is_none_is_not_registered() -> None:
+    with pytest.raises(Misconfigured, match=r'handler "work": input_schema: .*in type'):
+        make_handler("work", lambda _input: 1, input_schema={"type": "objct"})
+    with pytest.raises(Misconfigured, match="output_schema"):
+        make_handler("work", lambda _input: 1, output_schema={"$ref": "http://example.com/x"})

@@ -41,6 +41,7 @@ def test_the_examples_register() -> None:
         "reports.build",
         "images.convert",
         "archive.copy",
+        "orders.price",
     }
     assert registered <= set(REGISTRY.functions())
     assert REGISTRY.find("images.convert", "").options.memory_bytes == 512 * 2**20
