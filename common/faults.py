@@ -18,6 +18,7 @@ POINTS = frozenset(
         "after_lock",  # orchestrator: instances locked, inbox not yet read
         "in_step",  # orchestrator: while an instance is being stepped
         "before_commit",  # orchestrator: a batch written, not committed
+        "before_schedule_commit",  # orchestrator: due schedules moved and their runs started, not committed
         "after_commit_before_ring",  # any process: committed, nobody told
         "after_claim",  # task-runner: tasks leased, handlers not called
         "after_handler",  # task-runner: a handler returned, nothing stored

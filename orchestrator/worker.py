@@ -28,9 +28,10 @@ from common.queues.app import ADVANCE, make_app
 from common.queues.calls import Calls
 from common.queues.changes import Changes
 from common.queues.dispatcher import Dispatcher, Drained
-from common.store import tasks, timers
+from common.store import schedules, tasks, timers
 from common.version import signalbox_version
 from orchestrator.advance import Advancing, Sweep, advance_ready
+from orchestrator.schedules import Fired, fire_due_schedules
 from orchestrator.sweep import expire_due_leases, forget, time_out_due_tasks
 from orchestrator.timers import fire_due_timers
 
@@ -39,7 +40,7 @@ FORGET_SECONDS = 600.0
 
 
 class Orchestrator:
-    """This process's duty: advance instances, fire timers, expire leases."""
+    """This process's duty: advance instances, fire timers and schedules, expire leases."""
 
     def __init__(self, settings: Settings) -> None:
         faults.arm_from_environment(settings.faults)
@@ -52,7 +53,7 @@ class Orchestrator:
         self.calls = Calls.open(settings.redis_url)
         self.changes = Changes.open(settings.redis_url)
         self.presence = Presence.of("orchestrator")
-        limits = Limits()
+        limits = self.limits = Limits()
         self.advancing = Advancing(
             self.database,
             limits.max_context_bytes,
@@ -108,6 +109,7 @@ class Orchestrator:
             now = read_now(tx)
             timer, lease = timers.next_due_at(tx), tasks.next_expiry_at(tx)
             overdue = tasks.next_overdue_at(tx)
+            runs = schedules.read_coming(tx)
         fired = fire_due_timers(self.database) if timer is not None and timer <= now else 0
         if fired:
             self.dispatcher.ring()
@@ -115,14 +117,16 @@ class Orchestrator:
             self.dispatcher.ring()
         if overdue is not None and overdue <= now and time_out_due_tasks(self.database):
             self.dispatcher.ring()
+        started = fire_due_schedules(self.database, self.limits) if runs.is_due(now) else Fired()
+        if started.turns:
+            self.dispatcher.ring()
         if time.monotonic() - self._forgot_at > FORGET_SECONDS:
             self._forgot_at = time.monotonic()
             forget(self.database)
-        if (
-            fired and fired % timers.BATCH == 0
-        ):  # more are due: look again right after the next round of steps
-            return 0.0
-        coming = [instant for instant in (timer, lease, overdue) if instant is not None and instant > now]
+        if started.more or (fired and fired % timers.BATCH == 0):
+            return 0.0  # more are due: look again right after the next round of steps
+        instants = (timer, lease, overdue, runs.next_at)
+        coming = [instant for instant in instants if instant is not None and instant > now]
         return (min(coming) - now).total_seconds() if coming else None
 
     def _stay(self) -> None:

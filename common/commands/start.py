@@ -32,7 +32,10 @@ PRIORITIES = range(-100, 101)
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What to start. `context` is laid over the definition's, key by key at the top; `input` is never merged into it."""
+    """What to start. `context` is laid over the definition's, key by key at the top; `input` is never merged into it.
+
+    `schedule_id` and `scheduled_at`: the run of a schedule that it is, of which there is one.
+    """
 
     definition_key: str | None = None
     definition_id: str | None = None
@@ -44,6 +47,8 @@ class Start:
     start_at: datetime | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     on_conflict: Literal["return", "reject"] = "return"
+    schedule_id: str | None = None
+    scheduled_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,8 @@ def _insert(
         "priority": request.priority,
         "labels": dict(request.labels),
         "created_at": now,
+        "schedule_id": request.schedule_id,
+        "scheduled_at": request.scheduled_at,
     }
     if not instances.insert_pending(tx, row):
         # Somebody started it between our look and our insert; under READ COMMITTED theirs is visible now.

@@ -40,6 +40,7 @@ from common.db.types import (
     current_transaction,
 )
 from common.lifecycle import ENDED, FINAL, LIVE, InstanceStatus, TaskStatus
+from common.schedule import CatchUp, Overlap, ScheduleKind
 
 metadata = MetaData(
     naming_convention={
@@ -121,6 +122,13 @@ class AttemptOutcome(StrEnum):
     CANCELLED = "cancelled"
     LATE = "late"  # ended after its lease was lost: recorded, not counted
     TIMED_OUT = "timed_out"
+
+
+class Source(StrEnum):
+    """Where a schedule or a trigger comes from."""
+
+    API = "api"
+    DEFINITION = "definition"  # written in the active version, and kept in step with it
 
 
 class Role(StrEnum):
@@ -252,6 +260,8 @@ instances = Table(
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
     Column("erased_at", UtcDateTime),  # when its bodies were taken away
+    Column("schedule_id", Id),  # the schedule that started it, which may be gone
+    Column("scheduled_at", UtcDateTime),  # the instant that it was started for; null where fired by hand
     CheckConstraint(f"({_one_of('status', FINAL)}) = (finished_at IS NOT NULL)", name="finished"),
     Index(
         "ix_instances_finished",
@@ -283,6 +293,20 @@ instances = Table(
         sqlite_where=text("parent_id IS NOT NULL"),
     ),
     CheckConstraint("depth >= 0", name="depth"),
+    Index(  # an instant starts one instance, whatever happens
+        "uq_instances_schedule",
+        "schedule_id",
+        "scheduled_at",
+        unique=True,
+        postgresql_where=text("schedule_id IS NOT NULL"),
+        sqlite_where=text("schedule_id IS NOT NULL"),
+    ),
+    Index(  # who of a schedule's instances lives, however many have ended
+        "ix_instances_scheduled",
+        "schedule_id",
+        postgresql_where=text(f"schedule_id IS NOT NULL AND {_LIVE}"),
+        sqlite_where=text(f"schedule_id IS NOT NULL AND {_LIVE}"),
+    ),
     postgresql_with=_BUSY,
 )
 
@@ -641,6 +665,105 @@ incidents = Table(
         "task_id",
         postgresql_where=text("task_id IS NOT NULL"),
         sqlite_where=text("task_id IS NOT NULL"),
+    ),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("id", Id, primary_key=True),
+    _tenant(),
+    Column("name", Text),
+    Column("definition_key", Text, nullable=False),
+    Column("source", Text, CheckConstraint(_one_of("source", Source), name="source"), nullable=False),
+    Column("kind", Text, CheckConstraint(_one_of("kind", ScheduleKind), name="kind"), nullable=False),
+    Column("expression", Text, nullable=False),  # of its kind: a cron text, a duration, an instant
+    Column("timezone", Text, nullable=False),
+    Column("anchor_at", UtcDateTime, nullable=False),  # where intervals begin
+    Column("overlap", Text, CheckConstraint(_one_of("overlap", Overlap), name="overlap"), nullable=False),
+    Column("catch_up", Text, CheckConstraint(_one_of("catch_up", CatchUp), name="catch_up"), nullable=False),
+    Column("catch_up_limit", Integer, nullable=False),
+    Column("jitter_ms", BigId, nullable=False),
+    Column("input", CanonicalText),  # a template; null: what the engine knows of the run
+    Column("business_key", Text),  # a template
+    Column("paused", Boolean, nullable=False),
+    Column("active", Boolean, nullable=False),  # false: the version that it is written in is not active
+    Column("scheduled_at", UtcDateTime),  # the instant that it waits for
+    Column("next_at", UtcDateTime),  # when that run is due, with its jitter; null: there is none
+    Column("queued", CanonicalText, nullable=False, server_default="[]"),  # runs that wait for the one before
+    Column("last_scheduled_at", UtcDateTime),
+    Column("last_fired_at", UtcDateTime),
+    Column("last_instance_id", Id),
+    Column("last_error", CanonicalText),  # of the newest run; null where it started
+    Column("fired", Integer, nullable=False, server_default="0"),
+    Column("skipped", Integer, nullable=False, server_default="0"),
+    Column("refused", Integer, nullable=False, server_default="0"),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("updated_by", Text, nullable=False),
+    CheckConstraint("(next_at IS NULL) = (scheduled_at IS NULL)", name="next"),
+    CheckConstraint("active OR next_at IS NULL", name="active"),
+    CheckConstraint("jitter_ms >= 0 AND catch_up_limit > 0", name="bounds"),
+    Index(
+        "ix_schedules_due",
+        "next_at",
+        postgresql_where=text("NOT paused AND next_at IS NOT NULL"),
+        sqlite_where=text("NOT paused AND next_at IS NOT NULL"),
+    ),
+    Index(
+        "ix_schedules_queued",
+        "id",
+        postgresql_where=text("NOT paused AND queued <> '[]'"),
+        sqlite_where=text("NOT paused AND queued <> '[]'"),
+    ),
+    Index("ix_schedules_list", "tenant_id", "id"),
+    Index(
+        "uq_schedules_definition",
+        "tenant_id",
+        "definition_key",
+        "name",
+        unique=True,
+        postgresql_where=text("source = 'definition'"),
+        sqlite_where=text("source = 'definition'"),
+    ),
+)
+
+triggers = Table(
+    "triggers",
+    metadata,
+    Column("id", Id, primary_key=True),
+    _tenant(),
+    Column("name", Text),
+    Column("definition_key", Text, nullable=False),
+    Column("source", Text, CheckConstraint(_one_of("source", Source), name="source"), nullable=False),
+    Column("event", Text, nullable=False),  # exact, `foo.*` or `*`
+    Column("condition", CanonicalText),  # a guard
+    Column("business_key", Text),  # a template
+    Column("input", CanonicalText),  # a template; null: the event
+    Column("guards", CanonicalText),  # of its definition, which a condition may name
+    Column("enabled", Boolean, nullable=False),
+    Column("active", Boolean, nullable=False),  # false: the version that it is written in is not active
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("updated_by", Text, nullable=False),
+    Index(
+        "ix_triggers_event",
+        "tenant_id",
+        "event",
+        postgresql_where=text("enabled AND active"),
+        sqlite_where=text("enabled AND active"),
+    ),
+    Index("ix_triggers_list", "tenant_id", "id"),
+    Index(
+        "uq_triggers_definition",
+        "tenant_id",
+        "definition_key",
+        "name",
+        unique=True,
+        postgresql_where=text("source = 'definition'"),
+        sqlite_where=text("source = 'definition'"),
     ),
 )
 

@@ -27,6 +27,7 @@ from common.lifecycle import InstanceStatus
 from common.store import definitions, history, instances, keys, tasks
 from common.store.tasks import TaskClaim
 from orchestrator.advance import Advancing, Pass, advance_ready
+from orchestrator.schedules import fire_due_schedules
 from orchestrator.sweep import expire_due_leases, time_out_due_tasks
 from orchestrator.timers import fire_due_timers
 from task_runner.call import call_handler, ended
@@ -167,6 +168,7 @@ class Engine:
         """Take turns until neither the orchestrator nor the runner finds anything to do."""
         while True:
             fire_due_timers(self.database)
+            fire_due_schedules(self.database, LIMITS)
             expire_due_leases(self.database)
             time_out_due_tasks(self.database)
             if not self.advance().steps and not self.work():
