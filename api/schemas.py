@@ -14,13 +14,22 @@ from pydantic.alias_generators import to_camel
 
 from common.clock import parse_instant
 from common.commands.configs import MAX_DESCRIPTION
+from common.commands.schedules import CATCH_UP_LIMIT, MAX_CATCH_UP, MAX_NAME, MAX_SHOWN
 from common.commands.secrets import MAX_VALUE_BYTES
 from common.commands.send import MAX_NOTE, MAX_REASON
 from common.commands.start import MAX_KEY, MAX_LABELS, PRIORITIES
 from common.commands.suggestions import MAX_COMMENT
-from common.db.tables import AttemptOutcome, ConfigScope, DefinitionStatus, IncidentStatus, SuggestionStatus
+from common.db.tables import (
+    AttemptOutcome,
+    ConfigScope,
+    DefinitionStatus,
+    IncidentStatus,
+    Source,
+    SuggestionStatus,
+)
 from common.event_names import MAX_TYPE
 from common.lifecycle import InstanceStatus, TaskStatus
+from common.schedule import LONGEST_TEXT, CatchUp, Overlap
 
 Json = Any
 
@@ -284,6 +293,44 @@ class ConfigBody(ConfigValueBody):
     )
 
 
+class ScheduleBody(Body):
+    """When to start instances of a definition. Exactly one of `cron`, `every` and `at`."""
+
+    definition_key: Key
+    name: str | None = Field(None, min_length=1, max_length=MAX_NAME, description="for people and histories")
+    cron: str | None = Field(
+        None,
+        max_length=LONGEST_TEXT,
+        description="minute hour day month weekday, 6 fields with seconds first, or a word such as @daily",
+    )
+    every: str | int | None = Field(
+        None, description="an interval from the schedule's creation on: 5m, 1h30m, PT1H, milliseconds"
+    )
+    at: str | None = Field(
+        None, max_length=LONGEST_TEXT, description="one instant; without an offset, a time in the zone"
+    )
+    timezone: str = Field("UTC", max_length=LONGEST_TEXT, description="name of an IANA time zone")
+    overlap: Annotated[Overlap, Field(strict=False)] = Field(
+        Overlap.SKIP, description="what happens to a run while an instance that this schedule started lives"
+    )
+    catch_up: Annotated[CatchUp, Field(strict=False)] = Field(
+        CatchUp.LAST, description="what happens to runs that nobody could start within a minute of their time"
+    )
+    catch_up_limit: int = Field(CATCH_UP_LIMIT, ge=1, le=MAX_CATCH_UP, description='of `"catchUp": "all"`')
+    jitter: str | int = Field(0, description="runs are put off by up to this duration, at most a day")
+    input: Json = Field(
+        None, description="of each instance; may read ${scheduledAt}, ${firedAt}, ${scheduleId} and ${now}"
+    )
+    business_key: Key | None = Field(None, description="of each instance, as `input`")
+    paused: bool = False
+
+
+class ResumeScheduleBody(Body):
+    """How a paused schedule goes on."""
+
+    catch_up: bool = Field(False, description="what came meanwhile was missed, and `catchUp` decides")
+
+
 # -- query parameters ---------------------------------------------------------------------------------------------
 
 
@@ -348,6 +395,15 @@ class IncidentQuery(PageQuery):
 class SuggestionQuery(PageQuery):
     status: SuggestionStatus | None = None
     instance_id: str | None = None
+
+
+class ScheduleQuery(PageQuery):
+    definition_key: str | None = None
+    paused: bool | None = None
+
+
+class NextRunsQuery(Query):
+    count: int = Field(10, ge=1, le=MAX_SHOWN)
 
 
 class DiagramQuery(Query):
@@ -467,6 +523,73 @@ class Instance(Shape):
     finished_at: Instant | None
     deadline_at: Instant | None
     erased_at: Instant | None = Field(description="when its data was erased; the structure stays")
+
+
+class ScheduleRun(Shape):
+    """A run to come."""
+
+    scheduled_at: Instant = Field(description="the instant that it is for")
+    due_at: Instant = Field(description="when it starts: the same, or later by its jitter")
+
+
+class ScheduleError(Shape):
+    """Why a run did not start."""
+
+    code: str
+    message: str
+    at: Instant
+    scheduled_at: Instant | None
+
+
+class ScheduleSummary(Shape):
+    """A schedule, and what it has done."""
+
+    id: str
+    name: str | None
+    definition_key: str
+    source: Source = Field(description="definition: it is written in the active version")
+    cron: str | None
+    every: str | None
+    at: str | None
+    timezone: str
+    overlap: Overlap
+    catch_up: CatchUp
+    catch_up_limit: int
+    jitter: int = Field(description="milliseconds")
+    input: Json
+    business_key: str | None
+    paused: bool
+    status: Literal["active", "paused", "inactive", "ended"] = Field(
+        description="inactive: the version that it is written in is; ended: no run is to come"
+    )
+    next_at: Instant | None = Field(description="when its next run is due")
+    queued: list[Instant] = Field(description="runs that wait until the one before has ended")
+    last_scheduled_at: Instant | None
+    last_fired_at: Instant | None
+    last_instance_id: str | None
+    last_error: ScheduleError | None = Field(description="of the newest run; null where it started")
+    fired: int = Field(description="instances that it has started")
+    skipped: int = Field(description="runs left out because one before still lived")
+    refused: int = Field(description="runs that could not start")
+    created_at: Instant
+    created_by: str
+    updated_at: Instant
+    updated_by: str
+
+
+class Schedule(ScheduleSummary):
+    """A schedule, with the runs to come."""
+
+    next_runs: list[ScheduleRun]
+
+
+class SchedulePage(Shape):
+    items: list[ScheduleSummary]
+    next_cursor: str | None
+
+
+class ScheduleRuns(Shape):
+    items: list[ScheduleRun]
 
 
 class BatchItem(Shape):

@@ -5,6 +5,7 @@ JSON columns are stored as canonical text, so they are put into the answer as th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from common.canonical import read
 from common.clock import instant_text
 from common.db.tables import IncidentStatus
 from common.polls import POLL, Counted, Polling
+from common.schedule import Run, ScheduleKind
 from common.store.configs import ConfigRecord
 from common.store.definitions import CurrentDefinition, Definition, DefinitionFacts
 from common.store.listing import (
@@ -26,6 +28,7 @@ from common.store.listing import (
 )
 from common.store.metadata import MetadataRecord
 from common.store.overview import HandlerRecord, WorkerRecord
+from common.store.schedules import Schedule as StoredSchedule
 from common.store.suggestions import Suggestion
 
 SEEN_RECENTLY_SECONDS = 15.0
@@ -281,3 +284,55 @@ def worker_json(record: WorkerRecord) -> dict[str, Any]:
         "seenAt": instant(record.seen_at),
         "isAlive": silent < SEEN_RECENTLY_SECONDS,
     }
+
+
+# -- schedules ----------------------------------------------------------------------------------------------------
+
+
+def schedule_summary(schedule: StoredSchedule) -> dict[str, Any]:
+    """A schedule as lists show it."""
+    return {
+        "id": schedule.id,
+        "name": schedule.name,
+        "definitionKey": schedule.definition_key,
+        "source": schedule.source.value,
+        **{kind.value: schedule.expression if kind is schedule.kind else None for kind in ScheduleKind},
+        "timezone": schedule.timezone,
+        "overlap": schedule.overlap.value,
+        "catchUp": schedule.catch_up.value,
+        "catchUpLimit": schedule.catch_up_limit,
+        "jitter": schedule.jitter_ms,
+        "input": stored(schedule.input),
+        "businessKey": schedule.business_key,
+        "paused": schedule.paused,
+        "status": _schedule_status(schedule),
+        "nextAt": instant(None if schedule.paused else schedule.next_at),
+        "queued": stored(schedule.queued),
+        "lastScheduledAt": instant(schedule.last_scheduled_at),
+        "lastFiredAt": instant(schedule.last_fired_at),
+        "lastInstanceId": schedule.last_instance_id,
+        "lastError": stored(schedule.last_error),
+        "fired": schedule.fired,
+        "skipped": schedule.skipped,
+        "refused": schedule.refused,
+        "createdAt": instant(schedule.created_at),
+        "createdBy": schedule.created_by,
+        "updatedAt": instant(schedule.updated_at),
+        "updatedBy": schedule.updated_by,
+    }
+
+
+def schedule_json(schedule: StoredSchedule, runs: Iterable[Run]) -> dict[str, Any]:
+    return {**schedule_summary(schedule), "nextRuns": [run_json(run) for run in runs]}
+
+
+def run_json(run: Run) -> dict[str, Any]:
+    return {"scheduledAt": instant(run.scheduled_at), "dueAt": instant(run.due_at)}
+
+
+def _schedule_status(schedule: StoredSchedule) -> str:
+    if not schedule.active:
+        return "inactive"
+    if schedule.next_at is None:
+        return "ended"
+    return "paused" if schedule.paused else "active"

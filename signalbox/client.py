@@ -42,6 +42,8 @@ from signalbox.shapes import (
     Page,
     Problem,
     Resolved,
+    Schedule,
+    ScheduleRun,
     Secret,
     Suggestion,
     Task,
@@ -57,6 +59,8 @@ Availability = Literal["activate", "deactivate", "archive", "restore"]
 ControlVerb = Literal["pause", "resume", "retry", "cancel"]
 Way = Literal["retry", "skip"]
 Scope = Literal["tenant", "module", "instance"]
+Overlap = Literal["skip", "queue", "cancel", "allow"]
+CatchUp = Literal["none", "last", "all"]
 
 
 class Client:
@@ -344,6 +348,79 @@ class Client:
     def explain(self, instance_id: str) -> dict[str, Json]:
         """Why an instance stands where it stands, and what would move it."""
         return cast("dict[str, Json]", self._get(_path("instances", instance_id, "explain")))
+
+    # --- schedules --------------------------------------------------------------------------------------------
+
+    def schedules(
+        self, *, definition_key: str | None = None, paused: bool | None = None, limit: int | None = None
+    ) -> Iterator[Schedule]:
+        """Schedules that match every filter, newest first."""
+        flag = None if paused is None else str(paused).lower()
+        return self._items("/schedules", _given(definitionKey=definition_key, paused=flag), limit=limit)
+
+    def schedule(self, schedule_id: str) -> Schedule:
+        """One schedule, with its next runs."""
+        return cast("Schedule", self._get(_path("schedules", schedule_id)))
+
+    def create_schedule(
+        self,
+        definition_key: str,
+        *,
+        cron: str | None = None,
+        every: str | int | None = None,
+        at: str | None = None,
+        timezone: str | None = None,
+        name: str | None = None,
+        overlap: Overlap | None = None,
+        catch_up: CatchUp | None = None,
+        catch_up_limit: int | None = None,
+        jitter: str | int | None = None,
+        input: Json = None,
+        business_key: str | None = None,
+        paused: bool | None = None,
+        schedule_id: str | None = None,
+    ) -> Schedule:
+        """Create a schedule by exactly one of `cron`, `every` and `at`; with `schedule_id`, replace that one by it."""
+        body = _body(
+            definitionKey=definition_key,
+            cron=cron,
+            every=every,
+            at=at,
+            timezone=timezone,
+            name=name,
+            overlap=overlap,
+            catchUp=catch_up,
+            catchUpLimit=catch_up_limit,
+            jitter=jitter,
+            input=input,
+            businessKey=business_key,
+            paused=paused,
+        )
+        if schedule_id is None:
+            return cast("Schedule", self._post("/schedules", body))
+        return cast("Schedule", self._ask("PUT", _path("schedules", schedule_id), json=body).json())
+
+    def delete_schedule(self, schedule_id: str) -> Schedule:
+        """Delete a schedule; what it has started goes on."""
+        return cast("Schedule", self._ask("DELETE", _path("schedules", schedule_id)).json())
+
+    def pause_schedule(self, schedule_id: str) -> Schedule:
+        """Let a schedule start nothing until it is resumed."""
+        return cast("Schedule", self._post(_path("schedules", schedule_id, "pause"), {}))
+
+    def resume_schedule(self, schedule_id: str, *, catch_up: bool = False) -> Schedule:
+        """Let a paused schedule go on, with the next instant or with those that came meanwhile."""
+        body = {"catchUp": catch_up}
+        return cast("Schedule", self._post(_path("schedules", schedule_id, "resume"), body))
+
+    def fire_schedule(self, schedule_id: str, *, wait: float | None = None) -> Instance:
+        """Start one run of a schedule now."""
+        return cast("Instance", self._post(_path("schedules", schedule_id, "trigger"), {}, wait=wait))
+
+    def next_runs(self, schedule_id: str, count: int = 10) -> list[ScheduleRun]:
+        """The next runs of a schedule."""
+        params = [("count", str(count))]
+        return cast("list[ScheduleRun]", self._get(_path("schedules", schedule_id, "next"), params)["items"])
 
     # --- tasks, incidents, the whole ---------------------------------------------------------------------------
 

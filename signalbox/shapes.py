@@ -5,7 +5,7 @@ The field names are the contract of the API; an answer may carry more. Instants 
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 Json = Any
 """Any JSON value: the edge at which our types end and a user's data begin."""
@@ -157,6 +157,46 @@ class Metadata(TypedDict):
     value: Json
     updatedAt: str
     updatedBy: str
+
+
+class ScheduleRun(TypedDict):
+    scheduledAt: str
+    dueAt: str
+
+
+class Schedule(TypedDict):
+    """A schedule; `nextRuns` only where one is asked for by its id."""
+
+    id: str
+    name: str | None
+    definitionKey: str
+    source: str
+    cron: str | None
+    every: str | None
+    at: str | None
+    timezone: str
+    overlap: str
+    catchUp: str
+    catchUpLimit: int
+    jitter: int
+    input: Json
+    businessKey: str | None
+    paused: bool
+    status: str
+    nextAt: str | None
+    queued: list[str]
+    lastScheduledAt: str | None
+    lastFiredAt: str | None
+    lastInstanceId: str | None
+    lastError: dict[str, Json] | None
+    fired: int
+    skipped: int
+    refused: int
+    createdAt: str
+    createdBy: str
+    updatedAt: str
+    updatedBy: str
+    nextRuns: NotRequired[list[ScheduleRun]]
 
 
 class Resolved(TypedDict):

@@ -12,6 +12,7 @@ from api.routes.metadata import routes as metadata_routes
 from api.routes.metrics import routes as metrics_routes
 from api.routes.overview import health_routes
 from api.routes.overview import routes as overview_routes
+from api.routes.schedules import routes as schedule_routes
 from api.routes.secrets import routes as secret_routes
 from api.routes.suggestions import routes as suggestion_routes
 from api.routes.tasks import routes as task_routes
@@ -27,6 +28,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *secret_routes.operations,
     *metadata_routes.operations,
     *suggestion_routes.operations,
+    *schedule_routes.operations,
     *overview_routes.operations,
     *health_routes.operations,
     *metrics_routes.operations,

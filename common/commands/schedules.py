@@ -185,7 +185,7 @@ def resume_schedule(
         now = read_now(tx)
         following = {}
         if schedule.active and not catch_up:
-            following = waiting_for(timing_of(schedule).next_after(now))
+            following = waiting_for(_known_timing(schedule).next_after(now))
         store.change(tx, tenant_id, schedule_id, paused=False, updated_at=now, updated_by=actor, **following)
     return found(store.read(tx, tenant_id, schedule_id), schedule_id)
 
@@ -216,7 +216,10 @@ def next_runs(schedule: Schedule, count: int) -> list[Run]:
     """The next runs as they stand, at most `count`: none of a schedule that is paused or inactive."""
     if schedule.paused or schedule.scheduled_at is None:
         return []
-    timing = timing_of(schedule)
+    try:
+        timing = timing_of(schedule)
+    except ScheduleInvalid:  # a zone that this machine does not know: firing says so on the row
+        return []
     instants = [schedule.scheduled_at, *islice(upcoming(timing.recurrence, schedule.scheduled_at), count - 1)]
     return [Run(instant, timing.due_at(instant)) for instant in instants[:count]]
 
@@ -264,6 +267,15 @@ def timing_of(schedule: Schedule) -> Timing:
     """When a schedule fires. Raises `ScheduleInvalid` where this machine does not know its zone."""
     recurrence = read_recurrence(schedule.kind, schedule.expression, schedule.timezone, schedule.anchor_at)
     return Timing(schedule.id, recurrence, schedule.jitter_ms)
+
+
+def _known_timing(schedule: Schedule) -> Timing:
+    try:
+        return timing_of(schedule)
+    except ScheduleInvalid as invalid:
+        raise Conflict(
+            f"cannot resume schedule {schedule.id}: {invalid.message}", code="schedule.invalid"
+        ) from None
 
 
 def waiting_for(run: Run | None) -> dict[str, Any]:

@@ -30,6 +30,8 @@ from signalbox.shapes import (
     Poll,
     Problem,
     Resolved,
+    Schedule,
+    ScheduleRun,
     Suggestion,
     Task,
     Verdict,
@@ -528,6 +530,63 @@ def metadata_table(found: Iterable[Metadata]) -> RenderableType:
             instant(one["updatedAt"]),
         )
     return list_or("no metadata", table)
+
+
+def schedules_table(found: Iterable[Schedule], now: datetime | None = None) -> RenderableType:
+    table = plain_table("id", "name", "definition", "when", "status", "next", "fired", right=("fired",))
+    for one in found:
+        table.add_row(
+            one["id"],
+            Text(one["name"] or "", "bold"),
+            one["definitionKey"],
+            _when(one),
+            status_text(one["status"]),
+            ago(one["nextAt"], now),
+            str(one["fired"]),
+        )
+    return list_or("no schedules match", table)
+
+
+def schedule_facts(one: Schedule) -> RenderableType:
+    error = one["lastError"]
+    head = facts(
+        [
+            ("schedule", one["id"]),
+            ("name", one["name"]),
+            ("definition", one["definitionKey"]),
+            ("when", _when(one)),
+            ("status", status_text(one["status"])),
+            ("overlap", one["overlap"]),
+            ("catch-up", one["catchUp"]),
+            ("jitter", duration(timedelta(milliseconds=one["jitter"])) if one["jitter"] else None),
+            ("business key", one["businessKey"]),
+            ("waiting", ", ".join(instant(at) for at in one["queued"])),
+            ("fired", f"{one['fired']}, skipped {one['skipped']}, refused {one['refused']}"),
+            ("last fired", instant(one["lastFiredAt"])),
+            ("last instance", one["lastInstanceId"]),
+            ("last error", None if error is None else Text(f"{error['message']}  [{error['code']}]", "red")),
+        ]
+    )
+    parts: list[RenderableType] = [head]
+    if one["input"] is not None:
+        parts.append(section("input", json_block(one["input"])))
+    runs = one.get("nextRuns")
+    if runs:
+        parts.append(section("next runs", runs_table(runs)))
+    return Group(*parts)
+
+
+def runs_table(found: Iterable[ScheduleRun]) -> RenderableType:
+    table = plain_table("for", "due")
+    for run in found:
+        table.add_row(instant(run["scheduledAt"]), instant(run["dueAt"]))
+    return list_or("no run is to come", table)
+
+
+def _when(one: Schedule) -> str:
+    if one["every"] is not None:
+        return f"every {one['every']}"
+    return f"{one['cron'] or one['at']} {one['timezone']}"
 
 
 def resolved_table(found: Mapping[str, Resolved]) -> RenderableType:
