@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     )
     data: Path = Path(".signalbox")
     mail_from: str = "signalbox@localhost"
+    templates: Path | None = Field(None, description="the folder with the templates of EMAIL tasks")
     http_allow: str = Field("", description="special networks that HTTP tasks may reach, separated by commas")
     http_proxy: SecretStr | None = Field(None, description="the proxy of HTTP tasks; no other is used")
     http_timeout_seconds: float = Field(

@@ -1,49 +1,30 @@
 """EMAIL: sends a message over SMTP, or without `SMTP_URL` writes it as an `.eml` file into the data folder.
 
-The message id is derived from the task's idempotency key, so a second attempt sends the same message and not another
-one: a mail server or a reader can tell, and the file is overwritten rather than doubled.
+`email_message` writes the message, `email_templates` fills templates, this module hands it over. The message id is derived from the
+task's idempotency key, and everything else from the input, so a second attempt sends the same bytes and not another message: a
+mail server or a reader can tell, and the file is overwritten rather than doubled.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import smtplib
 import ssl
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
-from email.policy import SMTP
-from email.utils import formatdate, parseaddr
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
+from common.clock import instant_text, parse_instant
 from common.config import Settings
 from task_runner.context import TaskContext
+from task_runner.handlers.email_message import INPUT_SCHEMA, compose, recipients
 from task_runner.registry import REGISTRY, Permanent, Retryable, make_handler
 
 TIMEOUT_SECONDS = 30
-# They would end the header, or the SMTP command, that a value is written into.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_MEMBERS = {"to", "cc", "bcc", "subject", "text", "html"}
-
-_ADDRESSES: dict[str, Any] = {
-    "oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": 1000}]
-}
-INPUT_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "required": ["to"],
-    "additionalProperties": False,
-    "properties": {
-        "to": _ADDRESSES,
-        "cc": _ADDRESSES,
-        "bcc": _ADDRESSES,
-        "subject": {"type": "string", "maxLength": 998},
-        "text": {"type": "string"},
-        "html": {"type": "string"},
-    },
-}
+LATELY = timedelta(hours=1)
 OUTPUT_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["messageId"],
@@ -54,47 +35,46 @@ OUTPUT_SCHEMA: dict[str, Any] = {
 def send_email(input: Any, context: TaskContext) -> dict[str, Any]:
     """Send an e-mail and return its `messageId`, and `refused` recipients where the server took it for others.
 
-    Input {to, cc?, bcc?, subject?, text?, html?}; `to`, `cc` and `bcc` are an address or a list of them.
-    Fails permanently (`email.invalid`, `email.refused`) or to be tried again (`email.deferred`, `email.unreachable`).
+    Input {to, cc?, bcc?, subject?, text?, html? | template?, data?, attachments?}; `to`, `cc` and `bcc` are an address or a
+    list of them. Fails permanently (`email.invalid`, `email.template_unknown`, `email.template_failed`, `email.refused`) or to be
+    tried again (`email.deferred`, `email.unreachable`).
     """
     settings = Settings.load()
-    message = compose(input, sender=settings.mail_from, key=context.idempotency_key)
-    recipients = _recipients(input)
+    message = compose(
+        input,
+        sender=settings.mail_from,
+        key=context.idempotency_key,
+        date=date_of(context),
+        templates=settings.templates,
+    )
+    envelope = recipients(input)
     if settings.smtp_url is None:
-        path = write_eml(settings.data / "mail", message, recipients, context.task_id)
+        path = write_eml(settings.data / "mail", message, envelope, context.task_id)
         context.log.info("email.written", file=path.name)
     else:
-        refused = _deliver(settings.smtp_url.get_secret_value(), message, recipients)
-        context.log.info("email.sent", recipients=len(recipients), refused=len(refused))
+        refused = _deliver(settings.smtp_url.get_secret_value(), message, envelope)
+        context.log.info("email.sent", recipients=len(envelope), refused=len(refused))
         if refused:  # to try again would send it a second time to those who have it
             return {"messageId": str(message["Message-ID"]), "refused": refused}
     return {"messageId": str(message["Message-ID"])}
 
 
-def compose(input: Any, *, sender: str, key: str) -> EmailMessage:
-    """Build the message. Raises `Permanent` (`email.invalid`) for unusable input, header injection included."""
-    if not isinstance(input, Mapping):
-        raise Permanent(
-            f"expected an object with to and subject, found {type(input).__name__}", code="email.invalid"
-        )
-    unknown = sorted(set(input) - _MEMBERS)
-    if unknown:
-        raise Permanent(f"unknown members {unknown}; known: {sorted(_MEMBERS)}", code="email.invalid")
-    message = EmailMessage(policy=SMTP)
-    try:
-        message["From"] = sender
-        message["To"] = ", ".join(_addresses(input, "to"))
-        if "cc" in input:
-            message["Cc"] = ", ".join(_addresses(input, "cc"))
-        message["Subject"] = _subject(input)
-        message["Date"] = formatdate(usegmt=True)
-        message["Message-ID"] = f"<{sha256(key.encode()).hexdigest()[:32]}@signalbox>"
-    except (ValueError, IndexError) as error:
-        raise Permanent(f"a header cannot be written: {error}", code="email.invalid") from error
-    message.set_content(str(input.get("text", "")))
-    if "html" in input:
-        message.add_alternative(str(input["html"]), subtype="html")
-    return message
+def date_of(context: TaskContext) -> datetime:
+    """When the message was written, the same for every attempt: when the task was made, as its id tells, if that is not long ago.
+
+    Of work that was to be done later, the first attempt's time, which it leaves as its progress.
+    """
+    now = datetime.now(UTC).replace(microsecond=0)
+    made = datetime.fromtimestamp(
+        int(context.task_id.replace("-", "")[:12], 16) // 1_000, UTC
+    )  # RFC 9562, 5.7
+    if timedelta(0) <= now - made <= LATELY:
+        return made
+    told = context.progress.get("date") if isinstance(context.progress, Mapping) else None
+    if isinstance(told, str):
+        return parse_instant(told)
+    context.heartbeat({"date": instant_text(now)})
+    return now
 
 
 def write_eml(folder: Path, message: EmailMessage, recipients: list[str], task_id: str) -> Path:
@@ -145,31 +125,6 @@ def _refused(error: smtplib.SMTPRecipientsRefused | smtplib.SMTPResponseExceptio
     raise Permanent(
         f"the mail server refuses: {codes}", code="email.refused", data={"codes": codes}
     ) from error
-
-
-def _subject(input: Mapping[str, Any]) -> str:
-    subject = str(input.get("subject", ""))
-    if _CONTROL.search(subject):
-        raise Permanent("subject: contains control characters", code="email.invalid")
-    return subject
-
-
-def _addresses(input: Mapping[str, Any], member: str) -> list[str]:
-    value = input.get(member)
-    listed = [value] if isinstance(value, str) else value
-    if not isinstance(listed, list) or not listed:
-        raise Permanent(
-            f"{member}: expected an address or a list of addresses, found {value!r}", code="email.invalid"
-        )
-    for address in listed:
-        if not isinstance(address, str) or "@" not in parseaddr(address)[1] or _CONTROL.search(address):
-            raise Permanent(f"{member}: {address!r} is not an e-mail address", code="email.invalid")
-    return listed
-
-
-def _recipients(input: Mapping[str, Any]) -> list[str]:
-    members = [member for member in ("to", "cc", "bcc") if member in input]
-    return [parseaddr(address)[1] for member in members for address in _addresses(input, member)]
 
 
 REGISTRY.add(make_handler("EMAIL", send_email, None, INPUT_SCHEMA, OUTPUT_SCHEMA, built_in=True))

@@ -1,7 +1,10 @@
 """EMAIL: one message a task, over a real SMTP server or into a file; nobody writes headers through it."""
 
 import os
+import re
+from base64 import b64encode
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
@@ -10,10 +13,12 @@ from typing import Any
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
+from jsonschema_rs import validator_for
 
 from signalbox.ports import LOOPBACK, free_port
 from task_runner.context import TaskContext
-from task_runner.handlers.email import compose, send_email
+from task_runner.handlers.email import date_of, send_email
+from task_runner.handlers.email_message import INPUT_SCHEMA, compose
 from task_runner.registry import Permanent, Retryable
 from tests.unit.task_runner.test_call import a_claim
 
@@ -59,6 +64,17 @@ def test_without_a_server_the_message_is_a_file(folder: Path) -> None:
     assert message["Bcc"] is None
     assert message["X-Envelope-To"] == "ann@example.com, bob@example.com, eve@example.com"
     assert message.get_content().strip() == "Grüße"
+
+
+def test_a_second_attempt_writes_the_same_bytes(folder: Path) -> None:
+    about = context()
+    written = []
+    for _ in range(2):
+        send_email(EVERYTHING, about)
+        [path] = folder.iterdir()
+        written.append(path.read_bytes())
+
+    assert written[0] == written[1]
 
 
 def test_a_second_attempt_writes_the_same_message_and_not_another(folder: Path) -> None:
@@ -141,9 +157,114 @@ def test_what_is_no_message_fails_for_good(folder: Path, input_: Any) -> None:
     assert not folder.exists()
 
 
-def test_a_composed_message_is_the_same_for_the_same_key() -> None:
-    first, second = (compose(HELLO, sender="a@example.com", key="k") for _ in range(2))
-    assert first["Message-ID"] == second["Message-ID"]
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+EVERYTHING = HELLO | {
+    "cc": ["Bob <bob@example.com>"],
+    "html": "<p>Grüße</p>",
+    "attachments": [
+        {"filename": "Rechnung 7 ä.csv", "contentType": "text/csv", "content": "a,b\nä,ö\n"},
+        {"filename": "seven.bin", "contentBase64": b64encode(bytes(range(256)) * 7).decode()},
+        {"filename": "note.txt", "content": "--\r\n.\r\n"},
+        {"filename": "x.pdf", "contentType": "application/pdf", "contentBase64": ""},
+    ],
+}
+
+
+def bytes_of(input: Any = EVERYTHING, key: str = "k") -> bytes:
+    return compose(input, sender="a@example.com", key=key, date=NOON).as_bytes()
+
+
+def test_the_same_message_is_the_same_bytes() -> None:
+    assert bytes_of() == bytes_of()
+    assert bytes_of() != bytes_of(key="other")
+    assert bytes_of() != bytes_of(EVERYTHING | {"text": "other"})
+
+
+def test_a_boundary_cannot_be_foretold_by_who_writes_a_part() -> None:
+    def boundaries(raw: bytes) -> list[bytes]:
+        return re.findall(rb'boundary="?([^"\r\n]+)', raw)
+
+    first = boundaries(bytes_of())
+    forged = boundaries(bytes_of(EVERYTHING | {"text": f"--{first[0].decode()}--"}))
+
+    assert len(set(first)) == 2, "one for the parts, one for text and html"
+    assert not set(first) & set(forged)
+
+
+def test_a_second_attempt_has_the_date_of_the_first() -> None:
+    def at(instant: datetime, **more: Any) -> TaskContext:
+        milliseconds = f"{round(instant.timestamp() * 1_000):012x}"
+        task_id = f"{milliseconds[:8]}-{milliseconds[8:]}-7000-8000-000000000000"
+        return TaskContext(a_claim(id=task_id, **more))
+
+    just_now = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=5)
+    assert date_of(at(just_now)) == just_now
+    delayed = at(just_now - timedelta(days=7))
+    first = date_of(delayed)
+    assert datetime.now(UTC) - first < timedelta(minutes=1)
+    again = at(just_now - timedelta(days=7), progress=delayed.last_progress)
+    assert date_of(again) == first
+
+
+# -- attachments ---------------------------------------------------------------------------------------------------
+
+
+def attached(raw: bytes) -> dict[str, tuple[str, bytes]]:
+    message = message_from_bytes(raw, policy=policy.SMTP)
+    assert isinstance(message, EmailMessage)
+    return {
+        str(part.get_filename()): (part.get_content_type(), part.get_payload(decode=True))
+        for part in message.iter_attachments()
+    }
+
+
+def test_attachments_come_out_as_they_went_in() -> None:
+    assert attached(bytes_of()) == {
+        "Rechnung 7 ä.csv": ("text/csv", "a,b\nä,ö\n".encode()),
+        "seven.bin": ("application/octet-stream", bytes(range(256)) * 7),
+        "note.txt": ("text/plain", b"--\r\n.\r\n"),
+        "x.pdf": ("application/pdf", b""),
+    }
+
+
+BAD_ATTACHMENTS: list[Any] = [
+    None, {}, "x", ["x"], [{}], [{"filename": "a"}], [{"content": "a"}], [{"filename": "a", "content": 7}],
+    [{"filename": "a", "content": "a", "contentBase64": "YQ=="}], [{"filename": "a", "contentBase64": "a b"}],
+    [{"filename": "a", "contentBase64": "YQ"}], [{"filename": "a", "contentBase64": "ä"}],
+    [{"filename": "", "content": ""}], [{"filename": 7, "content": ""}], [{"filename": "..", "content": ""}],
+    [{"filename": "../a", "content": ""}], [{"filename": "a\\b", "content": ""}],
+    [{"filename": "a\r\nX: 1", "content": ""}], [{"filename": "a" * 256, "content": ""}],
+    [{"filename": "a", "content": "", "contentType": "text"}],
+    [{"filename": "a", "content": "", "contentType": "multipart/mixed"}],
+    [{"filename": "a", "content": "", "contentType": "message/rfc822"}],
+    [{"filename": "a", "content": "", "contentType": "text/plain\r\nX: 1"}],
+    [{"filename": "a", "content": "", "inline": True}], [{"filename": "a", "content": ""}] * 21,
+    [{"filename": "a", "content": "x" * 4_000_000}] * 2,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("attachments", BAD_ATTACHMENTS, ids=lambda one: repr(one)[:40])
+def test_what_is_no_attachment_is_refused(attachments: Any) -> None:
+    with pytest.raises(Permanent) as refused:
+        bytes_of(HELLO | {"attachments": attachments})
+    assert refused.value.code == "email.invalid"
+    assert "attachments" in str(refused.value)
+    assert len(str(refused.value)) < 500
+
+
+def test_input_and_output_are_as_their_schemas_say(folder: Path) -> None:
+    validator = validator_for(INPUT_SCHEMA)
+    for input in (HELLO, EVERYTHING, {"to": ["a@b"], "template": "a/b", "data": {}}):
+        assert validator.is_valid(input)
+    for wrong in (
+        {"template": "a", "text": "b"},
+        {"data": {}},
+        {"attachments": [{"filename": "a"}]},
+        {"x": 1},
+    ):
+        assert not validator.is_valid({"to": "a@b", **wrong}), wrong
+        with pytest.raises(Permanent):
+            bytes_of({"to": "a@b", **wrong})
 
 
 # -- over a real server --------------------------------------------------------------------------------------------
