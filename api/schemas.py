@@ -751,6 +751,32 @@ class BulkAnswer(Shape):
     next_cursor: str | None = Field(description="call again with it as `cursor` until it is null")
 
 
+class Result(Shape):
+    """What the work of one place in the definition has come to: the newest task of it."""
+
+    key: str = Field(description="of the task: state, place, and how often this place has asked")
+    state: str = Field(description="dotted path of the state that asked for it")
+    task_id: str
+    name: str
+    type: str
+    status: TaskStatus
+    input: Json
+    output: Json
+    error: Json
+    attempts: int = Field(description="that count")
+    runs: int = Field(description="tasks that this place has asked for, this one included")
+    started_at: Instant | None = Field(
+        description="the first attempt, or the asking where no runner executes it"
+    )
+    ended_at: Instant | None
+    duration_ms: int | None
+
+
+class ResultPage(Shape):
+    items: list[Result]
+    next_cursor: str | None
+
+
 class Metadata(Shape):
     """A metadata value of an instance."""
 

@@ -14,6 +14,7 @@ import orjson
 from common.canonical import read
 from common.clock import instant_text
 from common.db.tables import IncidentStatus
+from common.decision import NOT_RUN_BY_A_RUNNER
 from common.polls import POLL, Counted, Polling
 from common.schedule import Run, ScheduleKind
 from common.store.configs import ConfigRecord
@@ -28,6 +29,7 @@ from common.store.listing import (
 )
 from common.store.metadata import MetadataRecord
 from common.store.overview import HandlerRecord, WorkerRecord
+from common.store.results import ResultRecord
 from common.store.schedules import Schedule as StoredSchedule
 from common.store.suggestions import Suggestion
 
@@ -214,6 +216,30 @@ def _ways_out(record: IncidentRecord) -> list[str]:
     # A machine that ended with an error of its own has nothing to go on from.
     again = [] if record.code == "instance.error" else ["retry", "skip"]
     return [*again, "restart", "cancel"]
+
+
+def result_json(record: ResultRecord) -> dict[str, Any]:
+    task = record.task
+    began = task.attempts[0].started_at if task.attempts else None
+    if began is None and task.type in NOT_RUN_BY_A_RUNNER:
+        began = task.created_at
+    span = task.finished_at - began if task.finished_at is not None and began is not None else None
+    return {
+        "key": record.key,
+        "state": record.key.rsplit("/", 2)[0],
+        "taskId": task.id,
+        "name": task.name,
+        "type": task.type,
+        "status": task.status,
+        "input": stored(task.input),
+        "output": stored(task.output),
+        "error": stored(task.error),
+        "attempts": task.attempt,
+        "runs": record.runs,
+        "startedAt": instant(began),
+        "endedAt": instant(task.finished_at),
+        "durationMs": None if span is None else max(round(span.total_seconds() * 1_000), 0),
+    }
 
 
 def metadata_json(record: MetadataRecord) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from signalbox.shapes import (
     Page,
     Problem,
     Resolved,
+    Result,
     Schedule,
     ScheduleRun,
     Secret,
@@ -86,6 +87,10 @@ class Client:
 
     def close(self) -> None:
         self._http.close()
+
+    def results(self, instance_id: str, *, limit: int | None = None) -> Iterator[Result]:
+        """What the work of an instance has come to: the newest task of each place, newest first."""
+        return self._items(_path("instances", instance_id, "results"), limit=limit)
 
     # --- metadata ---------------------------------------------------------------------------------------------
 

@@ -152,6 +152,25 @@ class Config(TypedDict):
     updatedBy: str
 
 
+class Result(TypedDict):
+    """The newest task of one place in a definition."""
+
+    key: str
+    state: str
+    taskId: str
+    name: str
+    type: str
+    status: str
+    input: Json
+    output: Json
+    error: dict[str, Json] | None
+    attempts: int
+    runs: int
+    startedAt: str | None
+    endedAt: str | None
+    durationMs: int | None
+
+
 class Metadata(TypedDict):
     key: str
     value: Json

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Union
 
 from statechart.env import Json
 from statechart.problems import Problem
+from statechart.values import Results
 
 if TYPE_CHECKING:
     from statechart.actions import Action, ArmAfter
     from statechart.guards import Guard
-    from statechart.tasks import InvokeTask
+    from statechart.tasks import InvokeTask, NewTask
     from statechart.templates import Value
 
 ROOT_PATH = "(machine)"  # how the root is called where a path is needed, as XState's default machine id
@@ -104,6 +105,7 @@ class EntryPlan:
 
 
 Block = tuple["Action", ...]
+Work = Union["InvokeTask", "NewTask"]
 
 
 @dataclass(eq=False, slots=True)
@@ -122,7 +124,8 @@ class Chart:
     task_types: frozenset[str]
     config_names: frozenset[str]  # `module.key`, or the module alone where the key is computed
     config: Mapping[str, Mapping[str, Json]]  # every module that is named, with the definition's defaults
-    invokes: dict[str, InvokeTask]  # by place
+    results: Results  # of work, as far as expressions read them
+    work: Mapping[str, Work]  # invokes and tasks, by place
     initial_transition: Transition
     timeout_ms: int | None  # of the whole instance
     max_steps: int | None  # events that an instance may take, its start included

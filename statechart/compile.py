@@ -29,8 +29,16 @@ from statechart.naming import UnknownTarget, delay_reference, js_order, resolve_
 from statechart.problems import DefinitionInvalid, nearest
 from statechart.reading import read_definition
 from statechart.select import wildcard_candidates
-from statechart.tasks import InvokeTask
-from statechart.values import MAX_CONFIG_NAMES, misnamed_config, named_config
+from statechart.values import (
+    MAX_CONFIG_NAMES,
+    NO_RESULTS,
+    RESULT_FIELDS,
+    Results,
+    misnamed_config,
+    named_config,
+    named_results,
+    parts_of,
+)
 
 MAX_PLANNED = 100_000  # states in all entry plans together; what goes beyond is worked out in the step
 # What means nothing on a state of that type. The root is not asked for `output`, which it may always have.
@@ -68,10 +76,10 @@ class Compiler:
         self.by_path: dict[str, StateNode] = {}
         self.by_id: dict[str, StateNode] = {}
         self.transitions: list[Transition] = []
-        self.invokes: dict[str, InvokeTask] = {}
         self.actions = ActionCompiler(definition, self.findings)
         self.timeout_ms: int | None = None
         self.config_names: frozenset[str] = frozenset()
+        self.results = NO_RESULTS
 
     def compile(self) -> Chart:
         definition, findings = self.definition, self.findings
@@ -87,6 +95,7 @@ class Compiler:
         self.compile_triggers()
         self.timeout_ms = self.compile_timeout()
         self.config_names = self.compile_config()
+        self.results = self.compile_results()
         refuse_endless_entry(self.nodes, findings)
         if findings.has_errors():
             raise DefinitionInvalid(findings.problems)
@@ -111,7 +120,8 @@ class Compiler:
             task_types=frozenset(use.name for use in uses if use.kind == "task_type"),
             config_names=self.config_names,
             config=named_config(self.config_names, definition.config),
-            invokes=self.invokes,
+            results=self.results,
+            work=self.actions.work,
             initial_transition=Transition(
                 source=root,
                 descriptor="",
@@ -154,6 +164,31 @@ class Compiler:
                 f"expected at most {MAX_CONFIG_NAMES} configuration values in one definition, found {len(names):,}",
             )
         return names
+
+    def compile_results(self) -> Results:
+        """The results that are read anywhere; a name that nothing here has is refused, unless names are computed."""
+        known = self.actions.result_names
+        for path, at in self.findings.results_read:
+            name, field, *_ = (*parts_of(path)[1:], "output")
+            dotted = next(
+                (one for one in known if path == f"steps.{one}" or path.startswith(f"steps.{one}.")), ""
+            )
+            if name not in known and not self.actions.computes_names:
+                self.findings.error(
+                    "steps.unknown",
+                    at,
+                    f"no state with an invoke and no task is called {name!r}"
+                    + ("; a name with dots is written in brackets" if "." in dotted else ""),
+                    f'steps["{dotted}"]' if "." in dotted else nearest(name, known),
+                )
+            elif field not in RESULT_FIELDS:
+                self.findings.error(
+                    "steps.unknown",
+                    at,
+                    f"a result has {', '.join(RESULT_FIELDS)}, found {field!r}",
+                    f'steps["{dotted}"]' if "." in dotted else nearest(field, RESULT_FIELDS),
+                )
+        return named_results(self.findings.paths)
 
     # --- the tree
 
@@ -302,7 +337,6 @@ class Compiler:
             identifier = part.id or f"{index}.{node.id}"
             invoke = self.actions.invoke(part, identifier, node, at)
             invokes.append(invoke)
-            self.invokes[invoke.place] = invoke
             for descriptor, transitions, key in (
                 (f"xstate.done.actor.{identifier}", part.on_done, "onDone"),
                 (f"xstate.error.actor.{identifier}", part.on_error, "onError"),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pydantic.alias_generators import to_camel
 
 from statechart import actions, tasks
-from statechart.chart import AnswerKind, Block, StateNode, UseKind
+from statechart.chart import AnswerKind, Block, StateNode, UseKind, Work
 from statechart.compile_maps import check_map, read_item
 from statechart.compile_polls import read_poll
 from statechart.document import (
@@ -53,6 +53,9 @@ class ActionCompiler:
         self.findings = findings
         self.delays = definition.delays
         self.defaults = self._defaults(definition.defaults) if definition.defaults is not None else {}
+        self.work: dict[str, Work] = {}  # by place
+        self.result_names: set[str] = set()
+        self.computes_names = False
         self._ordinals: Counter[StateNode] = Counter()
 
     def block(self, parts: Sequence[Action], node: StateNode, at: str) -> Block:
@@ -194,7 +197,13 @@ class ActionCompiler:
             fields, "failure_event", part.task.failure_event or part.failure_event, inside, node
         )
         self._check_workflow(fields, inside, node)
-        return tasks.NewTask(at, self.place(node), self._template(fields, inside, node))
+        self._note_result(_name(fields))
+        where = (inside, part.task.output_key) if part.task.output_key is not None else (at, part.output_key)
+        task = tasks.NewTask(
+            at, self.place(node), self._template(fields, inside, node), self._output_key(*where)
+        )
+        self.work[task.place] = task
+        return task
 
     def invoke(self, part: Invoke, identifier: str, node: StateNode, at: str) -> tasks.InvokeTask:
         kind = part.src or part.type
@@ -205,12 +214,31 @@ class ActionCompiler:
         self._check_workflow(fields, at, node)
         self._note("invoke_id", identifier, at, node)
         self._note("cancellable_id", identifier, at, node)
-        output_key = (
-            None if part.output_key is None else self.context_path(part.output_key, join(at, "outputKey"))
+        names = [
+            name for name in (node.name, part.id, part.name) if name is not None and not is_template(name)
+        ]
+        for name in names:
+            self._note_result(name)
+        invoke = tasks.InvokeTask(
+            at,
+            self.place(node),
+            identifier,
+            self._template(fields, at, node),
+            self._output_key(at, part.output_key),
+            tuple(dict.fromkeys(names)),
         )
-        return tasks.InvokeTask(
-            at, self.place(node), identifier, self._template(fields, at, node), output_key
-        )
+        self.work[invoke.place] = invoke
+        return invoke
+
+    def _output_key(self, at: str, path: str | None) -> tuple[str, ...] | None:
+        return None if path is None else self.context_path(path, join(at, "outputKey"))
+
+    def _note_result(self, name: Json) -> None:
+        """Note under which name expressions find the result of some work; one that is computed may be any."""
+        if not isinstance(name, str) or is_template(name):
+            self.computes_names = True
+        else:
+            self.result_names.add(name)
 
     def _answered_by(
         self, fields: dict[str, Json], kind: AnswerKind, name: str | None, at: str, node: StateNode
@@ -397,6 +425,7 @@ class ActionCompiler:
             "input": part.input,
             "businessKey": part.business_key,
         }
+        self._note_result(part.definition_key)
         self._note("cancellable_id", part.definition_key, at, node)
         self._note("workflow_key", part.definition_key, join(at, "definitionKey"), node)
         self._check_ties(part.model_dump(by_alias=True, exclude_unset=True), at)

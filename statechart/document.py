@@ -223,6 +223,7 @@ class TaskSpec(TaskOptions):
     """The `task` of a `createTask`."""
 
     type: str
+    output_key: str | None = None
     completion_event: str | None = None
     failure_event: str | None = None
 
@@ -237,6 +238,7 @@ class CreateTaskAction(TaskOptions):
 
     type: Literal["createTask"]
     task: TaskSpec
+    output_key: str | None = None
     completion_event: str | None = None
     failure_event: str | None = None
 

@@ -8,7 +8,7 @@ end of a macrostep `queue` is empty, so that a snapshot has nothing waiting insi
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -29,6 +29,7 @@ from statechart.effects import (
 from statechart.env import Env, Json, format_instant
 from statechart.expressions import ExpressionFailed, Meter, Scope
 from statechart.problems import StepFailed
+from statechart.values import RESULT_FIELDS
 
 if TYPE_CHECKING:
     from statechart.guards import Guard
@@ -83,6 +84,7 @@ class Draft:
         "scope",
         "snapshot",
         "status",
+        "steps",
         "tasks",
         "timers",
         "work",
@@ -113,6 +115,7 @@ class Draft:
             self.children: dict[str, dict[str, Json]] = dict(snapshot["children"])
             self.counts: dict[str, int] = dict(snapshot["counts"])
             self.output: Json = snapshot["output"]
+            self.steps: dict[str, Json] = snapshot.get("steps") or {}
             self.error: Json = snapshot["error"]
             # One scope and one meter for the whole step: together its expressions may not cost more than one may.
             self.scope = Scope(
@@ -121,6 +124,7 @@ class Draft:
                 input=snapshot["input"],
                 instance=snapshot["instance"],
                 config=chart.config_with(env.config),
+                steps=self.steps,
                 now=env.now,
                 seed=env.seed,
                 meter=Meter(),
@@ -213,6 +217,18 @@ class Draft:
         holder[keys[-1]] = value
         self.is_changed = True
         self.note("context.assigned", path=".".join(keys), value=value)
+
+    def keep_result(self, names: Iterable[str], status: str, output: Json, error: Json) -> None:
+        """Keep of the result of some work what the chart's expressions read, under each of its names."""
+        result = {"status": status, "output": output, "error": error}
+        for name in names:
+            kept = self.chart.results.kept(name)
+            if kept:
+                self.steps = {
+                    **self.steps,
+                    name: {field: result[field] for field in RESULT_FIELDS if field in kept},
+                }
+        self.scope.steps = self.steps
 
     def _writable_context(self) -> dict[str, Json]:
         if not self._owns_context:
@@ -383,6 +399,8 @@ class Draft:
             "output": self.output,
             "error": self.error,
         }
+        if self.chart.results:
+            snapshot["steps"] = self.steps
         # A parallel state without regions is no leaf, so that only `entered` knows of it.
         if len(tips) != len(configuration) or not in_document_order(tips):
             snapshot["entered"] = [node.path for node in tips]

@@ -173,7 +173,7 @@ class _Asking:
         return value
 
 
-_ROOTS = ("context", "input", "instance", "config")
+_ROOTS = ("context", "input", "instance", "config", "steps")
 
 
 def _is_open(guard: Mapping[str, Json]) -> bool:

@@ -28,6 +28,7 @@ class Findings:
         self.problems: list[Problem] = []
         self.uses: list[Use] = []
         self.paths: set[str] = set()
+        self.results_read: list[tuple[str, str]] = []  # path of the expression's, path in the document
         self._expressions = 0
         self._characters = 0
 
@@ -94,6 +95,7 @@ class Findings:
     def note_paths(self, paths: Collection[str], at: str) -> None:
         """Note what an expression reads. Configuration is read by what it names, so a module must be named."""
         self.paths.update(paths)
+        self.results_read += [(path, at) for path in paths if path.startswith("steps.")]
         if "config" in paths:
             self.error(
                 "config.unnamed",

@@ -49,6 +49,7 @@ from statechart.select import (
     select_start_transitions,
     select_transitions,
 )
+from statechart.tasks import InvokeTask
 from statechart.workflows import FIELDS, child_of
 
 MAX_MICROSTEPS = 1_000  # in one step, over all its macrosteps
@@ -285,10 +286,11 @@ def answer_obligation(draft: Draft, key: str, event: Event) -> None:
         fire_timer(draft, key, event)
         return
     holder = draft.tasks if key in draft.tasks else draft.children
+    keep_result(draft, key, holder[key], event)
     if event["type"] == holder[key]["failureEvent"] and not is_caught(draft, event):
         return  # the task is still wanted
     entry = holder.pop(key)
-    if "invoke" in entry and event["type"] == entry["completionEvent"]:
+    if event["type"] == entry["completionEvent"]:
         keep_output(draft, key, event)
     macrostep(draft, event)
     if not draft.has_taken_transition:
@@ -307,6 +309,9 @@ def fire_timer(draft: Draft, key: str, event: Event) -> None:
         draft.release_id(timer["id"])
     draft.note("timer.fired", key=key)
     to = timer.get("to")
+    if key.rpartition("/")[0] in draft.chart.work:  # a TIMER: its firing is its end
+        keep_result(draft, key, {**timer, "completionEvent": event["type"], "failureEvent": None}, event)
+        keep_output(draft, key, event)
     if to is None:
         macrostep(draft, event)
     else:
@@ -314,15 +319,29 @@ def fire_timer(draft: Draft, key: str, event: Event) -> None:
         draft.has_taken_transition = True
 
 
+def keep_result(draft: Draft, key: str, entry: Mapping[str, Json], event: Event) -> None:
+    """What expressions read as `steps.NAME`: it stands there before any guard or action of the answer looks."""
+    if not draft.chart.results:
+        return
+    work = draft.chart.work.get(key.rpartition("/")[0])
+    names = (
+        work.result_names if isinstance(work, InvokeTask) else (entry.get("name") or entry["definitionKey"],)
+    )
+    if event["type"] == entry["failureEvent"] and event.get("error") is not None:
+        draft.keep_result(names, "failed", None, event["error"])
+    elif event["type"] == entry["completionEvent"]:
+        draft.keep_result(names, "succeeded", event.get("output"), None)
+
+
 def keep_output(draft: Draft, key: str, event: Event) -> None:
-    """`outputKey` of an invoke: its output stands in the context before any guard or action of `onDone` looks."""
-    invoke = draft.chart.invokes.get(key.rpartition("/")[0])
-    if invoke is None or invoke.output_key is None:
+    """`outputKey`: the output stands in the context before any guard or action of the completion event looks."""
+    work = draft.chart.work.get(key.rpartition("/")[0])
+    if work is None or work.output_key is None:
         return
     try:
-        draft.assign(invoke.output_key, event.get("output"))
+        draft.assign(work.output_key, event.get("output"))
     except ActionFailed as failure:
-        draft.fail_action(failure, invoke.at)
+        draft.fail_action(failure, work.at)
     draft.has_taken_transition = True
 
 

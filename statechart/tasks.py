@@ -59,6 +59,7 @@ class NewTask:
     at: str
     place: str
     spec: TaskTemplate
+    output_key: tuple[str, ...] | None = None
 
     def perform(self, draft: Draft) -> None:
         spec, secrets = self.spec.evaluate(draft)
@@ -83,6 +84,7 @@ class InvokeTask:
     id: str
     spec: TaskTemplate
     output_key: tuple[str, ...] | None
+    result_names: tuple[str, ...]  # as which expressions read its result
 
     def perform(self, draft: Draft) -> None:
         spec, secrets = self.spec.evaluate(draft)

@@ -26,11 +26,20 @@ from api.schemas import (
     InstanceTaskQuery,
     NoteBody,
     PageQuery,
+    ResultPage,
     StartBody,
     TaskPage,
     Verification,
 )
-from api.shapes import child_json, history_entries, incident_json, instance_json, instant, task_json
+from api.shapes import (
+    child_json,
+    history_entries,
+    incident_json,
+    instance_json,
+    instant,
+    result_json,
+    task_json,
+)
 from common.canonical import read
 from common.clock import read_now
 from common.commands.configs import Wanted, read_wanted, scope_id_of
@@ -41,7 +50,7 @@ from common.db.tables import IncidentStatus
 from common.errors import LimitExceeded, SignalboxError
 from common.ids import TenantId, is_id
 from common.lifecycle import OPEN
-from common.store import listing, overview
+from common.store import listing, overview, results
 from common.store.instances import read_definitions
 from statechart import Env, explain
 
@@ -241,6 +250,22 @@ def list_instance_tasks(call: Call, instance_id: str, query: InstanceTaskQuery) 
     wanted = listing.TaskFilter(statuses=query.status, instance_id=instance_id)
     page = listing.list_tasks(call.tx, call.tenant_id, wanted, before=paging.after_text(), limit=paging.limit)
     return Answer(paging.answer(page.items, task_json, [page.items[-1].id] if page.has_more else None))
+
+
+@routes.get("/instances/{instanceId}/results", answers={200: Shape("newest first", ResultPage)})
+def list_results(call: Call, instance_id: str, query: PageQuery) -> Answer:
+    """List what the work of an instance has come to.
+
+    One item for each place in the definition that asked for a task: the newest task of it, with its input, output, error and
+    time, and how many there were. What a step does itself (SET, TRANSFORM, LOG, EMIT, TIMER) leaves no task.
+    """
+    _instance(call, instance_id)
+    paging = Paging(call, query)
+    page = results.list_results(
+        call.tx, call.tenant_id, instance_id, before=paging.after_text(), limit=paging.limit
+    )
+    following = [page.items[-1].task.id] if page.has_more else None
+    return Answer(paging.answer(page.items, result_json, following))
 
 
 @routes.get("/instances/{instanceId}/history", answers={200: Shape("in order", HistoryPage)})

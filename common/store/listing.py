@@ -450,11 +450,17 @@ def _bytes(tx: Connection, *columns: ColumnElement[Any]) -> ColumnElement[int]:
 def _choose(tx: Connection, query: Select[Any], limit: int) -> tuple[list[Any], bool]:
     """The first ids of (id, size) rows that make a page, and whether more follow. One row always fits."""
     rows = tx.execute(query.limit(limit + 1)).all()
-    chosen: list[Any] = []
+    chosen = fitting([(row[0], row[1]) for row in rows], limit)
+    return chosen, len(rows) > len(chosen)
+
+
+def fitting(sized: Sequence[tuple[T, int]], limit: int) -> list[T]:
+    """The first of (thing, bytes) that make a page; one always fits."""
+    chosen: list[T] = []
     total = 0
-    for identity, size in rows[:limit]:
+    for thing, size in sized[:limit]:
         total += size
         if chosen and total > PAGE_BYTES:
             break
-        chosen.append(identity)
-    return chosen, len(rows) > len(chosen)
+        chosen.append(thing)
+    return chosen

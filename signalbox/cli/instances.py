@@ -25,7 +25,7 @@ Timeout = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    for command in (start, ls, show, watch, send, history, explain, note):
+    for command in (start, ls, show, watch, send, history, explain, results, note):
         app.command(rich_help_panel=WORK)(command)
 
 
@@ -207,6 +207,13 @@ def explain(instance_id: InstanceId, json: AsJson = False) -> None:
     with connect() as client:
         found = client.explain(instance_id)
     Output(json).show(found, lambda: _render().explain_view(found))
+
+
+def results(instance_id: InstanceId, limit: Limit = 200, json: AsJson = False) -> None:
+    """Show what the work of an instance has come to: the newest task of each place in its definition."""
+    with connect() as client:
+        found = list(client.results(instance_id, limit=limit))
+    Output(json).show({"items": found, "nextCursor": None}, lambda: _render().results_table(found))
 
 
 def note(

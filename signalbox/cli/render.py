@@ -30,6 +30,7 @@ from signalbox.shapes import (
     Poll,
     Problem,
     Resolved,
+    Result,
     Schedule,
     ScheduleRun,
     Suggestion,
@@ -518,6 +519,24 @@ def configs_table(found: Iterable[Config]) -> RenderableType:
             instant(one["updatedAt"]),
         )
     return list_or("nothing is configured", table)
+
+
+def results_table(found: Iterable[Result]) -> RenderableType:
+    table = plain_table("state", "name", "type", "status", "output or error", "tries", "runs", "took")
+    for one in found:
+        took = one["durationMs"]
+        error = one["error"]
+        table.add_row(
+            one["state"],
+            Text(one["name"], "bold"),
+            one["type"],
+            status_text(one["status"]),
+            short(str(error.get("message", "")) if error else compact(one["output"]), 60),
+            str(one["attempts"]),
+            str(one["runs"]),
+            "" if took is None else duration(timedelta(milliseconds=took)),
+        )
+    return list_or("it has asked for no task", table)
 
 
 def metadata_table(found: Iterable[Metadata]) -> RenderableType:

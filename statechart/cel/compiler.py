@@ -57,7 +57,7 @@ from statechart.cel.syntax import (
 )
 from statechart.cel.values import TYPES, check_ordered, equal, is_number, kind, need_string
 
-ROOTS = ("context", "event", "input", "instance", "config", "now")
+ROOTS = ("context", "event", "input", "instance", "config", "steps", "now")
 MACROS = ("has", "all", "exists", "exists_one", "map", "filter")
 _DRAWS: dict[str, Run] = {"uuid": drawn_uuid, "random": drawn_fraction}
 

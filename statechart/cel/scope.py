@@ -30,6 +30,7 @@ class Scope:
     input: Json = None
     instance: Json = field(default_factory=dict)
     config: Json = field(default_factory=dict)
+    steps: Json = field(default_factory=dict)
     now: datetime = _EPOCH
     seed: str = ""
     extra: Mapping[str, Json] = field(default_factory=dict)

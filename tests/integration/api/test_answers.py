@@ -97,6 +97,7 @@ def visit_everything(api: Api) -> None:
     api.post(f"/instances/{waiting}/erase", {"reason": "asked for"})
     api.post("/instances:erase", {"filter": {"labels": {"a": "b"}}, "dryRun": True})
     api.engine.settle()
+    api.get(f"/instances/{crashed}/results")
     note = f"/api/v1/instances/{waiting}/metadata/k"
     api.send_raw("PUT", note, json={"value": {"x": 1}})
     api.send_raw("GET", note)

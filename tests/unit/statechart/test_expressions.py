@@ -143,7 +143,7 @@ def test_an_unknown_name_suggests_the_nearest(text, suggestion):
         ("min()", "takes at least 1 argument"),
         ("context.if(1)", 'unknown function "if"'),
         ("while", "reserved word"),
-        ("order.id", "there are context, event, input, instance, config, now"),
+        ("order.id", "there are context, event, input, instance, config, steps, now"),
         ("Order{id: 1}", "messages are not part of this language"),
     ],
 )

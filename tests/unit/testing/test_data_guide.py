@@ -1,5 +1,6 @@
 """The handlers of docs/guides/data.md do what the page says."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from signalbox.testing import Workflow
+from signalbox.testing import Workflow, fails, succeeds
+from statechart import check
 from task_runner.registry import REGISTRY
 
 PAGE = (Path(__file__).parents[3] / "docs" / "guides" / "data.md").read_text()
+[SHIPPING] = map(json.loads, re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL))
 HANDLERS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[0]
 
 
@@ -51,3 +54,25 @@ def test_handlers_share_what_they_set() -> None:
         "lastAddress": "b@example.org",
         "mails": 3,
     }
+
+
+def test_the_definition_raises_no_alarm() -> None:
+    assert check(SHIPPING) == []
+
+
+def test_a_light_parcel_gets_its_label() -> None:
+    shipping = Workflow.load(SHIPPING).task("parcels.weigh", succeeds({"kg": 2}))
+    run = shipping.task("label", succeeds({"url": "x"})).start({"parcel": 1})
+
+    run.expect(status="completed", output={"kg": 2, "label": {"url": "x"}, "why": None})
+    assert run.task("label").input == {"kg": 2}
+
+
+def test_a_heavy_one_and_one_that_cannot_be_weighed_go_by_freight() -> None:
+    for answer, output in (
+        (succeeds({"kg": 31}), {"kg": 31, "label": None, "why": None}),
+        (fails("scale.off", "no scale", retryable=False), {"kg": None, "label": None, "why": "no scale"}),
+    ):
+        run = Workflow.load(SHIPPING).task("parcels.weigh", answer).start({"parcel": 1})
+        run.expect(configuration=["freight"])
+        run.send("COLLECTED").expect(output=output)
