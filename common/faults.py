@@ -17,6 +17,7 @@ POINTS = frozenset(
     {
         "after_lock",  # orchestrator: instances locked, inbox not yet read
         "in_step",  # orchestrator: while an instance is being stepped
+        "before_items_commit",  # orchestrator: children of a MAP written, not committed
         "before_commit",  # orchestrator: a batch written, not committed
         "before_schedule_commit",  # orchestrator: due schedules moved and their runs started, not committed
         "after_commit_before_ring",  # any process: committed, nobody told

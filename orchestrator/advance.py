@@ -78,6 +78,7 @@ class Pass:
     """What one pass did.
 
     `resume_after` names the inbox id to go on from, None at the inbox's end; `left` were locked, but the time was over.
+    `starts_items`: children of MAPs may have their turn now (`map_children.start_items`).
     """
 
     steps: int = 0
@@ -86,6 +87,7 @@ class Pass:
     resume_after: int | None = None
     changed: tuple[InstanceId, ...] = ()
     left: tuple[InstanceId, ...] = ()
+    starts_items: bool = False
 
 
 NOTHING = Pass()
@@ -119,8 +121,10 @@ def advance_ready(advancing: Advancing, *, until: float, sweep: Sweep | None = N
         # Begun before this call, so it may have passed by what we were woken for: only a whole sweep of our own ends this.
         sweep.found += 1
     steps = advanced = created = 0
+    starts_items = False
     while True:
         done = advance_pass(advancing, sweep)
+        starts_items |= done.starts_items
         steps, advanced, created = steps + done.steps, advanced + done.instances, created + done.tasks
         sweep.found += done.instances
         is_over = done.resume_after is None and not sweep.found
@@ -129,9 +133,9 @@ def advance_ready(advancing: Advancing, *, until: float, sweep: Sweep | None = N
         else:
             sweep.begin()  # what was stepped may have made more to do, also before the place we are at
         if is_over:
-            return Pass(steps, advanced, created)
+            return Pass(steps, advanced, created, starts_items=starts_items)
         if time.monotonic() > until:
-            return Pass(steps, advanced, created, resume_after=sweep.after)
+            return Pass(steps, advanced, created, resume_after=sweep.after, starts_items=starts_items)
 
 
 def advance_pass(advancing: Advancing, sweep: Sweep) -> Pass:
@@ -234,7 +238,10 @@ def _advance_locked(advancing: Advancing, tx: Connection, locked: list[LockedIns
         note_bell(tx, TASK_RUNNER_QUEUE, *batch.due_tasks)
     faults.hit("before_commit")
     # A lock that found an empty inbox still counts as work: the next pass must look again before it may sleep.
-    return Pass(batch.steps, len(locked), len(batch.due_tasks), changed=tuple(advanced), left=left)
+    return Pass(
+        batch.steps, len(locked), len(batch.due_tasks), changed=tuple(advanced), left=left,
+        starts_items=batch.starts_items,
+    )  # fmt: skip
 
 
 def _read_configs(

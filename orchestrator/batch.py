@@ -15,7 +15,7 @@ from typing import Any, assert_never
 from sqlalchemy import Connection
 
 from common.canonical import dumps, read
-from common.commands.outcome import outcome_body, retry_items
+from common.commands.outcome import end_workflow_items, outcome_body, retry_items
 from common.config import Limits
 from common.db.rows import Unmatched, Writes
 from common.db.tables import InboxType, IncidentStatus, TimerStatus
@@ -298,8 +298,6 @@ class Batch:
     def _create_task(self, held: LockedInstance, effect: CreateTask) -> None:
         row = self._task(held, effect)
         if effect.items is not None:
-            if effect.items.children:
-                raise Invalid("a MAP over workflows is not executed by this version", code="map.workflow")
             self._maps.add(row, effect.items, partial(self._task, held), options=effect.options)
         if effect.idempotency_key is None:
             self._tasks[held.id, effect.key] = row
@@ -388,6 +386,11 @@ class Batch:
             "resolution": None,
         }
 
+    @property
+    def starts_items(self) -> bool:
+        """May children of MAPs have their turn by what was saved?"""
+        return self._maps.has_workflows or bool(self.children.ended_items) or bool(self.released)
+
     # -- saving --------------------------------------------------------------------------------------------------
 
     def save(self, tx: Connection, limits: Limits) -> None:
@@ -402,6 +405,7 @@ class Batch:
         timers.cancel(tx, sorted(self._cancelled_timers), now=self.now)
         joins.give_up(tx, cancelled, now=self.now)
         retried += retry_items(tx, retried, now=self.now)
+        end_workflow_items(tx, self.children.ended_items, now=self.now)
         released += joins.open_again(tx, sorted(self.released), now=self.now) if released else []
         for instance_id, (resolution, actor) in self._resolved.items():  # before newer ones are opened
             incidents.resolve_of(tx, [instance_id], resolution=resolution, actor=actor, now=self.now)
@@ -441,11 +445,14 @@ class Batch:
     def _lock_tasks(self, tx: Connection) -> None:
         """Where several statements lock tasks, lock them all in one: each by itself would be in order, all together not."""
         withdrawing = self._withdrawing()
-        if self._asked_again or self._retried_tasks or (withdrawing and self.released):
+        counted = [(end.instance_id, end.key) for end in self.children.ended_items]
+        counted += [(one, map_key(key) or key) for one, key in counted]
+        if self._asked_again or self._retried_tasks or counted or (withdrawing and self.released):
             tasks.lock_in_order(
                 tx,
                 withdrawing=sorted(withdrawing | self.released),
                 retried=sorted(self._retried_tasks),
+                counted=counted,
                 asking=sorted({asking.instance.id for asking in self._asked_again}),
                 idempotency_keys=sorted({asking.row["idempotency_key"] for asking in self._asked_again}),
             )
@@ -460,16 +467,21 @@ class Batch:
         if not concerned:
             return []
         self._cancel_and_hold_new(concerned)
-        cancelled: list[TaskId] = []
-        held: list[TaskId] = []
-        for task_id, instance_id, key, joined in tasks.lock_open(tx, sorted(concerned)):
-            if not self._is_wanted(instance_id, key, joined):
-                cancelled.append(task_id)
-            elif instance_id in self.frozen:
-                held.append(task_id)
-        tasks.cancel(tx, cancelled, now=self.now)
+        cancelled, held = [], []
+        for task in tasks.lock_open(tx, sorted(concerned)):
+            if not self._is_wanted(task.instance_id, task.key, task.joined_keys):
+                cancelled.append(task)
+            elif task.instance_id in self.frozen:
+                held.append(task.id)
+        self.children.cancel_items(
+            (task.instance_id, task.key)
+            for task in cancelled
+            if task.type == "WORKFLOW" and map_key(task.key)
+        )
+        ids = [task.id for task in cancelled]
+        tasks.cancel(tx, ids, now=self.now)
         tasks.hold(tx, held)
-        return cancelled
+        return ids
 
     def _is_wanted(self, instance_id: str, key: str, joined: str | None) -> bool:
         """Does an obligation that a task answers stand in the snapshot? Of several, all may have been given up one by one.

@@ -10,14 +10,15 @@ answer `refused` to the obligation that asked, in the parent's own inbox. `commo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
 from common.canonical import clean, dumps, read, size
+from common.commands.outcome import WorkflowEnd
 from common.commands.start import MAX_KEY
 from common.config import Limits
 from common.db.tables import DefinitionStatus, InboxType, TimerStatus
@@ -30,17 +31,31 @@ from common.store import definitions, inbox, instances, tasks, timers
 from common.store.definitions import DefinitionFacts
 from common.store.instances import LockedInstance
 from statechart.effects import StartWorkflow
+from statechart.maps import map_key
 
 LARGEST_VERSION = 2**31 - 1  # of the column: a version beyond it exists nowhere
 
 _Wanted = tuple[TenantId, str, int | None]
 
 
+class Parent(Protocol):
+    """What a child takes from who asks for it."""
+
+    @property
+    def id(self) -> InstanceId: ...
+    @property
+    def tenant_id(self) -> TenantId: ...
+    @property
+    def priority(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+
+
 @dataclass
 class _Asked:
     """A child that a step asked for. `input` is canonical text: what cannot be one fails the step, not the batch."""
 
-    parent: LockedInstance
+    parent: Parent
     effect: StartWorkflow
     input: str
     is_withdrawn: bool = False
@@ -83,10 +98,13 @@ class Children:
     _cancelled: set[tuple[str, str]] = field(default_factory=set)
     _ended: list[_Ended] = field(default_factory=list)
     _ended_tasks: list[dict[str, Any]] = field(default_factory=list)
+    ended_items: list[WorkflowEnd] = field(default_factory=list)
+    refused_items: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+    """Items of MAPs whose children could not be started, once saved: (instance, key, error)."""
 
     # -- collecting ----------------------------------------------------------------------------------------------
 
-    def ask(self, parent: LockedInstance, effect: StartWorkflow) -> None:
+    def ask(self, parent: Parent, effect: StartWorkflow) -> None:
         """Collect a child to start. Raises `Invalid` for an input or keys that cannot be stored: they fail the step."""
         clean([effect.definition_key, effect.business_key])
         self._asked[parent.id, effect.key] = _Asked(parent, effect, dumps(clean(effect.input)))
@@ -110,7 +128,15 @@ class Children:
         # A parent that has cancelled its child does not wait for the answer.
         is_known = type is InboxType.CANCEL and actor == name_of(held.parent_id)
         if after.status in (InstanceStatus.FAILED, *FINAL) and not is_known:
-            self._ended.append(_told(held, held.parent_id, after))
+            told = _told(held, held.parent_id, after)
+            if map_key(held.parent_key) is None:
+                self._ended.append(told)
+            else:  # its MAP counts it; what stopped it stays its own incident
+                self.ended_items.append(_item_end(told))
+
+    def cancel_items(self, keys: Iterable[tuple[str, str]]) -> None:
+        """Collect the children of items that nobody waits for any more, (instance, key) each."""
+        self._cancelled.update(keys)
 
     def _end_task(
         self, held: LockedInstance, body: Mapping[str, Any], before: Decision, after: Decision
@@ -137,6 +163,8 @@ class Children:
         self._cancelled |= other._cancelled
         self._ended += other._ended
         self._ended_tasks += other._ended_tasks
+        self.ended_items += other.ended_items
+        self.refused_items += other.refused_items
 
     # -- saving --------------------------------------------------------------------------------------------------
 
@@ -174,6 +202,12 @@ class Children:
         inserted = instances.insert_children(tx, [fields for _, fields in startable.values()])
         started = [asked for id_, (asked, _) in startable.items() if id_ in inserted]
         refused += [(asked, _held(tx, asked)) for id_, (asked, _) in startable.items() if id_ not in inserted]
+        self.refused_items += [
+            (asked.parent.id, asked.effect.key, _error_of(problem))
+            for asked, problem in refused
+            if map_key(asked.effect.key) is not None
+        ]
+        refused = [(asked, problem) for asked, problem in refused if map_key(asked.effect.key) is None]
         timers.arm(tx, [_start_timer(asked, now) for asked in started if _is_later(asked, now)])
         return [
             *(_first_row(asked, now) for asked in started if asked.is_withdrawn or not _is_later(asked, now)),
@@ -317,10 +351,14 @@ def _refusal(asked: _Asked, problem: SignalboxError, now: datetime) -> dict[str,
         "version": effect.version,
         "wait": effect.wait,
     }
-    error = {"code": problem.code, "data": problem.fields, "message": problem.message}
+    error = _error_of(problem)
     answer = _answer(effect.key, effect.definition_key, effect.instance_id, REFUSED)
     body = dumps({**answer, "error": error, "request": request})
     return inbox.new_row(parent.tenant_id, parent.id, InboxType.CHILD, body, "engine", now)
+
+
+def _error_of(problem: SignalboxError) -> dict[str, Any]:
+    return {"code": problem.code, "data": problem.fields, "message": problem.message}
 
 
 # -- ending -------------------------------------------------------------------------------------------------------
@@ -347,6 +385,18 @@ def _told(child: LockedInstance, parent_id: InstanceId, after: Decision) -> _End
         "message": f'"{child.definition_key}" instance {child.id} {_ENDINGS[after.status]}{why}',
     }
     return _Ended(child, parent_id, {**answer, "error": error}, has_request=after.status in FINAL)
+
+
+def _item_end(told: _Ended) -> WorkflowEnd:
+    """What a MAP counts of a child: its output as a WORKFLOW has it, or its error."""
+    answer, child = told.answer, told.answer["child"]
+    output = None
+    if "error" not in answer:
+        output = dumps(
+            {"instanceId": child["instanceId"], "output": answer["output"], "status": child["status"]}
+        )
+    error = dumps(answer["error"]) if "error" in answer else None
+    return WorkflowEnd(told.parent_id, answer["key"], output, error)
 
 
 _ENDINGS: Mapping[InstanceStatus, str] = {

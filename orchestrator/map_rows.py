@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from common.canonical import dumps
 from common.lifecycle import TaskStatus
-from statechart.effects import CreateTask, MapItems
+from statechart.effects import NOT_RUN_BY_A_RUNNER, CreateTask, MapItems
 
 Row: TypeAlias = dict[str, Any]
 
@@ -33,6 +33,12 @@ class MapRows:
             )
             for index, task in enumerate(asked.tasks)
         ]
+        for item, child in zip(self.items[key], asked.children, strict=False):
+            # Started from its row, after the step (`map_children`).
+            item |= {
+                "status": TaskStatus.PENDING.value,
+                "options": dumps({"instanceId": child.instance_id}),
+            }
         self.joins[key] = {
             "task_id": row["id"],
             "tenant_id": row["tenant_id"],
@@ -57,6 +63,11 @@ class MapRows:
         self.items.update(other.items)
         self.joins.update(other.joins)
 
+    @property
+    def has_workflows(self) -> bool:
+        """Is there a child to be started from its row?"""
+        return any(row["type"] == "WORKFLOW" for rows in self.items.values() for row in rows[:1])
+
     def rows(self) -> list[Row]:
         """Every item, in order."""
         return [row for rows in self.items.values() for row in rows]
@@ -71,4 +82,5 @@ def _item(row: Row, parent: Row, index: int, *, is_gated: bool) -> Row:
 
 def is_due(row: Row, now: datetime) -> bool:
     """May a runner claim the row as soon as it is stored?"""
-    return row["status"] == TaskStatus.PENDING and not row["gated"] and row["run_at"] <= now
+    is_claimed = row["type"] not in NOT_RUN_BY_A_RUNNER and not row["gated"]
+    return is_claimed and row["status"] == TaskStatus.PENDING and row["run_at"] <= now

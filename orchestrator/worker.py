@@ -28,9 +28,10 @@ from common.queues.app import ADVANCE, make_app
 from common.queues.calls import Calls
 from common.queues.changes import Changes
 from common.queues.dispatcher import Dispatcher, Drained
-from common.store import schedules, tasks, timers
+from common.store import joins, schedules, tasks, timers
 from common.version import signalbox_version
 from orchestrator.advance import Advancing, Sweep, advance_ready
+from orchestrator.map_children import start_items
 from orchestrator.schedules import Fired, fire_due_schedules
 from orchestrator.sweep import expire_due_leases, forget, time_out_due_tasks
 from orchestrator.timers import fire_due_timers
@@ -101,14 +102,15 @@ class Orchestrator:
     def _work(self, until: float) -> Drained:
         done = advance_ready(self.advancing, until=until, sweep=self._sweep)
         counts = Counter(steps=done.steps, instances=done.instances, tasks=done.tasks)
-        return Drained(counts, more=done.resume_after is not None)
+        started = start_items(self.database, self.advancing.limits) if done.starts_items else 0
+        return Drained(counts, more=done.resume_after is not None or started > 0)
 
     def _due(self) -> float | None:
         """Fire and expire what is due, then tell how long until the next instant."""
         with self.database.reading() as tx:
             now = read_now(tx)
             timer, lease = timers.next_due_at(tx), tasks.next_expiry_at(tx)
-            overdue = tasks.next_overdue_at(tx)
+            overdue, item = tasks.next_overdue_at(tx), joins.next_start_at(tx)
             runs = schedules.read_coming(tx)
         fired = fire_due_timers(self.database) if timer is not None and timer <= now else 0
         if fired:
@@ -116,6 +118,8 @@ class Orchestrator:
         if lease is not None and lease < now and expire_due_leases(self.database):
             self.dispatcher.ring()
         if overdue is not None and overdue <= now and time_out_due_tasks(self.database):
+            self.dispatcher.ring()
+        if item is not None and item <= now and start_items(self.database, self.advancing.limits):
             self.dispatcher.ring()
         started = fire_due_schedules(self.database, self.limits) if runs.is_due(now) else Fired()
         if started.turns:
@@ -125,7 +129,7 @@ class Orchestrator:
             forget(self.database)
         if started.more or (fired and fired % timers.BATCH == 0):
             return 0.0  # more are due: look again right after the next round of steps
-        instants = (timer, lease, overdue, runs.next_at)
+        instants = (timer, lease, overdue, item, runs.next_at)
         coming = [instant for instant in instants if instant is not None and instant > now]
         return (min(coming) - now).total_seconds() if coming else None
 

@@ -80,7 +80,7 @@ def check_obligations(one: Obligations) -> list[Finding]:
     answering = {read(body).get("key") for type_, body in one.inbox_bodies if type_ in ("task", "timer")}
     is_failed = one.status is InstanceStatus.FAILED
     obligations = [one for one in one.task_keys if map_key(one[0]) is None]
-    rows = [({key, *(read(joined) if joined else ())}, status) for key, joined, status in obligations]
+    rows = [({key, *(read(joined) if joined else ())}, status) for key, joined, status, _ in obligations]
     running = [keys for keys, status in rows if status in OPEN]
     ended = [
         keys for keys, status in rows if is_failed and status in ENDED and status != TaskStatus.CANCELLED
@@ -124,7 +124,7 @@ def check_obligations(one: Obligations) -> list[Finding]:
 
 def _item_findings(one: Obligations, snapshot: dict[str, Any]) -> list[Finding]:
     """An item that lives has a MAP that the snapshot waits for, if only until its answer is taken."""
-    maps = {map_key(key) for key, _, status in one.task_keys if status in OPEN} - {None}
+    maps = {map_key(key) for key, _, status, _ in one.task_keys if status in OPEN} - {None}
     return [
         Finding(
             "item.unasked",
@@ -143,7 +143,12 @@ def _children_findings(one: Obligations, snapshot: dict[str, Any]) -> list[Findi
     failed may have been given up by its parent, and be on its way again.
     """
     workflows = {key for key, task in snapshot["tasks"].items() if "instanceId" in task}
-    awaited = workflows.union(snapshot["children"])
+    items = {  # of MAPs; before they run their children are not started yet
+        key
+        for key, _, status, type_ in one.task_keys
+        if type_ == "WORKFLOW" and status == TaskStatus.RUNNING and map_key(key) is not None
+    }
+    awaited = workflows.union(snapshot["children"], items)
     answering = {read(body)["key"] for type_, body in one.inbox_bodies if type_ == "child"}
     living = {child.key for child in one.children if child.status not in FINAL}
     missing = set() if one.status is InstanceStatus.FAILED else awaited - living - answering

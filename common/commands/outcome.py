@@ -6,7 +6,7 @@ The local runner, the lease sweep and the API (people, remote workers) end tasks
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -358,6 +358,7 @@ class _Group:
         counted = count_items(tx, ends, now=self.now, max_output_bytes=MAX_OUTPUT_BYTES, also=also)
         if counted.opened:
             note_bell(tx, TASK_RUNNER_QUEUE, *counted.opened)
+            note_bell(tx, ORCHESTRATOR_QUEUE)  # some may be workflows, which it starts
         self._tell(tx, [_ended_map(one) for one in counted.ended])
 
     def _tell(self, tx: Connection, told: list[_Ended]) -> None:
@@ -448,6 +449,47 @@ def retry_items(tx: Connection, ids: Sequence[TaskId], *, now: datetime) -> list
     claimable = joins.reopen(tx, ids, now=now)
     _Group(now).count(tx, [], also=ids)
     return claimable
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowEnd:
+    """How the child of an item ended: `output` or `error`, canonical texts. The item is (instance of its MAP, key)."""
+
+    instance_id: str
+    key: str
+    output: str | None
+    error: str | None
+
+    @classmethod
+    def failed(cls, instance_id: str, key: str, error: Mapping[str, Any]) -> WorkflowEnd:
+        return cls(instance_id, key, None, dumps(error))
+
+
+def end_workflow_items(tx: Connection, ends: Sequence[WorkflowEnd], *, now: datetime) -> None:
+    """End items whose children have ended or could not be started, and count them. What is not open any more is passed over.
+
+    Nobody who calls this waits for a task afterwards; where it waits for others, it has locked all of them in order.
+    """
+    if not ends:
+        return
+    by_key = {(end.instance_id, end.key): end for end in ends}
+    items = joins.lock_workflow_items(tx, sorted(by_key))
+    rows, counted = [], []
+    for item in items:
+        end = by_key[item.instance_id, item.key]
+        status = TaskStatus.SUCCEEDED if end.error is None else TaskStatus.FAILED
+        rows.append(
+            {
+                "id": item.id,
+                "status": status.value,
+                "output": end.output,
+                "error": end.error,
+                "finished_at": now,
+            }
+        )
+        counted.append(ItemEnd(item.map_id, item.index, end.error))
+    joins.end_workflow_items(tx, rows)
+    _Group(now).count(tx, counted)
 
 
 def expire_leases(tx: Connection, *, now: datetime) -> int:

@@ -161,7 +161,7 @@ def insert_children(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> set[st
 def find_children(
     tx: Connection, keys: Sequence[tuple[str, str]]
 ) -> list[tuple[InstanceId, TenantId, InstanceId]]:
-    """(id, tenant, parent) of children that answer obligations, (parent id, parent key) each, and live; not locked."""
+    """(id, tenant, parent) of children that answer obligations, (parent id, parent key) each, live, and end with them; not locked."""
     asked = set(keys)
     names = {"ids": sorted({one for one, _ in asked}), "keys": sorted({key for _, key in asked})}
     rows = tx.execute(_CHILDREN, names)
@@ -170,7 +170,12 @@ def find_children(
 
 _CHILDREN = (
     select(_c.id, _c.tenant_id, _c.parent_id, _c.parent_key)
-    .where(among(_c.parent_id, "ids"), among(_c.parent_key, "keys", "text"), _c.status.not_in(FINAL))
+    .where(
+        among(_c.parent_id, "ids"),
+        among(_c.parent_key, "keys", "text"),
+        _c.status.not_in(FINAL),
+        _c.cancel_with_parent,
+    )
     .order_by(_c.id)
 )
 _INPUTS = select(_c.id, _c.input).where(among(_c.id, "ids"))

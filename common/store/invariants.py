@@ -106,7 +106,7 @@ class Obligations:
     status: InstanceStatus
     snapshot: str | None
     counts: tuple[int, int, int]  # of open tasks, timers and children, as its row has them
-    task_keys: tuple[tuple[str, str | None, str], ...]  # key, joined keys, status
+    task_keys: tuple[tuple[str, str | None, str, str], ...]  # key, joined keys, status, type
     timer_keys: tuple[tuple[str, str], ...]  # key, status
     inbox_bodies: tuple[tuple[str, str], ...]  # type, body
     children: tuple[ChildFacts, ...] = ()
@@ -125,7 +125,7 @@ def read_obligations(tx: Connection, after: str | None, *, limit: int = 200) -> 
     if not rows:
         return []
     between = (rows[0][0], rows[-1][0])
-    task_rows = _grouped(tx, tasks, between, (tasks.c.key, tasks.c.joined_keys, tasks.c.status))
+    task_rows = _grouped(tx, tasks, between, (tasks.c.key, tasks.c.joined_keys, tasks.c.status, tasks.c.type))
     timer_rows = _grouped(tx, timers, between, (timers.c.key, timers.c.status))
     inbox_rows = _grouped(tx, inbox, between, (inbox.c.type, inbox.c.body))
     children = _children(tx, between)

@@ -30,7 +30,7 @@ from sqlalchemy.sql.functions import coalesce
 
 from common.canonical import read
 from common.db.rows import Writes, insert_rows, update_rows
-from common.db.tables import attempts, handlers, joins, tasks
+from common.db.tables import attempts, handlers, instances, joins, tasks
 from common.db.types import Id, UtcDateTime, among
 from common.decide_joins import Count, ItemResult
 from common.ids import InstanceId, TaskId, TenantId
@@ -191,6 +191,104 @@ def open_again(tx: Connection, instance_ids: Sequence[str], *, now: datetime) ->
         return []
     rows = tx.execute(_ROOM, {"ids": sorted(lock_maps(tx, waiting))}).all()
     return [id_ for row in rows if row.room > 0 for id_ in open_next(tx, row.task_id, row.room, now=now)]
+
+
+# -- workflows ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StartableItem:
+    """A locked item that is a workflow and has its turn; what its child needs to know of the parent comes with it."""
+
+    task_id: TaskId
+    tenant_id: TenantId
+    id: InstanceId
+    key: str
+    input: str
+    options: str | None
+    priority: int
+    depth: int
+
+
+_MAY_START = and_(
+    _t.type == "WORKFLOW",
+    _t.status == TaskStatus.PENDING,
+    not_(_t.held),
+    not_(_t.gated),
+    _t.parent_task_id.is_not(None),
+)
+_STARTABLE = (
+    select(_t.id, _t.tenant_id, _t.instance_id, _t.key, _t.input, _t.options, _t.priority, instances.c.depth)
+    .join(instances, instances.c.id == _t.instance_id)
+    .where(_MAY_START, _t.run_at <= bindparam("now", type_=UtcDateTime()))
+    .order_by(_t.run_at, _t.id)
+    .limit(bindparam("limit"))
+    .with_for_update(of=tasks, skip_locked=True)
+)
+_NEXT_START = select(func.min(_t.run_at)).where(_MAY_START)
+_BEGIN = (
+    update(tasks)
+    .where(among(_t.id, "ids"), _t.status == TaskStatus.PENDING)
+    .values(status=TaskStatus.RUNNING)
+)
+
+
+def lock_startable(tx: Connection, *, limit: int, now: datetime) -> list[StartableItem]:
+    """Lock items whose children may be started, longest due first; rows in flight are skipped."""
+    return [StartableItem(*row) for row in tx.execute(_STARTABLE, {"limit": limit, "now": now})]
+
+
+def next_start_at(tx: Connection) -> datetime | None:
+    """When the next item's child is to be started, or already was."""
+    return tx.execute(_NEXT_START).scalar_one_or_none()
+
+
+def begin(tx: Connection, ids: Sequence[TaskId]) -> None:
+    """Items whose children are started run, without a lease."""
+    tx.execute(_BEGIN, {"ids": ids})
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowItem:
+    """An open item that is a workflow."""
+
+    id: TaskId
+    map_id: TaskId
+    index: int
+    instance_id: InstanceId
+    key: str
+
+
+_WORKFLOW_ITEMS = (
+    select(_t.id, _t.parent_task_id, _t.item_index, _t.instance_id, _t.key)
+    .where(
+        among(_t.instance_id, "instance_ids"), among(_t.key, "keys", "text"), _t.type == "WORKFLOW",
+        _t.status.in_(OPEN), _t.parent_task_id.is_not(None),
+    )
+    .order_by(_t.id)
+    .with_for_update()
+)  # fmt: skip
+
+
+def lock_workflow_items(tx: Connection, wanted: Sequence[tuple[str, str]]) -> list[WorkflowItem]:
+    """Lock those of some items, (instance, key) each, that are open."""
+    asked = set(wanted)
+    names = {"instance_ids": sorted({one for one, _ in asked}), "keys": sorted({key for _, key in asked})}
+    found = [WorkflowItem(*row) for row in tx.execute(_WORKFLOW_ITEMS, names)]
+    return [item for item in found if (item.instance_id, item.key) in asked]
+
+
+def end_workflow_items(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """End locked open items: rows {id, status, output, error, finished_at}."""
+    update_rows(tx, tasks, rows, match=_BY_ID, only_if="tasks.finished_at IS NULL")
+
+
+def has_workflows(tx: Connection, tenant_id: TenantId, task_id: str) -> bool:
+    """Is a task a MAP over workflows?"""
+    items = select(_t.id).where(
+        _t.tenant_id == tenant_id, _t.parent_task_id == task_id, _t.type == "WORKFLOW"
+    )
+    return tx.execute(items.limit(1)).first() is not None
 
 
 # -- again --------------------------------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ _IN_ORDER = (
             among(_t.instance_id, "asking") & among(_t.idempotency_key, "idempotency_keys", "text"),
             among(_t.parent_task_id, "retried"),
             among(_t.id, "retried"),
+            among(_t.instance_id, "counting") & among(_t.key, "counted", "text"),
         )
     )
     .order_by(*_IN_TURN)
@@ -74,14 +75,17 @@ def lock_in_order(
     asking: Sequence[str],
     idempotency_keys: Sequence[str],
     retried: Sequence[str],
+    counted: Sequence[tuple[str, str]],
 ) -> None:
-    """Lock, in order, the open tasks of some instances, those that answer one of the keys for others, those to be retried.
+    """Lock, in order, the open tasks of some instances, those that answer one of the keys for others, those to be retried
+    with their items, and those of an instance and a key each.
 
     Who locks a few of them first and others later does not lock in id order, and deadlocks with a runner that
     reports both. What is asked for afterwards is held already.
     """
     names = {
         "withdrawing": withdrawing, "asking": asking, "idempotency_keys": idempotency_keys, "retried": retried,
+        "counting": sorted({one for one, _ in counted}), "counted": sorted({key for _, key in counted}),
     }  # fmt: skip
     tx.execute(_IN_ORDER, names).all()
 
@@ -132,7 +136,7 @@ def give_up_key(tx: Connection, task_id: TaskId) -> None:
 # -- cancelling -------------------------------------------------------------------------------------------------
 
 _OPEN_OF = (
-    select(_t.id, _t.instance_id, _t.key, _t.joined_keys)
+    select(_t.id, _t.instance_id, _t.key, _t.joined_keys, _t.type)
     .where(among(_t.instance_id, "instance_ids"), _t.status.in_(OPEN))
     .order_by(*_IN_TURN)
     .with_for_update()
@@ -152,11 +156,20 @@ _END_ATTEMPTS = (
 )
 
 
-def lock_open(
-    tx: Connection, instance_ids: Sequence[str]
-) -> list[tuple[TaskId, InstanceId, str, str | None]]:
-    """Lock the open tasks of locked instances in order: (id, instance, key, joined keys). May wait for a runner's commit."""
-    return [(row[0], row[1], row[2], row[3]) for row in tx.execute(_OPEN_OF, {"instance_ids": instance_ids})]
+@dataclass(frozen=True, slots=True)
+class OpenTask:
+    """A locked task that is open, and what it answers."""
+
+    id: TaskId
+    instance_id: InstanceId
+    key: str
+    joined_keys: str | None
+    type: str
+
+
+def lock_open(tx: Connection, instance_ids: Sequence[str]) -> list[OpenTask]:
+    """Lock the open tasks of locked instances in order. May wait for a runner's commit."""
+    return [OpenTask(*row) for row in tx.execute(_OPEN_OF, {"instance_ids": instance_ids})]
 
 
 def cancel(tx: Connection, ids: Sequence[TaskId], *, now: datetime) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from common.canonical import dumps, read
-from common.commands.outcome import outcome_body
+from common.commands.outcome import WorkflowEnd, outcome_body
 from common.config import Limits
 from common.db.tables import AttemptOutcome, InboxType, IncidentStatus, TimerStatus
 from common.decision import NOT_RUN_BY_A_RUNNER
@@ -28,6 +28,7 @@ from orchestrator.children import (
     Children,
     _Asked,
     _cancel_row,
+    _error_of,
     _first_row,
     _is_later,
     _problem,
@@ -39,6 +40,7 @@ from signalbox.testing import maps
 from signalbox.testing.memory import TENANT, Incident, Memory, Task, Timer
 from signalbox.testing.outcomes import count_items
 from statechart.effects import CreateTask
+from statechart.maps import map_key
 
 Row = dict[str, Any]
 Finder: TypeAlias = Callable[[str, int | None], tuple[DefinitionId, int] | SignalboxError]
@@ -57,11 +59,24 @@ class Family(Children):
                     task.status, task.finished_at = TaskStatus(row["status"]), memory.now
                     task.output, task.error = row["output"], read(row["error"]) if row["error"] else None
 
+    def end_items(self, memory: Memory) -> None:
+        """End the items of MAPs whose children have ended, or could not be started."""
+        refused = [WorkflowEnd.failed(*one) for one in self.refused_items]
+        for end in (*self.ended_items, *refused):
+            for task in memory.open_tasks({end.instance_id}):
+                if task.type == "WORKFLOW" and task.key == end.key:
+                    task.status = TaskStatus.SUCCEEDED if end.error is None else TaskStatus.FAILED
+                    task.output, task.error = end.output, read(end.error) if end.error else None
+                    task.finished_at = memory.now
+                    memory.item_ends.append(task)
+
     def store(self, memory: Memory, find: Finder, limits: Limits) -> list[Row]:
         """Insert the children; return inbox rows for them and for parents."""
         rows = [row for asked in self._asked.values() for row in self._start_one(memory, asked, find, limits)]
         for instance in memory.instances.values():
             held = instance.held
+            if not instance.cancel_with_parent:
+                continue
             if held.status not in FINAL and (held.parent_id or "", held.parent_key or "") in self._cancelled:
                 rows.append(_cancel_row(TENANT, held.id, held.parent_id or held.id, memory.now))
         return rows + self._tell_parents(memory)
@@ -83,6 +98,9 @@ class Family(Children):
                 message = f'business key "{effect.business_key}" of "{effect.definition_key}" is held by another live instance'
                 holder = memory.find_live(effect.definition_key, effect.business_key or "")
                 problem = Conflict(message, code="instance.business_key_held", instanceId=holder)
+        if problem is not None and map_key(effect.key) is not None:
+            self.refused_items.append((asked.parent.id, effect.key, _error_of(problem)))
+            return []
         if problem is not None:
             return [_refusal(asked, problem, now)]
         if asked.is_withdrawn or not _is_later(asked, now):
@@ -126,6 +144,7 @@ class Saving(Batch):
         for skipped in self._skipped_tasks:
             memory.tasks[TaskId(skipped)].status = TaskStatus.SKIPPED
         self.family.end_workflows(memory)
+        self.family.end_items(memory)
         self._withdraw(memory)
         self._release(memory)
         memory.timers = [
@@ -157,6 +176,8 @@ class Saving(Batch):
         for task in memory.open_tasks(concerned):
             joined = dumps(task.joined_keys) if task.joined_keys else None
             if not self._is_wanted(task.instance_id, task.key, joined):
+                if task.type == "WORKFLOW" and map_key(task.key) is not None:
+                    self.family.cancel_items([(task.instance_id, task.key)])
                 task.end_attempt(AttemptOutcome.CANCELLED, memory.now)
                 task.status, task.finished_at = TaskStatus.CANCELLED, memory.now
                 maps.close(memory, task)

@@ -24,14 +24,16 @@ from common.errors import NotFound, SignalboxError
 from common.ids import DefinitionId
 from common.lifecycle import InstanceStatus, TaskStatus
 from common.store import inbox
+from common.store.joins import StartableItem
 from common.task_error import TaskError
 from orchestrator.advance import Advancing, _step_instance
 from orchestrator.charts import CompiledChart
+from orchestrator.map_children import wanted_child
 from signalbox.testing import outcomes
 from signalbox.testing.answers import Answer, Script
 from signalbox.testing.handlers import as_polled
 from signalbox.testing.memory import TENANT, Attempt, Instance, Memory, Task
-from signalbox.testing.saving import Saving
+from signalbox.testing.saving import Family, Saving
 from signalbox.testing.stand_in import ENDED, stand_in
 from task_runner.watch import Bounds
 
@@ -152,7 +154,7 @@ class World:
             if task.is_claimable:
                 if task.start_by_at is not None:
                     instants.append(task.start_by_at)
-                if self._is_answered(task):
+                if self._is_answered(task) or self._is_startable(task):
                     instants.append(task.run_at)
         return min(instants, default=None)
 
@@ -224,7 +226,28 @@ class World:
 
     def _work(self) -> int:
         """What a runner does: claim all that is due and answered, and report. Returns the attempts and played children."""
-        return self._play_children() + self._answer_people() + self._run_due()
+        return self._start_items() + self._play_children() + self._answer_people() + self._run_due()
+
+    def _start_items(self) -> int:
+        """Start the children of MAPs whose turn has come."""
+        memory = self.memory
+        due = [task for task in memory.open_tasks() if self._is_startable(task) and task.run_at <= memory.now]
+        family = Family()
+        for task in due:
+            depth = memory.instances[task.instance_id].held.depth
+            item = StartableItem(
+                task.id, TENANT, task.instance_id, task.key, task.input, task.options, task.priority, depth
+            )
+            family.ask(item, wanted_child(item))
+            task.status = TaskStatus.RUNNING
+        for row in family.store(memory, self.find_definition, self.limits):
+            memory.put(row)
+        family.end_items(memory)
+        return len(due)
+
+    @staticmethod
+    def _is_startable(task: Task) -> bool:
+        return task.type == "WORKFLOW" and task.parent_task_id is not None and task.is_claimable
 
     def _run_due(self) -> int:
         memory = self.memory

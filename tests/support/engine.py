@@ -27,6 +27,7 @@ from common.lifecycle import InstanceStatus
 from common.store import definitions, history, instances, keys, tasks
 from common.store.tasks import TaskClaim
 from orchestrator.advance import Advancing, Pass, advance_ready
+from orchestrator.map_children import start_items
 from orchestrator.schedules import fire_due_schedules
 from orchestrator.sweep import expire_due_leases, time_out_due_tasks
 from orchestrator.timers import fire_due_timers
@@ -117,7 +118,10 @@ class Engine:
 
     def advance(self) -> Pass:
         """What the orchestrator does at a ring: step until nothing is ready."""
-        return advance_ready(self.advancing, until=time.monotonic() + 30)
+        done = advance_ready(self.advancing, until=time.monotonic() + 30)
+        while start_items(self.database, LIMITS):
+            advance_ready(self.advancing, until=time.monotonic() + 30)
+        return done
 
     def claim(self, limit: int = 100) -> list[TaskClaim]:
         """What a runner does with free slots."""

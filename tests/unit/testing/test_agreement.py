@@ -336,6 +336,23 @@ def test_a_map_that_is_retried_and_given_up(engine: Engine, clock: ManualClock) 
     assert both.run.status == "completed"
 
 
+@pytest.mark.parametrize("concurrency", [None, 1])
+def test_a_map_over_workflows(engine: Engine, clock: ManualClock, concurrency: int | None) -> None:
+    document = mapping(concurrency=concurrency, onError="waitAll")
+    given = document["states"]["working"]["invoke"]["input"]
+    del given["task"]
+    given["workflow"] = {"definitionKey": "${item}"}
+    both = Both.begin(engine, clock, document, others=(COUNTER,), input={"items": ["counter", "counter"]})
+    both.say("pause").say("resume")
+    both.send_child("STOP")
+    both.send("LEAVE").advance(minutes=1)
+    both.send("BACK")
+    both.send_child("STOP")
+    if concurrency is not None:
+        both.send_child("STOP")
+        assert both.run.status == "completed"
+
+
 def test_a_map_that_runs_out_of_time(engine: Engine, clock: ManualClock) -> None:
     document = mapping(concurrency=1)
     document["states"]["working"]["invoke"]["timeout"] = "30s"
