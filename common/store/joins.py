@@ -223,7 +223,7 @@ _STARTABLE = (
     .where(_MAY_START, _t.run_at <= bindparam("now", type_=UtcDateTime()))
     .order_by(_t.run_at, _t.id)
     .limit(bindparam("limit"))
-    .with_for_update(of=tasks, skip_locked=True)
+    .with_for_update(of=tasks, key_share=True, skip_locked=True)
 )
 _NEXT_START = select(func.min(_t.run_at)).where(_MAY_START)
 _BEGIN = (
