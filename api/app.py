@@ -36,6 +36,7 @@ from common.credentials import Principal, read_secret
 from common.db import Database
 from common.queues.changes import Changes
 from common.queues.doorbell import attach
+from common.retention import Keeping
 from common.sealing import SealingKeys
 from common.store.idempotency import IdempotencyKey
 from common.store.keys import StoredKey, find_usable_key
@@ -98,6 +99,7 @@ def _open_services(app: Flask, settings: Settings, limits: Limits, threads: int)
     return Services(
         database=database,
         limits=limits,
+        keeping=Keeping.of(settings),
         keys=KeyRing(secret, find),
         cursors=Cursors.of(secret),
         sealing_keys=SealingKeys.read(written, older),

@@ -16,6 +16,7 @@ from werkzeug.exceptions import HTTPException
 from common.errors import (
     Conflict,
     Forbidden,
+    Gone,
     Invalid,
     LimitExceeded,
     NotFound,
@@ -46,6 +47,7 @@ CATALOGUE: Mapping[str, str] = {
     "instance.not_found": "No such instance",
     "instance.finished": "The instance has finished",
     "instance.illegal_verb": "The instance is in a status in which this cannot be done",
+    "instance.deleted": "The instance was deleted",
     "instance.not_ended": "The instance has not ended",
     "answer.erased": "The answer was erased",
     "instance.not_started": "The instance has not started",
@@ -87,6 +89,7 @@ CATALOGUE: Mapping[str, str] = {
 _STATUSES: Sequence[tuple[type[SignalboxError], int]] = (
     (Unauthorized, 401),
     (Forbidden, 403),
+    (Gone, 410),
     (NotFound, 404),
     (Conflict, 409),
     (Unavailable, 503),

@@ -928,6 +928,14 @@ class Stats(Shape):
     workers: list[Worker]
 
 
+class RetentionStatus(Shape):
+    kept_days: dict[str, float | None] = Field(description="by final status; null: for ever")
+    due: int = Field(description="finished instances whose time is over; 10,000 are counted at most")
+    oldest_finished_at: Instant | None = Field(description="of those that are due")
+    deleted: int = Field(description="tombstones: instances that were deleted so far")
+    last_deleted_at: Instant | None
+
+
 class Alive(Shape):
     status: Literal["alive"]
 

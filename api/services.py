@@ -12,6 +12,7 @@ from api.waiting import Waiter
 from common.config import Limits
 from common.db import Database
 from common.queues.doorbell import Doorbells
+from common.retention import Keeping
 from common.sealing import SealingKeys
 
 
@@ -21,6 +22,7 @@ class Services:
 
     database: Database
     limits: Limits
+    keeping: Keeping
     keys: KeyRing
     cursors: Cursors
     sealing_keys: SealingKeys

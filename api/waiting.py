@@ -12,6 +12,7 @@ import threading
 import time
 from dataclasses import dataclass
 
+from common.commands.absent import absent_instance
 from common.db import Database
 from common.ids import TenantId
 from common.queues.changes import Changes
@@ -86,5 +87,6 @@ class Waiter:
             settled = has_settled(tx, tenant_id, instance_id)
             record = read_instance(tx, tenant_id, instance_id)
         if record is None:
-            raise LookupError(f"instance {instance_id} was accepted and is gone: instances are never deleted")
+            with self._database.reading() as tx:
+                raise absent_instance(tx, tenant_id, instance_id)
         return record, settled

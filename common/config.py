@@ -77,6 +77,11 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(8.0, ge=1, le=3_600)
     beat_seconds: float = Field(2.0, gt=0, le=600)
     drain_seconds: float = Field(8.0, ge=0, le=3_600)
+    retention_days_completed: float | None = Field(
+        None, gt=0, le=36_500, description="days that completed instances are kept; without it, for ever"
+    )
+    retention_days_cancelled: float | None = Field(None, gt=0, le=36_500)
+    retention_days_timed_out: float | None = Field(None, gt=0, le=36_500)
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65_535)
     listen_fd: int | None = Field(
@@ -92,6 +97,13 @@ class Settings(BaseSettings):
         if not url.startswith(("postgresql://", "postgresql+psycopg://", "sqlite:///")):
             raise ValueError('expected "postgresql://…" or "sqlite:///path"')
         return url
+
+    @field_validator(
+        "retention_days_completed", "retention_days_cancelled", "retention_days_timed_out", mode="before"
+    )
+    @classmethod
+    def _empty_is_for_ever(cls, written: Any) -> Any:
+        return None if written == "" else written
 
     @field_validator("http_allow")
     @classmethod

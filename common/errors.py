@@ -6,6 +6,7 @@
     ├── Unauthorized          no key, or one that nobody issued                                (401)
     ├── Forbidden             a good key whose role may not do this                            (403)
     ├── NotFound              no such thing in this tenant                                     (404)
+    │   └── Gone              there was one, and it was deleted                                (410)
     ├── Conflict              the thing is in a status in which this cannot be done            (409)
     ├── Unavailable           a part that is needed does not answer; try again                 (503)
     └── Misconfigured         a setting is missing or wrong; the process cannot start
@@ -72,6 +73,10 @@ class Forbidden(SignalboxError):
 
 class NotFound(SignalboxError):
     code = "not_found"
+
+
+class Gone(NotFound):
+    code = "gone"
 
 
 class Conflict(SignalboxError):

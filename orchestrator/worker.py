@@ -28,10 +28,12 @@ from common.queues.app import ADVANCE, make_app
 from common.queues.calls import Calls
 from common.queues.changes import Changes
 from common.queues.dispatcher import Dispatcher, Drained
+from common.retention import Keeping
 from common.store import joins, schedules, tasks, timers
 from common.version import signalbox_version
 from orchestrator.advance import Advancing, Sweep, advance_ready
 from orchestrator.map_children import start_items
+from orchestrator.retention import Sweeper
 from orchestrator.schedules import Fired, fire_due_schedules
 from orchestrator.sweep import expire_due_leases, forget, time_out_due_tasks
 from orchestrator.timers import fire_due_timers
@@ -66,6 +68,7 @@ class Orchestrator:
         self.dispatcher = Dispatcher(
             "orchestrator", work=self._work, due=self._due, look_seconds=settings.look_seconds
         )
+        self.sweeper = Sweeper(self.database, Keeping.of(settings))
         self._sweep = Sweep()
         self._ending = threading.Event()
         self._beat = threading.Thread(target=self._stay, name="presence", daemon=True)
@@ -78,6 +81,7 @@ class Orchestrator:
         if self.settings.doorbells:
             self.calls.listen(ORCHESTRATOR_QUEUE, self.dispatcher.ring)
         self._beat.start()
+        self.sweeper.start()
         log.info("worker.ready", worker_id=self.presence.id, settings=self.settings.redacted())
 
     def answer(self) -> dict[str, Any]:
@@ -85,10 +89,12 @@ class Orchestrator:
 
     def begin_drain(self) -> None:
         self._ending.set()
+        self.sweeper.begin_end()
         self.dispatcher.begin_end()
 
     def drain(self) -> None:
         self.dispatcher.end(wait=10)
+        self.sweeper.end(wait=2)
         try:
             self.database.run(lambda tx: leave(tx, self.presence))
         except SQLAlchemyError as error:

@@ -22,6 +22,7 @@ import httpx2
 from common.errors import (
     Conflict,
     Forbidden,
+    Gone,
     Invalid,
     NotFound,
     SignalboxError,
@@ -592,6 +593,7 @@ _KINDS: Mapping[int, type[SignalboxError]] = {
     403: Forbidden,
     404: NotFound,
     409: Conflict,
+    410: Gone,
 }
 
 

@@ -94,6 +94,7 @@ class Compiler:
             self.compile_behaviour(node, part)
         self.compile_triggers()
         self.timeout_ms = self.compile_timeout()
+        self.check_retention()
         self.config_names = self.compile_config()
         self.results = self.compile_results()
         refuse_endless_entry(self.nodes, findings)
@@ -151,6 +152,17 @@ class Compiler:
         except ValueError as wrong:
             self.findings.error("duration.invalid", "timeout", str(wrong))
             return None
+
+    def check_retention(self) -> None:
+        """The root's `retention` is read by who deletes; here it has to be one."""
+        for member, written in self.definition.retention or ():
+            if written is None or written == doc.FOREVER:
+                continue
+            try:
+                parse_duration(written)
+            except ValueError as wrong:
+                name = to_camel(member)
+                self.findings.error("duration.invalid", f"retention.{name}", f'{wrong}, or "{doc.FOREVER}"')
 
     def compile_config(self) -> frozenset[str]:
         """The configuration values that are named anywhere; the definition's own defaults are looked over."""

@@ -496,6 +496,18 @@ class Defaults(Part):
     task: dict[str, Json] | None = None
 
 
+FOREVER = "forever"
+
+
+class RetentionSpec(Part):
+    """How long finished instances are kept, by how they ended: each a duration, or "forever"."""
+
+    completed: Duration | None = None
+    cancelled: Duration | None = None
+    timed_out: Duration | None = None
+    default: Duration | None = None
+
+
 class Definition(StateBody):
     """The whole document."""
 
@@ -508,6 +520,7 @@ class Definition(StateBody):
     triggers: Annotated[list[Trigger], Shorthand(as_list)] = Field(default_factory=list)
     timeout: Duration | None = None
     max_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    retention: RetentionSpec | None = None
     defaults: Defaults | None = None
     concurrency: Json = None
     labels: Json = None

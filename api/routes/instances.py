@@ -42,6 +42,7 @@ from api.shapes import (
 )
 from common.canonical import read
 from common.clock import read_now
+from common.commands.absent import absent_instance
 from common.commands.configs import Wanted, read_wanted, scope_id_of
 from common.commands.send import add_note, send_event
 from common.commands.start import Start, Started, start_instance
@@ -355,5 +356,5 @@ def _explain(tx: Connection, tenant_id: TenantId, record: listing.InstanceRecord
 def _instance(call: Call, instance_id: str) -> listing.InstanceRecord:
     record = listing.read_instance(call.tx, call.tenant_id, instance_id)
     if record is None:
-        raise missing("instance", instance_id)
+        raise absent_instance(call.tx, call.tenant_id, instance_id)
     return record

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from api.operations import Answer, Call, Routes, Shape
-from api.schemas import Alive, HandlerPage, Readiness, Stats
+from api.schemas import Alive, HandlerPage, Readiness, RetentionStatus, Stats
 from api.services import Services
 from api.shapes import handler_json, worker_json
+from common.commands.retention import retention_status
 from common.store import overview
 from common.store.invariants import stalled_instances
 
@@ -40,6 +41,15 @@ def get_stats(call: Call) -> Answer:
             "workers": [worker_json(record) for record in overview.list_workers(call.tx)],
         }
     )
+
+
+@routes.get("/retention", answers={200: Shape("what is due and what was deleted", RetentionStatus)})
+def get_retention(call: Call) -> Answer:
+    """Tell how many finished instances are due to be deleted, and how many were.
+
+    `keptDays` is what holds where a definition says nothing, by the settings of the API.
+    """
+    return Answer(retention_status(call.tx, call.services.keeping, tenant_id=call.tenant_id))
 
 
 @health_routes.get("/live", permission=None, answers={200: Shape("this process answers", Alive)})

@@ -19,6 +19,7 @@ from common.config import Limits
 from common.db.tables import DefinitionStatus
 from common.errors import Conflict, Invalid, LimitExceeded, NotFound
 from common.ids import DefinitionId, TenantId, new_id
+from common.retention import retention_text
 from common.store import definitions as store
 from common.store.definitions import Definition, DefinitionFacts, PublishedTypes
 from statechart import Chart, DefinitionInvalid, Problem, check, load
@@ -188,6 +189,7 @@ def _find_or_insert(
             document=text,
             checksum=checksum,
             warnings=warnings,
+            retention=retention_text(read(text)),
             created_by=actor,
             now=now,
         )

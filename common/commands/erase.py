@@ -12,12 +12,13 @@ from sqlalchemy import Connection
 
 from common.canonical import dumps
 from common.clock import read_now
+from common.commands.absent import absent_instance
 from common.commands.bulk import Bulk
 from common.commands.control import cancel_instance
 from common.commands.send import reason_text
 from common.db import ORCHESTRATOR_QUEUE, note_bell
 from common.db.tables import InboxType
-from common.errors import Conflict, NotFound
+from common.errors import Conflict
 from common.ids import InstanceId, TenantId, is_id
 from common.lifecycle import instance_can
 from common.store import erasure, inbox, instances, listing
@@ -60,7 +61,7 @@ def require_ended(
     """Raise `NotFound`, or `Conflict` (`instance.not_ended`) where somebody has not ended and is not to be cancelled."""
     found = instances.find_status(tx, tenant_id, instance_id) if is_id(instance_id) else None
     if found is None:
-        raise NotFound(f'no instance "{instance_id}"', code="instance.not_found")
+        raise absent_instance(tx, tenant_id, instance_id)
     status, _ = found
     if cancel:
         return

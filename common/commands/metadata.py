@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from common.canonical import read
 from common.clock import read_now
+from common.commands.absent import absent_instance
 from common.errors import Conflict, NotFound
 from common.ids import TenantId, is_id
 from common.metadata import MAX_KEYS, key_text, too_many_keys, value_text
@@ -70,4 +71,4 @@ def remove_metadata(tx: Connection, tenant_id: TenantId, instance_id: str, key: 
 def require_instance(tx: Connection, tenant_id: TenantId, instance_id: str) -> None:
     """Raise `NotFound` (`instance.not_found`) unless this tenant has such an instance."""
     if not is_id(instance_id) or not instances.existing(tx, tenant_id, [instance_id]):
-        raise NotFound(f'no instance "{instance_id[:100]}"', code="instance.not_found")
+        raise absent_instance(tx, tenant_id, instance_id)

@@ -10,10 +10,11 @@ from sqlalchemy import Connection
 
 from common.canonical import clean, dumps, size
 from common.clock import instant_text, read_now
+from common.commands.absent import absent_instance
 from common.config import Limits
 from common.db import ORCHESTRATOR_QUEUE, note_bell
 from common.db.tables import InboxType
-from common.errors import Conflict, Invalid, LimitExceeded, NotFound
+from common.errors import Conflict, Invalid, LimitExceeded
 from common.event_names import MAX_TYPE, RESERVED, is_reserved, is_well_formed
 from common.ids import InstanceId, TenantId, is_id
 from common.lifecycle import InstanceStatus, instance_can
@@ -108,7 +109,7 @@ def require_legal(tx: Connection, tenant_id: TenantId, instance_id: str, verb: s
     """Raise `NotFound` or `Conflict` where `verb` may not be said of the instance now."""
     found = instances.find_status(tx, tenant_id, instance_id) if is_id(instance_id) else None
     if found is None:
-        raise NotFound(f'no instance "{instance_id}"', code="instance.not_found")
+        raise absent_instance(tx, tenant_id, instance_id)
     status, finished_at = found
     if not instance_can(verb, status):
         raise illegal(verb, instance_id, status, finished_at)

@@ -10,11 +10,11 @@ from sqlalchemy import Connection
 
 from common.canonical import dumps, read
 from common.clock import instant_text
+from common.commands.absent import absent_instance
 from common.commands.findings import Finding
 from common.db.tables import InboxType
 from common.decide import Decision, Standing, decide
 from common.decision import UNLIMITED
-from common.errors import NotFound
 from common.ids import TenantId, is_id
 from common.lifecycle import ACTIVE, InstanceStatus
 from common.store import history, instances
@@ -31,7 +31,7 @@ def verify_instance(tx: Connection, tenant_id: TenantId, instance_id: str) -> di
     """
     stored = instances.read_stored(tx, tenant_id, instance_id) if is_id(instance_id) else None
     if stored is None:
-        raise NotFound(f'no instance "{instance_id}"', code="instance.not_found")
+        raise absent_instance(tx, tenant_id, instance_id)
     rows = list(history.read_chain(tx, tenant_id, instance_id))
     [definition] = instances.read_definitions(tx, [stored.definition_id])
     problems = check_chain(stored, rows)

@@ -36,7 +36,8 @@ TASK_RUNNER_QUEUE = "workflow-task-runner"
 
 _BELLS = "signalbox.bells"
 _USED_AT = "signalbox.used_at"
-_DEADLOCK_OR_SERIALIZATION = {"40P01", "40001"}
+_RUN_AGAIN = {"40P01", "40001", "23503"}
+"""Deadlocks, serialization failures, and foreign keys: what a row points at was deleted after it was looked for."""
 _RETRIES = 3
 
 Bells = dict[str, list[str]]
@@ -114,13 +115,16 @@ class Database:
             transaction.rollback()
 
     def run(self, use_case: Callable[[Connection], T]) -> T:
-        """Run `use_case` in one transaction; deadlock victims and serialization failures are run again, 3 times."""
+        """Run `use_case` in one transaction; what a concurrent one made impossible is run again, 3 times.
+
+        That is a deadlock, a failed serialization, or a row that points at what was deleted meanwhile.
+        """
         for left in range(_RETRIES - 1, -1, -1):
             try:
                 with self.transaction() as tx:
                     return use_case(tx)
             except DBAPIError as error:
-                if left == 0 or sqlstate(error) not in _DEADLOCK_OR_SERIALIZATION:
+                if left == 0 or sqlstate(error) not in _RUN_AGAIN:
                     raise
         raise AssertionError("unreachable: the last try returns or raises")
 

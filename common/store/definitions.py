@@ -145,6 +145,7 @@ def insert_version(
     document: str,
     checksum: str,
     warnings: str,
+    retention: str | None = None,
     created_by: str,
     now: datetime,
 ) -> bool:
@@ -161,6 +162,7 @@ def insert_version(
             document=document,
             checksum=checksum,
             warnings=warnings,
+            retention=retention,
             created_by=created_by,
             created_at=now,
         )

@@ -107,6 +107,14 @@ def read_ready(tx: Connection, instance_ids: Sequence[str]) -> list[InboxRow]:
     return [_inbox_row(row) for row in rows]
 
 
+_HAS_READY = select(_c.id).where(~_c.parked).limit(1)
+
+
+def has_ready(tx: Connection) -> bool:
+    """Does anything wait to be stepped, for any instance?"""
+    return tx.execute(_HAS_READY).first() is not None
+
+
 _PARKED = (
     select(*_ROW)
     .where(_c.instance_id == bindparam("instance_id"), _c.parked)

@@ -15,6 +15,7 @@ from signalbox.cli import (
     metadata,
     offline,
     overview,
+    retention,
     schedules,
     secrets,
     suggestions,
@@ -46,6 +47,7 @@ for module in (
     config,
     overview,
     secrets,
+    retention,
     database,
 ):
     module.register(app)

@@ -24,6 +24,7 @@ from common.config import Limits
 from common.db import Database
 from common.ids import InstanceId, TenantId, WorkerId, new_id, new_token
 from common.lifecycle import InstanceStatus
+from common.retention import retention_text
 from common.store import definitions, history, instances, keys, tasks
 from common.store.tasks import TaskClaim
 from orchestrator.advance import Advancing, Pass, advance_ready
@@ -81,6 +82,7 @@ class Engine:
                 document=text,
                 checksum=hashlib.sha256(text.encode()).hexdigest(),
                 warnings="[]",
+                retention=retention_text(document),
                 created_by="test",
                 now=read_now(tx),
             )

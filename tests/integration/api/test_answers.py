@@ -113,7 +113,14 @@ def visit_everything(api: Api) -> None:
     api.send_raw("PUT", f"/api/v1/configs/{config}", json={"value": 2})
     api.send_raw("DELETE", f"/api/v1/configs/{config}")
     api.get(f"/instances/{waiting}/explain")
-    for path in ("/instances", "/handlers", "/stats", "/schema/definition.json", "/definitions"):
+    for path in (
+        "/instances",
+        "/handlers",
+        "/stats",
+        "/retention",
+        "/schema/definition.json",
+        "/definitions",
+    ):
         api.get(path)
     key = "/definitions/approval"
     for path in (key, f"{key}/versions", f"{key}/versions/1", f"{key}/diagram", f"{key}/versions/1/diagram"):

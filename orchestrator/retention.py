@@ -1,0 +1,109 @@
+"""Sweeping finished instances whose time of keeping is over. Any number of processes may sweep; none waits for another.
+
+A sweep is made of small transactions with a rest after each: as long as the batch took where nothing else is to be
+done, four times as long where events wait. So it never has more than half of one connection's time, and yields to load; a
+slow database makes it slower by itself. It runs in a thread of its own, so that no step and no timer waits for it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from common.clock import read_now
+from common.commands.retention import due_rules
+from common.db import Database
+from common.retention import Keeping
+from common.store import inbox, retention
+from common.store.retention import Position, Rule, Swept
+
+log = structlog.get_logger("signalbox.retention")
+
+LOOK_SECONDS = 60.0
+REST_IDLE, REST_BUSY = 1.0, 4.0
+"""How long a sweep rests after a batch, in times of what the batch took."""
+LONGEST_REST = 2.0
+REASON = "retention"
+
+Rest = Callable[[float], bool]
+"""Rest for so many seconds, or until told to end: then True."""
+
+
+def sweep(database: Database, keeping: Keeping, *, rest: Rest, batch: int = retention.BATCH) -> int:
+    """Delete what is due, pass by pass, until a pass deletes nothing or `rest` says to end; how many went.
+
+    Another pass may find parents whose last child went in the one before.
+    """
+    deleted = 0
+    while True:
+        done, is_ending = _sweep_once(database, keeping, rest, batch)
+        deleted += done
+        if is_ending or not done:
+            return deleted
+
+
+def _sweep_once(database: Database, keeping: Keeping, rest: Rest, batch: int) -> tuple[int, bool]:
+    with database.reading() as tx:
+        rules = retention.rules_with_due(tx, due_rules(tx, keeping, now=read_now(tx)))
+    deleted = 0
+    for rule in rules:
+        after: Position | None = None
+        while True:
+            began = time.monotonic()
+            swept = _sweep_batch(database, rule, after, batch)
+            took = time.monotonic() - began
+            deleted += swept.deleted
+            is_busy = _is_busy(database)
+            if rest(min(took * (REST_BUSY if is_busy else REST_IDLE), LONGEST_REST)):
+                return deleted, True
+            if swept.reached is None:
+                break
+            after = swept.reached
+    return deleted, False
+
+
+def _sweep_batch(database: Database, rule: Rule, after: Position | None, batch: int) -> Swept:
+    return database.run(
+        lambda tx: retention.sweep_batch(tx, rule, after, now=read_now(tx), reason=REASON, limit=batch)
+    )
+
+
+def _is_busy(database: Database) -> bool:
+    with database.reading() as tx:
+        return inbox.has_ready(tx)
+
+
+class Sweeper:
+    """Sweeps in a thread of its own, every `look_seconds`."""
+
+    def __init__(self, database: Database, keeping: Keeping, *, look_seconds: float = LOOK_SECONDS) -> None:
+        self._database = database
+        self._keeping = keeping
+        self._look_seconds = look_seconds
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._reside, name="retention", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def begin_end(self) -> None:
+        """Take no further batch; one that runs is finished."""
+        self._ending.set()
+
+    def end(self, *, wait: float) -> None:
+        self.begin_end()
+        if self._thread.is_alive():
+            self._thread.join(wait)
+
+    def _reside(self) -> None:
+        while not self._ending.wait(self._look_seconds):
+            try:
+                deleted = sweep(self._database, self._keeping, rest=self._ending.wait)
+            except Exception as error:  # noqa: BLE001 - an outer loop: the next look tries again
+                log.warning("retention.trouble", error=f"{type(error).__name__}: {error}"[:300])
+                continue
+            if deleted:
+                log.info("retention.swept", deleted=deleted)
