@@ -72,6 +72,7 @@ CATALOGUE: Mapping[str, str] = {
     "config.not_found": "No such configuration value",
     "task.not_found": "No such task",
     "incident.not_found": "No such incident",
+    "map.not_retryable": "A MAP over workflows is not retried as a whole",
     "incident.resolved": "The incident is resolved already",
     "secret.not_found": "No such secret",
     "secret.name_invalid": "A secret cannot have this name",
