@@ -19,10 +19,11 @@ class Paging:
 
     def __init__(self, call: Call, query: PageQuery) -> None:
         allowed = call.limits.max_page
-        if query.limit > allowed:
+        # Who does not say how many gets no more than this installation allows, whatever the usual number is.
+        self.limit = query.limit if "limit" in query.model_fields_set else min(query.limit, allowed)
+        if self.limit > allowed:
             message = f"a page has at most {allowed} items, found limit={query.limit}"
             raise LimitExceeded(message, limit="max_page", allowed=allowed)
-        self.limit = query.limit
         self._cursors = call.services.cursors
         filters = query.model_dump(mode="json", exclude={"limit", "cursor"}, exclude_defaults=True)
         self._name = ListName(call.tenant_id, f"{call.path}?{dumps(filters)}")

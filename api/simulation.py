@@ -11,6 +11,9 @@ from typing import Any
 
 import orjson
 
+from common.canonical import dumps
+from common.commands.definitions import document_text, require_definition_size
+from common.commands.send import require_size
 from common.config import Limits
 from common.errors import Invalid, LimitExceeded
 from statechart import DefinitionInvalid, StepFailed, load
@@ -36,6 +39,9 @@ def simulate_within(
         _refuse(
             "max_batch", limits.max_batch, f"takes at most {limits.max_batch} events, found {len(events)}"
         )
+    require_definition_size(document_text(document), limits)
+    for event in events:
+        require_size(dumps(event), "an event is", limits)
     try:
         return _run(Simulation(load(document), config), events)
     except DefinitionInvalid as error:

@@ -21,7 +21,7 @@ from typing import NoReturn, TypeAlias
 
 from statechart.cel.errors import SYNTAX, TOO_DEEP, VALUE, Place
 from statechart.cel.meter import Meter, weight
-from statechart.cel.values import MAX_VALUE_DEPTH, measure, to_text
+from statechart.cel.values import MAX_VALUE_DEPTH, to_text, weigh
 from statechart.env import Json
 from statechart.expressions import Expression, Scope, compile_expression
 
@@ -43,6 +43,8 @@ _REFERENCE = r"\s*secret\.[A-Za-z_][A-Za-z0-9_.\-]*\s*"
 _SECRET = re.compile(_REFERENCE)
 _SECRETS = re.compile(rf"\$\{{{_REFERENCE}\}}")
 _SECRET_OPENING = re.compile(r"\$\{\s*secret\.")
+_SMALL = 256  # bytes of a literal that are not worth counting
+_ANY = 2**62
 _WHOLE = Place("(the whole value)", 0)
 
 
@@ -72,7 +74,7 @@ class Value:
         finally:
             scope.meter = shared
         # Each part is bounded already; the whole may hold many of them.
-        measure(value, meter, _WHOLE)
+        meter.charge_result(weigh(value, meter, _WHOLE).bytes, _WHOLE)
         return value
 
 
@@ -121,10 +123,23 @@ def compile_value(value: Json, *, extra_names: Collection[str] = ()) -> Value:
     evaluate = _compile(value, (), found)
     is_nested = isinstance(value, dict | list)
     if evaluate is None:
-        literal = value
-        return Value(True, frozenset(), tuple(found.secrets), lambda _scope: literal, False)
+        return Value(True, frozenset(), tuple(found.secrets), _literal(value), False)
     is_literal = not found.paths and isinstance(evaluate, _Constant)
     return Value(is_literal, frozenset(found.paths), tuple(found.secrets), evaluate, is_nested)
+
+
+def _literal(value: Json) -> Evaluate:
+    """A value as it stands. A large one is counted where it is used: a loop could write it a thousand times in a step."""
+    size = weigh(value, Meter(max_operations=_ANY, max_bytes=_ANY), _WHOLE).bytes
+    if size <= _SMALL:
+        return lambda _scope: value
+
+    def use(scope: Scope) -> Json:
+        if scope.meter is not None:
+            scope.meter.charge_result(size, _WHOLE)
+        return value
+
+    return use
 
 
 class _Constant:

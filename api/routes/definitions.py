@@ -236,6 +236,7 @@ def check_definition(call: Call, body: CheckBody) -> Answer:
 
     A document with errors is no error here: its problems are the answer.
     """
+    commands.require_definition_size(commands.document_text(body.document), call.limits)
     published = store.read_published_types(call.tx, call.tenant_id)
     problems = commands.find_problems(body.document, published)
     return Answer({"problems": [problem.to_json() for problem in problems]})

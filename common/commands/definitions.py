@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection
 
-from common.canonical import dumps, read
+from common.canonical import dumps, read, size
 from common.clock import read_now
 from common.config import Limits
 from common.db.tables import DefinitionStatus
@@ -69,11 +69,7 @@ def apply_definition(
     the commit on. Raises `Invalid` (`definition.invalid`) with every problem found, `LimitExceeded` for its size.
     """
     text = document_text(document)
-    if len(text.encode()) > limits.max_definition_bytes:
-        allowed = limits.max_definition_bytes
-        raise LimitExceeded(
-            f"a definition may have {allowed} bytes", limit="max_definition_bytes", allowed=allowed
-        )
+    require_definition_size(text, limits)
     published = store.read_published_types(tx, tenant_id)
     warnings = [
         problem.to_json()
@@ -111,6 +107,14 @@ def check_definition(
             problems=[problem.to_json() for problem in problems],
         )
     return problems
+
+
+def require_definition_size(text: str, limits: Limits) -> None:
+    """Refuse the text of a document that is larger than a definition may be, wherever one is read. Raises `LimitExceeded`."""
+    allowed = limits.max_definition_bytes
+    if size(text) > allowed:
+        message = f"the definition is {size(text)} bytes, at most {allowed} are allowed"
+        raise LimitExceeded(message, limit="max_definition_bytes", allowed=allowed)
 
 
 def find_problems(

@@ -46,7 +46,7 @@ def resolve_incident(
     if found.status is not IncidentStatus.OPEN:
         raise Conflict(f"incident {incident_id} is resolved already", code="incident.resolved")
     cleaned = clean(output, max_depth=limits.max_json_depth)
-    require_size(dumps(cleaned), "the output is", limits)
+    require_size(dumps(cleaned), "the output is", limits, "max_output_bytes")
     chosen = ways_out(tx, tenant_id, [found], way=way, output=cleaned)
     body = dumps({"incidents": chosen, "reason": reason_text(reason)})
     accept(tx, tenant_id, found.instance_id, "retry", InboxType.RETRY, body, lane=inbox.CONTROL, actor=actor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection
 
@@ -65,14 +65,17 @@ def event_text(event: Any, *, limits: Limits) -> str:
     return text
 
 
-def require_size(text: str, subject: str, limits: Limits) -> None:
-    """Refuse data from outside that is larger than an event may be. `subject` begins the sentence: "the event is"."""
-    if size(text) > limits.max_event_bytes:
-        raise LimitExceeded(
-            f"{subject} {size(text)} bytes, at most {limits.max_event_bytes} are allowed",
-            limit="max_event_bytes",
-            allowed=limits.max_event_bytes,
-        )
+def require_size(
+    text: str,
+    subject: str,
+    limits: Limits,
+    limit: Literal["max_event_bytes", "max_output_bytes"] = "max_event_bytes",
+) -> None:
+    """Refuse data from outside that is larger than its limit. `subject` begins the sentence: "the event is"."""
+    allowed = limits.max_event_bytes if limit == "max_event_bytes" else limits.max_output_bytes
+    if size(text) > allowed:
+        message = f"{subject} {size(text)} bytes, at most {allowed} are allowed"
+        raise LimitExceeded(message, limit=limit, allowed=allowed)
 
 
 def accept(

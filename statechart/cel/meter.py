@@ -13,6 +13,9 @@ from statechart.cel.errors import TOO_EXPENSIVE, Place
 
 MAX_OPERATIONS = 100_000
 MAX_BYTES = 1_048_576
+MAX_RESULT_BYTES = 32 * 1_048_576
+"""Of all results on one account, for a step's: a value that is only passed on costs nothing to evaluate, and is written out
+wherever it goes, into history, tasks and events."""
 
 # Scanning a text is cheap but not free: so many characters count as one operation.
 SCANNED_PER_OPERATION = 256
@@ -23,11 +26,12 @@ class Meter:
     evaluations, for instance all of a step. Raises `ExpressionFailed("expression.too_expensive")` past a limit.
     """
 
-    __slots__ = ("bytes", "max_bytes", "max_operations", "operations", "patterns", "zones")
+    __slots__ = ("bytes", "max_bytes", "max_operations", "operations", "patterns", "result_bytes", "zones")
 
     def __init__(self, max_operations: int = MAX_OPERATIONS, max_bytes: int = MAX_BYTES) -> None:
         self.operations = 0
         self.bytes = 0
+        self.result_bytes = 0
         self.max_operations = max_operations
         self.max_bytes = max_bytes
         # What was compiled or read on this account, so that it is charged once.
@@ -48,6 +52,14 @@ class Meter:
         if self.bytes > self.max_bytes:
             raise place.failed(
                 TOO_EXPENSIVE, f"the expression builds more than {self.max_bytes:,} bytes of result"
+            )
+
+    def charge_result(self, size: int, place: Place) -> None:
+        """Count `size` bytes of a result, whether they were built or only passed on."""
+        self.result_bytes += size
+        if self.result_bytes > MAX_RESULT_BYTES:
+            raise place.failed(
+                TOO_EXPENSIVE, f"the values of one step have more than {MAX_RESULT_BYTES:,} bytes together"
             )
 
     def charge_scan(self, text: str, place: Place) -> None:

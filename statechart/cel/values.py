@@ -166,9 +166,13 @@ def to_json(value: Any, meter: Meter, place: Place) -> Json:
     if value is None or found is bool or found is int:
         return value
     if found is list or found is dict:
-        return _rebuilt(value) if measure(value, meter, place) else value
+        weighed = weigh(value, meter, place)
+        meter.charge_result(weighed.bytes, place)
+        return _rebuilt(value) if weighed.has_foreign else value
     if found is str:
-        refuse_large(len(value) if len(value) > meter.max_bytes else weight(value), meter, place)
+        size = len(value) if len(value) > meter.max_bytes else weight(value)
+        refuse_large(size, meter, place)
+        meter.charge_result(size, place)
         return value
     return _leaf(value, place)
 
@@ -179,11 +183,6 @@ class Weight(NamedTuple):
     bytes: int
     values: int
     has_foreign: bool
-
-
-def measure(value: Any, meter: Meter, place: Place) -> bool:
-    """Refuse a container whose text is too large or too deep; say whether it holds anything that JSON does not know."""
-    return weigh(value, meter, place).has_foreign
 
 
 def weigh(value: Any, meter: Meter, place: Place) -> Weight:

@@ -286,3 +286,40 @@ def test_a_refusal_never_lists_more_than_anybody_would_read():
         statechart.load(REFUSED["unknown targets everywhere"]())
 
     assert len(refused.value.problems) == 100
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        {"type": "assign", "path": "copy", "value": "x" * 300_000},
+        {"type": "assign", "path": "copy", "value": "${input}"},
+        {"type": "assign", "path": "copy", "value": "${input.text}"},
+        {"type": "assign", "path": "copy", "value": {"inside": "${input}"}},
+        {"type": "createTask", "task": {"type": "T", "input": {"text": "x" * 300_000}}},
+        {"type": "createTask", "task": {"type": "T", "input": "${input}"}},
+        {"type": "emit", "event": {"type": "E", "text": "x" * 300_000}},
+        {"type": "log", "message": "${input.text}"},
+    ],
+)
+def test_a_step_writes_no_more_than_its_history_can_hold(action):
+    """What is only passed on costs nothing to evaluate, and stands in the record each time: a loop made gigabytes of it."""
+    count = {"type": "assign", "path": "n", "value": "${context.n + 1}"}
+    turn = {"guard": "context.n < 400", "actions": [action, count]}
+    document = document_of({"a": {"always": turn}}, context={"n": 0, "copy": None})
+    chart = statechart.load(document)
+
+    with pytest.raises(StepFailed) as failed:
+        begin(chart, input={"text": "x" * 300_000})
+
+    assert failed.value.data["code"] == "expression.too_expensive"
+    assert "33,554,432 bytes together" in failed.value.data["message"]
+
+
+def test_what_a_step_writes_in_good_faith_is_far_below_that_bound():
+    chart = statechart.load(
+        document_of(
+            {"a": {"entry": [{"type": "assign", "path": f"k{n}", "value": "${input}"} for n in range(20)]}}
+        )
+    )
+
+    assert len(begin(chart, input="x" * 1_000_000).snapshot["context"]) == 21
