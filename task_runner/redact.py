@@ -1,7 +1,7 @@
 """Redaction: what a handler was given in confidence is not to come back from it, into rows, logs or answers.
 
 Looked for are the values themselves and the forms that they take on their way through other programs: escaped as in JSON
-or in Python, quoted as in URLs, in base64 at any offset (the password within `Basic …`), the long lines of several. A
+or in Python, however deep, quoted as in URLs, in base64 at any offset (the password within `Basic …`), the long lines of several. A
 handler that turns a value into something else, its digest or its letters one by one, is not found out.
 """
 
@@ -30,21 +30,36 @@ class Redaction:
     def __init__(self, hidden: Mapping[str, str]) -> None:
         self.hidden = {shown: value for shown, value in hidden.items() if len(value) >= LEAST}
         self._forms: dict[str, str] = {}
+        self._bare: dict[str, str] = {}
+        """Escaped forms without their backslashes, as many as there may be: JSON within JSON within a traceback."""
         for shown, value in self.hidden.items():
-            for form in _forms(value):
-                self._forms.setdefault(form, shown)
+            for text in _texts(value):
+                for form in (text, *_quoted(text), *_base64(text.encode())):
+                    self._forms.setdefault(form, shown)
+                for form in _escaped(text):
+                    bare = form.replace("\\", "")
+                    if len(bare) >= LEAST:
+                        self._bare.setdefault(bare, shown)
 
     def __bool__(self) -> bool:
         return bool(self._forms)
 
     def text(self, text: str) -> str:
         """The text without hidden values."""
-        # Looking for each form is quick, and as a rule there is none; an expression of all of them would be slow.
-        present = sorted((form for form in self._forms if form in text), key=len, reverse=True)
-        if not present:
+        found = _finder(self._forms, text)
+        if found is not None:
+            text = found.sub(lambda match: self._forms[match[0]], text)
+        if "\\" not in text:
             return text
-        found = re.compile("|".join(map(re.escape, present)))
-        return found.sub(lambda match: self._forms[match[0]], text)
+        bare = text.replace("\\", "")
+        found = _finder(self._bare, bare)
+        if found is None:
+            return text
+        places = [place for place, letter in enumerate(text) if letter != "\\"]
+        for match in reversed([*found.finditer(bare)]):
+            begin, end = places[match.start()], places[match.end() - 1] + 1
+            text = text[:begin] + self._bare[match[0]] + text[end:]
+        return text
 
     def cut_text(self, text: str, limit: int) -> str:
         """The first `limit` characters of a text that may itself be the cut off start of a longer one.
@@ -53,11 +68,15 @@ class Redaction:
         """
         shown = self.text(text)
         for form, instead in self._forms.items():
-            begin = shown.find(form[:LEAST], max(len(shown) - len(form) + 1, 0))
-            while begin >= 0 and not form.startswith(shown[begin:]):
-                begin = shown.find(form[:LEAST], begin + 1)
-            if begin >= 0:
+            begin = _begins(form, shown)
+            if begin is not None:
                 shown = shown[:begin] + instead
+        if "\\" in shown:
+            for form, instead in self._bare.items():
+                begin = _begins(form, shown.replace("\\", ""))
+                if begin is not None:
+                    places = [place for place, letter in enumerate(shown) if letter != "\\"]
+                    shown = shown[: places[begin]] + instead
         return shown[:limit]
 
     def json(self, value: Json) -> Json:
@@ -91,22 +110,36 @@ class Redaction:
 NOTHING_HIDDEN = Redaction({})
 
 
-def _forms(value: str) -> Iterator[str]:
-    """The texts as which a value may show up."""
+def _finder(forms: Mapping[str, str], text: str) -> re.Pattern[str] | None:
+    """What finds the forms that stand in a text, longer ones first; None where there is none.
+
+    Looking for each is quick, and as a rule none is there; one expression of all of them would be slow.
+    """
+    present = sorted((form for form in forms if form in text), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, present))) if present else None
+
+
+def _begins(form: str, text: str) -> int | None:
+    """Where a form begins that the end of a text cuts off; None where it ends with no such beginning."""
+    begin = text.find(form[:LEAST], max(len(text) - len(form) + 1, 0))
+    while begin >= 0 and not form.startswith(text[begin:]):
+        begin = text.find(form[:LEAST], begin + 1)
+    return begin if begin >= 0 else None
+
+
+def _texts(value: str) -> Iterator[str]:
+    """A value, and the parts of it that are as good."""
     lines = [line.strip() for line in value.splitlines()]
     for text in (value, value.strip(), *(line for line in lines if len(line) >= _LEAST_LINE)):
         if len(text) >= LEAST:
             yield text
-            yield from _escaped(text)
-            yield from _quoted(text)
-            yield from _base64(text.encode())
 
 
 def _escaped(text: str) -> Iterator[str]:
-    for escaped in (json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1]):
-        yield escaped
-        yield escaped.replace("/", "\\/")
-        yield json.dumps(escaped)[1:-1]  # JSON within JSON
+    """As JSON and Python write a text. Deeper nesting only adds backslashes."""
+    yield text
+    yield json.dumps(text, ensure_ascii=False)[1:-1]
+    yield json.dumps(text)[1:-1]
     yield repr(text)[1:-1]
     yield repr(text.encode())[2:-1]
 

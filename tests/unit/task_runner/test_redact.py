@@ -22,6 +22,8 @@ FORMS: dict[str, Callable[[str], str]] = {
     "in JSON": json.dumps,
     "in JSON in UTF-8": lambda value: json.dumps(value, ensure_ascii=False),
     "in JSON within JSON": lambda value: json.dumps(json.dumps(value)),
+    "in JSON in JSON in a dict": lambda value: repr({"x": json.dumps({"y": json.dumps(value)})}),
+    "in a traceback of bytes": lambda value: repr(json.dumps(repr(value.encode()))),
     "in JSON of PHP": lambda value: json.dumps(value).replace("/", "\\/"),
     "as Python shows it": repr,
     "as Python shows its bytes": lambda value: repr(value.encode()),
@@ -49,7 +51,8 @@ def test_a_value_is_found(form: str) -> None:
     assert SHOWN in shown
     assert shown.startswith("before ")
     assert shown.endswith(" after")
-    assert len(shown) < len("before  after") + len(SHOWN) + 14, "hardly more than the marker is left of it"
+    assert len(shown) < len("before  after") + len(SHOWN) + 40, "hardly more than the marker is left of it"
+    assert "mehr" not in shown
 
 
 @given(st.text(min_size=LEAST), st.text(), st.text())
@@ -79,6 +82,15 @@ def test_a_value_within_another_does_not_spoil_it() -> None:
     assert hidden.text("1 xxabcdyy 2 abcd 3") == "1 [B] 2 [A] 3"
 
 
+@pytest.mark.parametrize("value", ["\\" * 4, "\\" * 3 + "a", '\\"' * 2])
+def test_a_value_of_backslashes_is_found_and_nothing_else(value: str) -> None:
+    hidden = Redaction({SHOWN: value})
+    other = 'a \\\\ \\" b'
+
+    assert hidden.text(f"a {value} b") == f"a {SHOWN} b"
+    assert hidden.text(other) == other
+
+
 def test_short_values_are_not_looked_for() -> None:
     hidden = Redaction({SHOWN: "abc"})
 
@@ -106,6 +118,9 @@ def test_half_a_value_at_the_end_of_a_cut_text_goes_too() -> None:
 
     assert hidden.cut_text("the key is sk_live_0123456", 100) == f"the key is {SHOWN}"
     assert hidden.cut_text("the key is sk_l", 100) == f"the key is {SHOWN}"
+    assert (
+        HIDDEN.cut_text(f"the key is {json.dumps(json.dumps(VALUE))}"[:35], 100) == f'the key is "\\"{SHOWN}'
+    )
     assert hidden.cut_text("a task", 100) == "a task"
     assert hidden.cut_text("sk_live_0123456789abcdef and more", 20) == f"{SHOWN} and mor"
 
