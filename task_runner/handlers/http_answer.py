@@ -141,10 +141,17 @@ class _Inflater:
         self._wbits = 31 if encoding == "gzip" else 15
         self._inflate = zlib.decompressobj(self._wbits)
         self._has_begun = False
+        self._first = b""
 
     def take(self, part: bytes, room: int) -> bytes:
         """Unpack at most `room` bytes; who asked with room for one byte too many sees that there are too many."""
         out = bytearray()
+        if not self._has_begun:
+            # Which of deflate's two forms it is, its first two bytes tell; one alone may be of either.
+            part = self._first + part
+            if len(part) < 2:
+                self._first = part
+                return b""
         while part and len(out) < room:
             if self._inflate.eof:  # another gzip member
                 self._inflate = zlib.decompressobj(self._wbits)
@@ -154,7 +161,7 @@ class _Inflater:
         return bytes(out)
 
     def finish(self) -> None:
-        if self._has_begun and not self._inflate.eof:
+        if (self._has_begun or self._first) and not self._inflate.eof:
             raise Unreadable("encoding", f"the {self._encoding} body ends in its middle")
 
     def _step(self, part: bytes, room: int) -> bytes:

@@ -14,6 +14,7 @@ import pytest
 from common.config import read_networks
 from task_runner.context import TaskContext
 from task_runner.handlers.http import perform
+from task_runner.handlers.http_answer import Unreadable, read_body
 from task_runner.handlers.http_guard import resolve_name
 from task_runner.handlers.http_network import Egress, trust_of_the_system
 from task_runner.registry import HandlerError
@@ -343,6 +344,22 @@ def test_a_body_that_cannot_be_unpacked_is_said_to_be_so(raw: bytes, said: str) 
     error = failure(fixed(raw))
     assert (error.code, error.retryable) == ("http.encoding", False)
     assert said in str(error)
+
+
+@pytest.mark.parametrize("bits", [15, -15, 31])
+@pytest.mark.parametrize("first", range(4))
+def test_a_packed_body_may_be_cut_anywhere(bits: int, first: int) -> None:
+    body = packed(b"hello", bits)
+    pieces = [body[:first], body[first : first + 1], b"", body[first + 1 :]]
+
+    assert read_body(pieces, "gzip" if bits == 31 else "deflate", max_bytes=100) == b"hello"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_a_packed_body_of_one_byte_is_no_whole_one(encoding: str) -> None:
+    with pytest.raises(Unreadable, match="ends in its middle"):
+        read_body([b"\x78"], encoding, max_bytes=100)
+    assert read_body([b""], encoding, max_bytes=100) == b""
 
 
 @pytest.mark.parametrize(
