@@ -29,14 +29,15 @@ class Permission(StrEnum):
     OPERATE = "operate"  # start, send, control, complete
     DEFINE = "define"
     WORK = "work"  # claim and report tasks
+    ANSWER = "answer"  # end a task: a person's by operating, a leased one by working
     ADMINISTER = "administer"
 
 
 PERMISSIONS: Mapping[Role, frozenset[Permission]] = {
     Role.VIEWER: frozenset({Permission.READ}),
-    Role.OPERATOR: frozenset({Permission.READ, Permission.OPERATE}),
+    Role.OPERATOR: frozenset({Permission.READ, Permission.OPERATE, Permission.ANSWER}),
     Role.AUTHOR: frozenset({Permission.READ, Permission.DEFINE}),
-    Role.WORKER: frozenset({Permission.WORK}),
+    Role.WORKER: frozenset({Permission.WORK, Permission.ANSWER}),
     Role.ADMIN: frozenset(Permission),
 }
 

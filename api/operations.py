@@ -23,6 +23,7 @@ from api.auth import Permission
 from api.services import Services
 from common.config import Limits
 from common.credentials import Principal
+from common.errors import SignalboxError
 from common.ids import TenantId
 
 PREFIX = "/api/v1"
@@ -77,13 +78,17 @@ class Follow:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a handler answers: JSON values in `body` (or bytes of another media type), sent with `status`."""
+    """What a handler answers: JSON values in `body` (or bytes of another media type), sent with `status`.
+
+    With `refusal` that error is the answer, raised after the commit: the refusal itself is kept.
+    """
 
     body: Any
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     media_type: str = JSON
     follow: Follow | None = None
+    refusal: SignalboxError | None = None
 
 
 NO_CONTENT = Answer(b"", 204)

@@ -14,6 +14,7 @@ from pydantic.alias_generators import to_camel
 
 from common.clock import parse_instant
 from common.commands.configs import MAX_DESCRIPTION
+from common.commands.people import MAX_CODE, MAX_PERSON
 from common.commands.schedules import CATCH_UP_LIMIT, MAX_CATCH_UP, MAX_NAME, MAX_SHOWN
 from common.commands.secrets import MAX_VALUE_BYTES
 from common.commands.send import MAX_NOTE, MAX_REASON
@@ -239,6 +240,62 @@ class SuggestionBody(Body):
     comment: str | None = Field(None, max_length=MAX_COMMENT)
 
 
+PersonName = Annotated[str, Field(min_length=1, max_length=MAX_PERSON)]
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+LeaseToken = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class ClaimBody(Body):
+    """Whose work a task becomes."""
+
+    assignee: PersonName | None = Field(None, description="without it, who asks")
+
+
+class DelegateBody(Body):
+    """Who takes a task over."""
+
+    assignee: PersonName
+
+
+class CompleteBody(Body):
+    """How a task ends well."""
+
+    output: Json = Field(None, description="what a HUMAN task's form accepts, or what the work came to")
+    shown_hash: Hash | None = Field(
+        None, description="`shownHash` of the task as it was shown; another one by now is refused"
+    )
+    lease_token: LeaseToken | None = Field(None, description="of a worker that has leased the task")
+
+
+class RejectBody(Body):
+    """Why a person does not do, or does not allow, what a task asks for."""
+
+    reason: str = Field(min_length=1, max_length=MAX_REASON)
+    output: Json = Field(None, description="goes along as the data of the error")
+    shown_hash: Hash | None = Field(
+        None, description="`shownHash` of the task as it was shown; another one by now is refused"
+    )
+
+
+class TaskErrorBody(Body):
+    """An error as data."""
+
+    code: str = Field(min_length=1, max_length=MAX_CODE)
+    message: str = Field("", max_length=MAX_REASON)
+    data: Json = None
+
+
+class FailBody(Body):
+    """How an attempt failed."""
+
+    error: Annotated[str, Field(min_length=1, max_length=MAX_REASON)] | TaskErrorBody
+    retryable: bool | None = Field(
+        None,
+        description="of a leased task: false, no further try; true, another one while there are any left",
+    )
+    lease_token: LeaseToken | None = Field(None, description="of a worker that has leased the task")
+
+
 class IncidentFilterBody(Body):
     """Which open incidents; at least one member must be there."""
 
@@ -379,6 +436,9 @@ class TaskQuery(PageQuery):
     status: list[TaskStatus] = Field(default_factory=list, description="may be repeated: any of these")
     type: str | None = None
     instance_id: str | None = None
+    assignee: str | None = Field(None, max_length=MAX_PERSON, description="the work of this person")
+    candidate: str | None = Field(None, max_length=MAX_PERSON, description="what this person may claim")
+    overdue: bool = Field(False, description="only what has not ended and is past its due time")
 
 
 class InstanceTaskQuery(PageQuery):
@@ -676,8 +736,19 @@ class Task(Shape):
     progress: Json
     idempotency_key: str | None
     attempts: list[Attempt]
-    assignee: str | None
-    due_at: Instant | None
+    title: Json = Field(description="for people; a text in a HUMAN task")
+    description: Json = Field(description="for people; a text in a HUMAN task")
+    form: Json = Field(description="the JSON Schema that the output of a HUMAN task must satisfy")
+    assignee: str | None = Field(description="whose work it is")
+    candidates: list[str] = Field(description="who may claim it; empty: everybody")
+    four_eyes: bool = Field(
+        description="not decided by who started the instance, nor twice by the same person"
+    )
+    due_at: Instant | None = Field(description="nothing ends by it")
+    ended_by: str | None = Field(description="the principal that completed or rejected it")
+    shown_hash: str | None = Field(
+        description="SHA-256 of the canonical JSON of {description, form, input, title}: what a person is shown"
+    )
     created_at: Instant
     finished_at: Instant | None
     poll: Poll | None = Field(description="of a task of type POLL")

@@ -15,6 +15,7 @@ from common.canonical import read
 from common.clock import instant_text
 from common.db.tables import IncidentStatus
 from common.decision import NOT_RUN_BY_A_RUNNER
+from common.people import shown_hash
 from common.polls import POLL, Counted, Polling
 from common.schedule import Run, ScheduleKind
 from common.store.configs import ConfigRecord
@@ -153,8 +154,15 @@ def task_json(record: TaskRecord, *, with_traces: bool = False) -> dict[str, Any
         "progress": stored(record.progress),
         "idempotencyKey": record.idempotency_key,
         "attempts": [_attempt(attempt, with_trace=with_traces) for attempt in record.attempts],
-        "assignee": options.get("assignee"),
-        "dueAt": options.get("dueAt"),
+        "title": options.get("title"),
+        "description": options.get("description"),
+        "form": options.get("form"),
+        "assignee": record.assignee,
+        "candidates": list(record.candidates or ()),
+        "fourEyes": options.get("fourEyes") is True,
+        "dueAt": instant(record.due_at),
+        "endedBy": record.ended_by,
+        "shownHash": shown_hash(read(record.input), options) if record.type == "HUMAN" else None,
         "createdAt": instant(record.created_at),
         "finishedAt": instant(record.finished_at),
         "poll": _poll(record),

@@ -2,7 +2,9 @@
 
 Order in the transaction: the idempotency row is claimed first (a second request with the key waits here), the handler
 works, the answer is kept, then the commit. A refusal rolls everything back, the claim included: nothing is stored, and
-the same key may be tried again. Doorbells ring after the commit, from the database's listeners.
+the same key may be tried again. A refusal that itself is kept, for the history of who tried what, comes as an `Answer`
+with a `refusal`: it commits without the claim, and is raised then. Doorbells ring after the commit, from the database's
+listeners.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from common import faults
 from common.clock import read_now
 from common.db import Database
 from common.errors import Invalid
-from common.store.idempotency import IdempotencyKey, KeptAnswer, claim, keep
+from common.store.idempotency import IdempotencyKey, KeptAnswer, claim, forget, keep
 
 KEY_LIFETIME = timedelta(hours=24)
 
@@ -76,6 +78,8 @@ class Transactions:
         faults.hit("after_accept_commit")
         if isinstance(done, KeptAnswer):
             return _replay(done)
+        if done.refusal is not None:
+            raise done.refusal
         sent = send(done)
         if command.wait is not None and done.follow is not None:
             sent = self._settle(command, done.follow, sent)
@@ -110,6 +114,9 @@ def _once(tx: Connection, command: Command) -> Answer | KeptAnswer:
     if kept is not None:
         return kept
     answer = command.handle(tx)
+    if answer.refusal is not None:
+        forget(tx, key)
+        return answer
     about = None if answer.follow is None else answer.follow.instance_id
     keep(tx, key, status=answer.status, answer=_kept_text(send(answer)), instance_id=about)
     return answer

@@ -26,6 +26,7 @@ from common.decision import (
     fails,
     rejected,
     status_of,
+    told,
     unchanged,
 )
 from common.errors import SignalboxError
@@ -57,7 +58,7 @@ def decide(
 
     `chart` None, for a definition that does not compile any more: notes, late results, incidents and what
     `decide_control` can do without one.
-    `body` by type: record {entry} · start {input, context} · event: the event itself · task {key, event, entry} · task.late {entry} ·
+    `body` by type: record {entry} · start {input, context, by?} · event: the event itself · task {key, event, entry, decided?} · task.late {entry} ·
     timer {key, event} · child: see `decide_children` · undelivered: the event · note {note} · cancel, pause, resume {reason} · step {} ·
     timeout {milliseconds} · erase {reason, children, cancel} · restart {state, context, reason} · retry {incidents, reason}, see `decide_control.retry` ·
     incident {code, message, detail}: the engine gives up on the instance.
@@ -83,7 +84,7 @@ def decide(
         )
         return _bounded(standing, decided, max_context_bytes)
     except StepFailed as error:
-        return fails(standing, incident_of(error), [_received(type, body, standing.facts)])
+        return fails(standing, incident_of(error), _received(type, body, standing.facts))
 
 
 def _commanded(chart: Chart | None, standing: Standing, type: InboxType, body: Json, env: Env) -> Decision:
@@ -115,7 +116,7 @@ def _again(chart: Chart | None, standing: Standing, type: InboxType, body: Json,
             return _child(_needed(chart, type), standing, body, env, asks_again=True)
         return _taken(chart, standing, type, body, env)
     except StepFailed as error:
-        return fails(standing, incident_of(error), [_received(type, body, standing.facts)])
+        return fails(standing, incident_of(error), _received(type, body, standing.facts))
 
 
 def _taken(chart: Chart | None, standing: Standing, type: InboxType, body: Json, env: Env) -> Decision:
@@ -128,7 +129,7 @@ def _taken(chart: Chart | None, standing: Standing, type: InboxType, body: Json,
         )
         detail = {"limit": "maxSteps", "allowed": needed.max_steps}
         return fails(
-            standing, Incident("limit.steps", message, detail), [_received(type, body, standing.facts)]
+            standing, Incident("limit.steps", message, detail), _received(type, body, standing.facts)
         )
     if standing.status is InstanceStatus.PAUSED and decided.status in ACTIVE:
         return replace(decided, status=InstanceStatus.PAUSED)
@@ -156,16 +157,13 @@ def _start(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:
     step = statechart.start(
         chart, body.get("input"), env, context=body.get("context"), instance=standing.facts
     )
-    return _stepped(step, [_started(standing.facts)])
+    return _stepped(step, [_started(body, standing.facts)])
 
 
-def _started(facts: Mapping[str, Json]) -> dict[str, Json]:
-    parent_id = facts.get("parentId")
-    return (
-        {"type": "instance.started"}
-        if parent_id is None
-        else {"type": "instance.started", "parentId": parent_id}
-    )
+def _started(body: Json, facts: Mapping[str, Json]) -> dict[str, Json]:
+    """Who asked for a later start stands in its body: the row came from the timer."""
+    more = {"by": body.get("by"), "parentId": facts.get("parentId")}
+    return {"type": "instance.started", **{name: value for name, value in more.items() if value is not None}}
 
 
 def _event(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:
@@ -195,9 +193,9 @@ def _task(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:
             {"key": body["key"], "error": error},
             task_id=entry.get("taskId"),
         )
-        return fails(standing, incident, [entry])
+        return fails(standing, incident, told(body))
     ruling = [] if ruled is None else [ruled.entry]
-    decided = _stepped(step, [entry, *ruling, _event_entry(step, event)])
+    decided = _stepped(step, [*told(body), *ruling, _event_entry(step, event)])
     if ruled is not None and ruled.event is not None:
         return _emitted(chart, decided, ruled.event, env)
     asked = standing.snapshot["tasks"].get(body["key"], {})
@@ -301,23 +299,24 @@ def _bounded(standing: Standing, decided: Decision, max_context_bytes: int) -> D
 
 def _instead(standing: Standing, decided: Decision, incident: Incident) -> Decision:
     """Nothing of a decision that cannot be stored becomes true, but what it said of older incidents."""
-    return replace(fails(standing, incident, decided.changes[:1]), resolution=decided.resolution)
+    told_first = 2 if [change["type"] for change in decided.changes[1:2]] == ["human.decided"] else 1
+    return replace(fails(standing, incident, decided.changes[:told_first]), resolution=decided.resolution)
 
 
-def _received(type: InboxType, body: Json, facts: Mapping[str, Json]) -> dict[str, Json]:
+def _received(type: InboxType, body: Json, facts: Mapping[str, Json]) -> list[dict[str, Json]]:
     match type:
         case InboxType.START:
-            return _started(facts)
+            return [_started(body, facts)]
         case InboxType.TASK:
-            return dict(body["entry"])
+            return told(body)
         case InboxType.TIMER:
-            return {"type": "timer.fired", "key": body["key"]}
+            return [{"type": "timer.fired", "key": body["key"]}]
         case InboxType.CHILD:
-            return decide_children.entry_of(body)
+            return [decide_children.entry_of(body)]
         case InboxType.RESTART:
-            return {"type": "instance.restarted", "state": body["state"], "reason": body["reason"]}
+            return [{"type": "instance.restarted", "state": body["state"], "reason": body["reason"]}]
         case _:
-            return {"type": "event.received", "eventType": body["type"]}
+            return [{"type": "event.received", "eventType": body["type"]}]
 
 
 def _event_entry(step: Step, event: Mapping[str, Json]) -> dict[str, Json]:

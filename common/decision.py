@@ -132,6 +132,14 @@ def fails(standing: Standing, incident: Incident, entries: list[dict[str, Json]]
     return unchanged(standing, changes, status=InstanceStatus.FAILED, incident=incident)
 
 
+def told(body: Json) -> list[dict[str, Json]]:
+    """What the row of an ended task tells: how it ended and, where a person ended it, who was shown what."""
+    entries = [body["entry"]]
+    if "decided" in body:
+        entries.append({"type": "human.decided", **body["decided"]})
+    return entries
+
+
 def rejected(standing: Standing, type: InboxType, body: Json) -> Decision:
     entry = {
         "type": "event.rejected",
@@ -142,5 +150,5 @@ def rejected(standing: Standing, type: InboxType, body: Json) -> Decision:
         entry["eventType"] = body["type"]
     if type is InboxType.CHILD:
         entry |= {"instanceId": body["child"]["instanceId"], "childStatus": body["child"]["status"]}
-    entries = [body["entry"], entry] if type is InboxType.TASK else [entry]
+    entries = [*told(body), entry] if type is InboxType.TASK else [entry]
     return unchanged(standing, entries)

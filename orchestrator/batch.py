@@ -305,7 +305,7 @@ class Batch:
             self._asked_again.append(_Asking(held, effect, row))
 
     def _task(self, held: LockedInstance, effect: CreateTask) -> dict[str, Any]:
-        executed = effect.type not in NOT_RUN_BY_A_RUNNER
+        executed, is_human = effect.type not in NOT_RUN_BY_A_RUNNER, effect.type == "HUMAN"
         run_at = max(effect.run_at, self.now) if effect.run_at else self.now
         # What no runner executes has one attempt, its whole life.
         allowed = (effect.finish_within_ms, None if executed else effect.timeout_ms)
@@ -327,8 +327,8 @@ class Batch:
             "parent_task_id": None,
             "item_index": None,
             "gated": False,
-            "assignee": None,
-            "candidates": None,
+            "assignee": effect.options.get("assignee") if is_human else None,
+            "candidates": (effect.options.get("candidates") or None) if is_human else None,
             "due_at": None,
             "name": effect.name,
             "status": (TaskStatus.PENDING if executed else TaskStatus.RUNNING).value,

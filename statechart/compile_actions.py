@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from pydantic.alias_generators import to_camel
 
-from statechart import actions, tasks
+from statechart import actions, people, tasks
 from statechart.chart import AnswerKind, Block, StateNode, UseKind, Work
 from statechart.compile_maps import check_map, read_item
 from statechart.compile_polls import read_poll
@@ -197,6 +197,7 @@ class ActionCompiler:
             fields, "failure_event", part.task.failure_event or part.failure_event, inside, node
         )
         self._check_workflow(fields, inside, node)
+        self._check_people(fields, inside)
         self._note_result(_name(fields))
         where = (inside, part.task.output_key) if part.task.output_key is not None else (at, part.output_key)
         task = tasks.NewTask(
@@ -212,6 +213,7 @@ class ActionCompiler:
         fields = {**self._options(part, at), "type": kind}
         self._note_task(fields, node, at)
         self._check_workflow(fields, at, node)
+        self._check_people(fields, at)
         self._note("invoke_id", identifier, at, node)
         self._note("cancellable_id", identifier, at, node)
         names = [
@@ -409,6 +411,12 @@ class ActionCompiler:
                 )
         self._note("workflow_key", given["definitionKey"], join(where, "definitionKey"), node)
         self._check_ties(given, where)
+
+    def _check_people(self, fields: Mapping[str, Json], at: str) -> None:
+        """What a HUMAN task says for people, as far as it is written out."""
+        if fields["type"] == "HUMAN":
+            for name, problem in people.problems_of(fields):
+                self.findings.error("task.people", join(at, name), problem)
 
     def _check_ties(self, given: Mapping[str, Json], at: str) -> None:
         if given.get("wait") is False and given.get("cancelWithParent") is True:

@@ -27,6 +27,7 @@ from statechart.effects import LOG_LEVELS, CreateTask, Event, LogLevel, Where
 from statechart.env import Json, after, parse_instant
 from statechart.maps import EachItem, open_map
 from statechart.naming import js_order
+from statechart.people import read_people
 from statechart.polls import POLL, as_asked_again
 from statechart.timeouts import read_timeouts
 from statechart.workflows import child_of, child_of_task, definition_key_of
@@ -252,6 +253,8 @@ def _task(
         draft.counts.setdefault(AI_EVENTS, 0)
         schemas = event_schemas(draft.chart.document, options.get("policy"))
         options |= {"eventSchemas": schemas} if schemas else {}
+    if kind == "HUMAN":
+        read_people(options)
     return CreateTask(
         key=key,
         type=kind,

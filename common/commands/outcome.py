@@ -25,7 +25,8 @@ from common.ids import InstanceId, LeaseToken, TaskId, TenantId, new_id
 from common.lifecycle import TaskStatus
 from common.polls import KEPT_ATTEMPTS, TRIMMED_EVERY
 from common.retry import MAX_LOST, RetryPolicy
-from common.store import inbox, joins, suggestions, tasks
+from common.store import inbox, joins, people, suggestions, tasks
+from common.store.people import HumanTask
 from common.store.tasks import ExpiredTask, OverdueTask, WonTask
 from common.task_error import TaskError
 from statechart.ai import AI
@@ -66,6 +67,30 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Decision:
+    """How a person ended a task, which the caller has locked: with `output` (canonical text), or with `error`.
+
+    `shown_hash` is of what the person was shown (`common.people.shown_hash`).
+    """
+
+    task: HumanTask
+    by: str
+    shown_hash: str
+    output: str | None = None
+    error: TaskError | None = None
+
+    def told(self) -> dict[str, Any]:
+        """What the history says of it."""
+        told = {
+            "decision": "completed" if self.error is None else "rejected",
+            "person": self.by,
+            "shownHash": self.shown_hash,
+            "taskId": self.task.id,
+        }
+        return told if self.error is None else told | {"reason": self.error.message}
+
+
+@dataclass(frozen=True, slots=True)
 class Reported:
     """What became of reported outcomes, counted."""
 
@@ -90,10 +115,12 @@ def outcome_body(
     attempts_digest: str | None,
     polls: int | None = None,
     items: Items | None = None,
+    decided: Mapping[str, Any] | None = None,
 ) -> str:
     """The inbox body of an ended task: {entry, event, key}. `output` is canonical text and stays the very same bytes.
 
-    Of a MAP the entry tells how its `items` ended.
+    Of a MAP the entry tells how its `items` ended. `decided` joins it where a person ended the task: what the history
+    tells of that as `human.decided`.
     """
     task = {"attempt": attempt, "id": task_id, "name": name, "type": type}
     entry: dict[str, Any] = {
@@ -113,7 +140,8 @@ def outcome_body(
     else:
         entry |= {"error": error, "type": "task.failed"}
         event = dumps({"error": error, "task": task, "type": event_type})
-    return f'{{"entry":{dumps(entry)},"event":{event},"key":{dumps(key)}}}'
+    by_whom = "" if decided is None else f'"decided":{dumps(decided)},'
+    return f'{{{by_whom}"entry":{dumps(entry)},"event":{event},"key":{dumps(key)}}}'
 
 
 def report_outcomes(tx: Connection, outcomes: Sequence[Outcome], *, now: datetime) -> Reported:
@@ -136,6 +164,13 @@ def report_outcomes(tx: Connection, outcomes: Sequence[Outcome], *, now: datetim
     return Reported(group.succeeded, group.failed, group.retried, group.released, late, group.continued)
 
 
+def report_decision(tx: Connection, decision: Decision, *, now: datetime) -> None:
+    """End a locked task as a person decided, for good. Rings the orchestrator."""
+    group = _Group(now)
+    group.decide(decision)
+    group.save(tx)
+
+
 @dataclass(frozen=True, slots=True)
 class _Ended:
     """A task that ended for good, for the instance to be told under each of its obligations, or its MAP to count it."""
@@ -153,6 +188,8 @@ class _Ended:
     polls: int | None = None
     parent_task_id: TaskId | None = None
     items: Items | None = None
+    by: str | None = None  # the principal that ended it
+    decided: Mapping[str, Any] | None = None
 
 
 class _Group:
@@ -173,6 +210,7 @@ class _Group:
         self._well_tried: list[TaskId] = []
         self._finish: list[dict[str, Any]] = []
         self._time_out: list[dict[str, Any]] = []
+        self._decide: list[dict[str, Any]] = []
         self._release: list[dict[str, Any]] = []
         self._attempts: list[dict[str, Any]] = []
 
@@ -251,6 +289,29 @@ class _Group:
             _Ended(
                 task.id, task.tenant_id, task.instance_id, _keys(task.key, task.joined_keys), task.type, task.name,
                 task.attempt, task.failure_event, None, error, parent_task_id=task.parent_task_id,
+            )
+        )  # fmt: skip
+
+    def decide(self, decision: Decision) -> None:
+        """A person ended a task that nobody leases: it is not tried again."""
+        task, error = decision.task, decision.error
+        status = TaskStatus.SUCCEEDED if error is None else TaskStatus.FAILED
+        self._decide.append(
+            {
+                "id": task.id,
+                "status": status.value,
+                "output": decision.output,
+                "error": None if error is None else dumps(error.to_json()),
+                "finished_at": self.now,
+                "ended_by": decision.by,
+            }
+        )
+        event_type = task.completion_event if error is None else task.failure_event
+        self._ended.append(
+            _Ended(
+                task.id, task.tenant_id, task.instance_id, _keys(task.key, task.joined_keys), task.type, task.name,
+                task.attempt, event_type, decision.output, error, by=decision.by,
+                decided=decision.told(), parent_task_id=task.parent_task_id,
             )
         )  # fmt: skip
 
@@ -341,11 +402,15 @@ class _Group:
         tasks.forget_states(tx, self._thought)
         suggestions.put(tx, self._suggestions)
         tasks.time_out(tx, self._time_out)
+        people.decide(tx, self._decide)
         tasks.release(tx, self._release)
         tasks.end_attempts(tx, self._attempts)
         tasks.drop_old_attempts(tx, self._well_tried, kept=KEPT_ATTEMPTS)
         if self.released or self.continued:
             note_bell(tx, TASK_RUNNER_QUEUE)
+        for ended in self._ended:
+            if ended.parent_task_id is not None and ended.decided is not None:
+                _tell_of_item(tx, ended, ended.decided, self.now)
         items = [_item_end(ended) for ended in self._ended if ended.parent_task_id is not None]
         told = [ended for ended in self._ended if ended.parent_task_id is None]
         closed = close(tx, [ended.task_id for ended in told if ended.type == "MAP"], now=self.now)
@@ -387,12 +452,24 @@ class _Group:
                     attempts_digest=digests.get(ended.task_id),
                     polls=ended.polls,
                     items=ended.items,
+                    decided=ended.decided if key == ended.keys[0] else None,
                 ),
-                f"task:{ended.task_id}",
+                ended.by or f"task:{ended.task_id}",
                 self.now,
             )
             for key in ended.keys
         ]
+
+
+def _tell_of_item(tx: Connection, ended: _Ended, decided: Mapping[str, Any], now: datetime) -> None:
+    """Items end in a count, but what a person decided stands in the history."""
+    body = dumps({"entry": {"type": "human.decided", "key": ended.keys[0], **decided}})
+    source = ended.by or f"task:{ended.task_id}"
+    row = inbox.new_row(
+        ended.tenant_id, ended.instance_id, InboxType.RECORD, body, source, now, lane=inbox.CONTROL
+    )
+    inbox.put(tx, [row])
+    note_bell(tx, ORCHESTRATOR_QUEUE, ended.instance_id)
 
 
 def _item_end(ended: _Ended) -> ItemEnd:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection
 
-from common.canonical import clean, dumps
+from common.canonical import clean, dumps, read
 from common.clock import read_now
 from common.commands.send import require_size
 from common.config import Limits
@@ -107,7 +107,8 @@ def _insert(
             code="instance.business_key_held",
         )
     if request.start_at is not None and request.start_at > now:
-        _start_later(tx, tenant_id, instance_id, request.start_at, body, now)
+        later = dumps({**read(body), "by": actor})  # the row that starts it will come from its timer
+        _start_later(tx, tenant_id, instance_id, request.start_at, later, now)
         return Started(instance_id, created=True)
     inbox.put(tx, [inbox.new_row(tenant_id, instance_id, InboxType.START, body, actor, now)])
     note_bell(tx, ORCHESTRATOR_QUEUE, instance_id)

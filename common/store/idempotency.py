@@ -73,6 +73,8 @@ _KEEP = (
     )
 )
 
+_FORGET = delete(idempotency).where(_IS_KEY)
+
 
 def claim(tx: Connection, key: IdempotencyKey, *, now: datetime, expires_at: datetime) -> KeptAnswer | None:
     """Take a key for this transaction: None when it is ours, else the answer that another request was given.
@@ -106,6 +108,11 @@ def keep(
 ) -> None:
     """Keep the answer of a claimed key: a status and a JSON text. `instance_id`: the one instance that it shows."""
     tx.execute(_KEEP, {**_names(key), "status": status, "answer": answer, "about": instance_id})
+
+
+def forget(tx: Connection, key: IdempotencyKey) -> None:
+    """Let go of a claimed key: its request was refused, and may be tried again."""
+    tx.execute(_FORGET, _names(key))
 
 
 def _names(key: IdempotencyKey) -> dict[str, str]:

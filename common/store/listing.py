@@ -19,6 +19,7 @@ from common.db.tables import IncidentStatus, attempts, history, incidents, insta
 from common.db.types import among
 from common.ids import DefinitionId, InstanceId, TaskId, TenantId, WorkerId
 from common.lifecycle import FINAL, InstanceStatus
+from common.people import spellings
 from common.polls import POLL
 
 PAGE_BYTES = 8_000_000
@@ -234,6 +235,10 @@ class TaskRecord:
     finished_at: datetime | None
     executed_as: str
     polls: str | None
+    assignee: str | None
+    candidates: Sequence[str] | None
+    due_at: datetime | None
+    ended_by: str | None
     attempts: list[AttemptRecord] = field(default_factory=list)
 
 
@@ -242,7 +247,7 @@ _COUNTED: ColumnElement[str | None] = case((_t.asked_as == POLL, _t.state))
 _TASK = select(
     _t.id, _t.instance_id, _ASKED, _t.name, _t.status, _t.attempt, _t.max_attempts, _t.lost, _t.run_at, _t.held,
     _t.priority, _t.input, _t.output, _t.error, _t.progress, _t.options, _t.idempotency_key, _t.created_at,
-    _t.finished_at, _t.type, _COUNTED,
+    _t.finished_at, _t.type, _COUNTED, _t.assignee, _t.candidates, _t.due_at, _t.ended_by,
 )  # fmt: skip
 _ATTEMPTS = (
     select(
@@ -255,11 +260,17 @@ _ATTEMPTS = (
 
 @dataclass(frozen=True, slots=True)
 class TaskFilter:
-    """Which tasks a list shows; what is empty or None does not restrict it."""
+    """Which tasks a list shows; what is empty or None does not restrict it.
+
+    `assignee` and `candidate` name a person; `overdue_at`: not ended, and due before this instant.
+    """
 
     statuses: Sequence[str] = ()
     type: str | None = None
     instance_id: str | None = None
+    assignee: str | None = None
+    candidate: str | None = None
+    overdue_at: datetime | None = None
 
 
 def read_task(tx: Connection, tenant_id: TenantId, task_id: str) -> TaskRecord | None:
@@ -271,20 +282,36 @@ def list_tasks(
     tx: Connection, tenant_id: TenantId, wanted: TaskFilter, *, before: str | None, limit: int
 ) -> Page[TaskRecord]:
     """Tasks that match, newest first, older than the id `before`."""
-    conditions = [_t.tenant_id == tenant_id]
-    if wanted.statuses:
-        conditions.append(_t.status.in_(wanted.statuses))
-    if wanted.type is not None:
-        is_plain = and_(_t.asked_as.is_(None), _t.type == wanted.type)
-        conditions.append(or_(_t.asked_as == wanted.type, is_plain))
-    if wanted.instance_id is not None:
-        conditions.append(_t.instance_id == wanted.instance_id)
+    conditions = [_t.tenant_id == tenant_id, *_task_conditions(tx, wanted)]
     if before is not None:
         conditions.append(_t.id < before)
-    size = _bytes(tx, _t.input, _t.output, _COUNTED)
+    size = _bytes(tx, _t.input, _t.output, _t.options, _COUNTED)
     ids, has_more = _choose(tx, select(_t.id, size).where(*conditions).order_by(_t.id.desc()), limit)
     found = _read_tasks(tx, tenant_id, ids)
     return Page([found[one] for one in ids if one in found], has_more)
+
+
+def _task_conditions(tx: Connection, wanted: TaskFilter) -> Iterable[ColumnElement[bool]]:
+    if wanted.statuses:
+        yield _t.status.in_(wanted.statuses)
+    if wanted.type is not None:
+        yield or_(_t.asked_as == wanted.type, and_(_t.asked_as.is_(None), _t.type == wanted.type))
+    if wanted.instance_id is not None:
+        yield _t.instance_id == wanted.instance_id
+    if wanted.assignee is not None:
+        yield _t.assignee.in_(spellings(wanted.assignee))
+    if wanted.candidate is not None:
+        yield or_(*(_has_candidate(tx, name) for name in spellings(wanted.candidate)))
+    if wanted.overdue_at is not None:
+        yield _t.finished_at.is_(None)
+        yield _t.due_at < wanted.overdue_at
+
+
+def _has_candidate(tx: Connection, name: str) -> ColumnElement[bool]:
+    if tx.dialect.name == "postgresql":
+        return _t.candidates.op("@>", is_comparison=True)(literal([name], _t.candidates.type))
+    one = func.json_each(_t.candidates).table_valued("value")
+    return select(one.c.value).where(one.c.value == name).exists()
 
 
 def _read_tasks(tx: Connection, tenant_id: TenantId, ids: Sequence[str]) -> dict[str, TaskRecord]:

@@ -409,6 +409,45 @@ def lock_won(
     return {(row.id, row.lease_token): WonTask(*row[2:]) for row in rows}
 
 
+@dataclass(frozen=True, slots=True)
+class LeasedTask:
+    """An attempt as its holder reports it. `retry` is the policy in force: the task's own, else its handler's."""
+
+    id: TaskId
+    tenant_id: TenantId
+    instance_id: InstanceId
+    token: LeaseToken
+    key: str
+    type: str
+    name: str
+    attempt: int
+    retry: str | None
+    completion_event: str
+    failure_event: str
+
+
+_LEASED = (
+    select(
+        _t.id, _t.tenant_id, _t.instance_id, _a.token, _t.key, _t.type, _t.name, _a.attempt,
+        func.coalesce(_t.retry, handlers.c.retry), _t.completion_event, _t.failure_event,
+    )
+    .join(attempts, _a.task_id == _t.id)
+    .outerjoin(
+        handlers,
+        and_(handlers.c.type == _t.type, handlers.c.name == case((_t.type == "SYSTEM", _t.name), else_="")),
+    )
+    .where(
+        _t.tenant_id == bindparam("tenant_id"), _t.id == bindparam("id"), _a.token == bindparam("token", type_=Id())
+    )
+)  # fmt: skip
+
+
+def find_leased(tx: Connection, tenant_id: TenantId, task_id: str, token: LeaseToken) -> LeasedTask | None:
+    """The attempt at a task that was made under a token, whether the lease still holds or not."""
+    row = tx.execute(_LEASED, {"tenant_id": tenant_id, "id": task_id, "token": token}).one_or_none()
+    return None if row is None else LeasedTask(*row)
+
+
 _RELEASE = (
     update(tasks)
     .where(_t.id == bindparam("b_id"), _t.status == TaskStatus.RUNNING)
@@ -743,7 +782,12 @@ def retry(tx: Connection, ids: Sequence[TaskId], *, now: datetime) -> list[TaskI
             }
         )
     update_rows(
-        tx, tasks, again, match=_BY_ID, only_if="tasks.status = 'failed'", cleared=("error", "finished_at")
+        tx,
+        tasks,
+        again,
+        match=_BY_ID,
+        only_if="tasks.status = 'failed'",
+        cleared=("error", "finished_at", "ended_by"),
     )
     return [row.id for row in rows]
 

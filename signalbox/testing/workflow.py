@@ -155,7 +155,8 @@ class Workflow:
         assert instance is not None, "the business key was free a moment ago"  # noqa: S101
         delay = timedelta(milliseconds=parse_duration(start_after))
         if delay:
-            memory.timers.append(Timer(instance.id, START_TIMER, memory.now + delay, InboxType.START, body))
+            later = dumps({**read(body), "by": by})
+            memory.timers.append(Timer(instance.id, START_TIMER, memory.now + delay, InboxType.START, later))
         else:
             self._world.accept(instance.id, InboxType.START, body, lane=inbox.ORDINARY, actor=by)
             self._world.settle()

@@ -8,6 +8,7 @@ from flask import Response, request
 from api.operations import JSON, Operation
 from api.routes import OPERATIONS
 from tests.integration.api.conftest import APPROVAL, Api
+from tests.integration.api.people import ask, say
 from tests.integration.api.test_instances import CRASHING, crash
 
 BY_ENDPOINT = {operation.name: operation for operation in OPERATIONS}
@@ -103,6 +104,7 @@ def visit_everything(api: Api) -> None:
     api.send_raw("GET", note)
     api.get(f"/instances/{waiting}/metadata")
     api.send_raw("DELETE", note)
+    visit_people(api)
     setting = {"module": "maps", "key": "start", "value": {"x": 1}}
     config = api.post("/configs", setting).json["id"]
     api.post("/configs", setting)
@@ -139,3 +141,14 @@ def visit_everything(api: Api) -> None:
         "/metrics",
     ):
         api.send_raw("GET", path, key="")
+
+
+def visit_people(api: Api) -> None:
+    """Say every verb of people, to a task each where the verb ends one."""
+    form = {"type": "object"}
+    _, first = ask(api, title="Look", description="closely", form=form, candidates=["ada"])
+    say(api, first, "claim", assignee="ada")
+    say(api, first, "delegate", assignee="grace")
+    say(api, first, "unclaim")
+    for verb, body in (("complete", {"output": {}}), ("reject", {"reason": "no"}), ("fail", {"error": "no"})):
+        say(api, ask(api)[1], verb, **body)

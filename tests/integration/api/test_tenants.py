@@ -55,6 +55,9 @@ def body_of(operation: Operation) -> dict[str, Any]:
         "changeConfigValue": {"value": 1},
         "setSecret": {"value": "mine"},
         "putMetadata": {"value": 1},
+        "delegateTask": {"assignee": "me"},
+        "rejectTask": {"reason": "mine"},
+        "failTask": {"error": "mine"},
     }
     return {"data": json.dumps(bodies.get(operation.name, {})), "content_type": "application/json"}
 
@@ -157,6 +160,7 @@ def test_an_operation_asks_for_its_role(api: Api, role: Role) -> None:
         "operate": {Role.OPERATOR, Role.ADMIN},
         "define": {Role.AUTHOR, Role.ADMIN},
         "administer": {Role.ADMIN},
+        "answer": {Role.OPERATOR, Role.WORKER, Role.ADMIN},
     }
     for operation in CLOSED:
         names = dict.fromkeys(operation.path_parameters, "nothing")

@@ -140,10 +140,10 @@ def test_a_role_may_do_what_the_table_says(role: Role, permission: Permission) -
     principal = Principal(TenantId("t"), "k", "me", role)
     expected = {
         Role.VIEWER: "read",
-        Role.OPERATOR: "read operate",
+        Role.OPERATOR: "read operate answer",
         Role.AUTHOR: "read define",
-        Role.WORKER: "work",
-        Role.ADMIN: "read operate define work administer",
+        Role.WORKER: "work answer",
+        Role.ADMIN: "read operate define work answer administer",
     }
 
     if permission in expected[role].split():

@@ -81,7 +81,7 @@ def test_neither_snapshot_nor_history_hold_the_items():
 
 
 def test_only_items_that_a_runner_executes_are_marked_so():
-    started = begin(over(mapping([1, 2], {"type": "HUMAN", "assignee": "${item}"})))
+    started = begin(over(mapping(["ann", "bob"], {"type": "HUMAN", "assignee": "${item}"})))
 
     assert "isExecuted" not in started.snapshot["tasks"]["a/1/1"]
 
