@@ -59,6 +59,7 @@ class Why(StrEnum):
     OVER_TURNS = "over_turns"
     TOO_LARGE = "too_large"
     LIMIT = "limit"  # of events that AI tasks may emit in the life of an instance
+    IS_PART = "is_part"  # of a MAP or POLL, which wait for results and not for decisions
     NOT_AWAITED = "not_awaited"  # nobody waits for the task any more
     OUTPUT_INVALID = "output_invalid"
 

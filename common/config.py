@@ -13,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from common.ai_providers import read_providers
 from common.errors import Misconfigured
 
 
@@ -60,6 +61,10 @@ class Settings(BaseSettings):
     http_timeout_seconds: float = Field(
         30.0, gt=0, le=3_600, description="of an HTTP task, redirects included"
     )
+    ai_providers: SecretStr | None = Field(
+        None, description="providers of models: {name: {kind?, url?, key?, models?, prices?}}"
+    )
+    ai_timeout_seconds: float = Field(120.0, gt=0, le=3_600, description="of one question to a model")
     handlers: str = ""
     log_format: str = Field("auto", pattern="^(auto|json|text)$")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
@@ -111,6 +116,12 @@ class Settings(BaseSettings):
         read_networks(written)
         return written
 
+    @field_validator("ai_providers")
+    @classmethod
+    def _known_providers(cls, written: SecretStr | None) -> SecretStr | None:
+        read_providers("" if written is None else written.get_secret_value())
+        return written
+
     @field_validator("http_proxy")
     @classmethod
     def _plain_proxy(cls, written: SecretStr | None) -> SecretStr | None:
@@ -134,12 +145,15 @@ class Settings(BaseSettings):
 
     def redacted(self) -> dict[str, Any]:
         """The settings as a log line may show them: no password, no secret."""
-        shown = self.model_dump(mode="json", exclude={"secret", "old_secrets", "smtp_url", "http_proxy"})
+        shown = self.model_dump(
+            mode="json", exclude={"secret", "old_secrets", "smtp_url", "http_proxy", "ai_providers"}
+        )
         return shown | {
             "database_url": redact_url(self.database_url),
             "redis_url": redact_url(self.redis_url),
             "smtp": self.smtp_url is not None,
             "http_proxy": self.http_proxy is not None,
+            "ai_providers": self.ai_providers is not None,
             "secret": self.secret is not None,
             "old_secrets": self.old_secrets is not None,
         }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from common.ai_policy import Policy, Ruling, Why, policy_hash, read_policy, refused
+from common.ai_policy import Ruling, Why, policy_hash, read_policy, refused
 from common.errors import Invalid
 from task_runner.context import TaskContext
 from task_runner.handlers.ai_input import INPUT_SCHEMA, check_input
@@ -50,7 +50,7 @@ def answer(input: Json, context: TaskContext, ways: Ways, registry: Registry) ->
     digest = prompt_hash(asked.model, system, started.messages, toolbox.offered(asked))
     redaction = Redaction(policy.redact)
     about = About(asked.provider, asked.model, digest, policy_hash(written), system, redaction)
-    way = ways.to(asked, policy)
+    way = ways.to(asked, policy, lambda: context.cancelled)
     if isinstance(way, Ruling):
         return record(about, way, started)
     price = policy.prices.get(asked.model) or way.price
@@ -66,13 +66,10 @@ def answer(input: Json, context: TaskContext, ways: Ways, registry: Registry) ->
         about,
         schemas,
         price,
-        knows_model=_is_listed(policy, way.is_listed),
+        knows_model=policy.models is not None or way.is_listed,
+        is_part="poll" in options or "isItem" in options,
     )
     return take(turn, conversation, context)
-
-
-def _is_listed(policy: Policy, by_operator: bool) -> bool:
-    return policy.models is not None or by_operator
 
 
 REGISTRY.add(make_handler("AI", ask_model, None, INPUT_SCHEMA, OUTPUT_SCHEMA, built_in=True))

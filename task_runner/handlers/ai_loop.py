@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.ai_policy import Policy, Price, Ruling, Verdict, Why, refused, rule_by
-from common.canonical import dumps, storable
+from common.canonical import dumps
 from task_runner.context import TaskContext
 from task_runner.handlers.ai_answer import Parsed, parse
 from task_runner.handlers.ai_input import Asked
@@ -38,13 +38,18 @@ class Turn:
     price: Price | None
     knows_model: bool
     """Was the model named by a list? Then the answer has to come from it, too."""
+    is_part: bool = False
+    """Is the task an item of a MAP, or what a POLL asks? Then no step takes its decision."""
 
 
 def take(turn: Turn, conversation: Conversation, context: TaskContext) -> dict[str, Json] | Continue:
     """Take the next turn. Returns the output of the task, or the state that another turn goes on from."""
     policy = turn.policy
     left = None if policy.max_tokens is None else policy.max_tokens - conversation.tokens
-    answer = turn.provider.complete(_request(turn, conversation, left))
+    if left is not None and left <= 0:
+        spent = f"the policy allows {policy.max_tokens:,} tokens, and they are spent before turn {conversation.turn + 1}"
+        return record(turn.about, refused(Why.OVER_TOKENS, spent), conversation)
+    answer = turn.provider.complete(_request(turn, conversation, left)).storable()
     cost = None
     if turn.price is not None:
         cost = turn.price.of(answer.usage.input_tokens, answer.usage.output_tokens)
@@ -136,9 +141,9 @@ def _call_tools(turn: Turn, conversation: Conversation, answer: Answer, context:
 
 def _kept(call: ToolCall) -> dict[str, Json]:
     return {
-        "id": storable(call.id)[:200],
-        "name": storable(call.name)[:200],
-        "arguments": storable(call.arguments)[:MAX_SHOWN],
+        "id": call.id,
+        "name": call.name,
+        "arguments": call.arguments[:MAX_SHOWN],
     }
 
 
@@ -149,9 +154,7 @@ def _told(called: Called) -> str:
 
 def _stopped(turn: Turn, ruling: Ruling, conversation: Conversation, answer: Answer) -> dict[str, Json]:
     """The end of a task that may not go on; what its last answer says is kept, and not acted on."""
-    refusals = [
-        Called(call.name[:200], call.arguments[:2_000], "refused", None) for call in answer.tool_calls
-    ]
+    refusals = [Called(call.name, call.arguments[:2_000], "refused", None) for call in answer.tool_calls]
     conversation.hear(answer, [_kept(call) for call in answer.tool_calls])
     conversation.note(answer, refusals)
     parsed = parse(answer.text, decides=decides(turn.policy), schema=turn.asked.schema)
@@ -171,7 +174,10 @@ def _ruling(turn: Turn, parsed: Parsed) -> Ruling:
     if parsed.decision is None:
         return Ruling(Verdict.NONE, Why.NO_DECISION, parsed.reason or "the model names no event")
     decision = parsed.decision
-    return rule_by(turn.policy, decision["event"], decision["payload"], turn.event_schemas)
+    ruling = rule_by(turn.policy, decision["event"], decision["payload"], turn.event_schemas)
+    if turn.is_part and ruling.verdict is not Verdict.REFUSED:
+        return refused(Why.IS_PART, "a task within a MAP or POLL gives results and decides nothing")
+    return ruling
 
 
 def _ended(

@@ -10,6 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from common.canonical import storable
+
+MAX_NAME = 200
+
 Json = Any
 
 
@@ -64,6 +68,20 @@ class Answer:
     model: str
     stop: str
 
+    def storable(self) -> Answer:
+        """The same with nothing in it that no database takes, and no name longer than it is worth."""
+        calls = tuple(
+            ToolCall(storable(call.id)[:MAX_NAME], storable(call.name)[:MAX_NAME], storable(call.arguments))
+            for call in self.tool_calls
+        )
+        return Answer(
+            storable(self.text),
+            calls,
+            self.usage,
+            storable(self.model)[:MAX_NAME],
+            storable(self.stop)[:MAX_NAME],
+        )
+
 
 class Provider(Protocol):
     """A way to a model."""
@@ -75,7 +93,9 @@ class Provider(Protocol):
 
 def estimated(request: Request, text: str) -> Usage:
     """Tokens where nobody counted them: rather too many, because budgets are held against them."""
-    said = len(request.system.encode()) + sum(
-        len(str(message.get("content", "")).encode()) for message in request.messages
-    )
-    return Usage(said // 3 + 1, len(text.encode()) // 3 + 1, is_estimated=True)
+    said = [request.system, *(str(message.get("content", "")) for message in request.messages)]
+    return Usage(_bytes(*said) // 3 + 1, _bytes(text) // 3 + 1, is_estimated=True)
+
+
+def _bytes(*texts: str) -> int:
+    return sum(len(text.encode("utf-8", "replace")) for text in texts)

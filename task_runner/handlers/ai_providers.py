@@ -6,16 +6,27 @@ own `baseUrl` says, with a key of its own. The operator's key goes to the operat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from common.ai_policy import Policy, Price, Ruling, Why, refused
+from common.ai_providers import PLACES, ProviderSetting, check_url, read_providers
+from common.config import Settings
 from common.errors import did_you_mean
+from task_runner.handlers.ai_anthropic import Anthropic
 from task_runner.handlers.ai_input import Asked
+from task_runner.handlers.ai_openai import OpenAi
 from task_runner.handlers.ai_port import Provider
 from task_runner.handlers.ai_scripted import Scripted
+from task_runner.handlers.ai_sdk import Connection
+from task_runner.handlers.http import egress_of
+from task_runner.handlers.http_guard import resolve_name
+from task_runner.handlers.http_network import Egress, trust_of_the_system
 from task_runner.registry import Permanent
 
 SCRIPTED = "scripted"
+_KINDS: Mapping[str, type[OpenAi | Anthropic]] = {"openai": OpenAi, "anthropic": Anthropic}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +40,64 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """The ways that there are."""
+    """The ways that there are: the operator's providers by name, how the network is reached, seconds for a question."""
 
-    def to(self, asked: Asked, policy: Policy) -> Way | Ruling:
-        """The way to the model that is asked, or why it may not be asked. Raises `Permanent` (`ai.provider`) where there is none."""
+    providers: Mapping[str, ProviderSetting] = field(default_factory=dict)
+    egress: Egress = field(default_factory=lambda: Egress((), resolve_name, trust_of_the_system))
+    seconds: float = 120.0
+
+    def to(self, asked: Asked, policy: Policy, is_cancelled: Callable[[], bool]) -> Way | Ruling:
+        """The way to the model that is asked, or why it may not be asked. Raises `Permanent` (`ai.provider`, `ai.input`)."""
         if not policy.allows_model(asked.model):
             return refused(
                 Why.MODEL_NOT_ALLOWED, f"the policy does not list {asked.model!a:.100} in allowedModels"
             )
         if asked.provider == SCRIPTED:
             return Way(Scripted(asked.script))
-        known = [SCRIPTED]
-        raise Permanent(
-            f'no provider "{asked.provider:.100}"{did_you_mean(asked.provider, known)}', code="ai.provider"
-        )
+        setting = self._setting(asked.provider)
+        if setting.models is not None and asked.model not in setting.models:
+            return refused(
+                Why.MODEL_NOT_ALLOWED, f"the operator does not list {asked.model!a:.100} for this provider"
+            )
+        url = setting.url if asked.base_url is None else _checked(asked.base_url)
+        host = _host(url)
+        if not policy.allows_host(host, frozenset(_host(one.url) for one in self.providers.values())):
+            return refused(Why.DOMAIN_NOT_ALLOWED, f"{host!a:.200} is not among the hosts that are allowed")
+        key = asked.api_key
+        if key is None and _origin(url) == _origin(setting.url):
+            key = setting.key
+        kind = _KINDS[setting.kind]
+        connection = Connection(url, key, kind.credentials(key), self.egress, self.seconds, is_cancelled)
+        return Way(kind(connection), setting.prices.get(asked.model), setting.models is not None)
+
+    def _setting(self, name: str) -> ProviderSetting:
+        setting = self.providers.get(name)
+        if setting is not None:
+            return setting
+        if name in PLACES:  # nobody has set it up: without a key, and nowhere that no policy names
+            return ProviderSetting(name, PLACES[name])
+        known = [SCRIPTED, *PLACES, *self.providers]
+        raise Permanent(f'no provider "{name:.100}"{did_you_mean(name, known)}', code="ai.provider")
 
 
 def operators_ways() -> Ways:
     """What the settings of this process say."""
-    return Ways()
+    settings = Settings.load()
+    written = "" if settings.ai_providers is None else settings.ai_providers.get_secret_value()
+    return Ways(read_providers(written), egress_of(settings), settings.ai_timeout_seconds)
+
+
+def _checked(url: str) -> str:
+    try:
+        return check_url(url)
+    except ValueError as error:
+        raise Permanent(f"input: baseUrl: {error}", code="ai.input") from None
+
+
+def _host(url: str) -> str:
+    return (urlsplit(url).hostname or "").lower()
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, (parts.hostname or "").lower(), parts.port

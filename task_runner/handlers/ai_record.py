@@ -120,8 +120,8 @@ class Conversation:
         self.turns.append(
             {
                 "turn": self.turn + 1,
-                "model": storable(answer.model)[:200],
-                "stop": storable(answer.stop)[:100],
+                "model": answer.model,
+                "stop": answer.stop,
                 "inputTokens": answer.usage.input_tokens,
                 "outputTokens": answer.usage.output_tokens,
                 "toolCalls": [_short(one.to_json()) for one in called],
@@ -130,7 +130,7 @@ class Conversation:
 
     def hear(self, answer: Answer, calls: Sequence[Mapping[str, Json]] = ()) -> None:
         """Add what the model said."""
-        said: dict[str, Json] = {"role": "assistant", "content": storable(answer.text)}
+        said: dict[str, Json] = {"role": "assistant", "content": answer.text}
         self.messages.append(said | {"toolCalls": list(calls)} if calls else said)
 
 
@@ -196,7 +196,7 @@ def record(
         "why": ruling.why.value,
         "message": storable(hide.text(ruling.message))[:1_000],
         "provider": about.provider,
-        "model": about.model if answer is None else storable(answer.model)[:200],
+        "model": about.model if answer is None else answer.model,
         "promptHash": about.prompt_hash,
         "policyHash": about.policy_hash,
         "messages": _shown([{"role": "system", "content": about.system}, *conversation.messages], hide),
@@ -209,7 +209,7 @@ def record(
         "cost": conversation.cost,
     }
     if answer is not None:
-        text = hide.text(storable(answer.text))
+        text = hide.text(answer.text)
         output |= {"raw": text[:MAX_RAW], "text": text[:MAX_TEXT]}
     if parsed is not None and parsed.why is None and parsed.result is not None:
         output["result"] = parsed.result

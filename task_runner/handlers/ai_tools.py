@@ -79,7 +79,7 @@ class Toolbox:
 
     def call(self, call: ToolCall, context: TaskContext, *, turn: int, index: int) -> Called:
         """Do what a model wants done, where the policy allows it. Never raises for what comes of it."""
-        name = call.name[:200]
+        name = call.name
         if index > MAX_CALLS:
             return _refused(name, None, f"more than {MAX_CALLS} tools in one turn")
         usable = self._usable.get(call.name)

@@ -63,14 +63,19 @@ def send_http(input: Any, context: TaskContext) -> dict[str, Json]:
     {url, status?, body?, retryAfterSeconds?, …}; what may pass is to be tried again, everything else is permanent.
     """
     settings = Settings.load()
-    proxy = None if settings.http_proxy is None else read_proxy(settings.http_proxy.get_secret_value())
     return perform(
         input,
         context,
-        Egress(read_networks(settings.http_allow), resolve_name, trust_of_the_system, proxy),
+        egress_of(settings),
         seconds=settings.http_timeout_seconds,
         max_output_bytes=Limits().max_output_bytes,
     )
+
+
+def egress_of(settings: Settings) -> Egress:
+    """How this process reaches the world, as its settings say it."""
+    proxy = None if settings.http_proxy is None else read_proxy(settings.http_proxy.get_secret_value())
+    return Egress(read_networks(settings.http_allow), resolve_name, trust_of_the_system, proxy)
 
 
 def perform(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -140,13 +140,15 @@ class Engine:
             )
 
     def call(self, claim: TaskClaim) -> Outcome:
-        return call_handler(
+        context = TaskContext(claim, metadata=MetadataRows(claim, self.database))
+        outcome = call_handler(
             self.registry,
             claim,
-            TaskContext(claim, metadata=MetadataRows(claim, self.database)),
+            context,
             max_output_bytes=LIMITS.max_output_bytes,
             prepared=self._prepared(claim),
         )
+        return replace(outcome, progress=context.last_progress)
 
     def _prepared(self, claim: TaskClaim) -> Prepared:
         if claim.secrets is None:

@@ -397,3 +397,47 @@ def test_a_human_may_be_required_whatever_else_the_policy_says(engine: Engine) -
 
     assert engine.context(instance_id)["taken"] == []
     assert len(open_suggestions(engine, instance_id)) == 1
+
+
+# -- parts ---------------------------------------------------------------------------------------------------------
+
+
+@ON_SQLITE
+def test_items_of_a_map_think_and_decide_nothing(engine: Engine) -> None:
+    document = asking([decision("APPROVE")], {"allowedEvents": ["APPROVE"], "allowDirectEmit": True})
+    [ask] = document["states"]["thinking"]["entry"]
+    inner = {name: value for name, value in ask["task"].items() if name != "name"}
+    ask["task"] = {"type": "MAP", "name": "clerk", "input": {"items": [1, 2], "task": inner}}
+    instance_id = engine.start(document)
+    engine.settle()
+
+    context = engine.context(instance_id)
+    assert [one["why"] for one in context["output"]["results"]] == ["is_part", "is_part"]
+    assert context["taken"] == []
+    assert open_suggestions(engine, instance_id, None) == []
+    verified(engine, instance_id)
+
+
+@ON_SQLITE
+def test_what_a_poll_asks_decides_nothing(engine: Engine) -> None:
+    document = asking([decision("APPROVE")], {"allowedEvents": ["APPROVE"], "allowDirectEmit": True})
+    [ask] = document["states"]["thinking"]["entry"]
+    wanted = ask["task"]
+    ask["task"] = {
+        "type": "POLL",
+        "name": "clerk",
+        "policy": wanted["policy"],
+        "input": {
+            "task": {"type": "AI", "input": wanted["input"]},
+            "until": "output.verdict == 'refused'",
+            "interval": "1s",
+            "checkFirst": True,
+        },
+    }
+    instance_id = engine.start(document)
+    engine.settle()
+
+    context = engine.context(instance_id)
+    assert context["output"]["why"] in ("is_part", "no_policy")
+    assert context["taken"] == []
+    verified(engine, instance_id)

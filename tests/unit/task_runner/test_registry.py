@@ -235,3 +235,10 @@ def test_options_that_cannot_be_are_refused_at_once(options: dict[str, Any], sai
 def test_a_memory_limit_is_bytes_or_text_with_a_unit(written: Any, size: int) -> None:
     handler("orders.big", isolated=True, memory_limit=written)(one)
     assert REGISTRY.find("orders.big", "").options.memory_bytes == size
+
+
+def test_the_name_of_the_handler_that_holds_policies_is_nobody_elses() -> None:
+    with pytest.raises(Misconfigured, match="reserved"):
+        Registry().add(make_handler("AI", one))
+    with pytest.raises(Misconfigured, match="reserved"):
+        handler("AI")(one)
