@@ -60,6 +60,7 @@ CATALOGUE: Mapping[str, str] = {
     "reason.invalid": "The reason cannot be accepted",
     "note.invalid": "The note cannot be accepted",
     "event.invalid": "The event cannot be accepted",
+    "input.invalid": "The input is not as the definition says",
     "event.reserved": "Events of this name belong to the engine",
     "metadata.invalid": "The metadata key cannot be accepted",
     "metadata.not_found": "No such metadata",

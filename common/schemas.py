@@ -45,12 +45,15 @@ Json = Any
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """What is wrong in a value, and where: keys and positions, outermost first. `where` in the schema it says so."""
+    """What is wrong in a value, and where: keys and positions, outermost first.
+
+    `keyword` said so; `via` are the keywords that led to it, references followed.
+    """
 
     path: tuple[str | int, ...]
     message: str
     keyword: str
-    where: tuple[str | int, ...] = ()
+    via: tuple[str | int, ...] = ()
     suggestion: str | None = None
 
     def to_json(self) -> dict[str, Json]:
@@ -117,12 +120,11 @@ class Schema:
 
     def _complaint(self, value: Json, error: jsonschema_rs.ValidationError) -> Complaint:
         path = tuple(error.instance_path)
-        where = tuple(error.schema_path)
         message = _first_line(error.message)
         suggestion = None
         match error.kind:
             case jsonschema_rs.ValidationErrorKind.AdditionalProperties(unexpected):
-                known = self._known_members(where)
+                known = self._known_members(error.schema_path)
                 if known:
                     message = f"{_listed(unexpected)} not known here; there are {', '.join(known[:20])}"
                     suggestion = nearest_of(unexpected[0], known)
@@ -141,7 +143,9 @@ class Schema:
                 message = "no value is allowed here"
             case _:
                 pass
-        return Complaint(path, message[:MAX_MESSAGE], error.kind.name, where, suggestion)
+        return Complaint(
+            path, message[:MAX_MESSAGE], error.kind.name, tuple(error.evaluation_path), suggestion
+        )
 
     def _known_members(self, where: Sequence[str | int]) -> list[str]:
         holder = _at(self.document, where[:-1])

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from sqlalchemy import Connection
 
 from common.canonical import clean, dumps, read, size
+from common.commands.contracts import CONTRACTS, Contract
 from common.commands.outcome import WorkflowEnd
 from common.commands.start import MAX_KEY
 from common.config import Limits
@@ -194,7 +195,11 @@ class Children:
         startable: dict[str, tuple[_Asked, dict[str, Any]]] = {}
         for asked in self._asked.values():
             found = _definition(tx, asked, known)
-            problem = found if isinstance(found, SignalboxError) else _problem(asked, limits)
+            problem = (
+                found
+                if isinstance(found, SignalboxError)
+                else _problem(asked, limits, CONTRACTS.of(tx, found.id))
+            )
             if problem is not None:
                 refused.append((asked, problem))
             elif not isinstance(found, SignalboxError):
@@ -273,7 +278,7 @@ def _find_definition(tx: Connection, tenant_id: TenantId, key: str, version: int
     return found
 
 
-def _problem(asked: _Asked, limits: Limits) -> SignalboxError | None:
+def _problem(asked: _Asked, limits: Limits, contract: Contract) -> SignalboxError | None:
     """Why a child may not be started although its definition may."""
     depth, key = asked.parent.depth + 1, asked.effect.business_key
     if depth > limits.max_child_depth:
@@ -292,6 +297,10 @@ def _problem(asked: _Asked, limits: Limits) -> SignalboxError | None:
         return Invalid(
             f"businessKey: expected 1 to {MAX_KEY} characters, found {len(key)}", code="start.invalid"
         )
+    try:
+        contract.check_input(read(asked.input))
+    except Invalid as problem:
+        return problem
     return None
 
 

@@ -104,6 +104,16 @@ class EntryPlan:
     by_default: frozenset[StateNode]
 
 
+@dataclass(frozen=True, slots=True)
+class AskedTask:
+    """A task as the definition writes it: `type` and `name` may be templates, `input` stands at `at` and may hold some."""
+
+    type: str
+    name: str | None
+    input: Json
+    at: str
+
+
 Block = tuple["Action", ...]
 Work = Union["InvokeTask", "NewTask"]
 
@@ -132,6 +142,7 @@ class Chart:
     has_always: bool
     has_parallel: bool
     uses: Sequence[Use]
+    asked: Sequence[AskedTask]
     answers: frozenset[str]  # events that answer tasks and children
     guards: Mapping[str, Guard]
     unused_guards: tuple[str, ...]

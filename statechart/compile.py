@@ -137,6 +137,7 @@ class Compiler:
             has_always=any(node.always for node in self.nodes),
             has_parallel=any(node.type == "parallel" for node in self.nodes),
             uses=tuple(uses),
+            asked=tuple(findings.asked),
             answers=answers,
             guards=self.guards.compiled,
             unused_guards=tuple(name for name in definition.guards if name not in self.guards.used),

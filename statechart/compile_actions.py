@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pydantic.alias_generators import to_camel
 
 from statechart import actions, people, tasks
-from statechart.chart import AnswerKind, Block, StateNode, UseKind, Work
+from statechart.chart import AnswerKind, AskedTask, Block, StateNode, UseKind, Work
 from statechart.compile_maps import check_map, read_item
 from statechart.compile_polls import read_poll
 from statechart.document import (
@@ -340,6 +340,9 @@ class ActionCompiler:
         constants: dict[str, Json] = {}
         each: EachItem | None = None
         given = merged.get("input")
+        self.findings.asked.append(
+            AskedTask(merged.get("type", ""), merged.get("name"), given, join(at, "input"))
+        )
         if merged.get("type") == POLL:
             merged, constants = self._poll(merged, at, node)
         if merged.get("type") == "MAP" and not names:
@@ -379,6 +382,9 @@ class ActionCompiler:
         self._note("task_type", parts.task.type, inside, node)
         self._note("task_name", parts.task.name, inside, node)
         task = {"type": parts.task.type, "name": parts.task.name, "input": parts.task.input}
+        self.findings.asked.append(
+            AskedTask(parts.task.type, parts.task.name, parts.task.input, join(inside, "input"))
+        )
         given = {**parts.rest, "task": {key: value for key, value in task.items() if value is not None}}
         merged = _merged(fields, self._options(parts.task, inside))
         return {**merged, "name": _name(fields), "input": given}, {"until": parts.until}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 
-from statechart.chart import StateNode, Use, UseKind
+from statechart.chart import AskedTask, StateNode, Use, UseKind
 from statechart.env import Json
 from statechart.expressions import Expression, ExpressionInvalid, compile_expression
 from statechart.problems import DefinitionInvalid, Problem, Severity
@@ -27,6 +27,7 @@ class Findings:
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self.uses: list[Use] = []
+        self.asked: list[AskedTask] = []
         self.paths: set[str] = set()
         self.results_read: list[tuple[str, str]] = []  # path of the expression's, path in the document
         self._expressions = 0

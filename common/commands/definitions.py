@@ -14,20 +14,24 @@ import orjson
 from sqlalchemy import Connection
 
 from common.canonical import dumps, read, size
+from common.catalogue import OWN
 from common.clock import read_now
+from common.commands.contracts import schema_problems
 from common.config import Limits
 from common.db.tables import DefinitionStatus
 from common.errors import Conflict, Invalid, LimitExceeded, NotFound
 from common.ids import DefinitionId, TenantId, new_id
+from common.literals import literal_problems
 from common.retention import retention_text
+from common.schemas import Schema, compile_schema, compile_text
 from common.store import definitions as store
 from common.store.definitions import Definition, DefinitionFacts, PublishedTypes
 from statechart import Chart, DefinitionInvalid, Problem, check, load
+from statechart.chart import AskedTask
 from statechart.problems import nearest
-from statechart.tasks import INSTANT_TYPES
 
-ENGINE_TYPES = frozenset({"HUMAN", "MAP", "POLL", "TIMER", "WORKFLOW", *INSTANT_TYPES})
-"""Task types that no runner executes, and so none publishes."""
+ENGINE_TYPES = frozenset(one.type for one in OWN)
+"""Task types that the engine executes itself, and so no runner publishes."""
 
 _DRAFT, _ACTIVE, _INACTIVE, _ARCHIVED = DefinitionStatus
 _LEGAL: Mapping[str, tuple[Collection[DefinitionStatus], DefinitionStatus]] = {
@@ -136,6 +140,40 @@ def _chart_problems(document: Mapping[str, Any], published: PublishedTypes) -> I
     yield from check(chart, task_types=published.types | ENGINE_TYPES, workflows=published.workflows)
     if "SYSTEM" in published.types:
         yield from _unknown_functions(chart, published.functions)
+    yield from schema_problems(document)
+    yield from _input_problems(chart, published)
+
+
+_MAX_INPUT_PROBLEMS = 50
+_OWN_SCHEMAS = {
+    one.type: compile_schema(dict(one.input_schema), trusted=True)
+    for one in OWN
+    if one.input_schema
+    and one.type not in ("MAP", "POLL", "WORKFLOW")  # these the kernel has looked at, more closely
+}
+
+
+def _input_problems(chart: Chart, published: PublishedTypes) -> Iterator[Problem]:
+    """What the schemas of task types say of the inputs that the document writes, as far as these are literals."""
+    told = 0
+    for asked in chart.asked:
+        schema = _schema_of(asked, published.inputs)
+        for problem in () if schema is None else literal_problems(schema, asked.input, asked.at):
+            yield problem
+            told += 1
+            if told >= _MAX_INPUT_PROBLEMS:
+                return
+
+
+def _schema_of(asked: AskedTask, published: Mapping[tuple[str, str], str]) -> Schema | None:
+    own = _OWN_SCHEMAS.get(asked.type)
+    if own is not None:
+        return own
+    text = published.get((asked.type, (asked.name or "") if asked.type == "SYSTEM" else ""))
+    try:
+        return None if text is None else compile_text(text, trusted=True)
+    except Invalid:  # published by a version of the handler that another library accepted; its runner says so
+        return None
 
 
 def _unknown_functions(chart: Chart, functions: Collection[str]) -> Iterator[Problem]:

@@ -45,7 +45,7 @@ def erase_instance(
     why = reason_text(reason)
     require_ended(tx, tenant_id, instance_id, cancel=cancel, children=children)
     found = instances.find_status(tx, tenant_id, instance_id)
-    if found is not None and not instance_can("erase", found[0]):
+    if found is not None and not instance_can("erase", found.status):
         cancel_instance(tx, tenant_id, instance_id, reason=why, actor=actor)
     body = dumps({"cancel": cancel, "children": children, "reason": why})
     # Behind what was accepted before it, unlike commands: an event that waits must not bring back what it erases.
@@ -62,7 +62,7 @@ def require_ended(
     found = instances.find_status(tx, tenant_id, instance_id) if is_id(instance_id) else None
     if found is None:
         raise absent_instance(tx, tenant_id, instance_id)
-    status, _ = found
+    status = found.status
     if cancel:
         return
     if not instance_can("erase", status):

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import Connection
 
-from common.canonical import clean, dumps, size
+from common.canonical import clean, dumps, read, size
 from common.clock import instant_text, read_now
 from common.commands.absent import absent_instance
+from common.commands.contracts import CONTRACTS
 from common.config import Limits
 from common.db import ORCHESTRATOR_QUEUE, note_bell
 from common.db.tables import InboxType
 from common.errors import Conflict, Invalid, LimitExceeded
 from common.event_names import MAX_TYPE, RESERVED, is_reserved, is_well_formed
-from common.ids import InstanceId, TenantId, is_id
+from common.ids import DefinitionId, InstanceId, TenantId, is_id
 from common.lifecycle import InstanceStatus, instance_can
 from common.store import inbox, instances
 
@@ -29,11 +30,14 @@ def send_event(
 ) -> None:
     """Put an event into an instance's inbox. The caller commits; bells ring afterwards.
 
-    Raises `Invalid` (`event.invalid`, `event.reserved`), `LimitExceeded`, `NotFound` (`instance.not_found`) and
+    Raises `Invalid` (`event.invalid`, also where a schema of its definition refuses it; `event.reserved`), `LimitExceeded`, `NotFound` (`instance.not_found`) and
     `Conflict` (`instance.finished`) for a finished instance. Paused and failed ones accept it, and it waits.
     """
     body = event_text(event, limits=limits)
-    accept(tx, tenant_id, instance_id, "send", InboxType.EVENT, body, lane=inbox.ORDINARY, actor=actor)
+    accept(
+        tx, tenant_id, instance_id, "send", InboxType.EVENT, body, lane=inbox.ORDINARY, actor=actor,
+        check=lambda definition_id: CONTRACTS.of(tx, definition_id).check_event(read(body)),
+    )  # fmt: skip
 
 
 def add_note(tx: Connection, tenant_id: TenantId, instance_id: str, note: str, *, actor: str) -> None:
@@ -88,12 +92,15 @@ def accept(
     *,
     lane: int,
     actor: str,
+    check: Callable[[DefinitionId], None] | None = None,
 ) -> None:
     """Check a verb against an instance's status, read without a lock, and put the row into its inbox.
 
-    One that loses the race with the instance's end is recorded there as `event.rejected`.
+    `check` may refuse it for what the definition of the instance says. One that loses the race with the instance's end is recorded there as `event.rejected`.
     """
-    require_legal(tx, tenant_id, instance_id, verb)
+    definition_id = require_legal(tx, tenant_id, instance_id, verb)
+    if check is not None:
+        check(definition_id)
     row = inbox.new_row(tenant_id, InstanceId(instance_id), type, body, actor, read_now(tx), lane=lane)
     inbox.put(tx, [row])
     note_bell(tx, ORCHESTRATOR_QUEUE, instance_id)
@@ -108,14 +115,14 @@ def reason_text(reason: str | None) -> str | None:
     return str(clean(reason))
 
 
-def require_legal(tx: Connection, tenant_id: TenantId, instance_id: str, verb: str) -> None:
-    """Raise `NotFound` or `Conflict` where `verb` may not be said of the instance now."""
+def require_legal(tx: Connection, tenant_id: TenantId, instance_id: str, verb: str) -> DefinitionId:
+    """Raise `NotFound` or `Conflict` where `verb` may not be said of the instance now; else its definition."""
     found = instances.find_status(tx, tenant_id, instance_id) if is_id(instance_id) else None
     if found is None:
         raise absent_instance(tx, tenant_id, instance_id)
-    status, finished_at = found
-    if not instance_can(verb, status):
-        raise illegal(verb, instance_id, status, finished_at)
+    if not instance_can(verb, found.status):
+        raise illegal(verb, instance_id, found.status, found.finished_at)
+    return found.definition_id
 
 
 def illegal(verb: str, instance_id: str, status: InstanceStatus, finished_at: datetime | None) -> Conflict:

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 from common.canonical import clean, dumps, read
 from common.clock import read_now
+from common.commands.contracts import CONTRACTS
 from common.commands.send import require_size
 from common.config import Limits
 from common.db import ORCHESTRATOR_QUEUE, note_bell
@@ -65,12 +66,13 @@ def start_instance(
     """Create a pending instance and its start. The caller commits; bells ring afterwards.
 
     Raises `NotFound` (`definition.not_found`), `Conflict` (`definition.not_active`, `instance.business_key_held`),
-    `Invalid` (`start.invalid`) and `LimitExceeded`, before anything is written.
+    `Invalid` (`start.invalid`, `input.invalid`) and `LimitExceeded`, before anything is written.
     """
     _check(request)
     body = dumps({"context": clean(request.context), "input": clean(request.input)})
     require_size(body, "input and context are", limits)
     definition = _definition(tx, tenant_id, request)
+    CONTRACTS.of(tx, definition.id).check_input(clean(request.input))
     if request.business_key is not None:
         held = instances.find_live(tx, tenant_id, definition.key, request.business_key)
         if held is not None:

@@ -6,7 +6,8 @@ holds `lock_key` first, so that two activations queue up instead of meeting on t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -99,6 +100,14 @@ def find_facts_by_id(tx: Connection, tenant_id: TenantId, definition_id: str) ->
     """One version by its id, or None when this tenant has no such definition."""
     row = tx.execute(select(*_FACTS).where(_c.tenant_id == tenant_id, _c.id == definition_id)).one_or_none()
     return None if row is None else _facts(row)
+
+
+_DOCUMENT = select(_c.document).where(_c.id == bindparam("definition_id"))
+
+
+def read_document(tx: Connection, definition_id: str) -> str | None:
+    """The document of a version, by an id that was found under its tenant."""
+    return tx.execute(_DOCUMENT, {"definition_id": definition_id}).scalar_one_or_none()
 
 
 def find_version(tx: Connection, tenant_id: TenantId, key: str, version: int) -> Definition | None:
@@ -228,14 +237,18 @@ class PublishedTypes:
     types: frozenset[str]
     functions: frozenset[str]  # names of the type SYSTEM
     workflows: frozenset[str] | None = None  # keys of the tenant's definitions; None: not known
+    inputs: Mapping[tuple[str, str], str] = field(
+        default_factory=dict
+    )  # schemas by type and, for SYSTEM, name
 
 
 def read_published_types(tx: Connection, tenant_id: TenantId) -> PublishedTypes:
     """What there is to run, for the check at the door: the types that runners offer to all tenants, this one's workflows."""
     keys = tx.execute(select(_c.key).where(_c.tenant_id == tenant_id).distinct()).scalars()
-    rows = tx.execute(select(_h.type, _h.name)).all()
+    rows = tx.execute(select(_h.type, _h.name, _h.input_schema)).all()
     return PublishedTypes(
         frozenset(row.type for row in rows),
         frozenset(row.name for row in rows if row.type == "SYSTEM" and row.name),
         frozenset(keys),
+        {(row.type, row.name): row.input_schema for row in rows if row.input_schema is not None},
     )

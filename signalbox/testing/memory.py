@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from common.canonical import read
+from common.commands.contracts import NOTHING_SAID, Contract, contract_of
 from common.db.tables import AttemptOutcome, InboxType
 from common.decide_joins import Count
 from common.ids import DefinitionId, InstanceId, TaskId, TenantId
@@ -193,6 +194,11 @@ class Memory:
     configs: list[Configured] = field(default_factory=list)
     _accepted: int = 0
     _numbers: dict[str, int] = field(default_factory=dict)
+
+    def contract(self, definition_id: DefinitionId) -> Contract:
+        """What a definition says of its input and its events."""
+        chart = self.definitions[definition_id].chart
+        return NOTHING_SAID if chart is None else contract_of(chart.document)
 
     def number(self, kind: str) -> str:
         """The next id of a kind: a UUID that says which kind it is of and how many came before."""

@@ -126,6 +126,7 @@ class Run:
         """Send an event: its type and members, or the whole event. Checked as the API checks it."""
         given = {"type": event, **members} if isinstance(event, str) else {**event, **members}
         text = event_text(given, limits=self._world.limits)
+        self._world.memory.contract(self._instance.held.definition_id).check_event(read(text))
         return self._say("send", InboxType.EVENT, text, by, lane=inbox.ORDINARY)
 
     def note(self, note: str, *, by: str = ACTOR) -> Run:

@@ -84,7 +84,9 @@ class Family(Children):
     def _start_one(self, memory: Memory, asked: _Asked, find: Finder, limits: Limits) -> list[Row]:
         effect, now = asked.effect, memory.now
         found = find(effect.definition_key, effect.version)
-        problem = _problem(asked, limits) or (found if isinstance(found, SignalboxError) else None)
+        problem = (
+            found if isinstance(found, SignalboxError) else _problem(asked, limits, memory.contract(found[0]))
+        )
         if problem is None and not isinstance(found, SignalboxError):
             definition_id, version = found
             inserted = memory.insert_pending(

@@ -133,7 +133,7 @@ class Workflow:
         """Start an instance, at once or `start_after` a time; the live one where there is one of this business key.
 
         `definition` is the key of another definition that was added. Raises `UnknownName` where an answer was given for
-        a task or child that no definition names.
+        a task or child that no definition names, `Invalid` for an input that the definition's schema refuses.
         """
         self._check_names()
         key = definition or self.key
@@ -148,6 +148,7 @@ class Workflow:
         require_size(body, "input and context are", self._world.limits)
         if isinstance(found, Exception):
             raise found
+        memory.contract(found[0]).check_input(clean(input))
         instance = memory.insert_pending(
             id=memory.number("instance"), definition_id=found[0], definition_key=key, definition_version=found[1],
             business_key=business_key, input=dumps(clean(input)),

@@ -188,7 +188,7 @@ class Engine:
         with self.database.reading() as tx:
             found = instances.find_status(tx, self.tenant_id, instance_id)
         assert found is not None, f"no instance {instance_id}"
-        return found[0]
+        return found.status
 
     def snapshot(self, instance_id: str) -> dict[str, Any]:
         with self.database.reading() as tx:

@@ -248,6 +248,21 @@ def test_a_poll_gives_up() -> None:
     }
 
 
+def test_starts_and_events_are_held_to_the_schemas_of_the_definition() -> None:
+    number = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}
+    document = {**COUNTER, "input": number, "events": {"ADD": number}}
+    workflow = Workflow.load(document)
+    with pytest.raises(Invalid, match="n: the value is not of type") as refused:
+        workflow.start({"n": "x"})
+    assert refused.value.code == "input.invalid"
+
+    run = workflow.start({"n": 1}).send("ADD", n=2)
+    with pytest.raises(Invalid) as refused:
+        run.send("ADD", n="x")
+    assert refused.value.code == "event.invalid"
+    assert run.context == {"seen": [2]}
+
+
 def test_what_has_no_attempts_cannot_go_on() -> None:
     with pytest.raises(WrongAnswer, match='task "job" has no attempts'):
         Workflow.load(one_task("HUMAN", assignee="ada")).task("HUMAN", Continue()).start()

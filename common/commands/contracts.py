@@ -1,0 +1,136 @@
+"""What a definition says of the data that comes to its instances: JSON Schemas of its `input` and of its `events`.
+
+`input` is a schema of what an instance is started with; `events` has a schema for each event type that is written there, of
+the whole event; other types are free. Both are checked at the door, and asked of every start and every event that is sent.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection
+
+from common.canonical import read
+from common.errors import Invalid
+from common.schemas import Schema, compile_schema
+from common.store import definitions
+from statechart.problems import Problem
+
+KEPT = 1_024
+MAX_EVENTS = 500
+
+Json = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """The compiled schemas of a definition; None and nothing where it has none."""
+
+    input: Schema | None = None
+    events: Mapping[str, Schema] = field(default_factory=dict)
+
+    def check_input(self, value: Json) -> None:
+        """Raise `Invalid` (`input.invalid`) with problems by path for an input that is not as the definition says."""
+        _check(self.input, value, "input.invalid", "input")
+
+    def check_event(self, event: Mapping[str, Json]) -> None:
+        """Raise `Invalid` (`event.invalid`) with problems by path for an event that is not as the definition says."""
+        _check(self.events.get(event["type"]), event, "event.invalid", f'event "{event["type"]}"')
+
+
+NOTHING_SAID = Contract()
+
+
+def contract_of(document: Mapping[str, Json]) -> Contract:
+    """The contract of a document. A schema that is none says nothing: it was accepted when there was no such check."""
+    written, events = document.get("input"), document.get("events")
+    compiled = {
+        name: schema
+        for name, part in (events.items() if isinstance(events, Mapping) else ())
+        if (schema := _compiled(part)) is not None
+    }
+    own = None if written is None else _compiled(written)
+    return NOTHING_SAID if own is None and not compiled else Contract(own, compiled)
+
+
+def schema_problems(document: Mapping[str, Json]) -> Iterator[Problem]:
+    """What can be said against the schemas of a document."""
+    written, events = document.get("input"), document.get("events")
+    if written is not None:
+        yield from _problems(written, "input")
+    if events is None:
+        return
+    if not isinstance(events, Mapping):
+        message = f"expected an object of event types and their schemas, found {type(events).__name__}"
+        yield Problem("error", "schema.invalid", "events", message)
+        return
+    if len(events) > MAX_EVENTS:
+        yield Problem(
+            "error",
+            "schema.invalid",
+            "events",
+            f"expected at most {MAX_EVENTS} event types, found {len(events)}",
+        )
+        return
+    for name, part in events.items():
+        yield from _problems(part, f"events.{name}")
+
+
+def _problems(schema: Json, at: str) -> Iterator[Problem]:
+    try:
+        compile_schema(schema)
+    except Invalid as error:
+        yield Problem("error", "schema.invalid", at, str(error))
+
+
+def _compiled(schema: Json) -> Schema | None:
+    try:
+        return compile_schema(schema)
+    except Invalid:
+        return None
+
+
+def _check(schema: Schema | None, value: Json, code: str, what: str) -> None:
+    problems = [] if schema is None else schema.problems(value)
+    if problems:
+        first = problems[0]
+        where = f"{first['path']}: " if first["path"] else ""
+        more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise Invalid(
+            f"{what}: {where}{first['message']}{more}",
+            code=code,
+            problems=[
+                {"severity": "error", "code": code, "suggestion": None, **problem} for problem in problems
+            ],
+        )
+
+
+class Contracts:
+    """The contracts of the definitions asked for last. Definitions are immutable by id, so nothing here is ever stale."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, Contract] = OrderedDict()
+        self._turn = threading.Lock()
+
+    def of(self, tx: Connection, definition_id: str) -> Contract:
+        """The contract of a stored definition, read once."""
+        with self._turn:
+            found = self._kept.get(definition_id)
+            if found is not None:
+                self._kept.move_to_end(definition_id)
+                return found
+        text = definitions.read_document(tx, definition_id)
+        contract = NOTHING_SAID if text is None else contract_of(read(text))
+        with self._turn:
+            self._kept[definition_id] = contract
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return contract
+
+
+CONTRACTS = Contracts()
+"""Those of this process."""
