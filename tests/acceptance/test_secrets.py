@@ -107,7 +107,8 @@ class Broker:
 
     @contextmanager
     def listening(self) -> Iterator["Broker"]:
-        with redis.Redis.from_url(self.url) as client, client.monitor() as monitor:
+        # However long nobody says anything: workers take their time to start on a busy machine.
+        with redis.Redis.from_url(self.url, socket_timeout=None) as client, client.monitor() as monitor:
             thread = Thread(target=self._listen, args=(monitor,), daemon=True)
             thread.start()
             try:
