@@ -439,6 +439,7 @@ class TaskQuery(PageQuery):
     assignee: str | None = Field(None, max_length=MAX_PERSON, description="the work of this person")
     candidate: str | None = Field(None, max_length=MAX_PERSON, description="what this person may claim")
     overdue: bool = Field(False, description="only what has not ended and is past its due time")
+    parent_task_id: str | None = Field(None, description="only the items of this MAP")
 
 
 class InstanceTaskQuery(PageQuery):
@@ -716,6 +717,15 @@ class Poll(Shape):
     last_polled_at: Instant | None
 
 
+class MapItems(Shape):
+    """How far a MAP is."""
+
+    total: int
+    succeeded: int
+    failed: int
+    open: int = Field(description="not ended; once the MAP has, not ended when that was decided")
+
+
 class Task(Shape):
     """A piece of work, with every attempt at it; of a POLL with its newest."""
 
@@ -752,6 +762,9 @@ class Task(Shape):
     created_at: Instant
     finished_at: Instant | None
     poll: Poll | None = Field(description="of a task of type POLL")
+    parent_task_id: str | None = Field(description="of an item: the MAP that it belongs to")
+    index: int | None = Field(description="of an item: its place in the list, from 0")
+    items: MapItems | None = Field(description="of a MAP")
 
 
 class TaskPage(Shape):

@@ -166,6 +166,22 @@ def task_json(record: TaskRecord, *, with_traces: bool = False) -> dict[str, Any
         "createdAt": instant(record.created_at),
         "finishedAt": instant(record.finished_at),
         "poll": _poll(record),
+        "parentTaskId": record.parent_task_id,
+        "index": record.item_index,
+        "items": _items(record),
+    }
+
+
+def _items(record: TaskRecord) -> dict[str, int] | None:
+    """How far a MAP is; None for any other task, and for a MAP that had nothing to do."""
+    if record.items is None:
+        return None
+    succeeded, failed = record.items_succeeded or 0, record.items_failed or 0
+    return {
+        "total": record.items,
+        "succeeded": succeeded,
+        "failed": failed,
+        "open": record.items - succeeded - failed,
     }
 
 

@@ -436,11 +436,13 @@ class Client:
         instance_id: str | None = None,
         status: Sequence[str] = (),
         type: str | None = None,
+        parent: str | None = None,
         limit: int | None = None,
     ) -> Iterator[Task]:
-        """Tasks that match every filter; at most `limit`."""
+        """Tasks that match every filter; at most `limit`. `parent`: the items of this MAP, without `instance_id`."""
         path = "/tasks" if instance_id is None else _path("instances", instance_id, "tasks")
-        return self._items(path, [*(("status", one) for one in status), *_given(type=type)], limit=limit)
+        query = [*(("status", one) for one in status), *_given(type=type, parentTaskId=parent)]
+        return self._items(path, query, limit=limit)
 
     def task(self, task_id: str) -> Task:
         return cast("Task", self._get(_path("tasks", task_id)))

@@ -105,6 +105,13 @@ class Poll(TypedDict):
     lastPolledAt: str | None
 
 
+class MapItems(TypedDict):
+    total: int
+    succeeded: int
+    failed: int
+    open: int
+
+
 class Task(TypedDict):
     id: str
     instanceId: str
@@ -122,6 +129,9 @@ class Task(TypedDict):
     assignee: str | None
     dueAt: str | None
     poll: Poll | None
+    parentTaskId: str | None
+    index: int | None
+    items: MapItems | None
 
 
 class Incident(TypedDict):

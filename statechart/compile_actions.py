@@ -369,6 +369,7 @@ class ActionCompiler:
         fields = {**self._options(spec, at), "type": spec.type}
         self._note("task_type", spec.type, at, node)
         self._note("task_name", _name(fields), at, node)
+        self._check_people(fields, at)
         return EachItem(task=self._template(fields, at, node, _MAP_NAMES))
 
     def _poll(

@@ -91,7 +91,8 @@ def read_item(findings: Findings, given: Json, at: str) -> TaskSpec | None:
             findings.error("map.task", join(at, where) if where else at, message, suggestion)
         return None
     if part.type in NO_ITEM:
-        hint = "; write a workflow in place of the task" if part.type == "WORKFLOW" else ""
+        in_workflow = part.type in ("WORKFLOW", "AI", "MAP")
+        hint = "; write a workflow in place of the task" if in_workflow else ""
         message = f"an item of a MAP cannot be a task of type {part.type!r}{hint}"
         findings.error("map.task", join(at, "type"), message)
     for name, value in (("completionEvent", part.completion_event), ("failureEvent", part.failure_event)):

@@ -40,8 +40,9 @@ FIELDS = ("items", "task", "workflow", "concurrency", "join", "onError")
 PARTS = ("task", "workflow")
 JOINS = ("all", "any")
 ON_ERROR = ("failFast", "waitAll")
-NO_ITEM = ("MAP", "TIMER", "WORKFLOW", "SET", "TRANSFORM", "LOG", "EMIT")
-"""Task types that no item can be of: they are done inside a step, or nest what is counted."""
+NO_ITEM = ("MAP", "TIMER", "WORKFLOW", "AI", "SET", "TRANSFORM", "LOG", "EMIT")
+"""Task types that no item can be of: they are done inside a step, nest what is counted, or, AI, have each of their ends ruled
+on by the policy that a step keeps, while items end in a count."""
 
 Build: TypeAlias = "Callable[[str, Filled], CreateTask]"
 """Makes the task of an item from its key and its filled-in fields."""

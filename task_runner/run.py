@@ -50,6 +50,8 @@ log = structlog.get_logger("signalbox.task_runner")
 
 UNREPORTED_MAX = 512
 """Ended tasks that wait for their commit; beyond it nothing is claimed, so that a slow database is not run away from."""
+LIGHT_AT_ONCE = 256
+"""Light handlers that are called in one transaction."""
 LAST_REPORT = 2.0
 """Seconds that a drain waits for the commit of what has ended."""
 ORDINARY_SECONDS = 60.0
@@ -183,7 +185,30 @@ class Runner:
         return batch
 
     def _claim_in(self, tx: Connection, limit: int, *, calls_light: bool) -> _Batch:
-        """Claim; call and report what is light in the same transaction; hand out the rest."""
+        """Claim; call and report what is light in the same transaction; hand out the rest.
+
+        As long as all that was claimed is light there is another claim, because a report and its commit cost more than
+        many calls: the items of a MAP come by the thousand.
+        """
+        until = time.monotonic() + BUDGET_SECONDS
+        claimed = 0
+        outcomes: list[Outcome] = []
+        while True:
+            claims = self._claim_due(tx, limit)
+            claimed += len(claims)
+            prepared = NOTHING_PREPARED if self._resolver is None else self._resolver.prepare(tx, claims)
+            left = self._call_light(tx, claims, prepared, outcomes, until) if calls_light else claims
+            is_full = len(claims) == limit
+            if left or not is_full or claimed >= LIGHT_AT_ONCE or time.monotonic() > until:
+                break
+        if is_full:  # there may be more than fits here: let others join in
+            note_bell(tx, TASK_RUNNER_QUEUE)
+        if outcomes:
+            report_outcomes(tx, outcomes, now=read_now(tx))
+            faults.hit("before_outcome_commit")
+        return _Batch(claimed, left, prepared)
+
+    def _claim_due(self, tx: Connection, limit: int) -> list[TaskClaim]:
         claims = tasks.claim_due(
             tx,
             worker=self.worker,
@@ -196,17 +221,18 @@ class Runner:
         )
         allowed = [_allowance(claim, self._options(claim)) for claim in claims]
         tasks.allow_attempts(tx, [row for row in allowed if row is not None])
-        if len(claims) == limit:  # there may be more than fits here: let others join in
-            note_bell(tx, TASK_RUNNER_QUEUE)
-        prepared = NOTHING_PREPARED if self._resolver is None else self._resolver.prepare(tx, claims)
-        left = self._call_light(tx, claims, prepared) if calls_light else claims
-        return _Batch(len(claims), left, prepared)
+        return claims
 
-    def _call_light(self, tx: Connection, claims: list[TaskClaim], prepared: Prepared) -> list[TaskClaim]:
-        """Call the light ones of some claims and report them; return what is left for the slots."""
-        until = time.monotonic() + BUDGET_SECONDS
+    def _call_light(
+        self,
+        tx: Connection,
+        claims: list[TaskClaim],
+        prepared: Prepared,
+        outcomes: list[Outcome],
+        until: float,
+    ) -> list[TaskClaim]:
+        """Call the light ones of some claims and add their `outcomes`; return what is left for the slots."""
         left: list[TaskClaim] = []
-        outcomes: list[Outcome] = []
         for claimed in claims:
             claim = in_force(claimed, self._options(claimed))
             handler = self._find(claim)
@@ -222,9 +248,6 @@ class Runner:
             )
             self._light.note(handler.name, time.monotonic() - began)
             outcomes.append(replace(outcome, progress=context.last_progress))
-        if outcomes:
-            report_outcomes(tx, outcomes, now=read_now(tx))
-            faults.hit("before_outcome_commit")
         return left
 
     def _is_anything_due(self) -> bool:

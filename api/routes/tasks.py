@@ -38,7 +38,7 @@ _NOTHING: dict[str, Any] = {"items": [], "nextCursor": None}
 def list_tasks(call: Call, query: TaskQuery) -> Answer:
     """List tasks."""
     paging = Paging(call, query)
-    if query.instance_id is not None and not is_id(query.instance_id):
+    if any(one is not None and not is_id(one) for one in (query.instance_id, query.parent_task_id)):
         return Answer(_NOTHING)
     wanted = listing.TaskFilter(
         statuses=query.status,
@@ -47,6 +47,7 @@ def list_tasks(call: Call, query: TaskQuery) -> Answer:
         assignee=query.assignee,
         candidate=query.candidate,
         overdue_at=read_now(call.tx) if query.overdue else None,
+        parent_task_id=query.parent_task_id,
     )
     page = listing.list_tasks(call.tx, call.tenant_id, wanted, before=paging.after_text(), limit=paging.limit)
     return Answer(paging.answer(page.items, task_json, [page.items[-1].id] if page.has_more else None))

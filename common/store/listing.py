@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case,
 from sqlalchemy.sql.functions import coalesce
 
 from common.canonical import dumps
-from common.db.tables import IncidentStatus, attempts, history, incidents, instances, tasks
+from common.db.tables import IncidentStatus, attempts, history, incidents, instances, joins, tasks
 from common.db.types import among
 from common.ids import DefinitionId, InstanceId, TaskId, TenantId, WorkerId
 from common.lifecycle import FINAL, InstanceStatus
@@ -211,7 +211,8 @@ class AttemptRecord:
 class TaskRecord:
     """A task as people see it, with its attempts in order.
 
-    A POLL says in `executed_as` of which type its inner task is, and in `polls`, stored text, what it has counted.
+    A POLL says in `executed_as` of which type its inner task is, and in `polls`, stored text, what it has counted. An item
+    names its MAP in `parent_task_id`; a MAP counts its `items`.
     """
 
     id: TaskId
@@ -239,6 +240,11 @@ class TaskRecord:
     candidates: Sequence[str] | None
     due_at: datetime | None
     ended_by: str | None
+    parent_task_id: TaskId | None
+    item_index: int | None
+    items: int | None
+    items_succeeded: int | None
+    items_failed: int | None
     attempts: list[AttemptRecord] = field(default_factory=list)
 
 
@@ -247,8 +253,9 @@ _COUNTED: ColumnElement[str | None] = case((_t.asked_as == POLL, _t.state))
 _TASK = select(
     _t.id, _t.instance_id, _ASKED, _t.name, _t.status, _t.attempt, _t.max_attempts, _t.lost, _t.run_at, _t.held,
     _t.priority, _t.input, _t.output, _t.error, _t.progress, _t.options, _t.idempotency_key, _t.created_at,
-    _t.finished_at, _t.type, _COUNTED, _t.assignee, _t.candidates, _t.due_at, _t.ended_by,
-)  # fmt: skip
+    _t.finished_at, _t.type, _COUNTED, _t.assignee, _t.candidates, _t.due_at, _t.ended_by, _t.parent_task_id, _t.item_index,
+    joins.c.total, joins.c.succeeded, joins.c.failed,
+).outerjoin(joins, joins.c.task_id == _t.id)  # fmt: skip
 _ATTEMPTS = (
     select(
         _a.task_id, _a.attempt, _a.worker_id, _a.started_at, _a.ended_at, _a.outcome, _a.error, _a.progress
@@ -271,6 +278,7 @@ class TaskFilter:
     assignee: str | None = None
     candidate: str | None = None
     overdue_at: datetime | None = None
+    parent_task_id: str | None = None
 
 
 def read_task(tx: Connection, tenant_id: TenantId, task_id: str) -> TaskRecord | None:
@@ -298,6 +306,8 @@ def _task_conditions(tx: Connection, wanted: TaskFilter) -> Iterable[ColumnEleme
         yield or_(_t.asked_as == wanted.type, and_(_t.asked_as.is_(None), _t.type == wanted.type))
     if wanted.instance_id is not None:
         yield _t.instance_id == wanted.instance_id
+    if wanted.parent_task_id is not None:
+        yield _t.parent_task_id == wanted.parent_task_id
     if wanted.assignee is not None:
         yield _t.assignee.in_(spellings(wanted.assignee))
     if wanted.candidate is not None:

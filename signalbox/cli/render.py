@@ -625,6 +625,7 @@ def task_facts(one: Task) -> RenderableType:
                 ("name", one["name"]),
                 ("status", status_text(one["status"])),
                 *_poll_facts(one.get("poll")),
+                *_map_facts(one),
                 ("attempt", f"{one['attempt']} of {one['maxAttempts']}"),
                 ("run at", instant(one["runAt"])),
                 ("assignee", one.get("assignee")),
@@ -639,6 +640,18 @@ def task_facts(one: Task) -> RenderableType:
     if one["attempts"]:
         parts.append(section("attempts", _attempts_table(one["attempts"])))
     return Group(*parts)
+
+
+def _map_facts(one: Task) -> list[tuple[str, str | Text | None]]:
+    """Of a MAP how far it is, of an item which one of which MAP it is."""
+    told: list[tuple[str, str | Text | None]] = []
+    items, parent = one.get("items"), one.get("parentTaskId")
+    if items is not None:
+        counts = ", ".join(f"{items[name]} {name}" for name in ("succeeded", "failed", "open"))
+        told.append(("items", f"{items['total']}: {counts}"))
+    if parent is not None:
+        told.append(("item", f"{one.get('index')} of MAP {parent}"))
+    return told
 
 
 def _poll_facts(poll: Poll | None) -> list[tuple[str, str | Text | None]]:

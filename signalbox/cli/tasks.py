@@ -37,12 +37,19 @@ def list_tasks(
     status: Statuses = None,
     type: Annotated[str | None, typer.Option("--type", "-t", help="Only this task type.")] = None,
     instance: OfInstance = None,
+    parent: Annotated[
+        str | None, typer.Option("--parent", metavar="ID", help="Only the items of this MAP.")
+    ] = None,
     limit: Limit = 50,
     json: AsJson = False,
 ) -> None:
     """List tasks, newest first."""
+    if instance is not None and parent is not None:
+        raise typer.BadParameter("--parent names the instance already", param_hint="--instance")
     with connect() as client:
-        found = list(client.tasks(instance_id=instance, status=status or (), type=type, limit=limit))
+        found = list(
+            client.tasks(instance_id=instance, status=status or (), type=type, parent=parent, limit=limit)
+        )
     Output(json).show({"items": found, "nextCursor": None}, lambda: _tasks_table(found))
 
 

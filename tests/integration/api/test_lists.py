@@ -221,3 +221,31 @@ def test_tasks_are_filtered(api: Api) -> None:
     problem_of(api.get("/tasks", status="waiting"), 422, "request.invalid")
     problem_of(api.get("/incidents", status="asleep"), 422, "request.invalid")
     assert api.get("/incidents", instanceId="not-an-id").json["items"] == []
+
+
+def test_items_of_a_map_are_listed_by_it(api: Api) -> None:
+    given = {"items": [5, 6, 7], "concurrency": 2, "task": {"type": "ONE", "input": "${item}"}}
+    document = {
+        "id": "mapping",
+        "initial": "busy",
+        "states": {
+            "busy": {"invoke": {"src": "MAP", "input": given, "onDone": "done"}, "on": {"STOP": "done"}},
+            "done": {"type": "final"},
+        },
+    }
+    instance_id = api.start(document)
+    api.engine.handler("ONE", lambda input: {"given": input})
+    [claim, _] = sorted(api.engine.claim(), key=lambda claim: claim.key)
+    api.engine.report(api.engine.call(claim))
+
+    [parent] = api.get("/tasks", type="MAP").json["items"]
+    assert parent["items"] == {"total": 3, "succeeded": 1, "failed": 0, "open": 2}
+    assert (parent["parentTaskId"], parent["index"]) == (None, None)
+    items = api.get("/tasks", parentTaskId=parent["id"]).json["items"]
+    assert [(one["index"], one["status"], one["parentTaskId"]) for one in items] == [
+        (2, "pending", parent["id"]), (1, "running", parent["id"]), (0, "succeeded", parent["id"]),
+    ]  # fmt: skip
+    assert items[-1]["output"] == {"given": 5}
+    assert items[-1]["items"] is None
+    assert api.get("/tasks", parentTaskId="not-an-id").json["items"] == []
+    assert api.get("/tasks", parentTaskId=instance_id).json["items"] == []

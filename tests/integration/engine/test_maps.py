@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from common.commands.incidents import resolve_incident
-from common.lifecycle import InstanceStatus
+from common.commands.people import complete_task, reject_task
+from common.lifecycle import FINAL, InstanceStatus
+from common.people import Person
 from task_runner.registry import Permanent
 from tests.integration.engine.maps import ending, items_of, join_of, mapping, output_of, statuses, the_map
 from tests.support.engine import LIMITS, Engine
@@ -307,3 +309,56 @@ def test_a_map_that_is_given_up_leaves_no_item(engine: Engine) -> None:
 
     assert statuses(engine) == ["failed", "cancelled", "cancelled"]
     assert engine.context(instance_id)["answer"] == "none"
+
+
+# -- people and polls --------------------------------------------------------------------------------------------------
+
+
+def test_people_vote_by_a_quorum(engine: Engine) -> None:
+    vote = {"type": "HUMAN", "name": "vote", "assignee": "${item}"}
+    document = mapping(vote, join={"quorum": 2})
+    instance_id = engine.start(document, input={"items": ["user:ann", "user:bob", "user:cyd"]})
+    engine.advance()
+    assert engine.status(instance_id) is InstanceStatus.WAITING
+    rows = engine.execute("SELECT id, assignee FROM tasks WHERE type = 'HUMAN' ORDER BY item_index")
+    for task_id, person in rows[:2]:
+        with engine.database.transaction() as tx:
+            about = (tx, engine.tenant_id, task_id)
+            assert complete_task(*about, by=Person(person), output={"yes": True}, limits=LIMITS) is None
+    engine.advance()
+
+    assert engine.context(instance_id)["answer"]["results"] == [{"yes": True}, {"yes": True}, None]
+    assert statuses(engine) == ["succeeded", "succeeded", "cancelled"]
+    decided = [one["person"] for one in engine.entries(instance_id) if one["type"] == "human.decided"]
+    assert decided == ["user:ann", "user:bob"]
+
+
+def test_people_are_asked_in_turn(engine: Engine) -> None:
+    engine.start(mapping({"type": "HUMAN", "name": "vote"}, concurrency=1), input={"items": [1, 2]})
+    engine.advance()
+    assert statuses(engine) == ["running", "pending"]
+    [(task_id,)] = engine.execute("SELECT id FROM tasks WHERE type = 'HUMAN' AND status = 'running'")
+    with engine.database.transaction() as tx:
+        reject = {"reason": "no", "limits": LIMITS}
+        assert reject_task(tx, engine.tenant_id, task_id, by=Person("user:ann"), **reject) is None
+    engine.advance()
+
+    assert the_map(engine)["status"] == "failed"
+    assert statuses(engine) == ["failed", "cancelled"]
+
+
+def test_an_item_may_be_asked_again_and_again(engine: Engine) -> None:
+    seen: list[int] = []
+
+    def look(input: int) -> dict[str, bool]:
+        seen.append(input)
+        return {"ready": seen.count(input) > 1}
+
+    engine.handler("look", look)
+    given = {"task": {"type": "look", "input": "${item}"}, "until": "output.ready", "interval": 100}
+    poll = {"type": "POLL", "input": {**given, "checkFirst": True}}
+    instance_id = engine.start(mapping(poll), input={"items": [1, 2]})
+    wait_until(lambda: engine.settle() or engine.status(instance_id) in FINAL, what="the second look")
+
+    assert sorted(seen) == [1, 1, 2, 2]
+    assert engine.context(instance_id)["answer"]["results"] == [{"ready": True}] * 2
