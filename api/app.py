@@ -22,18 +22,22 @@ from api.answering import discard_body, harden, refuse, respond
 from api.auth import KeyRing, require
 from api.cursors import Cursors
 from api.health import Health
+from api.link_gate import LinkGate
+from api.link_pages import LinkPages
 from api.openapi import build_document
-from api.operations import Answer, Call, Operation
+from api.operations import JSON, Answer, Call, Operation
 from api.problems import describe, unavailable
 from api.reading import read_body, read_idempotency_key, read_path, read_query
 from api.reference import render
 from api.routes import OPERATIONS
+from api.routes.links import LinkCall
 from api.services import Services
 from api.transactions import Command, Sent, Transactions, send
 from api.waiting import Waiter, wait_seconds
 from common.config import Limits, Settings
 from common.credentials import Principal, read_secret
 from common.db import Database
+from common.links import Links
 from common.queues.changes import Changes
 from common.queues.doorbell import attach
 from common.retention import Keeping
@@ -106,6 +110,9 @@ def _open_services(app: Flask, settings: Settings, limits: Limits, threads: int)
         waiter=Waiter(database, Changes.open(settings.redis_url), most=max(threads // 2, 1)),
         health=Health(database, settings.redis_url if settings.doorbells else None),
         documents=render(document, app.jinja_env),
+        links=Links.read_secrets(written, older, settings.public_url),
+        link_pages=LinkPages.of(app.jinja_env),
+        link_gate=LinkGate(),
         doorbells=attach(database, settings),
     )
 
@@ -122,6 +129,16 @@ def _view(operation: Operation, services: Services, transactions: Transactions) 
             return respond(send(operation.handler(services)))
 
         return view
+
+    if operation.kind == "link":
+
+        def link_view(token: str) -> Response:
+            read_query(None, request)
+            wants_json = request.accept_mimetypes.best_match(["text/html", JSON], "text/html") == JSON
+            call = LinkCall(services, transactions, request.content_length or 0, wants_json)
+            return respond(send(operation.handler(call, token)))
+
+        return link_view
 
     def authenticated_view(**path: str) -> Response:
         principal = services.keys.recognise(request.headers.get("Authorization"))

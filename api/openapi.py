@@ -17,6 +17,7 @@ from api.operations import JSON, Operation, Shape
 from api.problems import MEDIA_TYPE as PROBLEM
 from api.schemas import Problem
 from common.commands.secrets import NAME
+from common.links import MAX_TOKEN
 
 Schema = dict[str, Any]
 _IN = "validation"
@@ -28,6 +29,11 @@ _PATH_PARAMETERS: dict[str, Schema] = {
         "schema": {"type": "integer", "minimum": 1},
         "description": "the version's number",
         "example": 1,
+    },
+    "token": {
+        "schema": {"type": "string", "maxLength": MAX_TOKEN},
+        "description": "what comes behind /links/ in a signed link",
+        "example": "eyJlIjox…",
     },
     "secretName": {
         "schema": {"type": "string", "pattern": f"^{NAME}$"},
@@ -179,7 +185,7 @@ def _parameters(operation: Operation, schemas: Schemas) -> list[Schema]:
     ]
     if operation.query is not None:
         parameters += schemas.parameters(operation.query)
-    if operation.method == "POST":
+    if operation.method == "POST" and operation.permission is not None:
         parameters.append(_IDEMPOTENCY_KEY)
     if operation.wait is not None:
         parameters.append(_PREFER)

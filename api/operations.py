@@ -30,8 +30,9 @@ PREFIX = "/api/v1"
 JSON = "application/json"
 
 Method = Literal["GET", "POST", "PUT", "DELETE"]
-Kind = Literal["read", "command", "calculation", "open"]
-"""`command` writes, in one transaction; `calculation` is a POST that only reads; `open` needs neither key nor database."""
+Kind = Literal["read", "command", "calculation", "open", "link"]
+"""`command` writes, in one transaction; `calculation` is a POST that only reads; `open` needs neither key nor database; `link`
+is for who has a signed link instead of a key."""
 
 _CONVERTERS = {"metadataKey": "path:"}
 """Names of callers' own choice, which may have slashes: WSGI does not tell a quoted one from another."""
@@ -200,6 +201,10 @@ class Routes:
     def delete(self, path: str, *, answers: Mapping[int, Shape], permission: Permission) -> Callable[[H], H]:
         """A command that takes something away; without a body, an idempotency key or, mostly, an answer's body."""
         return self._add("DELETE", path, "command", permission, answers)
+
+    def link(self, method: Method, path: str, *, answers: Mapping[int, Shape]) -> Callable[[H], H]:
+        """What is open to whoever has a signed link."""
+        return self._add(method, path, "link", None, answers)
 
     def _add(
         self,

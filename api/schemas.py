@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel, model_validator
 from pydantic.alias_generators import to_camel
 
 from common.clock import parse_instant
@@ -30,6 +30,7 @@ from common.db.tables import (
 )
 from common.event_names import MAX_TYPE
 from common.lifecycle import InstanceStatus, TaskStatus
+from common.links import MAX_PERSON as MAX_LINK_PERSON
 from common.schedule import LONGEST_TEXT, CatchUp, Overlap
 
 Json = Any
@@ -274,6 +275,37 @@ class RejectBody(Body):
     output: Json = Field(None, description="goes along as the data of the error")
     shown_hash: Hash | None = Field(
         None, description="`shownHash` of the task as it was shown; another one by now is refused"
+    )
+
+
+class TaskLinkBody(Body):
+    """A link that completes a task with `output`, or rejects it for the reason `reject`; one of the two."""
+
+    person: Annotated[str, Field(min_length=1, max_length=MAX_LINK_PERSON)] = Field(
+        description="who it is for: an address"
+    )
+    output: Json = None
+    reject: str | None = Field(None, min_length=1, max_length=MAX_REASON)
+    expires_in: int | Annotated[str, Field(max_length=50)] | None = Field(
+        None, description="a duration, 7 days without it"
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> TaskLinkBody:
+        if ("output" in self.model_fields_set) == (self.reject is not None):
+            raise ValueError("expected either output or reject")
+        return self
+
+
+class EventLinkBody(Body):
+    """A link that sends an event."""
+
+    person: Annotated[str, Field(min_length=1, max_length=MAX_LINK_PERSON)] = Field(
+        description="who it is for: an address"
+    )
+    event: dict[str, Json] = Field(description="the event, with its `type`")
+    expires_in: int | Annotated[str, Field(max_length=50)] | None = Field(
+        None, description="a duration, 7 days without it"
     )
 
 
@@ -765,6 +797,28 @@ class Task(Shape):
     parent_task_id: str | None = Field(description="of an item: the MAP that it belongs to")
     index: int | None = Field(description="of an item: its place in the list, from 0")
     items: MapItems | None = Field(description="of a MAP")
+
+
+class SignedLink(Shape):
+    """A link, to be handed to its person. It is as good as what it allows."""
+
+    url: str
+    person: str
+    expires_at: Instant
+
+
+class LinkAnswer(Shape):
+    """A link as its person sees it."""
+
+    state: Literal["open", "done", "used", "expired", "finished", "refused", "invalid"]
+    message: str
+    person: str | None = None
+    action: str | None = Field(None, description="what following it does")
+    title: str | None = None
+    description: str | None = None
+    input: Json = None
+    value: Json = Field(None, description="the output, the reason or the event that it carries")
+    expires_at: Instant | None = None
 
 
 class TaskPage(Shape):

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from api.auth import KeyRing
 from api.cursors import Cursors
 from api.health import Health
+from api.link_gate import LinkGate
+from api.link_pages import LinkPages
 from api.reference import Documents
 from api.waiting import Waiter
 from common.config import Limits
 from common.db import Database
+from common.links import Links
 from common.queues.doorbell import Doorbells
 from common.retention import Keeping
 from common.sealing import SealingKeys
@@ -29,6 +32,9 @@ class Services:
     waiter: Waiter
     health: Health
     documents: Documents = field(repr=False)
+    links: Links = field(repr=False)
+    link_pages: LinkPages = field(repr=False)
+    link_gate: LinkGate = field(repr=False)
     doorbells: Doorbells | None = field(default=None, repr=False)
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import TypeVar
 
 import orjson
 from sqlalchemy import Connection
@@ -25,6 +26,7 @@ from common.db import Database
 from common.errors import Invalid
 from common.store.idempotency import IdempotencyKey, KeptAnswer, claim, forget, keep
 
+T = TypeVar("T")
 KEY_LIFETIME = timedelta(hours=24)
 
 
@@ -84,6 +86,10 @@ class Transactions:
         if command.wait is not None and done.follow is not None:
             sent = self._settle(command, done.follow, sent)
         return sent
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """Run something in a transaction of its own."""
+        return self._database.run(work)
 
     def _settle(self, command: Command, follow: Follow, sent: Sent) -> Sent:
         seconds = command.wait or 0.0

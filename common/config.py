@@ -87,6 +87,9 @@ class Settings(BaseSettings):
     )
     retention_days_cancelled: float | None = Field(None, gt=0, le=36_500)
     retention_days_timed_out: float | None = Field(None, gt=0, le=36_500)
+    public_url: str = Field(
+        "", description="the address at which people reach the API: what links begin with"
+    )
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65_535)
     listen_fd: int | None = Field(
@@ -109,6 +112,16 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_for_ever(cls, written: Any) -> Any:
         return None if written == "" else written
+
+    @field_validator("public_url")
+    @classmethod
+    def _web_address(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if url and (
+            parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment
+        ):
+            raise ValueError('expected "https://host" or "https://host/path"')
+        return url.rstrip("/")
 
     @field_validator("http_allow")
     @classmethod

@@ -268,6 +268,7 @@ class Stack:
             "SIGNALBOX_DATA": str(self.folder.path),
             "SIGNALBOX_HOST": LOOPBACK,
             "SIGNALBOX_PORT": str(port),
+            "SIGNALBOX_PUBLIC_URL": f"http://{LOOPBACK}:{port}",
             "SIGNALBOX_LOG_FORMAT": "json",  # what `LogTail` reads
         }
         if redis_url is None:

@@ -8,6 +8,8 @@ from api.routes.documentation import routes as documentation_routes
 from api.routes.erasure import routes as erasure_routes
 from api.routes.incidents import routes as incident_routes
 from api.routes.instances import routes as instance_routes
+from api.routes.links import link_routes
+from api.routes.links import routes as link_making_routes
 from api.routes.metadata import routes as metadata_routes
 from api.routes.metrics import routes as metrics_routes
 from api.routes.overview import health_routes
@@ -29,6 +31,8 @@ OPERATIONS: tuple[Operation, ...] = (
     *metadata_routes.operations,
     *suggestion_routes.operations,
     *schedule_routes.operations,
+    *link_making_routes.operations,
+    *link_routes.operations,
     *overview_routes.operations,
     *health_routes.operations,
     *metrics_routes.operations,

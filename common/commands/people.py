@@ -20,7 +20,7 @@ from common.config import Limits
 from common.db import ORCHESTRATOR_QUEUE, note_bell
 from common.db.tables import InboxType
 from common.errors import Conflict, Invalid, LimitExceeded, NotFound
-from common.ids import LeaseToken, TenantId, is_id
+from common.ids import InstanceId, LeaseToken, TenantId, is_id
 from common.json_schema import compile_schema
 from common.lifecycle import TaskStatus
 from common.people import (
@@ -93,7 +93,8 @@ def delegate_task(
 def _assign(tx: Connection, task: HumanTask, by: Person, kind: str, assignee: str | None) -> None:
     people.assign(tx, task.id, assignee)
     entry = {"type": kind, "taskId": task.id, "key": task.key, "name": task.name, "before": task.assignee}
-    _record(tx, task, by, entry | ({"assignee": assignee} if assignee is not None else {}))
+    more = {"assignee": assignee} if assignee is not None else {}
+    record(tx, task.tenant_id, task.instance_id, by.actor, entry | more)
 
 
 def _name(text: str) -> str:
@@ -145,16 +146,34 @@ def reject_task(
     shown: str | None = None,
 ) -> Refusal | None:
     """Fail a HUMAN task for good, with `reason` as the message and `output` as the data of its error. Raises as `complete_task`."""
-    if not isinstance(reason, str) or not 0 < len(reason) <= MAX_REASON:
-        raise Invalid(f"reason: expected text of 1 to {MAX_REASON} characters", code="reason.invalid")
     if not 0 < len(code) <= MAX_CODE:
         raise Invalid(f"code: expected text of 1 to {MAX_CODE} characters", code="task.invalid")
-    error = TaskError(str(clean(code)), str(clean(reason)), read(_output_text(output, limits)))
+    error = TaskError(str(clean(code)), _reason_text(reason), read(_output_text(output, limits)))
     task, refusal = _to_decide(tx, tenant_id, task_id, "reject", by, shown)
     if refusal is not None:
         return _refused(tx, task, by, refusal)
     _decide(tx, task, by, error=error)
     return None
+
+
+def check_link(
+    tx: Connection,
+    tenant_id: TenantId,
+    task_id: str,
+    *,
+    by: Person,
+    reason: str | None,
+    output: Any,
+    limits: Limits,
+) -> tuple[HumanTask, Refusal | None]:
+    """Ask whether `by` could complete a task with `output`, or reject it for `reason`, and change nothing. Raises as they do."""
+    text = _output_text(output, limits)
+    if reason is not None:
+        _reason_text(reason)
+    task, refusal = _to_decide(tx, tenant_id, task_id, "make a link for", by, None)
+    if reason is None:
+        _check_form(task, read(text))
+    return task, refusal
 
 
 def _to_decide(
@@ -213,6 +232,12 @@ def _check_form(task: HumanTask, output: Any) -> None:
         )
 
 
+def _reason_text(reason: str) -> str:
+    if not isinstance(reason, str) or not 0 < len(reason) <= MAX_REASON:
+        raise Invalid(f"reason: expected text of 1 to {MAX_REASON} characters", code="reason.invalid")
+    return str(clean(reason))
+
+
 def _output_text(output: Any, limits: Limits) -> str:
     text = dumps(clean(output, max_depth=limits.max_json_depth))
     if size(text) > limits.max_output_bytes:
@@ -264,7 +289,7 @@ def report_leased(
 def record_refusal(tx: Connection, task: HumanTask, by: str, why: str, **more: Any) -> None:
     """Keep in the history that somebody was refused."""
     entry = {"type": "human.refused", "taskId": task.id, "person": by, "why": why, "shownHash": _hash(task)}
-    _record(tx, task, Person(by), entry | more)
+    record(tx, task.tenant_id, task.instance_id, by, entry | more)
 
 
 def _refused(tx: Connection, task: HumanTask, by: Person, refusal: Refusal) -> Refusal:
@@ -272,14 +297,14 @@ def _refused(tx: Connection, task: HumanTask, by: Person, refusal: Refusal) -> R
     return refusal
 
 
-def _record(tx: Connection, task: HumanTask, by: Person, entry: dict[str, Any]) -> None:
-    """An entry for the history. It does not wait behind events, and is taken in every status of the instance."""
-    row = inbox.new_row(
-        task.tenant_id, task.instance_id, InboxType.RECORD, dumps({"entry": entry}), by.actor, read_now(tx),
-        lane=inbox.CONTROL,
-    )  # fmt: skip
+def record(
+    tx: Connection, tenant_id: TenantId, instance_id: InstanceId, by: str, entry: dict[str, Any]
+) -> None:
+    """Put an entry for the history into the inbox. It does not wait behind events, and is taken in every status."""
+    body, now = dumps({"entry": entry}), read_now(tx)
+    row = inbox.new_row(tenant_id, instance_id, InboxType.RECORD, body, by, now, lane=inbox.CONTROL)
     inbox.put(tx, [row])
-    note_bell(tx, ORCHESTRATOR_QUEUE, task.instance_id)
+    note_bell(tx, ORCHESTRATOR_QUEUE, instance_id)
 
 
 def _open_task(tx: Connection, tenant_id: TenantId, task_id: str, verb: str) -> HumanTask:

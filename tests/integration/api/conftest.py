@@ -18,6 +18,7 @@ from common.store import keys
 from tests.support.engine import Engine
 
 V1 = "/api/v1"
+PUBLIC_URL = "https://signalbox.test"
 
 APPROVAL: dict[str, Any] = {
     "id": "approval",
@@ -112,7 +113,9 @@ def api(engine: Engine, database: Database, database_url: str, limits: Limits) -
             for role in Role
         }
         foreign = keys.issue_key(tx, other, name="stranger", role=Role.ADMIN, secret=raw).key
-    settings = Settings(database_url=database_url, secret=secret, redis_url="", doorbells=False)
+    settings = Settings(
+        database_url=database_url, secret=secret, redis_url="", doorbells=False, public_url=PUBLIC_URL
+    )
     app = create_app(settings, limits=limits)
     yield Api(app, engine, secret, issued, foreign)
     services_of(app).close()

@@ -7,7 +7,7 @@ from flask import Response, request
 
 from api.operations import JSON, Operation
 from api.routes import OPERATIONS
-from tests.integration.api.conftest import APPROVAL, Api
+from tests.integration.api.conftest import APPROVAL, PUBLIC_URL, Api
 from tests.integration.api.people import ask, say
 from tests.integration.api.test_instances import CRASHING, crash
 
@@ -152,3 +152,10 @@ def visit_people(api: Api) -> None:
     say(api, first, "unclaim")
     for verb, body in (("complete", {"output": {}}), ("reject", {"reason": "no"}), ("fail", {"error": "no"})):
         say(api, ask(api)[1], verb, **body)
+    instance, task = ask(api, description="closely", input={"a": 1})
+    of_task = api.post(f"/tasks/{task}/links", {"person": "ada@example.org", "output": 1}).json["url"]
+    of_event = {"person": "ada@example.org", "event": {"type": "LEAVE"}}
+    for url in (api.post(f"/instances/{instance}/links", of_event).json["url"], of_task):
+        path = url.removeprefix(PUBLIC_URL)
+        for method in ("GET", "POST"):
+            api.send_raw(method, path, key="", headers={"Accept": "application/json"})
