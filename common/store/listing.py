@@ -96,6 +96,7 @@ class InstanceFilter:
     created_after: datetime | None = None
     created_before: datetime | None = None
     parent_id: str | None = None
+    ids: Sequence[str] | None = None
 
 
 def read_instance(tx: Connection, tenant_id: TenantId, instance_id: str) -> InstanceRecord | None:
@@ -132,6 +133,16 @@ class InstanceStanding:
     finished_at: datetime | None
 
 
+def page_ids(
+    tx: Connection, tenant_id: TenantId, wanted: InstanceFilter, *, after: str | None, limit: int
+) -> list[InstanceId]:
+    """The ids of instances that match, oldest first, beyond the id `after`."""
+    query = select(_i.id).where(_i.tenant_id == tenant_id, *_instance_conditions(tx, wanted))
+    if after is not None:
+        query = query.where(_i.id > after)
+    return [InstanceId(row[0]) for row in tx.execute(query.order_by(_i.id).limit(limit))]
+
+
 def list_statuses(
     tx: Connection, tenant_id: TenantId, wanted: InstanceFilter, *, before: str | None, limit: int
 ) -> Page[InstanceStanding]:
@@ -164,6 +175,8 @@ def _instance_conditions(tx: Connection, wanted: InstanceFilter) -> Iterable[Col
         yield _has_label(tx, name, value)
     if wanted.parent_id is not None:
         yield _i.parent_id == wanted.parent_id
+    if wanted.ids is not None:
+        yield _i.id.in_(wanted.ids)
     if wanted.created_after is not None:
         yield _i.created_at > wanted.created_after
     if wanted.created_before is not None:

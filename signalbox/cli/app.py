@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from signalbox.cli import (
+    archive,
     config,
     control,
     database,
@@ -48,6 +49,7 @@ for module in (
     overview,
     secrets,
     retention,
+    archive,
     database,
 ):
     module.register(app)
