@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
+from common import faults
+from common.clock import read_now
 from common.commands.incidents import resolve_incident
+from common.commands.outcome import report_outcomes
 from common.commands.people import complete_task, reject_task
+from common.faults import FaultInjected
 from common.lifecycle import FINAL, InstanceStatus
 from common.people import Person
 from task_runner.registry import Permanent
@@ -129,12 +134,25 @@ def test_only_so_many_run_at_once_and_each_end_lets_the_next_begin(engine: Engin
     assert engine.status(instance_id) is InstanceStatus.RUNNING
 
 
-def test_a_thousand_items_one_after_the_other(engine: Engine) -> None:
+def test_two_hundred_items_a_few_at_a_time(engine: Engine) -> None:
     engine.handler("work", lambda input: input)
     instance_id = engine.start(mapping(concurrency=7), input={"items": list(range(200))})
     engine.settle()
 
     assert engine.context(instance_id)["answer"]["results"] == list(range(200))
+
+
+def test_ten_thousand_items(engine: Engine) -> None:
+    engine.handler("work", lambda input: input)
+    instance_id = engine.start(mapping(concurrency=5_000), input={"items": list(range(10_000))})
+    engine.advance()
+    while claims := engine.claim(2_500):
+        engine.report(*[engine.call(claim) for claim in claims])
+    engine.advance()
+
+    assert engine.status(instance_id) is InstanceStatus.COMPLETED
+    assert engine.context(instance_id)["answer"]["results"] == list(range(10_000))
+    assert join_of(engine) == (10_000, 0, True)
 
 
 # -- withdrawing -------------------------------------------------------------------------------------------------------
@@ -362,3 +380,50 @@ def test_an_item_may_be_asked_again_and_again(engine: Engine) -> None:
 
     assert sorted(seen) == [1, 1, 2, 2]
     assert engine.context(instance_id)["answer"]["results"] == [{"ready": True}] * 2
+
+
+# -- crashes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_crash_before_the_commit_of_a_report_counts_nothing(engine: Engine, last: bool) -> None:
+    engine.handler("work", lambda input: input)
+    instance_id = engine.start(mapping(), input={"items": [1, 2]})
+    engine.advance()
+    first, second = sorted(engine.claim(), key=lambda claim: claim.key)
+    if last:
+        engine.report(engine.call(first))
+    before = join_of(engine)
+    outcome = engine.call(second if last else first)
+
+    def report_and_die(tx: Connection) -> None:
+        report_outcomes(tx, [outcome], now=read_now(tx))
+        raise FaultInjected
+
+    with pytest.raises(FaultInjected):
+        engine.database.run(report_and_die)
+    assert join_of(engine) == before
+    assert the_map(engine)["status"] == "running"
+
+    assert engine.report(outcome).succeeded == 1
+    assert engine.report(outcome).succeeded == 0, "a repeat counts nothing"
+    engine.report(engine.call(first), engine.call(second))
+    engine.settle()
+    assert (join_of(engine), engine.status(instance_id)) == ((2, 0, True), InstanceStatus.COMPLETED)
+
+
+def test_a_crash_of_the_step_that_asks_leaves_nothing_of_it(engine: Engine) -> None:
+    engine.handler("work", lambda input: input)
+    instance_id = engine.start(mapping(), input={"items": [1, 2]})
+
+    def die() -> None:
+        raise FaultInjected
+
+    faults.arm("before_commit", die)
+    with pytest.raises(FaultInjected):
+        engine.advance()
+    faults.disarm()
+    assert engine.execute("SELECT id FROM tasks") == []
+
+    engine.settle()
+    assert engine.context(instance_id)["answer"]["results"] == [1, 2]
