@@ -55,6 +55,7 @@ _MISSING = {
     "task": ("task", "task.not_found"),
     "incident": ("incident", "incident.not_found"),
     "metadata_key": ("metadata", "metadata.not_found"),
+    "trigger": ("trigger", "trigger.not_found"),
     "schedule": ("schedule", "schedule.not_found"),
     "config": ("configuration value", "config.not_found"),
     "secret_name": ("secret", "secret.not_found"),

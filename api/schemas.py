@@ -414,6 +414,52 @@ class ScheduleBody(Body):
     paused: bool = False
 
 
+class TriggerBody(Body):
+    """Which event starts an instance of a definition."""
+
+    definition_key: Key
+    event: str = Field(min_length=1, max_length=MAX_TYPE, description="an event's type, `foo.*` or `*`")
+    name: str | None = Field(None, min_length=1, max_length=MAX_NAME, description="for people and histories")
+    condition: Json = Field(
+        None, description="a guard over `event`: an expression, or as definitions write it"
+    )
+    business_key: Key | None = Field(None, description="of each instance; may read ${event.…}")
+    input: Json = Field(None, description="of each instance; may read ${event.…}; without it, the event")
+    enabled: bool = True
+
+
+class PublishBody(RootModel[Json]):
+    """An event: `type` and any other members; `correlation` names instances that get it and is no part of it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "type": "object",
+            "properties": {
+                "type": {"type": "string", "minLength": 1, "maxLength": MAX_TYPE},
+                "correlation": {
+                    "type": ["object", "null"],
+                    "properties": {
+                        "definitionKey": {"type": "string"},
+                        "businessKey": {"type": "string"},
+                        "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+                    },
+                    "additionalProperties": False,
+                },
+            },
+            "required": ["type"],
+            "additionalProperties": True,
+        }
+    )
+
+
+class CorrelationBody(Body):
+    """Which live instances get a published event: a business key, labels, or both."""
+
+    definition_key: Key | None = None
+    business_key: Key | None = None
+    labels: Labels = Field(default_factory=dict)
+
+
 class ResumeScheduleBody(Body):
     """How a paused schedule goes on."""
 
@@ -493,6 +539,11 @@ class SuggestionQuery(PageQuery):
 class ScheduleQuery(PageQuery):
     definition_key: str | None = None
     paused: bool | None = None
+
+
+class TriggerQuery(PageQuery):
+    definition_key: str | None = None
+    event: str | None = None
 
 
 class NextRunsQuery(Query):
@@ -683,6 +734,47 @@ class SchedulePage(Shape):
 
 class ScheduleRuns(Shape):
     items: list[ScheduleRun]
+
+
+class Trigger(Shape):
+    """A trigger."""
+
+    id: str
+    name: str | None
+    definition_key: str
+    source: Source = Field(description="definition: it is written in the active version")
+    event: str
+    condition: Json
+    business_key: str | None
+    input: Json
+    enabled: bool
+    active: bool = Field(description="false: the version that it is written in is not active")
+    created_at: Instant
+    created_by: str
+    updated_at: Instant
+    updated_by: str
+
+
+class TriggerPage(Shape):
+    items: list[Trigger]
+    next_cursor: str | None
+
+
+class Reaction(Shape):
+    """What one trigger or one instance made of a published event."""
+
+    kind: Literal["started", "held", "delivered", "refused"] = Field(
+        description="held: a live instance has the business key"
+    )
+    instance_id: str | None
+    trigger_id: str | None
+    definition_key: str | None
+    problem: Problem | None
+
+
+class Reactions(Shape):
+    items: list[Reaction]
+    next_cursor: str | None
 
 
 class BatchItem(Shape):

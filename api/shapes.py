@@ -33,6 +33,7 @@ from common.store.overview import HandlerRecord, WorkerRecord
 from common.store.results import ResultRecord
 from common.store.schedules import Schedule as StoredSchedule
 from common.store.suggestions import Suggestion
+from common.store.triggers import Trigger as StoredTrigger
 
 SEEN_RECENTLY_SECONDS = 15.0
 
@@ -374,6 +375,25 @@ def schedule_summary(schedule: StoredSchedule) -> dict[str, Any]:
 
 def schedule_json(schedule: StoredSchedule, runs: Iterable[Run]) -> dict[str, Any]:
     return {**schedule_summary(schedule), "nextRuns": [run_json(run) for run in runs]}
+
+
+def trigger_json(trigger: StoredTrigger) -> dict[str, Any]:
+    return {
+        "id": trigger.id,
+        "name": trigger.name,
+        "definitionKey": trigger.definition_key,
+        "source": trigger.source.value,
+        "event": trigger.event,
+        "condition": stored(trigger.condition),
+        "businessKey": trigger.business_key,
+        "input": stored(trigger.input),
+        "enabled": trigger.enabled,
+        "active": trigger.active,
+        "createdAt": instant(trigger.created_at),
+        "createdBy": trigger.created_by,
+        "updatedAt": instant(trigger.updated_at),
+        "updatedBy": trigger.updated_by,
+    }
 
 
 def run_json(run: Run) -> dict[str, Any]:

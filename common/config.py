@@ -33,6 +33,7 @@ class Limits(BaseSettings):
         100, ge=0, le=1_000_000, description="events that AI tasks may emit in the life of an instance"
     )
     max_schedules: int = Field(10_000, ge=1, le=1_000_000, description="schedules of one tenant")
+    max_triggers: int = Field(1_000, ge=1, le=100_000, description="triggers of one tenant")
     max_batch: int = Field(1_000, ge=1, le=10_000)
     max_page: int = Field(200, ge=1, le=1_000)
 

@@ -19,6 +19,7 @@ rows older than that death are stepped alone after a committed strike; the third
 
 from __future__ import annotations
 
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -71,6 +72,8 @@ class Advancing:
     limits: Limits = field(default_factory=Limits)
     publish: Callable[[Sequence[str]], None] = lambda _ids: None
     last_death: Callable[[], datetime | None] = lambda: None
+    emitted: threading.Event = field(default_factory=threading.Event)
+    """Set when a step of this process has published an event that a trigger answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +237,8 @@ def _advance_locked(advancing: Advancing, tx: Connection, locked: list[LockedIns
             left = tuple(other.id for other in locked[at:])
             break
     batch.save(tx, advancing.limits)
+    if batch.emitted.has_published:
+        advancing.emitted.set()
     if batch.due_tasks:
         note_bell(tx, TASK_RUNNER_QUEUE, *batch.due_tasks)
     faults.hit("before_commit")

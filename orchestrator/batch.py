@@ -28,6 +28,7 @@ from common.store import erasure, history, inbox, incidents, instances, joins, s
 from common.store.instances import LockedInstance
 from orchestrator.children import Children
 from orchestrator.map_rows import MapRows, is_due
+from orchestrator.triggers import Emitted
 from statechart import Chart, accepts
 from statechart.ai import AI_EVENTS
 from statechart.effects import (
@@ -94,6 +95,7 @@ class Batch:
     steps: int = 0
     due_tasks: list[str] = field(default_factory=list)
     children: Children = field(default_factory=Children)
+    emitted: Emitted = field(default_factory=Emitted)
     _tasks: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     _maps: MapRows = field(default_factory=MapRows)
     _left_over: set[str] = field(default_factory=set)  # instances that may have tasks nobody waits for
@@ -261,6 +263,7 @@ class Batch:
         self._skipped_tasks += other._skipped_tasks
         self._erased.update(other._erased)
         self.children.merge(other.children)
+        self.emitted.merge(other.emitted)
 
     def _effect(self, held: LockedInstance, effect: Effect) -> None:
         match effect:
@@ -278,8 +281,10 @@ class Batch:
                     armed.update(status=TimerStatus.CANCELLED.value, finished_at=self.now)
             case SendEvent(to, event, _):
                 self._sends.append(_Send(held, to, event))
-            case Emit() | Log():
-                pass  # told by the step's own history entries; triggers and streams read those
+            case Emit(event, _):
+                self.emitted.add(held, event)
+            case Log():
+                pass  # told by the step's own history entries
             case StartWorkflow():
                 self.children.ask(held, effect)
             case CancelChild(key):
@@ -427,6 +432,7 @@ class Batch:
             writes.run()
         except Unmatched as error:
             raise LostRace("instances, or their inbox, changed while they were locked") from error
+        self.emitted.save(tx, now=self.now)
         inbox.park(tx, self.parked)
         if self.thawed:  # what waited parked is taken up again, also where it can only be rejected: on record
             inbox.unpark(tx, sorted(self.thawed))

@@ -29,7 +29,7 @@ from common.queues.calls import Calls
 from common.queues.changes import Changes
 from common.queues.dispatcher import Dispatcher, Drained
 from common.retention import Keeping
-from common.store import joins, schedules, tasks, timers
+from common.store import joins, schedules, tasks, timers, triggers
 from common.version import signalbox_version
 from orchestrator.advance import Advancing, Sweep, advance_ready
 from orchestrator.map_children import start_items
@@ -37,6 +37,7 @@ from orchestrator.retention import Sweeper
 from orchestrator.schedules import Fired, fire_due_schedules
 from orchestrator.sweep import expire_due_leases, forget, time_out_due_tasks
 from orchestrator.timers import fire_due_timers
+from orchestrator.triggers import start_published
 
 log = structlog.get_logger("signalbox.orchestrator")
 FORGET_SECONDS = 600.0
@@ -108,8 +109,11 @@ class Orchestrator:
     def _work(self, until: float) -> Drained:
         done = advance_ready(self.advancing, until=until, sweep=self._sweep)
         counts = Counter(steps=done.steps, instances=done.instances, tasks=done.tasks)
-        started = start_items(self.database, self.advancing.limits) if done.starts_items else 0
-        return Drained(counts, more=done.resume_after is not None or started > 0)
+        caused = start_items(self.database, self.advancing.limits) if done.starts_items else 0
+        if self.advancing.emitted.is_set():
+            self.advancing.emitted.clear()
+            caused += start_published(self.database, self.limits)
+        return Drained(counts, more=done.resume_after is not None or caused > 0)
 
     def _due(self) -> float | None:
         """Fire and expire what is due, then tell how long until the next instant."""
@@ -117,7 +121,7 @@ class Orchestrator:
             now = read_now(tx)
             timer, lease = timers.next_due_at(tx), tasks.next_expiry_at(tx)
             overdue, item = tasks.next_overdue_at(tx), joins.next_start_at(tx)
-            runs = schedules.read_coming(tx)
+            runs, emitted = schedules.read_coming(tx), triggers.has_published(tx)
         fired = fire_due_timers(self.database) if timer is not None and timer <= now else 0
         if fired:
             self.dispatcher.ring()
@@ -129,6 +133,8 @@ class Orchestrator:
             self.dispatcher.ring()
         started = fire_due_schedules(self.database, self.limits) if runs.is_due(now) else Fired()
         if started.turns:
+            self.dispatcher.ring()
+        if emitted and start_published(self.database, self.limits):  # by who died before it could
             self.dispatcher.ring()
         if time.monotonic() - self._forgot_at > FORGET_SECONDS:
             self._forgot_at = time.monotonic()

@@ -42,6 +42,7 @@ from signalbox.shapes import (
     Metadata,
     Page,
     Problem,
+    Reaction,
     Resolved,
     Result,
     Schedule,
@@ -49,6 +50,7 @@ from signalbox.shapes import (
     Secret,
     Suggestion,
     Task,
+    Trigger,
     Verdict,
 )
 
@@ -354,6 +356,60 @@ class Client:
     def explain(self, instance_id: str) -> dict[str, Json]:
         """Why an instance stands where it stands, and what would move it."""
         return cast("dict[str, Json]", self._get(_path("instances", instance_id, "explain")))
+
+    # --- events and triggers ----------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        event: Mapping[str, Json],
+        *,
+        definition_key: str | None = None,
+        business_key: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> list[Reaction]:
+        """Publish an event to triggers, and to the live instances that a business key or labels name."""
+        correlation = _body(definitionKey=definition_key, businessKey=business_key, labels=labels)
+        body = {**event, "correlation": correlation} if correlation else event
+        return cast("list[Reaction]", self._post("/events", body)["items"])
+
+    def triggers(
+        self, *, definition_key: str | None = None, event: str | None = None, limit: int | None = None
+    ) -> Iterator[Trigger]:
+        """Triggers that match every filter, newest first."""
+        return self._items("/triggers", _given(definitionKey=definition_key, event=event), limit=limit)
+
+    def trigger(self, trigger_id: str) -> Trigger:
+        return cast("Trigger", self._get(_path("triggers", trigger_id)))
+
+    def create_trigger(
+        self,
+        definition_key: str,
+        event: str,
+        *,
+        condition: Json = None,
+        input: Json = None,
+        business_key: str | None = None,
+        name: str | None = None,
+        enabled: bool = True,
+        trigger_id: str | None = None,
+    ) -> Trigger:
+        """Create a trigger; with `trigger_id`, replace that one by it."""
+        body = _body(
+            definitionKey=definition_key,
+            event=event,
+            condition=condition,
+            input=input,
+            businessKey=business_key,
+            name=name,
+            enabled=enabled,
+        )
+        if trigger_id is None:
+            return cast("Trigger", self._post("/triggers", body))
+        return cast("Trigger", self._ask("PUT", _path("triggers", trigger_id), json=body).json())
+
+    def delete_trigger(self, trigger_id: str) -> Trigger:
+        """Delete a trigger; what it has started goes on."""
+        return cast("Trigger", self._ask("DELETE", _path("triggers", trigger_id)).json())
 
     # --- schedules --------------------------------------------------------------------------------------------
 

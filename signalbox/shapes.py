@@ -228,6 +228,33 @@ class Schedule(TypedDict):
     nextRuns: NotRequired[list[ScheduleRun]]
 
 
+class Trigger(TypedDict):
+    id: str
+    name: str | None
+    definitionKey: str
+    source: str
+    event: str
+    condition: Json
+    businessKey: str | None
+    input: Json
+    enabled: bool
+    active: bool
+    createdAt: str
+    createdBy: str
+    updatedAt: str
+    updatedBy: str
+
+
+class Reaction(TypedDict):
+    """What one trigger or one instance made of a published event: started, held, delivered or refused."""
+
+    kind: str
+    instanceId: str | None
+    triggerId: str | None
+    definitionKey: str | None
+    problem: dict[str, Json] | None
+
+
 class Resolved(TypedDict):
     """A configuration value that holds, and where it comes from."""
 

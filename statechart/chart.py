@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from statechart.guards import Guard
     from statechart.tasks import InvokeTask, NewTask
     from statechart.templates import Value
+    from statechart.triggers import CompiledTrigger
 
 ROOT_PATH = "(machine)"  # how the root is called where a path is needed, as XState's default machine id
 NodeType = Literal["atomic", "compound", "parallel", "final", "history"]
@@ -138,6 +139,7 @@ class Chart:
     work: Mapping[str, Work]  # invokes and tasks, by place
     initial_transition: Transition
     timeout_ms: int | None  # of the whole instance
+    triggers: tuple[CompiledTrigger, ...]  # what starts instances by itself, in document order
     max_steps: int | None  # events that an instance may take, its start included
     has_always: bool
     has_parallel: bool

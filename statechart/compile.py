@@ -29,6 +29,7 @@ from statechart.naming import UnknownTarget, delay_reference, js_order, resolve_
 from statechart.problems import DefinitionInvalid, nearest
 from statechart.reading import read_definition
 from statechart.select import wildcard_candidates
+from statechart.triggers import RUN_NAMES, CompiledTrigger, asks_for_states, is_pattern
 from statechart.values import (
     MAX_CONFIG_NAMES,
     NO_RESULTS,
@@ -78,6 +79,7 @@ class Compiler:
         self.transitions: list[Transition] = []
         self.actions = ActionCompiler(definition, self.findings)
         self.timeout_ms: int | None = None
+        self.triggers: list[CompiledTrigger] = []
         self.config_names: frozenset[str] = frozenset()
         self.results = NO_RESULTS
 
@@ -134,6 +136,7 @@ class Compiler:
             ),
             timeout_ms=self.timeout_ms,
             max_steps=definition.max_steps,
+            triggers=tuple(self.triggers),
             has_always=any(node.always for node in self.nodes),
             has_parallel=any(node.type == "parallel" for node in self.nodes),
             uses=tuple(uses),
@@ -422,10 +425,60 @@ class Compiler:
         """Triggers are for whoever publishes events; here their expressions are made sure of."""
         for index, trigger in enumerate(self.definition.triggers):
             at = f"triggers[{index}]"
-            if trigger.condition is not None:
-                self.guards.compile(trigger.condition, join(at, "condition"))
-            self.findings.value(trigger.business_key, join(at, "businessKey"))
-            self.findings.value(trigger.input, join(at, "input"))
+            if (trigger.event is None) == (trigger.schedule is None):
+                self.findings.error("trigger.kind", at, "expected either event or schedule")
+            if trigger.schedule is not None and trigger.condition is not None:
+                self.findings.error(
+                    "trigger.kind",
+                    join(at, "condition"),
+                    "a schedule has no event that a condition could read",
+                )
+            if trigger.event is not None and not is_pattern(trigger.event):
+                self.findings.error(
+                    "trigger.event",
+                    join(at, "event"),
+                    f'expected the type of an event, "foo.*" or "*", found {trigger.event[:80]!r}',
+                )
+            names = RUN_NAMES if trigger.schedule is not None else ()
+            condition = (
+                None
+                if trigger.condition is None
+                else self.guards.compile(trigger.condition, join(at, "condition"))
+            )
+            self.triggers.append(
+                CompiledTrigger(
+                    name=trigger.name or str(index + 1),
+                    event=trigger.event,
+                    condition=condition,
+                    business_key=self.findings.value(trigger.business_key, join(at, "businessKey"), names),
+                    input=None
+                    if trigger.input is None
+                    else self.findings.value(trigger.input, join(at, "input"), names),
+                )
+            )
+            self.check_trigger(self.triggers[-1], at, names)
+        named = [trigger.name for trigger in self.triggers]
+        for index, name in enumerate(named):
+            if name in named[:index]:
+                self.findings.error(
+                    "trigger.name", f"triggers[{index}].name", f"expected another name, found {name!r} again"
+                )
+
+    def check_trigger(self, trigger: CompiledTrigger, at: str, names: Sequence[str]) -> None:
+        """Nothing of an instance is there yet: only the event, or what is known of the run, can be read."""
+        known = (*names, "now") if trigger.event is None else ("event", "now")
+        for member, paths in trigger.paths():
+            for path in sorted(paths):
+                if path.partition(".")[0] not in known:
+                    self.findings.error(
+                        "trigger.unknown_name",
+                        join(at, member),
+                        f"{path!r} is not known before an instance starts; known are {', '.join(known)}",
+                    )
+        if trigger.condition is not None and asks_for_states(trigger.condition):
+            self.findings.error(
+                "trigger.state", join(at, "condition"), "no state is active before an instance starts"
+            )
 
 
 def _exclusive_pairs(targets: Sequence[StateNode]) -> Iterator[tuple[StateNode, StateNode]]:

@@ -478,13 +478,34 @@ class State(StateBody):
     """A state below the root."""
 
 
-class Trigger(Part):
-    """Start an instance when `event` is published and `condition` holds."""
+class Timetable(Part):
+    """When to start instances: exactly one of `cron`, `every` and `at`. What the texts mean is read by who keeps schedules."""
 
-    event: str
+    cron: str | None = None
+    every: Duration | None = None
+    at: str | None = None
+    timezone: str = "UTC"
+    overlap: Literal["skip", "queue", "cancel", "allow"] = "skip"
+    catch_up: Literal["none", "last", "all"] = "last"
+    catch_up_limit: Annotated[int, Field(ge=1)] = 10
+    jitter: Duration = 0
+    paused: bool = False
+
+
+class Trigger(Part):
+    """Start an instance when `event` is published and `condition` holds, or at the times of `schedule`."""
+
+    name: str | None = None
+    event: str | None = None
+    schedule: Timetable | None = None
     condition: Guard | None = None
     business_key: str | None = None
     input: Json = None
+
+
+def as_triggers(value: Json) -> Json:
+    """A text is the event alone."""
+    return [{"event": one} if isinstance(one, str) else one for one in as_list(value)]
 
 
 class Defaults(Part):
@@ -517,7 +538,7 @@ class Definition(StateBody):
     delays: dict[str, Duration] = Field(default_factory=dict)
     input: Json = None
     events: Json = None
-    triggers: Annotated[list[Trigger], Shorthand(as_list)] = Field(default_factory=list)
+    triggers: Annotated[list[Trigger], Shorthand(as_triggers, TEXT)] = Field(default_factory=list)
     timeout: Duration | None = None
     max_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     retention: RetentionSpec | None = None

@@ -18,6 +18,7 @@ from api.routes.schedules import routes as schedule_routes
 from api.routes.secrets import routes as secret_routes
 from api.routes.suggestions import routes as suggestion_routes
 from api.routes.tasks import routes as task_routes
+from api.routes.triggers import routes as trigger_routes
 
 OPERATIONS: tuple[Operation, ...] = (
     *definition_routes.operations,
@@ -33,6 +34,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *schedule_routes.operations,
     *link_making_routes.operations,
     *link_routes.operations,
+    *trigger_routes.operations,
     *overview_routes.operations,
     *health_routes.operations,
     *metrics_routes.operations,

@@ -122,7 +122,10 @@ def activate_version(call: Call, key: str, version: int, body: EmptyBody | None 
 
     The version that does so now becomes inactive in the same transaction. Running instances stay on theirs.
     """
-    return Answer(definition_json(commands.activate_definition(call.tx, call.tenant_id, key, version)))
+    moved = commands.activate_definition(
+        call.tx, call.tenant_id, key, version, actor=call.actor, limits=call.limits
+    )
+    return Answer(definition_json(moved))
 
 
 @routes.post("/definitions/{key}/versions/{version}/deactivate", permission=Permission.DEFINE, answers=_MOVED)
@@ -131,7 +134,10 @@ def deactivate_version(call: Call, key: str, version: int, body: EmptyBody | Non
 
     Those that run go on.
     """
-    return Answer(definition_json(commands.deactivate_definition(call.tx, call.tenant_id, key, version)))
+    moved = commands.deactivate_definition(
+        call.tx, call.tenant_id, key, version, actor=call.actor, limits=call.limits
+    )
+    return Answer(definition_json(moved))
 
 
 @routes.post("/definitions/{key}/versions/{version}/archive", permission=Permission.DEFINE, answers=_MOVED)
@@ -140,7 +146,10 @@ def archive_version(call: Call, key: str, version: int, body: EmptyBody | None =
 
     It stays readable; only a restore brings it back, as a new version.
     """
-    return Answer(definition_json(commands.archive_definition(call.tx, call.tenant_id, key, version)))
+    moved = commands.archive_definition(
+        call.tx, call.tenant_id, key, version, actor=call.actor, limits=call.limits
+    )
+    return Answer(definition_json(moved))
 
 
 @routes.post(

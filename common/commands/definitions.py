@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 from common.canonical import dumps, read, size
 from common.catalogue import OWN
 from common.clock import read_now
+from common.commands.activation import Activation, activate_starts, deactivate_starts, trigger_problems
 from common.commands.contracts import schema_problems
 from common.config import Limits
 from common.db.tables import DefinitionStatus
@@ -84,6 +85,8 @@ def apply_definition(
     if not activate or applied.status is _ACTIVE:
         return applied
     store.activate(tx, tenant_id, key, applied.version)
+    activation = Activation(applied.id, key, document)
+    activate_starts(tx, tenant_id, activation, actor=actor, now=read_now(tx), limits=limits)
     return replace(applied, status=_ACTIVE)
 
 
@@ -138,6 +141,7 @@ def _chart_problems(document: Mapping[str, Any], published: PublishedTypes) -> I
         yield from invalid.problems
         return
     yield from check(chart, task_types=published.types | ENGINE_TYPES, workflows=published.workflows)
+    yield from trigger_problems(document)
     if "SYSTEM" in published.types:
         yield from _unknown_functions(chart, published.functions)
     yield from schema_problems(document)
@@ -249,19 +253,28 @@ def _is_same(facts: DefinitionFacts, checksum: str) -> bool:
 # -- verbs --------------------------------------------------------------------------------------------------------
 
 
-def activate_definition(tx: Connection, tenant_id: TenantId, key: str, version: int) -> Definition:
-    """Let this version start new instances, in place of the one that does. Running instances stay on theirs."""
-    return _move(tx, tenant_id, key, version, "activate")
+def activate_definition(
+    tx: Connection, tenant_id: TenantId, key: str, version: int, *, actor: str, limits: Limits
+) -> Definition:
+    """Let this version start new instances, in place of the one that does. Running instances stay on theirs.
+
+    Its triggers and schedules take the place of those of the other version.
+    """
+    return _move(tx, tenant_id, key, version, "activate", actor, limits)
 
 
-def deactivate_definition(tx: Connection, tenant_id: TenantId, key: str, version: int) -> Definition:
-    """Start no new instances of this version; those that run go on."""
-    return _move(tx, tenant_id, key, version, "deactivate")
+def deactivate_definition(
+    tx: Connection, tenant_id: TenantId, key: str, version: int, *, actor: str, limits: Limits
+) -> Definition:
+    """Start no new instances of this version, also not by its triggers and schedules; those that run go on."""
+    return _move(tx, tenant_id, key, version, "deactivate", actor, limits)
 
 
-def archive_definition(tx: Connection, tenant_id: TenantId, key: str, version: int) -> Definition:
+def archive_definition(
+    tx: Connection, tenant_id: TenantId, key: str, version: int, *, actor: str, limits: Limits
+) -> Definition:
     """Put a version away for good: it cannot be activated again, only restored as a new one."""
-    return _move(tx, tenant_id, key, version, "archive")
+    return _move(tx, tenant_id, key, version, "archive", actor, limits)
 
 
 def restore_definition(
@@ -288,7 +301,9 @@ def restore_definition(
     )
 
 
-def _move(tx: Connection, tenant_id: TenantId, key: str, version: int, verb: str) -> Definition:
+def _move(
+    tx: Connection, tenant_id: TenantId, key: str, version: int, verb: str, actor: str, limits: Limits
+) -> Definition:
     store.lock_key(tx, tenant_id, key)
     found = _found(store.find_version(tx, tenant_id, key, version), key, version)
     sources, target = _LEGAL[verb]
@@ -299,10 +314,15 @@ def _move(tx: Connection, tenant_id: TenantId, key: str, version: int, verb: str
             f'cannot {verb} version {version} of "{key}": it is {status.value}{hint}',
             code="definition.illegal_verb",
         )
+    now = read_now(tx)
     if target is _ACTIVE:
         store.activate(tx, tenant_id, key, version)
+        activation = Activation(found.facts.id, key, read(found.document))
+        activate_starts(tx, tenant_id, activation, actor=actor, now=now, limits=limits)
     else:
         store.set_status(tx, tenant_id, key, version, target)
+        if status is _ACTIVE:
+            deactivate_starts(tx, tenant_id, key, actor=actor, now=now)
     return replace(found, facts=replace(found.facts, status=target))
 
 

@@ -35,7 +35,8 @@ PRIORITIES = range(-100, 101)
 class Start:
     """What to start. `context` is laid over the definition's, key by key at the top; `input` is never merged into it.
 
-    `schedule_id` and `scheduled_at`: the run of a schedule that it is, of which there is one.
+    `schedule_id` and `scheduled_at`: the run of a schedule that it is, of which there is one. `depth`: how many instances
+    led to it, one by the other.
     """
 
     definition_key: str | None = None
@@ -50,6 +51,7 @@ class Start:
     on_conflict: Literal["return", "reject"] = "return"
     schedule_id: str | None = None
     scheduled_at: datetime | None = None
+    depth: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ def _insert(
         "created_at": now,
         "schedule_id": request.schedule_id,
         "scheduled_at": request.scheduled_at,
+        "depth": request.depth,
     }
     if not instances.insert_pending(tx, row):
         # Somebody started it between our look and our insert; under READ COMMITTED theirs is visible now.

@@ -741,7 +741,7 @@ triggers = Table(
     Column("condition", CanonicalText),  # a guard
     Column("business_key", Text),  # a template
     Column("input", CanonicalText),  # a template; null: the event
-    Column("guards", CanonicalText),  # of its definition, which a condition may name
+    Column("definition_id", Id),  # the version that it is written in, which has the guards that it names
     Column("enabled", Boolean, nullable=False),
     Column("active", Boolean, nullable=False),  # false: the version that it is written in is not active
     Column("created_at", UtcDateTime, nullable=False),
@@ -765,6 +765,20 @@ triggers = Table(
         postgresql_where=text("source = 'definition'"),
         sqlite_where=text("source = 'definition'"),
     ),
+)
+
+published = Table(  # events that an instance has emitted, for triggers that answer them
+    "published",
+    metadata,
+    Column("id", BigId, Identity(always=True), primary_key=True),
+    _tenant(),
+    Column("trigger_id", Id, nullable=False),
+    Column("emitter_id", Id, nullable=False),
+    Column("depth", SmallInteger, nullable=False),  # of what it starts
+    Column("event", CanonicalText, nullable=False),
+    Column("published_at", UtcDateTime, nullable=False),
+    postgresql_with=_QUEUE,
+    sqlite_autoincrement=True,
 )
 
 handlers = Table(

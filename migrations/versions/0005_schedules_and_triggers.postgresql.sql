@@ -63,7 +63,7 @@ CREATE TABLE triggers (
     condition TEXT,
     business_key TEXT,
     input TEXT,
-    guards TEXT,
+    definition_id UUID,
     enabled BOOLEAN NOT NULL,
     active BOOLEAN NOT NULL,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
@@ -79,3 +79,16 @@ CREATE INDEX ix_triggers_event ON triggers (tenant_id, event) WHERE enabled AND 
 CREATE INDEX ix_triggers_list ON triggers (tenant_id, id)
 
 CREATE UNIQUE INDEX uq_triggers_definition ON triggers (tenant_id, definition_key, name) WHERE source = 'definition'
+
+CREATE TABLE published (
+    id BIGINT GENERATED ALWAYS AS IDENTITY,
+    tenant_id UUID NOT NULL,
+    trigger_id UUID NOT NULL,
+    emitter_id UUID NOT NULL,
+    depth SMALLINT NOT NULL,
+    event TEXT NOT NULL,
+    published_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_published PRIMARY KEY (id),
+    CONSTRAINT fk_published_tenant_id_tenants FOREIGN KEY(tenant_id) REFERENCES tenants (id)
+)
+ WITH (autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_scale_factor = 0)

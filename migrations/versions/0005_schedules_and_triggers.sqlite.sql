@@ -63,7 +63,7 @@ CREATE TABLE triggers (
     condition TEXT,
     business_key TEXT,
     input TEXT,
-    guards TEXT,
+    definition_id VARCHAR(36),
     enabled BOOLEAN NOT NULL,
     active BOOLEAN NOT NULL,
     created_at DATETIME NOT NULL,
@@ -79,3 +79,14 @@ CREATE INDEX ix_triggers_event ON triggers (tenant_id, event) WHERE enabled AND 
 CREATE INDEX ix_triggers_list ON triggers (tenant_id, id)
 
 CREATE UNIQUE INDEX uq_triggers_definition ON triggers (tenant_id, definition_key, name) WHERE source = 'definition'
+
+CREATE TABLE published (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    tenant_id VARCHAR(36) NOT NULL,
+    trigger_id VARCHAR(36) NOT NULL,
+    emitter_id VARCHAR(36) NOT NULL,
+    depth SMALLINT NOT NULL,
+    event TEXT NOT NULL,
+    published_at DATETIME NOT NULL,
+    CONSTRAINT fk_published_tenant_id_tenants FOREIGN KEY(tenant_id) REFERENCES tenants (id)
+)

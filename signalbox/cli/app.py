@@ -21,6 +21,7 @@ from signalbox.cli import (
     secrets,
     suggestions,
     tasks,
+    triggers,
 )
 
 app = typer.Typer(
@@ -45,6 +46,7 @@ for module in (
     tasks,
     suggestions,
     schedules,
+    triggers,
     config,
     overview,
     secrets,

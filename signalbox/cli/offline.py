@@ -130,7 +130,13 @@ def _problems(file: str) -> list[dict[str, Any]]:
                 "suggestion": None,
             }
         ]
-    return [problem.to_json() for problem in statechart.check(document)]
+    problems = statechart.check(document)
+    if isinstance(document, dict) and document.get("triggers"):
+        # Of cron texts and time zones the kernel knows nothing; loading those who do takes a while.
+        from common.commands.activation import trigger_problems
+
+        problems = [*problems, *trigger_problems(document)]
+    return [problem.to_json() for problem in problems]
 
 
 def _report(report: list[dict[str, Any]]) -> RenderableType:

@@ -29,12 +29,14 @@ from signalbox.shapes import (
     Metadata,
     Poll,
     Problem,
+    Reaction,
     Resolved,
     Result,
     Schedule,
     ScheduleRun,
     Suggestion,
     Task,
+    Trigger,
     Verdict,
 )
 
@@ -593,6 +595,48 @@ def schedule_facts(one: Schedule) -> RenderableType:
     if runs:
         parts.append(section("next runs", runs_table(runs)))
     return Group(*parts)
+
+
+def triggers_table(found: Iterable[Trigger]) -> RenderableType:
+    table = plain_table("id", "name", "event", "definition", "source", "status")
+    for one in found:
+        table.add_row(
+            one["id"],
+            Text(one["name"] or "", "bold"),
+            one["event"],
+            one["definitionKey"],
+            one["source"],
+            status_text(_trigger_status(one)),
+        )
+    return list_or("no triggers match", table)
+
+
+def trigger_facts(one: Trigger) -> RenderableType:
+    head = facts(
+        [
+            ("trigger", one["id"]),
+            ("name", one["name"]),
+            ("event", one["event"]),
+            ("definition", one["definitionKey"]),
+            ("source", one["source"]),
+            ("status", status_text(_trigger_status(one))),
+            ("condition", None if one["condition"] is None else compact(one["condition"])),
+            ("business key", one["businessKey"]),
+        ]
+    )
+    return head if one["input"] is None else Group(head, section("input", json_block(one["input"])))
+
+
+def _trigger_status(one: Trigger) -> str:
+    return "disabled" if not one["enabled"] else "active" if one["active"] else "inactive"
+
+
+def reactions_table(found: Iterable[Reaction]) -> RenderableType:
+    table = plain_table("what", "definition", "instance", "why")
+    for one in found:
+        why = (one["problem"] or {}).get("detail", "")
+        table.add_row(one["kind"], one["definitionKey"] or "", one["instanceId"] or "", short(str(why)))
+    return list_or("nothing answers it", table)
 
 
 def runs_table(found: Iterable[ScheduleRun]) -> RenderableType:

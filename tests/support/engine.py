@@ -32,6 +32,7 @@ from orchestrator.map_children import start_items
 from orchestrator.schedules import fire_due_schedules
 from orchestrator.sweep import expire_due_leases, time_out_due_tasks
 from orchestrator.timers import fire_due_timers
+from orchestrator.triggers import start_published
 from task_runner.call import call_handler, ended
 from task_runner.context import TaskContext
 from task_runner.metadata_rows import MetadataRows
@@ -177,6 +178,7 @@ class Engine:
         while True:
             fire_due_timers(self.database)
             fire_due_schedules(self.database, LIMITS)
+            start_published(self.database, LIMITS)
             expire_due_leases(self.database)
             time_out_due_tasks(self.database)
             if not self.advance().steps and not self.work():

@@ -39,7 +39,7 @@ def test_a_chart_names_the_values_that_its_expressions_read(value, names):
     assert reading(value).config_names == names
 
 
-def test_names_are_found_in_guards_operators_triggers_and_what_tasks_are_asked():
+def test_names_are_found_in_guards_operators_and_what_tasks_are_asked():
     chart = chart_of(
         {
             "a": {
@@ -53,10 +53,9 @@ def test_names_are_found_in_guards_operators_triggers_and_what_tasks_are_asked()
             "b": {"type": "final", "output": "${config.e.x}"},
         },
         guards={"named": "config.c.x"},
-        triggers=[{"event": "X", "businessKey": "${config.f.x}"}],
     )
 
-    assert chart.config_names == {"a.x", "b.x", "c.x", "d.x", "e.x", "f.x"}
+    assert chart.config_names == {"a.x", "b.x", "c.x", "d.x", "e.x"}
 
 
 def test_what_is_found_comes_before_the_definitions_default():
