@@ -96,6 +96,7 @@ CATALOGUE: Mapping[str, str] = {
     "incident.not_found": "No such incident",
     "map.not_retryable": "A MAP over workflows is not retried as a whole",
     "incident.resolved": "The incident is resolved already",
+    "handler.not_found": "No such task type",
     "secret.not_found": "No such secret",
     "secret.name_invalid": "A secret cannot have this name",
     "secret.value_invalid": "A secret cannot have this value",

@@ -60,6 +60,7 @@ _MISSING = {
     "config": ("configuration value", "config.not_found"),
     "secret_name": ("secret", "secret.not_found"),
     "suggestion": ("suggestion", "suggestion.not_found"),
+    "type": ("task type", "handler.not_found"),
 }
 
 

@@ -550,6 +550,14 @@ class NextRunsQuery(Query):
     count: int = Field(10, ge=1, le=MAX_SHOWN)
 
 
+class HandlersQuery(Query):
+    category: str | None = Field(default=None, max_length=100)
+
+
+class HandlerQuery(Query):
+    name: str | None = Field(default=None, max_length=200, description="of a function of type SYSTEM")
+
+
 class DiagramQuery(Query):
     format: Literal["mermaid", "svg"] = "mermaid"
 
@@ -1113,18 +1121,50 @@ class Explanation(Shape):
     incidents: list[Incident] = Field(description="the newest incidents that are open")
 
 
+class Member(Shape):
+    """A member of an input or output, flat: for forms. Bounds stand there where the schema has them."""
+
+    name: str
+    type: str = Field(description='`string`, `object`, … , several with "or" between them, or `any`')
+    description: str
+    required: bool
+    default: Json = Field(default=None, description="absent where there is none")
+    enum: list[Json] | None = None
+    min: float | None = None
+    max: float | None = None
+    min_length: int | None = None
+    max_length: int | None = None
+    min_items: int | None = None
+    max_items: int | None = None
+    pattern: str | None = None
+
+
+class TypeExample(Shape):
+    """A task as a definition writes it, and what it does."""
+
+    says: str
+    task: dict[str, Json]
+
+
 class Handler(Shape):
-    """A task type that some runner offers; `name` is the function's, where the type is SYSTEM."""
+    """A task type: one of the engine's own, or one that task runners offer; `name` is the function's, where the type is SYSTEM."""
 
     type: str
     name: str | None
+    title: str
+    category: str = Field(description="`api-call`, `message`, `human`, `ai`, `flow`, `data`, `code`")
     description: str
-    light: bool
-    isolated: bool
     input_schema: Json
     output_schema: Json
+    parameters: list[Member] = Field(description="the members of the input, from its schema")
+    outputs: list[Member] = Field(description="the members of the output, from its schema")
+    examples: list[TypeExample]
+    light: bool
+    isolated: bool
     retry: Json = Field(description="its own policy, for tasks that name none")
-    published_at: Instant
+    built_in: bool = Field(description="it comes with Signalbox")
+    runners: int | None = Field(description="task runners that live and offer it; null where none is needed")
+    published_at: Instant | None
 
 
 class HandlerPage(Shape):

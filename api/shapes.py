@@ -5,13 +5,14 @@ JSON columns are stored as canonical text, so they are put into the answer as th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 import orjson
 
 from common.canonical import read
+from common.catalogue import CATALOGUE, CODE, TaskType, members_of
 from common.clock import instant_text
 from common.db.tables import IncidentStatus
 from common.decision import NOT_RUN_BY_A_RUNNER
@@ -307,22 +308,69 @@ def suggestion_json(record: Suggestion) -> dict[str, Any]:
     }
 
 
-def handler_json(record: HandlerRecord) -> dict[str, Any]:
+def own_type_json(one: TaskType) -> dict[str, Any]:
+    """A type that the engine executes itself; SYSTEM stands for all its functions."""
+    given = None if one.input_schema is None else dict(one.input_schema)
+    made = None if one.output_schema is None else dict(one.output_schema)
+    return {
+        "type": one.type,
+        "name": None,
+        "title": one.title,
+        "category": one.category,
+        "description": one.description,
+        **_what_goes_in_and_out(given, made),
+        "examples": _examples(one),
+        "light": False,
+        "isolated": False,
+        "retry": None,
+        "builtIn": True,
+        "runners": None,
+        "publishedAt": None,
+    }
+
+
+def published_json(record: HandlerRecord, workers: Sequence[WorkerRecord]) -> dict[str, Any]:
+    """A type that task runners offer, or a function of SYSTEM, with how many runners that live offer it."""
+    known = CATALOGUE.get(record.type)
+    named = record.name or record.type  # a function is offered by those who offer the type of its name
+    is_known = known is not None and not record.name
     return {
         "type": record.type,
         "name": record.name or None,
+        "title": known.title if known is not None and is_known else named,
+        "category": CODE if known is None else known.category,
         "description": record.description,
+        **_what_goes_in_and_out(
+            *(None if text is None else read(text) for text in (record.input_schema, record.output_schema))
+        ),
+        "examples": _examples(known) if known is not None and is_known else [],
         "light": record.light,
         "isolated": record.isolated,
         "retry": stored(record.retry),
-        "inputSchema": stored(record.input_schema),
-        "outputSchema": stored(record.output_schema),
+        "builtIn": is_known,
+        "runners": sum(_is_alive(one) and named in read(one.types) for one in workers),
         "publishedAt": instant(record.published_at),
     }
 
 
+def _what_goes_in_and_out(given: Any, made: Any) -> dict[str, Any]:
+    return {
+        "inputSchema": given,
+        "outputSchema": made,
+        "parameters": members_of(given),
+        "outputs": members_of(made),
+    }
+
+
+def _examples(one: TaskType) -> list[dict[str, Any]]:
+    return [{"says": example.says, "task": dict(example.task)} for example in one.examples]
+
+
+def _is_alive(record: WorkerRecord) -> bool:
+    return (record.now - record.seen_at).total_seconds() < SEEN_RECENTLY_SECONDS
+
+
 def worker_json(record: WorkerRecord) -> dict[str, Any]:
-    silent = (record.now - record.seen_at).total_seconds()
     return {
         "id": record.id,
         "duty": record.duty,
@@ -333,7 +381,7 @@ def worker_json(record: WorkerRecord) -> dict[str, Any]:
         "slots": record.slots,
         "startedAt": instant(record.started_at),
         "seenAt": instant(record.seen_at),
-        "isAlive": silent < SEEN_RECENTLY_SECONDS,
+        "isAlive": _is_alive(record),
     }
 
 

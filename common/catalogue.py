@@ -86,6 +86,11 @@ OWN: tuple[TaskType, ...] = (
         _ANYTHING, {"description": "What the person sent."},
         (Example("Ask somebody to approve an order", {
             "type": "HUMAN", "name": "approve-order", "assignee": "ada", "input": {"order": 7},
+                    "form": {
+                        "type": "object",
+                        "required": ["approved"],
+                        "properties": {"approved": {"type": "boolean"}},
+                    },
         }),),
     ),
     TaskType(
@@ -244,12 +249,6 @@ ALONG: tuple[TaskType, ...] = (
 CATALOGUE: Mapping[str, TaskType] = {one.type: one for one in (*OWN, *ALONG)}
 
 
-def category_of(type: str) -> str:
-    """The category of any type."""
-    known = CATALOGUE.get(type)
-    return CODE if known is None else known.category
-
-
 # -- the flat view ------------------------------------------------------------------------------------------------
 
 _BOUNDS = {
@@ -260,13 +259,18 @@ MAX_MEMBERS = 200
 
 
 def members_of(schema: Json) -> list[dict[str, Json]]:
-    """The members of an object's schema as a flat list for forms: [{name, type, description, required, default?, …bounds}]."""
+    """The members of an object's schema as a flat list for forms, required ones first.
+
+    [{name, type, description, required, default?, …bounds}]
+    """
     if not isinstance(schema, Mapping) or not isinstance(schema.get("properties"), Mapping):
         return []
     required = schema.get("required")
     wanted = required if isinstance(required, list) else []
     listed = list(schema["properties"].items())[:MAX_MEMBERS]
-    return [_member(name, part, is_required=name in wanted) for name, part in listed]
+    members = [_member(name, part, is_required=name in wanted) for name, part in listed]
+    # A published schema is stored with its keys sorted, so their order says nothing.
+    return sorted(members, key=lambda member: not member["required"])
 
 
 def _member(name: str, part: Json, *, is_required: bool) -> dict[str, Json]:

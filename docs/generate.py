@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from common.lifecycle import INSTANCE_MOVES, TASK_MOVES, InstanceStatus, Move, TaskStatus, mermaid
+from docs.task_types import page
 
 DOCS = Path(__file__).resolve().parent
 END = "<!-- end of the generated part -->"
@@ -74,6 +75,7 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "task verbs": lambda: verbs(TASK_MOVES),
     },
     "operations.md": {"settings": settings_table},
+    "guides/task-types.md": {"types": lambda: page([one.name for one in (DOCS / "guides").glob("*.md")])},
 }
 
 
@@ -106,7 +108,7 @@ def main() -> None:
     stale = stale_pages()
     for path, text in stale.items():
         path.write_text(text, encoding="utf-8")
-        sys.stdout.write(f"wrote docs/{path.name}\n")
+        sys.stdout.write(f"wrote docs/{path.relative_to(DOCS)}\n")
     if not stale:
         sys.stdout.write("the generated parts of docs/ are up to date\n")
 

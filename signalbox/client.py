@@ -36,6 +36,7 @@ from signalbox.shapes import (
     Definition,
     DefinitionSummary,
     Entry,
+    Handler,
     Incident,
     Instance,
     Json,
@@ -536,6 +537,16 @@ class Client:
         """Reject a suggestion; nothing is sent."""
         path = _path("suggestions", suggestion_id, "reject")
         return cast("Instance", self._post(path, _body(comment=comment)))
+
+    # --- task types -------------------------------------------------------------------------------------------
+
+    def handlers(self, *, category: str | None = None) -> list[Handler]:
+        """Task types, the engine's own and those that task runners offer, with their schemas."""
+        return cast("list[Handler]", self._get("/handlers", _given(category=category))["items"])
+
+    def handler(self, type: str, *, name: str | None = None) -> Handler:
+        """A task type, or a function of type SYSTEM by its `name`. Raises `NotFound`."""
+        return cast("Handler", self._get(_path("handlers", type), _given(name=name)))
 
     # --- secrets ----------------------------------------------------------------------------------------------
 

@@ -93,6 +93,53 @@ class Verdict(TypedDict):
     problems: list[Json]
 
 
+class _Bounds(TypedDict, total=False):
+    default: Json
+    enum: list[Json]
+    min: float
+    max: float
+    minLength: int
+    maxLength: int
+    minItems: int
+    maxItems: int
+    pattern: str
+
+
+class Member(_Bounds):
+    """A member of an input or output, flat; its bounds stand there where the schema has them."""
+
+    name: str
+    type: str
+    description: str
+    required: bool
+
+
+class TypeExample(TypedDict):
+    says: str
+    task: dict[str, Json]
+
+
+class Handler(TypedDict):
+    """A task type; `runners` is None where none is needed."""
+
+    type: str
+    name: str | None
+    title: str
+    category: str
+    description: str
+    inputSchema: Json
+    outputSchema: Json
+    parameters: list[Member]
+    outputs: list[Member]
+    examples: list[TypeExample]
+    light: bool
+    isolated: bool
+    retry: Json
+    builtIn: bool
+    runners: int | None
+    publishedAt: str | None
+
+
 class Poll(TypedDict):
     """How a POLL is asked again, and what it has counted; `type` is that of its inner task."""
 

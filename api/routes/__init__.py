@@ -6,6 +6,7 @@ from api.routes.control import routes as control_routes
 from api.routes.definitions import routes as definition_routes
 from api.routes.documentation import routes as documentation_routes
 from api.routes.erasure import routes as erasure_routes
+from api.routes.handlers import routes as handler_routes
 from api.routes.incidents import routes as incident_routes
 from api.routes.instances import routes as instance_routes
 from api.routes.links import link_routes
@@ -35,6 +36,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *link_making_routes.operations,
     *link_routes.operations,
     *trigger_routes.operations,
+    *handler_routes.operations,
     *overview_routes.operations,
     *health_routes.operations,
     *metrics_routes.operations,

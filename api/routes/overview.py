@@ -1,27 +1,17 @@
-"""What there is and how it goes: handlers, figures, health."""
+"""How it goes: figures, health."""
 
 from __future__ import annotations
 
 from api.operations import Answer, Call, Routes, Shape
-from api.schemas import Alive, HandlerPage, Readiness, RetentionStatus, Stats
+from api.schemas import Alive, Readiness, RetentionStatus, Stats
 from api.services import Services
-from api.shapes import handler_json, worker_json
+from api.shapes import worker_json
 from common.commands.retention import retention_status
 from common.store import overview
 from common.store.invariants import stalled_instances
 
 routes = Routes("overview")
 health_routes = Routes("health", prefix="/health")
-
-
-@routes.get("/handlers", answers={200: Shape("by type and name, all of them", HandlerPage)})
-def list_handlers(call: Call) -> Answer:
-    """List the task types that runners offer, with their schemas.
-
-    Runners serve all tenants.
-    """
-    items = [handler_json(record) for record in overview.list_handlers(call.tx)]
-    return Answer({"items": items, "nextCursor": None})
 
 
 @routes.get("/stats", answers={200: Shape("the figures", Stats)})
