@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import migrate
-from tests.support import chaos_chart
+from tests.support import chaos_chart, chaos_kinds
 from tests.support.chaos_blows import LONG, SHORT, Driver, EmbeddedDriver, Pace, ProductionDriver, tally
 from tests.support.chaos_callers import Callers, Operator, Story
 from tests.support.chaos_judge import judge
@@ -26,6 +26,7 @@ from tests.support.chaos_report import Report
 from tests.support.chaos_site import FAKETIME, Embedded, Production, Site
 from tests.support.cluster import QUICK_LEASES
 from tests.support.figures import Tell
+from tests.support.http_server import Server, serving
 from tests.support.ledger import Ledger
 from tests.support.postgres import own_postgres_server
 from tests.support.processes import Processes
@@ -36,32 +37,47 @@ SECONDS = float(os.environ.get("CHAOS_SECONDS") or 12)
 INSTANCES = int(os.environ.get("CHAOS_INSTANCES") or 130)
 IS_LONG = SECONDS > 60
 LEASE_SECONDS = 8.0 if IS_LONG else 2.0
-SETTINGS: Mapping[str, str] = {} if IS_LONG else QUICK_LEASES
+SETTINGS: Mapping[str, str] = {
+    "SIGNALBOX_HTTP_ALLOW": "127.0.0.0/8",
+    **({} if IS_LONG else QUICK_LEASES),
+}
 PACE: Pace = LONG if IS_LONG else SHORT
 CALLERS = 6
 SPREAD = 0.85
 """The share of the time over which stories begin."""
 SETTLE_SECONDS = 60.0
+KINDS_SHARE = 4
+"""One story in so many is told to the chart of all kinds of work, which takes longer."""
 REPORTS = Path(__file__).resolve().parents[2] / "build" / "chaos"
 
 pytestmark = pytest.mark.timeout(SECONDS * 4 + 420)
 
 
+def _key_of(number: int) -> str:
+    return chaos_kinds.KEY if number % KINDS_SHARE == KINDS_SHARE - 1 else chaos_chart.KEY
+
+
 def run_chaos(name: str, site: Site, make_driver: type[Driver], tell: Tell) -> None:
     """Run a site through its blows, and judge what it made of them."""
+    with serving(chaos_kinds.amount_server()) as amounts:
+        _run_chaos(name, site, make_driver, tell, amounts)
+
+
+def _run_chaos(name: str, site: Site, make_driver: type[Driver], tell: Tell, amounts: Server) -> None:
     tell(f"CHAOS_SEED={SEED} CHAOS_SECONDS={SECONDS:g} CHAOS_INSTANCES={INSTANCES}")
     began = time.monotonic()
     engine = site.cluster.engine
     engine.apply(chaos_chart.CHILD)
     engine.apply(chaos_chart.CHART)
+    engine.apply(chaos_kinds.chart(amounts.url()))
     chance = random.Random(SEED)
-    stories = [Story.invent(number, chance) for number in range(INSTANCES)]
+    stories = [Story.invent(number, chance, _key_of(number)) for number in range(INSTANCES)]
     callers = Callers(
         site.url, site.key, stories, seconds=SECONDS * SPREAD, callers=CALLERS, seed=chance.randrange(2**32)
     )
     driver = make_driver(site, callers, seconds=SECONDS, seed=SEED, pace=PACE)
     try:
-        with Operator(site.url, site.key) as operator:
+        with Operator(site.url, site.key) as operator, chaos_kinds.Clerk(site.url, site.key) as clerk:
             driver.run()
             driver.settle(seconds=SETTLE_SECONDS)
     finally:
@@ -79,6 +95,7 @@ def run_chaos(name: str, site: Site, make_driver: type[Driver], tell: Tell) -> N
             **judgement.counts,
             **callers.counts.by_name(),
             "retried_by_operator": operator.retried,
+            "completed_by_clerk": clerk.completed,
             "samples_of_stalled": driver.samples,
             **driver.counts(),
         },
@@ -99,6 +116,7 @@ def run_chaos(name: str, site: Site, make_driver: type[Driver], tell: Tell) -> N
     tell(f"written to {report.write(REPORTS)}")
 
     judgement.assert_clean()
+    assert not clerk.refused, f"{len(clerk.refused)} completions were refused, first: {clerk.refused[0]}"
     assert not driver.stalled, f"nothing would ever have woken these: {sorted(driver.stalled)}"
     assert not site.crashes(), site.crashes()
     late = [recovery for recovery in driver.recoveries if not recovery.is_in_time]

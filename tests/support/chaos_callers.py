@@ -37,10 +37,11 @@ PATIENCE_SECONDS = 120.0
 
 @dataclass
 class Story:
-    """What one instance is told, and what came of it. `steps` are (verb, seconds to wait before it)."""
+    """What one instance is told, and what came of it. `steps` are (verb, seconds to wait before it), `key` its definition."""
 
     number: int
     steps: Sequence[tuple[Verb, float]]
+    key: str = KEY
     instance_id: str = ""
     said: int = 0
     acknowledged: list[int] = field(default_factory=list)
@@ -59,8 +60,8 @@ class Story:
         return self.said == len(self.steps)
 
     @classmethod
-    def invent(cls, number: int, chance: random.Random) -> Story:
-        """Make a story up."""
+    def invent(cls, number: int, chance: random.Random, key: str = KEY) -> Story:
+        """Make a story up, for an instance of the definition `key`."""
         adds: list[Verb] = ["ADD"] * chance.randint(1, LONGEST_STORY)
         if chance.random() < CANCELLED_SHARE:
             verbs: list[Verb] = ["start", *adds, "cancel"]
@@ -69,7 +70,7 @@ class Story:
             verbs = ["start", *adds[:cut], "pause", *adds[cut:], "resume", "CLOSE"]
         else:
             verbs = ["start", *adds, "CLOSE"]
-        return cls(number, [(verb, chance.uniform(0.02, 0.5)) for verb in verbs])
+        return cls(number, [(verb, chance.uniform(0.02, 0.5)) for verb in verbs], key)
 
 
 @dataclass
@@ -251,7 +252,7 @@ def _request(story: Story, verb: Verb) -> tuple[str, dict[str, Any]]:
     at = f"/instances/{story.instance_id}"
     match verb:
         case "start":
-            return "/instances", {"definitionKey": KEY, "businessKey": story.business_key}
+            return "/instances", {"definitionKey": story.key, "businessKey": story.business_key}
         case "ADD":
             return f"{at}/events", {"type": "ADD", "n": len(story.acknowledged) + 1}
         case "CLOSE":

@@ -23,12 +23,12 @@ TASKS = len(AMOUNTS)
 _QUICK_RETRY = {"maxAttempts": FAILS + 1, "interval": "100ms", "backoffRate": 1, "jitter": 0}
 
 
-def _assign(path: str, value: str) -> dict[str, Any]:
+def assign(path: str, value: str) -> dict[str, Any]:
     return {"type": "assign", "path": path, "value": value}
 
 
 def _add(amount: str) -> dict[str, Any]:
-    return _assign("sum", f"${{context.sum + {amount}}}")
+    return assign("sum", f"${{context.sum + {amount}}}")
 
 
 def _invoke(name: str, *, ms: int, target: str) -> dict[str, Any]:
@@ -65,9 +65,9 @@ CHART: Document = {
     "initial": "first",
     "context": {"seen": [], "sum": 0, "later": 0, "closed": False},
     "on": {
-        "ADD": {"actions": [_assign("seen", "${context.seen + [event.n]}")]},
-        "LATER": {"actions": [_assign("later", "${context.later + 1}")]},
-        "CLOSE": {"actions": [_assign("closed", "${true}")]},
+        "ADD": {"actions": [assign("seen", "${context.seen + [event.n]}")]},
+        "LATER": {"actions": [assign("later", "${context.later + 1}")]},
+        "CLOSE": {"actions": [assign("closed", "${true}")]},
     },
     "states": {
         "first": {
@@ -113,6 +113,6 @@ CHART: Document = {
 }
 
 
-def context_at_the_end(numbers: Sequence[int]) -> dict[str, Any]:
+def context_at_the_end(numbers: Sequence[int], *, sum: int = SUM) -> dict[str, Any]:
     """The one right context of a completed instance that was sent ADD with these numbers, one after the other."""
-    return {"seen": list(numbers), "sum": SUM, "later": 1, "closed": True}
+    return {"seen": list(numbers), "sum": sum, "later": 1, "closed": True}

@@ -1,4 +1,4 @@
-"""Handlers of the chaos suite, named by `SIGNALBOX_HANDLERS`. Both write the ledger, see `cluster_handlers.py`.
+"""Handlers of the chaos suite, named by `SIGNALBOX_HANDLERS`. All write the ledger, see `cluster_handlers.py`.
 
 Each task of an instance brings an amount of its own (a power of ten), so that the sum tells which one is missing or counted
 twice.
@@ -6,6 +6,7 @@ twice.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from signalbox import Retryable, handler
@@ -26,3 +27,14 @@ def unsteady(input: Any, context: Any) -> Any:
     if context.attempt <= input["fails"]:
         raise Retryable(f"attempt {context.attempt} of {input['fails'] + 1} fails")
     return {"amount": input["amount"]}
+
+
+READY_AFTER = timedelta(milliseconds=250)
+
+
+@handler("chaos.check")
+def check(input: Any, context: Any) -> Any:
+    """Is it `READY_AFTER` later than `since`? Brings `amount`."""
+    rest({"ms": 20}, context)
+    since = datetime.fromisoformat(input["since"])
+    return {"amount": input["amount"], "isReady": datetime.now(UTC) - since >= READY_AFTER}
