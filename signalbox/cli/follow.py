@@ -21,9 +21,11 @@ def follow(
     *,
     deadline: float | None = None,
     idle: Callable[[], object] = lambda: None,
+    is_over: Callable[[Instance], bool] | None = None,
 ) -> Iterator[Entry]:
     """Yield the history of an instance from its beginning, and go on with what arrives until it has ended.
 
+    `is_over` tells of another moment at which to stop; it is asked of the instance before its history is read.
     `deadline` (monotonic seconds) ends it early. `idle` is called before each pause. Pauses grow while nothing
     happens, so that a long wait costs little and a busy instance is seen at once.
     """
@@ -32,7 +34,8 @@ def follow(
     pause = FIRST_PAUSE_SECONDS
     while True:
         # Asked before the history: what happened until this answer stands in the pages read after it.
-        has_ended = client.instance(instance_id)["status"] in ENDED
+        instance = client.instance(instance_id)
+        has_ended = instance["status"] in ENDED or (is_over is not None and is_over(instance))
         fresh, cursor, told = _read_on(client, instance_id, cursor, told)
         yield from fresh
         if has_ended or (deadline is not None and time.monotonic() >= deadline):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from signalbox.cli.options import RUN, Data
+from signalbox.demo import Play
 
 if TYPE_CHECKING:
     from signalbox.parts import Duty
@@ -45,15 +46,18 @@ def up(
 
 
 def demo(
+    name: Annotated[
+        Play, typer.Argument(help="Which one: hello, order or approval.", show_default="hello")
+    ] = Play.HELLO,
     data: Annotated[
         Path | None,
         typer.Option("--data", help="Folder of the demo.", show_default=".signalbox/demo", file_okay=False),
     ] = None,
 ) -> None:
-    """Show hello-workflow from end to end on real parts, and stop again."""
-    from signalbox.demo import run_demo
+    """Show a whole workflow from end to end on real parts, and stop again."""
+    from signalbox.demo.run import run_demo
 
-    raise typer.Exit(run_demo(data))
+    raise typer.Exit(run_demo(name, data))
 
 
 def api(

@@ -11,7 +11,7 @@ from rich.text import Text
 from signalbox.cli.follow import follow
 from signalbox.cli.render import configuration_text, entry_line
 from signalbox.client import Client
-from signalbox.shapes import Entry
+from signalbox.shapes import Entry, Instance
 
 
 def print_timeline(
@@ -21,10 +21,12 @@ def print_timeline(
     *,
     deadline: float | None = None,
     idle: Callable[[], object] = lambda: None,
+    is_over: Callable[[Instance], bool] | None = None,
+    told: int = 0,
 ) -> list[Entry]:
-    """Print each entry as it arrives, until the instance has ended or `deadline` (monotonic); all of them.
+    """Print each entry as it arrives, until the instance has ended, `is_over` or `deadline` (monotonic); all of them.
 
-    Times are told from the instance's creation. `idle` is called whenever nothing new was there.
+    The first `told` entries are not printed: somebody has shown them. Times are told from the instance's creation. `idle` is called whenever nothing new was there.
     """
     began = client.instance(instance_id)["createdAt"]
     entries: list[Entry] = []
@@ -39,7 +41,8 @@ def print_timeline(
                     Text(f"{instance['status']}  {configuration_text(instance['configuration'])}", "dim")
                 )
 
-        for entry in follow(client, instance_id, deadline=deadline, idle=tell_status):
+        for entry in follow(client, instance_id, deadline=deadline, idle=tell_status, is_over=is_over):
             entries.append(entry)
-            screen.print(entry_line(entry, began))
+            if len(entries) > told:
+                screen.print(entry_line(entry, began))
     return entries
