@@ -6,6 +6,7 @@ Ids travel as their canonical 36-character text everywhere; PostgreSQL stores th
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import NewType
 
 from uuid_utils import uuid4 as _uuid4
@@ -24,6 +25,11 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 def new_id() -> str:
     """Return a new UUIDv7 as text; ids made by one process sort in the order they were made."""
     return str(_uuid7())
+
+
+def made_at(id: str) -> datetime:
+    """When a UUIDv7 was made, to the millisecond (RFC 9562, section 5.7)."""
+    return datetime.fromtimestamp(int(id[:8] + id[9:13], 16) / 1_000, UTC)
 
 
 def new_token() -> LeaseToken:

@@ -32,6 +32,7 @@ from statechart.document import (
 from statechart.durations import parse_duration
 from statechart.env import Json
 from statechart.findings import Findings, join
+from statechart.links import problems_of as problems_of_links
 from statechart.maps import PARTS, EachItem
 from statechart.naming import js_order
 from statechart.polls import POLL, poll_name
@@ -353,6 +354,8 @@ class ActionCompiler:
             if part is not None and isinstance(given, Mapping):
                 each = self._each_item(part, given[part], join(at, f"input.{part}"), node)
                 merged["input"] = {key: value for key, value in given.items() if key not in PARTS}
+        for problem in problems_of_links(merged):
+            self.findings.error("link.invalid", join(at, problem.at), problem.message, problem.suggestion)
         compiled = self.findings.value(merged, at, names, may_hold_secret=_places_of_secrets(merged))
         return tasks.TaskTemplate(compiled, each, constants)
 

@@ -217,6 +217,7 @@ class TaskOptions(Part):
     title: Json = None
     description: Json = None
     labels: Json = None
+    links: Json = None
 
 
 class TaskSpec(TaskOptions):

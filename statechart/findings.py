@@ -78,7 +78,7 @@ class Findings:
             self.error(
                 "secret.misplaced",
                 ".".join((at, *map(str, where))),
-                "a secret stands in the input of a task that a task runner executes, and nowhere else; "
+                "a secret, or a link, stands in the input of a task that a task runner executes, and nowhere else; "
                 'literal text is written "$${secret.…}"',
             )
 

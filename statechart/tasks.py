@@ -48,6 +48,7 @@ FREE_OPTIONS = (
     "title",
     "description",
     "labels",
+    "links",
 )
 
 INSTANT_TYPES = ("SET", "TRANSFORM", "LOG", "EMIT")  # done inside the step

@@ -4,7 +4,7 @@
 - Inside text each `${expr}` is rendered: strings as they are, everything else as canonical JSON, so null is `null`.
 - `"$.a.b"` is short for reading `context.a.b`, but null where anything on the way is missing; a segment may be the
   number of a list's element, and `length` is the size of a list.
-- `${secret.NAME}` stays text: secrets are resolved where a task runs, and nowhere else.
+- `${secret.NAME}` and `${link.NAME}` stay text: they are resolved where a task runs, and nowhere else.
 - One dollar more makes it literal: `$${` is `${`, and a leading `$$.` is `$.`. A text that starts with `$config.` is
   left as it is.
 
@@ -39,10 +39,10 @@ _INSIDE = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _ESCAPED_PATH = re.compile(r"\$\$+\.")
-_REFERENCE = r"\s*secret\.[A-Za-z_][A-Za-z0-9_.\-]*\s*"
+_REFERENCE = r"\s*(?:secret|link)\.[A-Za-z_][A-Za-z0-9_.\-]*\s*"
 _SECRET = re.compile(_REFERENCE)
 _SECRETS = re.compile(rf"\$\{{{_REFERENCE}\}}")
-_SECRET_OPENING = re.compile(r"\$\{\s*secret\.")
+_SECRET_OPENING = re.compile(r"\$\{\s*(?:secret|link)\.")
 _SMALL = 256  # bytes of a literal that are not worth counting
 _ANY = 2**62
 _WHOLE = Place("(the whole value)", 0)

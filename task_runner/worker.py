@@ -21,6 +21,7 @@ from common.commands.presence import Presence, arrive, leave, stay
 from common.config import Limits, Settings
 from common.db import LONGEST_TRANSACTION, TASK_RUNNER_QUEUE, Database
 from common.db.migrate import require_schema
+from common.links import Links
 from common.observability import configure_logging
 from common.queues import bootstep, doorbell
 from common.queues.app import RUN, make_app
@@ -31,6 +32,7 @@ from common.store.workers import PublishedHandler
 from common.version import signalbox_version
 from task_runner.due import DueTasks
 from task_runner.isolate import Surroundings
+from task_runner.links import TaskLinks
 from task_runner.registry import REGISTRY, SYSTEM, Handler, discover
 from task_runner.resolve import Resolver, Secrets
 from task_runner.run import Runner
@@ -66,7 +68,12 @@ class TaskRunner:
                 settings.log_format, settings.log_level, settings.isolated_memory_mb * 2**20
             ),
             resolver=Resolver(
-                {"secret": Secrets(lambda: SealingKeys.read(*settings.installation_secrets()))}
+                {
+                    "secret": Secrets(lambda: SealingKeys.read(*settings.installation_secrets())),
+                    "link": TaskLinks(
+                        lambda: Links.read_secrets(*settings.installation_secrets(), settings.public_url)
+                    ),
+                }
             ),
         )
         self.dispatcher = Dispatcher(

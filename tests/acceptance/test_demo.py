@@ -153,3 +153,37 @@ def test_a_demo_that_is_interrupted_leaves_nothing_running(
     assert demo.wait(seconds=20) == 130
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not [child for child in alive if runs(child.pid)]
+
+
+def test_the_order_demo_shows_regions_a_retry_and_a_map(processes: Processes) -> None:
+    demo = run_demo(processes, "order")
+
+    assert demo.exit_code == 0, demo.log()
+    assert_in_order(
+        demo.log(),
+        "Apply the definition order",
+        "preparing ── done ──▶ confirming",
+        *("task.created", "MAP", "instance.completed"),
+        *("orders.charge", "3/4"),
+        *("reserve-lamp", "reserve-rope", "reserve-bell", "reserve-flag"),
+        *("To:", "ada@example.com", "Subject:", "Order A-1007 is on its way", "Paid 84 with receipt-"),
+        "chain verified",
+    )
+
+
+def test_the_approval_demo_shows_a_refused_ai_and_a_person_who_decides_by_a_link(
+    processes: Processes,
+) -> None:
+    demo = run_demo(processes, "approval")
+
+    assert demo.exit_code == 0, demo.log()
+    assert_in_order(
+        demo.log(),
+        "Apply the definition approval",
+        *("ai.decided", "refused APPROVED"),
+        *('"event": "APPROVED"', '"verdict": "refused"'),
+        *("To:", "boss@example.com", "Approve: http://127.0.0.1:"),
+        *("200: a page with a button", "200: decided", "410: a link works once"),
+        *("human.decided", "instance.completed"),
+        "chain verified",
+    )
