@@ -18,7 +18,7 @@ import re2
 from common.canonical import dumps
 from common.errors import Invalid
 from common.event_names import is_reserved, is_well_formed
-from common.json_schema import compile_schema
+from common.schemas import compile_schema
 
 MAX_TURNS = 8
 MOST_TURNS = 50
@@ -59,7 +59,7 @@ class Why(StrEnum):
     OVER_TURNS = "over_turns"
     TOO_LARGE = "too_large"
     LIMIT = "limit"  # of events that AI tasks may emit in the life of an instance
-    IS_PART = "is_part"  # of a MAP or POLL, which wait for results and not for decisions
+    IS_PART = "is_part"  # of a POLL, which waits for results and not for decisions
     NOT_AWAITED = "not_awaited"  # nobody waits for the task any more
     OUTPUT_INVALID = "output_invalid"
 
@@ -163,7 +163,7 @@ def rule_by(policy: Policy, event: str, payload: Json, schemas: Mapping[str, Jso
         return refused(Why.NO_POLICY, "the task has no policy, so that it may emit nothing")
     if event not in policy.events:
         return refused(Why.EVENT_NOT_ALLOWED, f"the policy does not list {event!a:.100} in allowedEvents")
-    wrong = _payload_problem(payload, schemas.get(event))
+    wrong = _payload_problem(event, payload, schemas.get(event))
     if wrong is not None:
         return refused(Why.PAYLOAD_INVALID, f"payload: {wrong}")
     if policy.needs_human:
@@ -174,7 +174,7 @@ def rule_by(policy: Policy, event: str, payload: Json, schemas: Mapping[str, Jso
     return Ruling(Verdict.EMITTED, Why.ALLOWED, "the policy lists the event and lets it be emitted at once")
 
 
-def _payload_problem(payload: Json, schema: Json) -> str | None:
+def _payload_problem(event: str, payload: Json, schema: Json) -> str | None:
     if not isinstance(payload, Mapping):
         return "expected an object"
     for name in ENGINES_MEMBERS:
@@ -183,7 +183,7 @@ def _payload_problem(payload: Json, schema: Json) -> str | None:
     if schema is None:
         return None
     try:
-        return compile_schema(schema).problem(dict(payload))
+        return compile_schema(schema).problem({**payload, "type": event})
     except Invalid as error:
         return f"the definition's schema cannot be used: {error}"
 

@@ -107,6 +107,12 @@ class Schema:
         except (Invalid, ValueError) as error:
             return [{"message": str(error)[:MAX_MESSAGE], "path": ""}]
 
+    def problem(self, value: Json) -> str | None:
+        """The first thing that is wrong in a value, in one sentence; None where nothing is."""
+        for first in self.problems(value):
+            return f"{first['path']}: {first['message']}" if first["path"] else str(first["message"])
+        return None
+
     def _require_cheap(self, value: Json) -> int:
         """The work that asking is, at the most."""
         parts, length = _extent(value)

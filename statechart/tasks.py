@@ -25,7 +25,7 @@ from statechart.ai import AI, AI_EVENTS, event_schemas
 from statechart.draft import ActionFailed, Draft
 from statechart.effects import LOG_LEVELS, CreateTask, Event, LogLevel, Where
 from statechart.env import Json, after, parse_instant
-from statechart.maps import EachItem, map_key, open_map
+from statechart.maps import EachItem, open_map
 from statechart.naming import js_order
 from statechart.people import read_people
 from statechart.polls import POLL, as_asked_again
@@ -254,7 +254,6 @@ def _task(
         draft.counts.setdefault(AI_EVENTS, 0)
         schemas = event_schemas(draft.chart.document, options.get("policy"))
         options |= {"eventSchemas": schemas} if schemas else {}
-        options |= {"isItem": True} if map_key(key) is not None else {}
     if kind == "HUMAN":
         read_people(options)
     return CreateTask(

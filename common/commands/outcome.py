@@ -14,13 +14,13 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from common.ai_policy import Verdict
 from common.canonical import dumps, read
 from common.commands.digests import attempts_digests
 from common.commands.joins import EndedMap, ItemEnd, Items, close, count_items
+from common.commands.suggestions import suggested
 from common.config import Limits
 from common.db import ORCHESTRATOR_QUEUE, TASK_RUNNER_QUEUE, note_bell
-from common.db.tables import AttemptOutcome, InboxType, SuggestionStatus
+from common.db.tables import AttemptOutcome, InboxType
 from common.ids import InstanceId, LeaseToken, TaskId, TenantId, new_id
 from common.lifecycle import TaskStatus
 from common.polls import KEPT_ATTEMPTS, TRIMMED_EVERY
@@ -344,25 +344,18 @@ class _Group:
 
     def _suggest(self, outcome: Outcome, output: str) -> None:
         """What a model would send, and its policy leaves to a person."""
-        told = read(output)
-        decision = told.get("decision") if isinstance(told, dict) else None
-        if not isinstance(decision, dict) or told.get("verdict") != Verdict.SUGGESTED.value:
-            return
-        confidence = decision.get("confidence")
-        self._suggestions.append(
-            {
-                "id": new_id(),
-                "tenant_id": outcome.tenant_id,
-                "instance_id": outcome.instance_id,
-                "task_id": outcome.task_id,
-                "event": str(decision.get("event")),
-                "payload": dumps(decision.get("payload") or {}),
-                "reason": str(decision.get("reason") or ""),
-                "confidence": None if confidence is None else dumps(confidence),
-                "status": SuggestionStatus.OPEN.value,
-                "created_at": self.now,
-            }
-        )
+        members = suggested(read(output))
+        if members is not None:
+            self._suggestions.append(
+                {
+                    "id": new_id(),
+                    "tenant_id": outcome.tenant_id,
+                    "instance_id": outcome.instance_id,
+                    "task_id": outcome.task_id,
+                    **members,
+                    "created_at": self.now,
+                }
+            )
 
     def _again(
         self,

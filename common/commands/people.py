@@ -21,7 +21,6 @@ from common.db import ORCHESTRATOR_QUEUE, note_bell
 from common.db.tables import InboxType
 from common.errors import Conflict, Invalid, LimitExceeded, NotFound
 from common.ids import InstanceId, LeaseToken, TenantId, is_id
-from common.json_schema import compile_schema
 from common.lifecycle import TaskStatus
 from common.people import (
     REJECTED,
@@ -36,6 +35,7 @@ from common.people import (
     may_pass_on,
     shown_hash,
 )
+from common.schemas import compile_schema
 from common.store import inbox, people, tasks
 from common.store.people import HumanTask
 from common.task_error import TaskError
@@ -228,7 +228,10 @@ def _check_form(task: HumanTask, output: Any) -> None:
         raise Invalid(
             f'the output does not fit the form of task "{task.name}": {told}',
             code="task.output_invalid",
-            problems=problems,
+            problems=[
+                {"severity": "error", "code": "task.output_invalid", "suggestion": None, **problem}
+                for problem in problems
+            ],
         )
 
 

@@ -26,17 +26,27 @@ MAX_REASON = 2_000
 
 
 def send_event(
-    tx: Connection, tenant_id: TenantId, instance_id: str, event: Any, *, actor: str, limits: Limits
+    tx: Connection,
+    tenant_id: TenantId,
+    instance_id: str,
+    event: Any,
+    *,
+    actor: str,
+    limits: Limits,
+    source: Mapping[str, Any] | None = None,
 ) -> None:
     """Put an event into an instance's inbox. The caller commits; bells ring afterwards.
+
+    `source`, where the engine knows more of it than its actor, becomes a member of the event.
 
     Raises `Invalid` (`event.invalid`, also where a schema of its definition refuses it; `event.reserved`), `LimitExceeded`, `NotFound` (`instance.not_found`) and
     `Conflict` (`instance.finished`) for a finished instance. Paused and failed ones accept it, and it waits.
     """
-    body = event_text(event, limits=limits)
+    text = event_text(event, limits=limits)
+    body = text if source is None else dumps({**read(text), "source": dict(source)})
     accept(
         tx, tenant_id, instance_id, "send", InboxType.EVENT, body, lane=inbox.ORDINARY, actor=actor,
-        check=lambda definition_id: CONTRACTS.of(tx, definition_id).check_event(read(body)),
+        check=lambda definition_id: CONTRACTS.of(tx, definition_id).check_event(read(text)),
     )  # fmt: skip
 
 

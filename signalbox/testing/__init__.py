@@ -11,9 +11,9 @@
 The guide is docs/guides/testing.md. `World` plays the engine, on rows in `Memory`; `Run` is what a test holds.
 """
 
-from signalbox.testing.answers import Answer, crashes, fails, hangs, succeeds
+from signalbox.testing.answers import Answer, crashes, fails, hangs, says, succeeds
 from signalbox.testing.history import Entry, History
-from signalbox.testing.run import IncidentView, Run, TaskView, Unexpected
+from signalbox.testing.run import IncidentView, Run, SuggestionView, TaskView, Unexpected
 from signalbox.testing.workflow import InvalidDefinition, UnknownName, Workflow
 from signalbox.testing.world import NeverSettles, WrongAnswer
 
@@ -25,6 +25,7 @@ __all__ = [
     "InvalidDefinition",
     "NeverSettles",
     "Run",
+    "SuggestionView",
     "TaskView",
     "Unexpected",
     "UnknownName",
@@ -33,5 +34,6 @@ __all__ = [
     "crashes",
     "fails",
     "hangs",
+    "says",
     "succeeds",
 ]

@@ -20,7 +20,8 @@ class Answer:
     """How one attempt ends: with an output (`text`, canonical), with `error`, or, where `is_silent`, not by itself.
 
     `after_ms` is how long it takes, in virtual milliseconds. `crashes`: its worker dies, and the lease runs out. With
-    `again_ms` the work is not done: another attempt goes on from `state`, canonical text, so much later.
+    `again_ms` the work is not done: another attempt goes on from `state`, canonical text, so much later. `turns` are what a
+    model says.
     """
 
     text: str | None = None
@@ -30,6 +31,7 @@ class Answer:
     crashes: bool = False
     again_ms: int | None = None
     state: str | None = None
+    turns: tuple[Json, ...] | None = None
 
     @property
     def output(self) -> str:
@@ -69,6 +71,19 @@ def hangs() -> Answer:
 def crashes() -> Answer:
     """The worker dies during the attempt. Its lease runs out after 8 s and the task is tried again; not for ever."""
     return Answer(is_silent=True, crashes=True)
+
+
+def says(*turns: Json) -> Answer:
+    """The model of an AI task says these, one a turn: text, a decision, or {toolCalls, usage, …} as in a `script`.
+
+    An object with an `event` or `result` is the JSON that a model would answer with. The policy of the task holds.
+    """
+    return Answer(turns=tuple(_turn(said) for said in turns))
+
+
+def _turn(said: Json) -> Json:
+    is_decision = isinstance(said, dict) and not set(said).isdisjoint({"event", "result"})
+    return {"json": clean(said)} if is_decision else clean(said)
 
 
 Answering: TypeAlias = Callable[[Json, int], Any]

@@ -20,10 +20,11 @@ from common.lifecycle import LIVE, OPEN, InstanceStatus, TaskStatus
 from common.store.configs import Configured
 from common.store.inbox import InboxRow
 from common.store.instances import GENESIS, LockedInstance
+from common.store.suggestions import Suggestion
 from orchestrator.charts import CompiledChart
 
 TENANT = TenantId("00000000-0000-7000-9000-000000000001")
-_KINDS = ("instance", "task", "incident", "definition")
+_KINDS = ("instance", "task", "incident", "definition", "suggestion")
 
 
 @dataclass(eq=False)
@@ -190,6 +191,7 @@ class Memory:
     timers: list[Timer] = field(default_factory=list)
     incidents: list[Incident] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
+    suggestions: list[Suggestion] = field(default_factory=list)
     metadata: dict[str, dict[str, str]] = field(default_factory=dict)
     configs: list[Configured] = field(default_factory=list)
     _accepted: int = 0

@@ -13,16 +13,19 @@ from common.canonical import dumps, read
 from common.clock import instant_text
 from common.commands.joins import Items
 from common.commands.outcome import UNFINISHED, UNSTARTED, _lost, outcome_body
+from common.commands.suggestions import suggested
 from common.db.tables import AttemptOutcome, InboxType
 from common.ids import TaskId
 from common.lifecycle import TaskStatus
 from common.polls import POLL, Counted
 from common.retry import MAX_LOST, RetryPolicy
 from common.store import inbox
+from common.store.suggestions import Suggestion
 from common.store.tasks import later
 from common.task_error import TaskError
 from signalbox.testing import maps
 from signalbox.testing.memory import Attempt, Memory, Task
+from statechart.ai import AI
 
 NO_JITTER = 0.5
 """The chance that `RetryPolicy.delay` takes for neither sooner nor later."""
@@ -129,6 +132,25 @@ def record_late(memory: Memory, task: Task, attempt: Attempt, error: TaskError |
     _deliver(memory, task, InboxType.TASK_LATE, dumps({"entry": entry}))
 
 
+def _suggest(memory: Memory, task: Task, output: str) -> None:
+    """What the model of an ended task would send, and its policy leaves to a person."""
+    task.state = None
+    members = suggested(read(output))
+    if members is not None:
+        id = memory.number("suggestion")
+        made = Suggestion(
+            id,
+            task.instance_id,
+            task.id,
+            **members,
+            created_at=memory.now,
+            decided_at=None,
+            decided_by=None,
+            comment=None,
+        )
+        memory.suggestions.append(made)
+
+
 def _end(
     memory: Memory,
     task: Task,
@@ -144,6 +166,8 @@ def _end(
         items = maps.close(memory, task)
     task.status, task.finished_at = status, memory.now
     task.output, task.error = output, error.to_json() if error else None
+    if task.type == AI and task.asked_as is None and output is not None:
+        _suggest(memory, task, output)
     if task.parent_task_id is not None:
         memory.item_ends.append(task)
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,12 +13,14 @@ from common.canonical import clean, dumps, read
 from common.clock import instant_text
 from common.commands.incidents import _failed_on
 from common.commands.send import MAX_NOTE, event_text, illegal
-from common.db.tables import AttemptOutcome, InboxType
+from common.commands.suggestions import WORDS, Word, comment_text, entry_of, event_of, source_of
+from common.db.tables import AttemptOutcome, InboxType, SuggestionStatus
 from common.decide import VERBS
 from common.errors import Conflict, Invalid, did_you_mean
 from common.lifecycle import InstanceStatus, TaskStatus, instance_can
 from common.polls import POLL, Counted
 from common.store import inbox
+from common.store.suggestions import Suggestion
 from signalbox.testing import outcomes
 from signalbox.testing.answers import Answer, fails, succeeds
 from signalbox.testing.history import LAST, History
@@ -61,6 +63,16 @@ class IncidentView:
     code: str
     message: str
     detail: dict[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class SuggestionView:
+    """An event that a model would have sent; its status: open, accepted, rejected, expired."""
+
+    event: str
+    payload: dict[str, Json]
+    reason: str
+    status: str
 
 
 class Run:
@@ -207,6 +219,22 @@ class Run:
         """Let a child that the test plays stop with an incident."""
         return self._end_child(definition_key, fails(code, message))
 
+    # -- what models suggest --------------------------------------------------------------------------------------
+
+    def accept(self, event: str, *, comment: str | None = None, by: str = ACTOR) -> Run:
+        """Accept the open suggestion of an event: it is sent, as yours."""
+        found = self._open_suggestion(event)
+        text = event_text(event_of(found), limits=self._world.limits)
+        self._require("send")
+        self._world.memory.contract(self._instance.held.definition_id).check_event(read(text))
+        body = {**read(text), "source": source_of(found)}
+        self._world.accept(self.id, InboxType.EVENT, body, lane=inbox.ORDINARY, actor=by)
+        return self._decide(found, "accept", comment, by)
+
+    def reject(self, event: str, *, comment: str | None = None, by: str = ACTOR) -> Run:
+        """Reject the open suggestion of an event: nothing is sent."""
+        return self._decide(self._open_suggestion(event), "reject", comment, by)
+
     # -- seeing -------------------------------------------------------------------------------------------------------
 
     @property
@@ -285,6 +313,14 @@ class Run:
     def task(self, name: str) -> TaskView:
         """The newest task of a name, or of a type. Raises `Unexpected` where it never asked for one."""
         return _view(self._find_task(name, lambda _task: True, "task"))
+
+    @property
+    def suggestions(self) -> list[SuggestionView]:
+        """Everything that models have suggested to it, in order."""
+        return [
+            SuggestionView(one.event, read(one.payload), one.reason, one.status)
+            for one in self._suggestions()
+        ]
 
     @property
     def timers(self) -> dict[str, datetime]:
@@ -367,6 +403,23 @@ class Run:
 
     def _open_incidents(self) -> list[Incident]:
         return self._world.memory.open_incidents(self.id)
+
+    def _suggestions(self) -> list[Suggestion]:
+        return [one for one in self._world.memory.suggestions if one.instance_id == self.id]
+
+    def _open_suggestion(self, event: str) -> Suggestion:
+        found = self._suggestions()
+        for one in reversed(found):
+            if one.event == event and one.status == SuggestionStatus.OPEN.value:
+                return one
+        told = [f"{one.event} ({one.status})" for one in found]
+        raise self._unexpected(f'an open suggestion of "{event}"', _listed("suggestions", told))
+
+    def _decide(self, found: Suggestion, word: Word, comment: str | None, by: str) -> Run:
+        memory, said, status = self._world.memory, comment_text(comment), WORDS[word]
+        decided = replace(found, status=status.value, decided_at=memory.now, decided_by=by, comment=said)
+        memory.suggestions[memory.suggestions.index(found)] = decided
+        return self._say("note", InboxType.RECORD, {"entry": entry_of(found, status, said)}, by)
 
     def _require(self, verb: str) -> None:
         held = self._instance.held

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from common.canonical import dumps, read
 from common.commands.outcome import WorkflowEnd, outcome_body
 from common.config import Limits
-from common.db.tables import AttemptOutcome, InboxType, IncidentStatus, TimerStatus
+from common.db.tables import AttemptOutcome, InboxType, IncidentStatus, SuggestionStatus, TimerStatus
 from common.decision import NOT_RUN_BY_A_RUNNER
 from common.errors import Conflict, SignalboxError
 from common.ids import DefinitionId, InstanceId, TaskId
@@ -163,6 +163,13 @@ class Saving(Batch):
                 memory.timers.append(_timer(row))
         memory.history += self.history
         self._store_incidents(memory)
+        expired = SuggestionStatus.EXPIRED.value
+        memory.suggestions = [
+            replace(one, status=expired, decided_at=memory.now, decided_by="engine")
+            if one.instance_id in self.asked_models and one.status == SuggestionStatus.OPEN.value
+            else one
+            for one in memory.suggestions
+        ]
         for row in self.family.store(memory, find, limits) + self._addressed(memory):
             memory.put(row)
         memory.parked.update(self.parked)

@@ -33,8 +33,10 @@ from signalbox.testing import outcomes
 from signalbox.testing.answers import Answer, Script
 from signalbox.testing.handlers import as_polled
 from signalbox.testing.memory import TENANT, Attempt, Instance, Memory, Task
+from signalbox.testing.models import think
 from signalbox.testing.saving import Family, Saving
 from signalbox.testing.stand_in import ENDED, stand_in
+from statechart.ai import AI
 from task_runner.watch import Bounds
 
 MAX_TURNS = 10_000
@@ -265,9 +267,19 @@ class World:
     def _answer(self, task: Task, attempt: int) -> Answer:
         script = self.script_for(task)
         if script is not None:
-            return script.answer(read(task.input), task.went_on + attempt)
+            return self._said(task, script.answer(read(task.input), task.went_on + attempt))
         answer = self.run_handler(task) if self.run_handler else None
         return answer or Answer(is_silent=True)
+
+    def _said(self, task: Task, answer: Answer) -> Answer:
+        """An answer as it is, or what comes of what a model says."""
+        if answer.turns is None:
+            return answer
+        if task.type != AI:
+            raise WrongAnswer(
+                f'task "{task.name}" is of type {task.type}: says(…) is what the model of an AI task says'
+            )
+        return think(task, answer, self.memory, max_output_bytes=self.limits.max_output_bytes)
 
     def _answer_people(self) -> int:
         """Answer what no runner executes, once, where the test says how: a HUMAN task, a MAP."""

@@ -67,7 +67,7 @@ def answer(input: Json, context: TaskContext, ways: Ways, registry: Registry) ->
         schemas,
         price,
         knows_model=policy.models is not None or way.is_listed,
-        is_part="poll" in options or "isItem" in options,
+        is_part="poll" in options,
     )
     return take(turn, conversation, context)
 

@@ -14,7 +14,7 @@ from typing import Any
 from common.ai_policy import Why
 from common.canonical import loads, storable
 from common.errors import SignalboxError
-from common.json_schema import compile_schema
+from common.schemas import compile_schema
 
 MAX_ANSWER = 200_000
 """Bytes of an answer that is read as JSON."""

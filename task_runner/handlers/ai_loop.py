@@ -39,7 +39,7 @@ class Turn:
     knows_model: bool
     """Was the model named by a list? Then the answer has to come from it, too."""
     is_part: bool = False
-    """Is the task an item of a MAP, or what a POLL asks? Then no step takes its decision."""
+    """Is the task what a POLL asks? Then no step takes its decision."""
 
 
 def take(turn: Turn, conversation: Conversation, context: TaskContext) -> dict[str, Json] | Continue:
@@ -176,7 +176,7 @@ def _ruling(turn: Turn, parsed: Parsed) -> Ruling:
     decision = parsed.decision
     ruling = rule_by(turn.policy, decision["event"], decision["payload"], turn.event_schemas)
     if turn.is_part and ruling.verdict is not Verdict.REFUSED:
-        return refused(Why.IS_PART, "a task within a MAP or POLL gives results and decides nothing")
+        return refused(Why.IS_PART, "a task within a POLL gives results and decides nothing")
     return ruling
 
 

@@ -40,7 +40,7 @@ def system_text(asked: Asked, policy: Policy, schemas: Mapping[str, Json]) -> st
 
 def _deciding(asked: Asked, policy: Policy, schemas: Mapping[str, Json]) -> str:
     events = [
-        f"- {dumps(name)}, with a payload by this JSON Schema: {dumps(schemas[name])}"
+        f'- {dumps(name)}; its payload with "type": {dumps(name)} fits this JSON Schema: {dumps(schemas[name])}'
         if name in schemas
         else f"- {dumps(name)}"
         for name in sorted(policy.events)

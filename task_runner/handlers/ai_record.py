@@ -18,10 +18,13 @@ MAX_CONVERSATION = 500_000
 """Bytes of a conversation, tools included, that goes on to another turn."""
 MAX_RAW = 16_000
 MAX_MESSAGE = 8_000
-MAX_MESSAGES = 200_000
-"""Characters of all messages that are shown; the last ones are, and the first."""
-MAX_TURN = 4_000
-MAX_TEXT = 100_000
+MAX_MESSAGES = 100_000
+"""Bytes of all messages that are kept; the last ones are, and the first two."""
+MAX_TOOL = 2_000
+"""Characters of what a tool was called with, and of what it said."""
+MAX_TOOLS = 100_000
+"""Bytes of all that is told of tool calls; of the ones before only the outcome is kept."""
+MAX_TEXT = 50_000
 HIDDEN = "***"
 
 Json = Any
@@ -48,7 +51,10 @@ OUTPUT_SCHEMA: dict[str, Json] = {
         "verdict": {"enum": ["emitted", "suggested", "refused", "none"]},
         "why": {"type": "string", "description": "The reason of the verdict, to be compared with."},
         "message": {"type": "string", "description": "The same for people."},
-        "text": {"type": "string", "description": "What the model said in the end."},
+        "text": {
+            "type": "string",
+            "description": "What the model said in the end, where that is no decision and no result.",
+        },
         "result": {"description": "By the `schema` of the input."},
         "provider": {"type": "string"},
         "model": {"type": "string"},
@@ -141,7 +147,7 @@ def _short(call: dict[str, Json]) -> dict[str, Json]:
 
 def _start(value: Json) -> Json:
     text = dumps(value)
-    return value if len(text) <= MAX_TURN else f"{text[:MAX_TURN]}… ({len(text):,} characters)"
+    return value if len(text) <= MAX_TOOL else f"{text[:MAX_TOOL]}… ({len(text):,} characters)"
 
 
 class Redaction:
@@ -200,7 +206,7 @@ def record(
         "promptHash": about.prompt_hash,
         "policyHash": about.policy_hash,
         "messages": _shown([{"role": "system", "content": about.system}, *conversation.messages], hide),
-        "turns": hide.json(conversation.turns),
+        "turns": _bounded(hide.json(conversation.turns)),
         "usage": {
             "inputTokens": conversation.input_tokens,
             "outputTokens": conversation.output_tokens,
@@ -210,19 +216,34 @@ def record(
     }
     if answer is not None:
         text = hide.text(answer.text)
-        output |= {"raw": text[:MAX_RAW], "text": text[:MAX_TEXT]}
+        output["raw"] = text[:MAX_RAW]
+        if parsed is None or (parsed.decision is None and parsed.result is None):
+            output["text"] = text[:MAX_TEXT]
     if parsed is not None and parsed.why is None and parsed.result is not None:
         output["result"] = parsed.result
     return output
 
 
+def _bounded(turns: list[dict[str, Json]]) -> list[dict[str, Json]]:
+    """The turns, with what their last tools were called with and said, as far as there is room for it."""
+    room = MAX_TOOLS
+    kept = []
+    for turn in reversed(turns):
+        room -= size(dumps(turn["toolCalls"]))
+        if room < 0:
+            short = [{"name": call["name"], "outcome": call["outcome"]} for call in turn["toolCalls"]]
+            turn = {**turn, "toolCalls": short}  # noqa: PLW2901
+        kept.append(turn)
+    return kept[::-1]
+
+
 def _shown(messages: Sequence[Mapping[str, Json]], hide: Redaction) -> list[Json]:
     """The messages as they are kept: the first two and as many of the last as there is room for."""
     shown = [_cut(hide.json(dict(message))) for message in messages]
-    room = MAX_MESSAGES - sum(len(dumps(message)) for message in shown[:2])
+    room = MAX_MESSAGES - sum(size(dumps(message)) for message in shown[:2])
     kept: list[Json] = []
     for message in reversed(shown[2:]):
-        room -= len(dumps(message))
+        room -= size(dumps(message))
         if room < 0:
             break
         kept.append(message)
@@ -236,5 +257,5 @@ def _cut(message: dict[str, Json]) -> dict[str, Json]:
     if len(content) > MAX_MESSAGE:
         message["content"] = f"{content[:MAX_MESSAGE]}… ({len(content):,} characters)"
     for call in message.get("toolCalls", ()):
-        call["arguments"] = str(call["arguments"])[:MAX_TURN]
+        call["arguments"] = str(call["arguments"])[:MAX_TOOL]
     return message

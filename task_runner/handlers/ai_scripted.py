@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.canonical import dumps
-from common.json_schema import compile_schema
+from common.schemas import compile_schema
 from task_runner.handlers.ai_port import Answer, Request, ToolCall, Usage, estimated
 from task_runner.registry import Permanent, Retryable
 

@@ -12,7 +12,7 @@ from typing import Any
 from common.ai_policy import Policy
 from common.canonical import dumps, loads, read
 from common.errors import Invalid, SignalboxError
-from common.json_schema import compile_schema
+from common.schemas import Schema, compile_schema
 from task_runner.attempt import attempt
 from task_runner.context import TaskContext
 from task_runner.handlers.ai_input import Asked
@@ -51,7 +51,7 @@ class Called:
 @dataclass(frozen=True, slots=True)
 class _Usable:
     handler: Handler
-    schema: Json
+    schema: Schema
 
 
 class Toolbox:
@@ -72,7 +72,7 @@ class Toolbox:
         names = self._usable if asked.tools is None else asked.tools
         told = asked.tools or {}
         return [
-            Tool(name, told.get(name) or usable.handler.description[:2_000], _object(usable.schema))
+            Tool(name, told.get(name) or usable.handler.description[:2_000], _object(usable.schema.document))
             for name in names
             if (usable := self._usable.get(name)) is not None
         ]
@@ -90,7 +90,7 @@ class Toolbox:
             arguments = loads(call.arguments, max_bytes=MAX_ARGUMENTS, limit="arguments")
         except SignalboxError as error:
             return _refused(name, _shown(call.arguments), f"the arguments are not JSON: {error}")
-        wrong = compile_schema(usable.schema).problem(arguments)
+        wrong = usable.schema.problem(arguments)
         if wrong is not None:
             return _refused(name, arguments, f"the arguments are not allowed: {wrong}")
         key = f"{context.idempotency_key}:{turn}:{index}"
@@ -114,15 +114,14 @@ def _usable(registry: Registry, name: str, written: Json) -> _Usable | str:
         return f"no handler {name!a:.100} in this task runner can be a tool"
     if handler.options.isolated:
         return f"the handler {name!a:.100} is isolated, and tools run in the process of their task"
-    schema = handler.input_schema if written is None else written
-    if schema is None:
+    if handler.input_schema is None and written is None:
         return f"neither the policy nor the handler {name!a:.100} says what its arguments may be"
-    schema = schema if isinstance(schema, bool) else dict(schema)
     try:
-        compile_schema(schema)
+        if written is None:
+            return _Usable(handler, compile_schema(dict(handler.input_schema or {}), trusted=True))
+        return _Usable(handler, compile_schema(written))
     except Invalid as error:
-        return f"the schema of the handler {name!a:.100} cannot be used: {error}"
-    return _Usable(handler, schema)
+        return f"the schema of the tool {name!a:.100} cannot be used: {error}"
 
 
 def _object(schema: Json) -> Mapping[str, Json]:

@@ -174,7 +174,7 @@ def test_an_output_that_does_not_fit_the_form_is_refused_by_path(api: Api) -> No
         "task.output_invalid",
     )
 
-    assert {one["path"] for one in problem["problems"]} == {"", "approved", "lines.1"}
+    assert {one["path"] for one in problem["problems"]} == {"more", "approved", "lines[1]"}
     assert entries_of(api, instance_id, "human.decided", "human.refused") == []
     assert say(api, task_id, "complete", output={"approved": False}).status_code == 200
 

@@ -122,7 +122,11 @@ def test_payloads_that_are_none_or_say_what_the_engine_says(payload: Any) -> Non
 
 def test_the_schema_of_an_event_bounds_its_payload() -> None:
     schemas = {
-        "APPROVE": {"type": "object", "additionalProperties": False, "properties": {"n": {"maximum": 5}}}
+        "APPROVE": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {"type": True, "n": {"maximum": 5}},
+        }
     }
 
     assert rule(OPEN, "APPROVE", {"n": 5}, schemas).verdict is Verdict.EMITTED
