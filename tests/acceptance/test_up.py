@@ -207,6 +207,41 @@ def test_an_event_moves_a_waiting_instance(up: Up) -> None:
     assert "completed" in late.stderr
 
 
+def test_schedules_and_what_is_emitted_start_instances_by_themselves(up: Up) -> None:
+    ticking = {
+        "id": "ticking",
+        "initial": "tick",
+        "triggers": [{"name": "tick", "schedule": {"every": "1s", "overlap": "allow"}}],
+        "states": {"tick": {"type": "final", "entry": [{"type": "emit", "event": "ticked"}]}},
+    }
+    answering = {
+        "id": "answering",
+        "initial": "over",
+        "triggers": ["ticked", "asked"],
+        "states": {"over": {"type": "final"}},
+    }
+    for document in (answering, ticking):
+        applied = up.cli("apply", "-", stdin=json.dumps(document))
+        assert applied.returncode == 0, applied.stderr
+
+    def ended(key: str) -> list[Any]:
+        return list(up.json("ls", "--definition", key, "--status", "completed")["items"])
+
+    wait_until(lambda: len(ended("ticking")) >= 3, what="three ticks", seconds=30)
+    (schedule,) = up.json("schedules", "list")["items"]
+    up.json("schedules", "pause", schedule["id"])
+    fired = up.json("schedules", "show", schedule["id"])["fired"]
+    wait_until(
+        lambda: len(ended("ticking")) == len(ended("answering")) == fired,
+        what="an answer to each tick",
+        seconds=30,
+    )
+    assert {one["labels"]["schedule"] for one in ended("ticking")} == {"tick"}
+    assert [one["kind"] for one in up.json("publish", "asked")["items"]] == ["started"]
+    wait_until(lambda: len(ended("answering")) == fired + 1, what="one more answer", seconds=30)
+    assert up.json("doctor")["healthy"]
+
+
 def test_a_cancelled_instance_is_a_no(up: Up) -> None:
     document = {"id": "patience", "initial": "open", "states": {"open": {"on": {"GO": "open"}}}}
     assert up.cli("apply", "-", stdin=json.dumps(document)).returncode == 0
