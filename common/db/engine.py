@@ -150,6 +150,26 @@ class Database:
                 connection.invalidate()  # its settings are not those that others expect
                 connection.close()
 
+    def backup(self, path: Path) -> None:
+        """Copy a SQLite database as it is at this instant into the new file `path`, while others read and write.
+
+        Raises `Misconfigured` for another database, and where the file cannot be made or is there already.
+        """
+        if not self.is_sqlite:
+            raise Misconfigured(
+                "only a SQLite file is backed up like this; PostgreSQL has pg_dump and pg_basebackup"
+            )
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise Misconfigured(f'cannot make "{path}": {error.strerror}') from error
+        connection = self.engine.raw_connection()
+        try:
+            driver: Any = connection.driver_connection
+            driver.execute("VACUUM INTO ?", (str(path),))
+        finally:
+            connection.close()
+
     def dispose(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()

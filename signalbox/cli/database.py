@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -52,6 +53,23 @@ def upgrade(json: AsJson = False) -> None:
         {"database": redact_url(url), "before": before, "after": after},
         lambda: Text(f"{redact_url(url)}: {said}"),
     )
+
+
+@db.command()
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file.", show_default=False)],
+    json: AsJson = False,
+) -> None:
+    """Copy a SQLite database into a new file, while everything runs. PostgreSQL has tools of its own.
+
+    The secret of its folder is not in it: keep a copy of that too, in another place.
+    """
+    from rich.text import Text
+
+    with open_database() as database:
+        database.backup(file)
+    size = file.stat().st_size
+    Output(json).show({"file": str(file), "bytes": size}, lambda: Text(f"{file}: {size:,} bytes"))
 
 
 @db.command()
