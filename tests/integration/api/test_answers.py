@@ -10,6 +10,7 @@ from api.routes import OPERATIONS
 from tests.integration.api.conftest import APPROVAL, PUBLIC_URL, Api
 from tests.integration.api.people import ask, say
 from tests.integration.api.test_instances import CRASHING, crash
+from tests.support.ai import asking, decision, with_ai
 
 BY_ENDPOINT = {operation.name: operation for operation in OPERATIONS}
 
@@ -69,7 +70,7 @@ def visit_everything(api: Api) -> None:
     api.engine.handler("CRASH", crash)
     api.engine.execute(
         "INSERT INTO handlers (type, name, description, input_schema, published_at) "
-        "VALUES ('CRASH', '', 'ends badly', '{\"type\":\"object\"}', '2026-01-01 00:00:00')"
+        "VALUES ('CRASH', '', 'ends badly', '{\"title\":\"anything\"}', '2026-01-01 00:00:00')"
     )
     waiting = api.start(businessKey="b", labels={"a": "b"}, input={"x": 1})
     crashed = api.start(CRASHING)
@@ -105,6 +106,8 @@ def visit_everything(api: Api) -> None:
     api.get(f"/instances/{waiting}/metadata")
     api.send_raw("DELETE", note)
     visit_people(api)
+    visit_schedules(api)
+    visit_suggestions(api)
     setting = {"module": "maps", "key": "start", "value": {"x": 1}}
     config = api.post("/configs", setting).json["id"]
     api.post("/configs", setting)
@@ -118,6 +121,7 @@ def visit_everything(api: Api) -> None:
     for path in (
         "/instances",
         "/handlers",
+        "/handlers/CRASH",
         "/stats",
         "/retention",
         "/schema/definition.json",
@@ -141,6 +145,39 @@ def visit_everything(api: Api) -> None:
         "/metrics",
     ):
         api.send_raw("GET", path, key="")
+
+
+def visit_schedules(api: Api) -> None:
+    """Schedules and triggers, each verb once."""
+    wanted = {"definitionKey": "approval", "name": "daily", "cron": "@daily"}
+    schedule = f"/schedules/{api.post('/schedules', wanted).json['id']}"
+    for path in ("/schedules", schedule, f"{schedule}/next"):
+        api.get(path)
+    api.put(schedule, {**wanted, "overlap": "allow"})
+    for verb in ("pause", "resume", "trigger"):
+        api.post(f"{schedule}/{verb}")
+    api.delete(schedule)
+    started = {"definitionKey": "approval", "event": "ordered", "input": "${event}"}
+    trigger = f"/triggers/{api.post('/triggers', started).json['id']}"
+    for path in ("/triggers", trigger):
+        api.get(path)
+    api.post("/events", {"type": "ordered"})
+    api.put(trigger, {**started, "enabled": False})
+    api.delete(trigger)
+
+
+def visit_suggestions(api: Api) -> None:
+    """What a model suggests, accepted and rejected."""
+    with_ai(api.engine)
+    api.engine.execute(
+        "INSERT INTO handlers (type, name, published_at) VALUES ('AI', '', '2026-01-01 00:00:00')"
+    )
+    for verb in ("accept", "reject"):
+        api.start(asking([decision("APPROVE")], {"allowedEvents": ["APPROVE"]}))
+        suggestion = f"/suggestions/{api.get('/suggestions', status='open').json['items'][0]['id']}"
+        api.get(suggestion)
+        api.post(f"{suggestion}/{verb}", {"comment": "as it should be"}, headers={"Prefer": "wait=0"})
+        api.engine.settle()
 
 
 def visit_people(api: Api) -> None:
