@@ -125,6 +125,7 @@ def _leave_out(chart: Chart | None, before: Decision, row: Json, env: Env) -> De
         snapshot=step.snapshot,
         snapshot_text=None,
         changes=[*before.changes, *step.changes],
+        effects=(*before.effects, *step.effects),
     )
 
 

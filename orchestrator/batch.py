@@ -24,7 +24,18 @@ from common.errors import Invalid
 from common.ids import InstanceId, TaskId, TenantId, is_id, new_id
 from common.lifecycle import ENDED, FINAL, FROZEN, InstanceStatus, TaskStatus
 from common.retry import RetryPolicy
-from common.store import erasure, history, inbox, incidents, instances, joins, suggestions, tasks, timers
+from common.store import (
+    erasure,
+    history,
+    inbox,
+    incidents,
+    instances,
+    joins,
+    people,
+    suggestions,
+    tasks,
+    timers,
+)
 from common.store.instances import LockedInstance
 from orchestrator.children import Children
 from orchestrator.map_rows import MapRows, is_due
@@ -33,6 +44,7 @@ from statechart import Chart, accepts
 from statechart.ai import AI_EVENTS
 from statechart.effects import (
     ArmTimer,
+    AssignTask,
     CancelChild,
     CancelTask,
     CancelTimer,
@@ -102,6 +114,7 @@ class Batch:
     _asked_again: list[_Asking] = field(default_factory=list)
     _timers: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     _cancelled_tasks: set[tuple[str, str]] = field(default_factory=set)
+    _assigned: dict[tuple[str, str], AssignTask] = field(default_factory=dict)
     _open_tasks: dict[str, set[str]] = field(default_factory=dict)
     _cancelled_timers: set[tuple[str, str]] = field(default_factory=set)
     _sends: list[_Send] = field(default_factory=list)
@@ -254,6 +267,7 @@ class Batch:
         self._asked_again += other._asked_again
         self._timers.update(other._timers)
         self._cancelled_tasks |= other._cancelled_tasks
+        self._assigned.update(other._assigned)
         self._open_tasks.update(other._open_tasks)
         self._cancelled_timers |= other._cancelled_timers
         self._sends += other._sends
@@ -271,14 +285,12 @@ class Batch:
                 self._create_task(held, effect)
             case CancelTask(key):
                 self._cancel_task(held, key)
+            case AssignTask():
+                self._assign_task(held, effect)
             case ArmTimer(key, due_at, event):
                 self._timers[held.id, key] = self._timer(held, key, due_at, event)
             case CancelTimer(key):
-                armed = self._timers.get((held.id, key))
-                if armed is None:
-                    self._cancelled_timers.add((held.id, key))
-                else:
-                    armed.update(status=TimerStatus.CANCELLED.value, finished_at=self.now)
+                self._cancel_timer(held, key)
             case SendEvent(to, event, _):
                 self._sends.append(_Send(held, to, event))
             case Emit(event, _):
@@ -299,6 +311,20 @@ class Batch:
         else:  # asked for and withdrawn within one batch: the row tells both
             created.update(status=TaskStatus.CANCELLED.value, finished_at=self.now)
             self._maps.drop(held.id, key)
+
+    def _cancel_timer(self, held: LockedInstance, key: str) -> None:
+        armed = self._timers.get((held.id, key))
+        if armed is None:
+            self._cancelled_timers.add((held.id, key))
+        else:
+            armed.update(status=TimerStatus.CANCELLED.value, finished_at=self.now)
+
+    def _assign_task(self, held: LockedInstance, effect: AssignTask) -> None:
+        row = self._tasks.get((held.id, effect.key))
+        if row is None:
+            self._assigned[held.id, effect.key] = effect
+        else:
+            row.update(assigned(effect))
 
     def _create_task(self, held: LockedInstance, effect: CreateTask) -> None:
         row = self._task(held, effect)
@@ -334,7 +360,7 @@ class Batch:
             "gated": False,
             "assignee": effect.options.get("assignee") if is_human else None,
             "candidates": (effect.options.get("candidates") or None) if is_human else None,
-            "due_at": None,
+            "due_at": effect.due_at,
             "name": effect.name,
             "status": (TaskStatus.PENDING if executed else TaskStatus.RUNNING).value,
             "priority": priority,
@@ -464,8 +490,9 @@ class Batch:
             )
 
     def _withdrawing(self) -> set[str]:
-        """Instances that cancel tasks, or may not have any run."""
-        return {instance_id for instance_id, _ in self._cancelled_tasks} | self.frozen | self._left_over
+        """Instances that cancel tasks, give them to others, or may not have any run."""
+        concerned = {instance_id for instance_id, _ in (*self._cancelled_tasks, *self._assigned)}
+        return concerned | self.frozen | self._left_over
 
     def _cancel_and_hold(self, tx: Connection) -> list[TaskId]:
         """Cancel what nobody waits for any more, and hold what is frozen; returns the ids that were cancelled."""
@@ -473,8 +500,11 @@ class Batch:
         if not concerned:
             return []
         self._cancel_and_hold_new(concerned)
-        cancelled, held = [], []
+        cancelled, held, given = [], [], []
         for task in tasks.lock_open(tx, sorted(concerned)):
+            effect = self._assigned.get((task.instance_id, task.key))
+            if effect is not None:
+                given.append({"id": task.id, **assigned(effect)})
             if not self._is_wanted(task.instance_id, task.key, task.joined_keys):
                 cancelled.append(task)
             elif task.instance_id in self.frozen:
@@ -485,6 +515,8 @@ class Batch:
             if task.type == "WORKFLOW" and map_key(task.key)
         )
         ids = [task.id for task in cancelled]
+        for row in given:
+            people.escalate(tx, [row])
         tasks.cancel(tx, ids, now=self.now)
         tasks.hold(tx, held)
         return ids
@@ -629,6 +661,12 @@ class Batch:
         if isinstance(key, str) and isinstance(business_key, str):
             return instances.find_live(tx, send.sender.tenant_id, key, business_key)
         return None
+
+
+def assigned(effect: AssignTask) -> dict[str, Any]:
+    """The columns of a task that goes to somebody else: to one person, or to whoever of the candidates takes it."""
+    columns: dict[str, Any] = {"assignee": effect.assignee}
+    return columns if effect.candidates is None else columns | {"candidates": list(effect.candidates)}
 
 
 def error_text(incident: Incident) -> str:

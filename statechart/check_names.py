@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 
 from statechart.chart import Chart, Transition, Use
 from statechart.check_flow import ends_machine, warning
+from statechart.people import EVENTS as PEOPLE_EVENTS
 from statechart.problems import Problem, nearest
 from statechart.templates import names_secret
 
@@ -68,6 +69,7 @@ def misnamed_events(chart: Chart) -> Iterator[Problem]:
         "xstate.done.state.": chart.by_id,
         "done.task.": tasks,
         "error.task.": tasks,
+        **dict.fromkeys(PEOPLE_EVENTS, tasks),
     }
     for node in chart.nodes:
         for descriptor, own in node.own.items():

@@ -26,6 +26,7 @@ from statechart.durations import parse_duration
 from statechart.env import Json
 from statechart.findings import Findings, join
 from statechart.naming import UnknownTarget, delay_reference, js_order, resolve_target
+from statechart.people import EVENTS as PEOPLE_EVENTS
 from statechart.problems import DefinitionInvalid, nearest
 from statechart.reading import read_definition
 from statechart.select import wildcard_candidates
@@ -51,7 +52,7 @@ _IGNORED: Mapping[NodeType, tuple[str, ...]] = {
     "history": ("initial", "on_done", "output", "on", "always", "after", "entry", "exit", "invoke"),
 }
 MAX_TARGETS = 100  # of one transition
-ENGINE_PREFIXES = ("xstate.", "done.", "error.")
+ENGINE_PREFIXES = ("xstate.", "done.", "error.", *PEOPLE_EVENTS)
 
 
 def compile_document(document: Json, *, as_xstate: bool = False) -> Chart:

@@ -427,6 +427,8 @@ class ActionCompiler:
         if fields["type"] == "HUMAN":
             for name, problem in people.problems_of(fields):
                 self.findings.error("task.people", join(at, name), problem)
+            for path, problem in people.due_problems(fields.get("due")):
+                self.findings.error("task.due", join(at, f"due.{path}" if path else "due"), problem)
 
     def _check_ties(self, given: Mapping[str, Json], at: str) -> None:
         if given.get("wait") is False and given.get("cancelWithParent") is True:

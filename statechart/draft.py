@@ -8,7 +8,7 @@ end of a macrostep `queue` is empty, so that a snapshot has nothing waiting insi
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +18,7 @@ from statechart.configuration import ActiveNodes, in_document_order, with_ancest
 from statechart.effects import (
     NOT_RUN_BY_A_RUNNER,
     ArmTimer,
+    AssignTask,
     CancelChild,
     CancelTask,
     CancelTimer,
@@ -290,11 +291,28 @@ class Draft:
         if "instant" not in entry:
             self._take_back(CreateTask, key, CancelTask(key))
         self.note("task.cancelled", key=key)
+        self.cancel_tied_timers(entry)
         if "instanceId" in entry:
             self._let_go(key, entry)
 
+    def tie_timers(self, key: str, timers: Sequence[str]) -> None:
+        """Let timers end with a task that was just asked for."""
+        self.tasks[key]["timers"] = list(timers)
+
+    def cancel_tied_timers(self, entry: Mapping[str, Json]) -> None:
+        """What was armed for a task that has ended is not waited for any more."""
+        for key in entry.get("timers", ()):
+            self.cancel_timer(key)
+
+    def assign_task(self, key: str, goes_to: Mapping[str, Json]) -> None:
+        """Give an open task to somebody else."""
+        if key in self.tasks:
+            self.effects.append(AssignTask(key, goes_to.get("assignee"), goes_to.get("candidates")))
+            self.note("task.assigned", key=key, **goes_to)
+
     def arm_timer(self, key: str, due_at: datetime, event: Event, **marks: Json) -> None:
-        """`marks` are kept beside it: `to` whom the event goes, the `id` of a delayed event, the `name` of a task."""
+        """`marks` are kept beside it: `to` whom the event goes, the `id` of a delayed event, the `name` of a task
+        that is a timer, the `task` that it belongs to, to whom it is to `assign` that."""
         given = {mark: value for mark, value in marks.items() if value is not None}
         entry: dict[str, Json] = {"dueAt": format_instant(due_at), "event": event, **given}
         self.timers[key] = entry

@@ -7,6 +7,7 @@ again: the same step asks for the same effects under the same keys, so doing the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal, TypeAlias, get_args
@@ -53,6 +54,7 @@ class CreateTask:
     options: dict[str, Json] = field(default_factory=dict)
     invoke: str | None = None
     secrets: tuple[Where, ...] = ()
+    due_at: datetime | None = None
     asked_as: str | None = None
     items: MapItems | None = None
 
@@ -84,6 +86,15 @@ class CancelTask:
     """The state of an `invoke` was left, or a `cancel` names the task: its result is not wanted any more."""
 
     key: str
+
+
+@dataclass(frozen=True, slots=True)
+class AssignTask:
+    """The open task goes to somebody else: to `assignee`, or to whoever of `candidates` claims it."""
+
+    key: str
+    assignee: str | None
+    candidates: Sequence[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,5 +171,14 @@ class Log:
 
 
 Effect: TypeAlias = (
-    CreateTask | CancelTask | ArmTimer | CancelTimer | SendEvent | Emit | StartWorkflow | CancelChild | Log
+    CreateTask
+    | CancelTask
+    | AssignTask
+    | ArmTimer
+    | CancelTimer
+    | SendEvent
+    | Emit
+    | StartWorkflow
+    | CancelChild
+    | Log
 )

@@ -168,7 +168,9 @@ def close(chart: Chart, snapshot: Snapshot, env: Env, obligation: str) -> Step:
     timer = draft.timers.pop(obligation, None)
     if timer is not None and "id" in timer:
         draft.release_id(timer["id"])
-    kind = "timer" if timer is not None else "task" if draft.tasks.pop(obligation, None) else "child"
+    task = draft.tasks.pop(obligation, None)
+    kind = "timer" if timer is not None else "task" if task is not None else "child"
+    draft.cancel_tied_timers(task or {})
     draft.children.pop(obligation, None)
     draft.note(f"{kind}.closed", key=obligation)
     draft.has_taken_transition = True
@@ -290,6 +292,7 @@ def answer_obligation(draft: Draft, key: str, event: Event) -> None:
     if event["type"] == holder[key]["failureEvent"] and not is_caught(draft, event):
         return  # the task is still wanted
     entry = holder.pop(key)
+    draft.cancel_tied_timers(entry)
     if event["type"] == entry["completionEvent"]:
         keep_output(draft, key, event)
     macrostep(draft, event)
@@ -308,6 +311,8 @@ def fire_timer(draft: Draft, key: str, event: Event) -> None:
     if "id" in timer:
         draft.release_id(timer["id"])
     draft.note("timer.fired", key=key)
+    if "assign" in timer:
+        draft.assign_task(timer["task"], timer["assign"])
     to = timer.get("to")
     if key.rpartition("/")[0] in draft.chart.work:  # a TIMER: its firing is its end
         keep_result(draft, key, {**timer, "completionEvent": event["type"], "failureEvent": None}, event)

@@ -27,7 +27,7 @@ from statechart.effects import LOG_LEVELS, CreateTask, Event, LogLevel, Where
 from statechart.env import Json, after, parse_instant
 from statechart.maps import EachItem, open_map
 from statechart.naming import js_order
-from statechart.people import read_people
+from statechart.people import arm_due, read_due, read_people
 from statechart.polls import POLL, as_asked_again
 from statechart.timeouts import read_timeouts
 from statechart.workflows import child_of, child_of_task, definition_key_of
@@ -175,6 +175,8 @@ def ask(draft: Draft, task: CreateTask, each: EachItem | None) -> None:
         draft.create_task(as_asked_again(task, draft.env.now))
     else:
         draft.create_task(task)
+        if task.type == "HUMAN":
+            arm_due(draft, task)
 
 
 def arm_timer_task(draft: Draft, task: CreateTask) -> None:
@@ -254,8 +256,10 @@ def _task(
         draft.counts.setdefault(AI_EVENTS, 0)
         schemas = event_schemas(draft.chart.document, options.get("policy"))
         options |= {"eventSchemas": schemas} if schemas else {}
+    due = None
     if kind == "HUMAN":
         read_people(options)
+        due = read_due(options.get("due"), draft.env.now)
     return CreateTask(
         key=key,
         type=kind,
@@ -275,6 +279,7 @@ def _task(
         options=options,
         invoke=invoke,
         secrets=secrets,
+        due_at=None if due is None else due.at,
     )
 
 

@@ -134,6 +134,11 @@ def assign(tx: Connection, task_id: TaskId, assignee: str | None) -> None:
     tx.execute(_ASSIGN, {"b_id": task_id, "b_assignee": assignee})
 
 
+def escalate(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Give locked open tasks to others: rows {id, assignee, candidates?}, all with the same members."""
+    update_rows(tx, tasks, rows, match=(("id", "id"),), only_if="tasks.status = 'running'")
+
+
 def decide(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """End locked tasks that nobody leases: rows {id, status, output, error, finished_at, ended_by}."""
     update_rows(

@@ -23,7 +23,7 @@ from common.polls import POLL, begin_anew
 from common.retry import RetryPolicy
 from common.store.inbox import new_row
 from common.store.tasks import later
-from orchestrator.batch import Batch, _Asking, _Send
+from orchestrator.batch import Batch, _Asking, _Send, assigned
 from orchestrator.children import (
     Children,
     _Asked,
@@ -190,8 +190,16 @@ class Saving(Batch):
                 task.end_attempt(AttemptOutcome.CANCELLED, memory.now)
                 task.status, task.finished_at = TaskStatus.CANCELLED, memory.now
                 maps.close(memory, task)
-            elif task.instance_id in self.frozen:
+                continue
+            if task.instance_id in self.frozen:
                 task.held, task.start_by_at = True, None
+            effect = self._assigned.get((task.instance_id, task.key))
+            if effect is not None:
+                columns = assigned(effect)
+                task.assignee, task.candidates = (
+                    columns["assignee"],
+                    columns.get("candidates", task.candidates),
+                )
 
     def _release(self, memory: Memory) -> None:
         """Let held tasks run again; the wait for a worker begins anew."""

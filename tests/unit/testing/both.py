@@ -233,6 +233,7 @@ class Both:
 TASK = (
     "key", "type", "name", "status", "attempt", "lost", "max_attempts", "run_at", "start_by_at", "finish_by_at",
     "finished_at", "input", "output", "asked_as", "state", "gated", "item_index",
+    "assignee", "candidates", "due_at",
 )  # fmt: skip
 
 

@@ -546,3 +546,21 @@ def test_a_try_does_not_come_before_its_failure_allows_it(engine: Engine, clock:
         both.advance(seconds=seconds)
         assert both.run.task("job").attempts == attempts
     assert both.run.status == "completed"
+
+
+@pytest.mark.parametrize("way", ["waits", "leaves", "pauses"])
+def test_a_task_of_people_in_time(engine: Engine, clock: ManualClock, way: str) -> None:
+    due = {
+        "in": "3h",
+        "remind": ["1h", "2h"],
+        "escalate": {"after": "1h", "assignee": "boss", "candidates": ["x"]},
+    }
+    document = waiting_with_task("HUMAN", assignee="ada", due=due)
+    both = Both.begin(engine, clock, document)
+    both.advance(hours=2)
+    if way == "leaves":
+        both.send("STOP")
+    elif way == "pauses":
+        both.say("pause").advance(hours=4).say("resume")
+    both.advance(hours=4)
+    assert both.run.status == ("completed" if way == "leaves" else "waiting")

@@ -11,7 +11,7 @@ from signalbox.testing.memory import Task, Timer
 BATCH = {
     "now", "history", "instances", "consumed", "parked", "frozen", "thawed", "released", "steps", "due_tasks", "children",
     "_tasks", "_asked_again", "_timers", "_cancelled_tasks", "_open_tasks", "_cancelled_timers", "_sends", "_incidents",
-    "_resolved", "_retried_tasks", "_skipped_tasks", "_maps", "_left_over", "asked_models",
+    "_resolved", "_retried_tasks", "_skipped_tasks", "_maps", "_left_over", "asked_models", "_assigned",
     "emitted",  # told by the history: the kit asks no triggers
     "_erased",  # which nobody asks for: the kit has no erasure
 }  # fmt: skip
