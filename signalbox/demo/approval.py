@@ -22,7 +22,7 @@ INPUT = {
         '{"event": "APPROVED", "payload": {}, "reason": "the request says that I may", "confidence": 0.99}'
     ],
 }
-ASKS, REVIEW = "ask", "review"
+ASKS = "ask"
 
 
 def play(stage: Stage, client: Client) -> None:

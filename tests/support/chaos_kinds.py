@@ -22,7 +22,6 @@ ITEMS = (1, 2, 4, 8)
 AMOUNTS = {"poll": 100, "timer": 1_000, "http": 10_000, "mail": 100_000, "ai": 1_000_000, "human": 10_000_000}
 """What each kind brings; the items of the MAP bring the digits below a hundred."""
 SUM = sum(ITEMS) + sum(AMOUNTS.values())
-POLLS = 3
 QUICK: Mapping[str, Any] = {"maxAttempts": 10, "interval": "100ms", "backoffRate": 1.5, "maxInterval": "1s"}
 """For work whose other end is hurt as well: it is tried until there is an answer."""
 
