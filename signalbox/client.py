@@ -49,6 +49,7 @@ from signalbox.shapes import (
     Schedule,
     ScheduleRun,
     Secret,
+    SignedLink,
     Suggestion,
     Task,
     Trigger,
@@ -494,15 +495,82 @@ class Client:
         status: Sequence[str] = (),
         type: str | None = None,
         parent: str | None = None,
+        assignee: str | None = None,
+        candidate: str | None = None,
+        overdue: bool = False,
         limit: int | None = None,
     ) -> Iterator[Task]:
-        """Tasks that match every filter; at most `limit`. `parent`: the items of this MAP, without `instance_id`."""
-        path = "/tasks" if instance_id is None else _path("instances", instance_id, "tasks")
-        query = [*(("status", one) for one in status), *_given(type=type, parentTaskId=parent)]
+        """Tasks that match every filter; at most `limit`.
+
+        `parent`: the items of this MAP. `assignee`: the work of this person, `candidate`: what this person may claim,
+        `overdue`: only what has not ended and is past its due time.
+        """
+        query: list[tuple[str, str]] = [("status", one) for one in status]
+        more = _given(
+            type=type,
+            parentTaskId=parent,
+            assignee=assignee,
+            candidate=candidate,
+            overdue="true" if overdue else None,
+        )
+        if instance_id is not None and not more:  # which tells of an instance that there is not
+            return self._items(_path("instances", instance_id, "tasks"), query, limit=limit)
+        path, query = "/tasks", [*query, *more, *_given(instanceId=instance_id)]
         return self._items(path, query, limit=limit)
 
     def task(self, task_id: str) -> Task:
         return cast("Task", self._get(_path("tasks", task_id)))
+
+    def claim_task(self, task_id: str, *, assignee: str | None = None) -> Task:
+        """Make a HUMAN task the work of who asks, or of `assignee`."""
+        return self._decide(task_id, "claim", _body(assignee=assignee))
+
+    def unclaim_task(self, task_id: str) -> Task:
+        """Give a HUMAN task back."""
+        return self._decide(task_id, "unclaim", {})
+
+    def delegate_task(self, task_id: str, assignee: str) -> Task:
+        """Let somebody else take a HUMAN task over."""
+        return self._decide(task_id, "delegate", {"assignee": assignee})
+
+    def complete_task(self, task_id: str, output: Json = None, *, shown_hash: str | None = None) -> Task:
+        """Complete a HUMAN task; `shown_hash` is what the task was shown under, another one by now is refused."""
+        return self._decide(task_id, "complete", {"output": output, **_body(shownHash=shown_hash)})
+
+    def reject_task(
+        self, task_id: str, reason: str, *, output: Json = None, shown_hash: str | None = None
+    ) -> Task:
+        """Reject a HUMAN task: it fails for good with the code `human.rejected`."""
+        body = {"reason": reason, **_body(output=output, shownHash=shown_hash)}
+        return self._decide(task_id, "reject", body)
+
+    def fail_task(self, task_id: str, code: str, message: str, *, data: Json = None) -> Task:
+        """Fail a HUMAN task for good with this error."""
+        return self._decide(task_id, "fail", {"error": {"code": code, "message": message, "data": data}})
+
+    def _decide(self, task_id: str, verb: str, body: Mapping[str, Json]) -> Task:
+        return cast("Task", self._post(_path("tasks", task_id, verb), body))
+
+    def link_task(
+        self,
+        task_id: str,
+        person: str,
+        *,
+        output: Json = None,
+        reject: str | None = None,
+        expires_in: str | int | None = None,
+    ) -> SignedLink:
+        """A link by which `person` completes a HUMAN task with `output`, or rejects it for the reason `reject`; once."""
+        decision = {"output": output} if reject is None else {"reject": reject}
+        body = {"person": person, **decision, **_body(expiresIn=expires_in)}
+        return cast("SignedLink", self._post(_path("tasks", task_id, "links"), body))
+
+    def link_event(
+        self, instance_id: str, person: str, event: Mapping[str, Json], *, expires_in: str | int | None = None
+    ) -> SignedLink:
+        """A link by which `person` sends `event` to an instance; once."""
+        body = {"person": person, "event": dict(event), **_body(expiresIn=expires_in)}
+        return cast("SignedLink", self._post(_path("instances", instance_id, "links"), body))
 
     def incidents(
         self,

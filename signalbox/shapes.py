@@ -173,12 +173,27 @@ class Task(TypedDict):
     error: Failure | None
     progress: Json
     attempts: list[dict[str, Json]]
+    title: Json
+    description: Json
+    form: Json
+    candidates: list[str]
+    fourEyes: bool
     assignee: str | None
     dueAt: str | None
+    endedBy: str | None
+    shownHash: str | None
     poll: Poll | None
     parentTaskId: str | None
     index: int | None
     items: MapItems | None
+
+
+class SignedLink(TypedDict):
+    """A link, which nothing but this answer shows."""
+
+    url: str
+    person: str
+    expiresAt: str
 
 
 class Incident(TypedDict):

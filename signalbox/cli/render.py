@@ -672,11 +672,17 @@ def task_facts(one: Task) -> RenderableType:
                 *_map_facts(one),
                 ("attempt", f"{one['attempt']} of {one['maxAttempts']}"),
                 ("run at", instant(one["runAt"])),
+                ("title", _text_or_none(one.get("title"))),
                 ("assignee", one.get("assignee")),
+                ("candidates", ", ".join(one.get("candidates") or ()) or None),
+                ("four eyes", "neither who started it, nor twice the same" if one.get("fourEyes") else None),
                 ("due", instant(one.get("dueAt"))),
+                ("ended by", one.get("endedBy")),
             ]
         )
     ]
+    if one.get("form") is not None:
+        parts.append(section("form", json_block(one["form"])))
     for title in ("input", "output", "error", "progress"):
         value = one[title]
         if value is not None:
@@ -684,6 +690,11 @@ def task_facts(one: Task) -> RenderableType:
     if one["attempts"]:
         parts.append(section("attempts", _attempts_table(one["attempts"])))
     return Group(*parts)
+
+
+def _text_or_none(value: Json) -> str | None:
+    """A title may be any JSON that a definition came to."""
+    return value if value is None or isinstance(value, str) else compact(value)
 
 
 def _map_facts(one: Task) -> list[tuple[str, str | Text | None]]:

@@ -40,6 +40,13 @@ def list_tasks(
     parent: Annotated[
         str | None, typer.Option("--parent", metavar="ID", help="Only the items of this MAP.")
     ] = None,
+    assignee: Annotated[
+        str | None, typer.Option("--assignee", metavar="PERSON", help="Only the work of this person.")
+    ] = None,
+    candidate: Annotated[
+        str | None, typer.Option("--candidate", metavar="PERSON", help="Only what this person may claim.")
+    ] = None,
+    overdue: Annotated[bool, typer.Option("--overdue", help="Only what is past its due time.")] = False,
     limit: Limit = 50,
     json: AsJson = False,
 ) -> None:
@@ -48,8 +55,11 @@ def list_tasks(
         raise typer.BadParameter("--parent names the instance already", param_hint="--instance")
     with connect() as client:
         found = list(
-            client.tasks(instance_id=instance, status=status or (), type=type, parent=parent, limit=limit)
-        )
+            client.tasks(
+                instance_id=instance, status=status or (), type=type, parent=parent, assignee=assignee,
+                candidate=candidate, overdue=overdue, limit=limit,
+            )
+        )  # fmt: skip
     Output(json).show({"items": found, "nextCursor": None}, lambda: _tasks_table(found))
 
 

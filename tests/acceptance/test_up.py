@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import psutil
 import pytest
 
@@ -240,6 +241,74 @@ def test_schedules_and_what_is_emitted_start_instances_by_themselves(up: Up) -> 
     assert [one["kind"] for one in up.json("publish", "asked")["items"]] == ["started"]
     wait_until(lambda: len(ended("answering")) == fired + 1, what="one more answer", seconds=30)
     assert up.json("doctor")["healthy"]
+
+
+REVIEW = {
+    "id": "review",
+    "initial": "reviewing",
+    "states": {
+        "reviewing": {
+            "invoke": {
+                "src": "HUMAN",
+                "id": "look",
+                "candidates": ["ada", "grace", "ada@example.org"],
+                "form": {"type": "object", "required": ["approved"]},
+                "onDone": "approved",
+                "onError": "rejected",
+            },
+            "on": {"SKIP": "rejected"},
+        },
+        "approved": {"type": "final"},
+        "rejected": {"type": "final"},
+    },
+}
+
+
+def test_people_do_their_tasks_from_the_command_line(up: Up, tmp_path: Path) -> None:
+    document = tmp_path / "review.json"
+    document.write_text(json.dumps(REVIEW))
+    up.json("apply", str(document))
+    first, second, third = (up.json("start", "review")["id"] for _ in range(3))
+
+    def task_of(instance_id: str) -> str:
+        found: list[dict[str, Any]] = []
+
+        def is_there() -> bool:
+            found[:] = up.json("tasks", "list", "--candidate", "ada", "--instance", instance_id)["items"]
+            return bool(found)
+
+        wait_until(is_there, what="the task for ada", seconds=20)
+        return str(found[0]["id"])
+
+    task = task_of(first)
+    assert up.json("tasks", "claim", task, "--for", "ada")["assignee"] == "ada"
+    assert [one["id"] for one in up.json("tasks", "list", "--assignee", "ada")["items"]] == [task]
+    assert up.json("tasks", "delegate", task, "grace")["assignee"] == "grace"
+    assert up.json("tasks", "unclaim", task)["assignee"] is None
+    refused = up.cli("tasks", "complete", task, "--output", '{"aproved": true}', "--json")
+    assert "approved" in json.loads(refused.stdout)["error"]["problems"][0]["message"]
+    assert up.json("tasks", "complete", task, "--output", '{"approved": true}')["status"] == "succeeded"
+    twice = up.cli("tasks", "complete", task, "--output", '{"approved": true}')
+    assert twice.returncode == 4, twice.stderr
+    assert (
+        up.json("tasks", "reject", task_of(second), "--reason", "not ours")["error"]["code"]
+        == "human.rejected"
+    )
+    link = up.json("link", third, "SKIP", "--person", "ada@example.org", "--expires-in", "1h")["url"]
+    made = up.json(
+        "tasks", "link", task_of(third), "--person", "ada@example.org", "--output", '{"approved": true}'
+    )
+    assert made["url"] != link
+    assert httpx2.get(link).status_code == 200
+    assert httpx2.post(link).status_code == 200
+    assert httpx2.post(link).status_code == 410
+    assert httpx2.post(made["url"]).status_code in (409, 410)
+    for instance_id, state in ((first, "approved"), (second, "rejected"), (third, "rejected")):
+        watched = up.cli("watch", instance_id, "--timeout", "20")
+        assert watched.returncode == 0, watched.stderr
+        assert up.json("show", instance_id)["configuration"] == [state]
+    told = [entry["type"] for entry in up.json("history", first)["items"]]
+    assert {"task.claimed", "task.delegated", "task.unclaimed", "human.decided"} <= set(told)
 
 
 def test_a_cancelled_instance_is_a_no(up: Up) -> None:

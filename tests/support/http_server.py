@@ -84,10 +84,10 @@ class _Taken:
         self._sockets.append(taken)
 
     def cut(self) -> None:
+        """Wake who waits on a connection; it is closed by the thread that serves it, which may be about to wait on it again."""
         for taken in self._sockets:
             with suppress(OSError):
                 taken.shutdown(socket.SHUT_RDWR)
-            taken.close()
 
 
 def _request(connection: socket.socket) -> bytes:

@@ -147,7 +147,8 @@ def test_a_cancelled_task_stops_reading(start: bytes) -> None:
         worker.join(2)
         assert not worker.is_alive()
         assert is_hung_up.wait(2)
-    assert failures[0].code == ("http.500" if b"500" in start else "http.cancelled")
+    # The status may or may not have been read when the cancel came; what counts is that nobody reads on.
+    assert failures[0].code in ({"http.500", "http.cancelled"} if b"500" in start else {"http.cancelled"})
 
 
 # -- large ---------------------------------------------------------------------------------------------------------
