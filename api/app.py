@@ -37,6 +37,7 @@ from api.waiting import Waiter, wait_seconds
 from common.config import Limits, Settings
 from common.credentials import Principal, read_secret
 from common.db import Database
+from common.links import PATH as LINKS
 from common.links import Links
 from common.queues.changes import Changes
 from common.queues.doorbell import attach
@@ -196,8 +197,13 @@ def _finish(response: Response) -> Response:
     return harden(response, trace_id=g.trace_id)
 
 
+def _shown_path() -> str:
+    """The request's path as a log may show it: who reads a link can use it, and may be faster than its person."""
+    return f"{LINKS}…" if request.path.startswith(LINKS) else request.path
+
+
 def _refused(error: Exception) -> Response:
-    path, trace_id = request.path, g.trace_id
+    path, trace_id = _shown_path(), g.trace_id
     if isinstance(error, OperationalError | InterfaceError | PoolTimeout):
         problem = unavailable(path=path, trace_id=trace_id)
     else:

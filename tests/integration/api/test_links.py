@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from werkzeug.test import TestResponse
 
 from api.app import services_of
@@ -327,3 +328,18 @@ def test_a_form_with_something_in_it_is_refused(api: Api) -> None:
     empty = api.send_raw("POST", path, key="", content_type="application/x-www-form-urlencoded")
     assert empty.status_code == 200
     assert "Thank you" in empty.text
+
+
+def test_no_link_stands_in_the_log_when_it_is_refused(api: Api) -> None:
+    """It still works afterwards: whoever reads the log could be faster than its person."""
+    _, task_id = ask(api, title="Invoice")
+    path = link_to(api, task_id)
+
+    with capture_logs() as logged:
+        refused = api.send_raw("POST", f"{path}?from=mail", key="")
+
+    assert 400 <= refused.status_code < 500
+    told = [line["path"] for line in logged if line["event"] == "request.refused"]
+    assert told == ["/links/…"]
+    assert path.removeprefix("/links/")[:40] not in str(logged)
+    assert use(api, path).status_code == 200
