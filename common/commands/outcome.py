@@ -9,6 +9,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -32,7 +33,11 @@ from common.task_error import TaskError
 from statechart.ai import AI
 from statechart.maps import map_key
 
-MAX_OUTPUT_BYTES = Limits().max_output_bytes
+
+@lru_cache(maxsize=1)
+def _max_output_bytes() -> int:
+    """Read when it is first needed: a setting that is none is for the process's start to tell, not for an import."""
+    return Limits().max_output_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,7 +418,7 @@ class _Group:
 
     def count(self, tx: Connection, ends: Sequence[ItemEnd], *, also: Sequence[str] = ()) -> None:
         """Count items that ended for their MAPs, and tell of those MAPs that ended by it."""
-        counted = count_items(tx, ends, now=self.now, max_output_bytes=MAX_OUTPUT_BYTES, also=also)
+        counted = count_items(tx, ends, now=self.now, max_output_bytes=_max_output_bytes(), also=also)
         if counted.opened:
             note_bell(tx, TASK_RUNNER_QUEUE, *counted.opened)
             note_bell(tx, ORCHESTRATOR_QUEUE)  # some may be workflows, which it starts
