@@ -14,12 +14,15 @@ import httpx2
 import pytest
 
 from common import faults
+from common.commands.schedules import ScheduleRequest, create_schedule
 from common.credentials import make_secret, read_secret
 from common.db.tables import Role
+from common.schedule import ScheduleKind
 from common.store import keys
 from signalbox.ports import LOOPBACK, free_port
 from tests.support.cluster import NO_BROKER, Cluster
 from tests.support.cluster_handlers import rest
+from tests.support.engine import LIMITS
 from tests.support.processes import Child, Processes
 from tests.support.three_tasks import TASKS, three_tasks
 from tests.support.turns import Turns
@@ -33,6 +36,7 @@ TASK_RUNNER = (
     "before_outcome_commit",
     "after_outcome_commit",
 )
+ITEMS, SCHEDULE = "before_items_commit", "before_schedule_commit"
 ANY_PROCESS = "after_commit_before_ring"
 API = "after_accept_commit"
 
@@ -45,7 +49,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 def test_every_fault_point_is_tried_here() -> None:
-    assert {*ORCHESTRATOR, *TASK_RUNNER, ANY_PROCESS, API} == faults.POINTS
+    assert {*ORCHESTRATOR, ITEMS, SCHEDULE, *TASK_RUNNER, ANY_PROCESS, API} == faults.POINTS
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -90,6 +94,47 @@ def test_an_orchestrator_that_dies(point: str, cluster: Cluster) -> None:
 
     with Turns.of_task_runner(cluster.engine), Turns.of_orchestrator(cluster.engine):
         assert_ended_as_defined(cluster, instance_id)
+
+
+SHORT = {"id": "short", "initial": "over", "states": {"over": {"type": "final"}}}
+CHILDREN = 3
+
+
+def test_an_orchestrator_that_dies_while_it_starts_the_children_of_a_map(cluster: Cluster) -> None:
+    given = {"items": list(range(CHILDREN)), "workflow": {"definitionKey": "short"}}
+    document = {
+        "id": "families",
+        "initial": "mapping",
+        "states": {
+            "mapping": {"invoke": {"src": "MAP", "input": given, "onDone": "over"}},
+            "over": {"type": "final"},
+        },
+    }
+    cluster.engine.apply(SHORT)
+    doomed = cluster.processes.orchestrator(env={"SIGNALBOX_FAULTS": f"{ITEMS}=kill"})
+    cluster.engine.start(document)
+    assert_killed(doomed)
+
+    cluster.orchestrator()
+
+    cluster.wait_for_all("completed", 1 + CHILDREN, seconds=COMPLETE_SECONDS)
+    cluster.assert_healthy()
+
+
+def test_an_orchestrator_that_dies_while_it_starts_what_is_scheduled(cluster: Cluster) -> None:
+    engine = cluster.engine
+    engine.apply(SHORT)
+    at = (engine.now() + timedelta(seconds=1)).isoformat()
+    request = ScheduleRequest("short", ScheduleKind.AT, at)
+    with cluster.database.transaction() as tx:
+        create_schedule(tx, engine.tenant_id, request, actor="test", limits=LIMITS)
+    doomed = cluster.processes.orchestrator(env={"SIGNALBOX_FAULTS": f"{SCHEDULE}=kill"})
+    assert_killed(doomed)
+
+    cluster.orchestrator()
+
+    cluster.wait_for_all("completed", 1, seconds=COMPLETE_SECONDS)
+    cluster.assert_healthy()
 
 
 @pytest.mark.parametrize("point", [*TASK_RUNNER, ANY_PROCESS])
