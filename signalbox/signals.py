@@ -11,9 +11,31 @@ from typing import Any, Self
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def end_in_order_on_sigterm() -> None:
-    """Let SIGTERM end this process as Ctrl-C does: through every `finally`, so that nothing is left behind."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+class Interruption:
+    """Ctrl-C and SIGTERM end this process through every `finally`, so that nothing is left behind.
+
+    The exception is lost where it strikes code that may not raise, such as a callback of the garbage collector: then
+    `check`, which who takes long calls now and then, raises it again.
+    """
+
+    def __init__(self) -> None:
+        self._was_asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._interrupt)
+
+    def _interrupt(self, _number: int, _frame: object) -> None:
+        self._was_asked = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raises `KeyboardInterrupt` where we were asked to end and have not."""
+        if self._was_asked:
+            raise KeyboardInterrupt
+
+
+def end_in_order_on_sigterm() -> Interruption:
+    """Let SIGTERM end this process as Ctrl-C does."""
+    return Interruption()
 
 
 class Signals:

@@ -42,13 +42,13 @@ _TRY_NEXT: Mapping[str, str] = {
 def run_demo(name: Play, data: Path | None) -> Exit:
     """Show one demo; the exit code."""
     os.umask(PRIVATE)
-    end_in_order_on_sigterm()
+    interruption = end_in_order_on_sigterm()
     screen = console(sys.stdout)
     folder = DataFolder.at(data or DEMO_FOLDER)
     # Children start in the demo's folder: a `.env` of the current one is not for them.
     plan = Plan(folder=folder, cwd=folder.path, environment=_environment(os.environ))
     with Stack(plan, lambda notice: screen.print(notice_line(notice))) as stack:
-        stage = Stage(screen, stack)
+        stage = Stage(screen, stack, check=interruption.check)
         try:
             stage.print(Text.assemble(("Signalbox", "bold"), "  durable statecharts on Celery"))
             stage.start_stack()

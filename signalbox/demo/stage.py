@@ -40,9 +40,10 @@ class DemoFailed(SignalboxError):
 
 
 class Stage:
-    """Where scenes are shown, in the order in which a visitor sees them."""
+    """Where scenes are shown, in the order in which a visitor sees them. `check` is asked at each whether to go on."""
 
-    def __init__(self, screen: Console, stack: Stack) -> None:
+    def __init__(self, screen: Console, stack: Stack, *, check: Callable[[], None] = lambda: None) -> None:
+        self._check = check
         self.screen = screen
         self.stack = stack
         self._scene = 0
@@ -210,6 +211,7 @@ class Stage:
     # --- on the screen ------------------------------------------------------------------------------------------
 
     def heading(self, text: str, *, numbered: bool = True) -> None:
+        self._check()
         self.print(Text(""))
         if numbered:
             self._scene += 1

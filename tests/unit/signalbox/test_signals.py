@@ -73,3 +73,39 @@ def test_the_handlers_of_before_come_back() -> None:
         assert signal.getsignal(signal.SIGTERM) not in before
 
     assert [signal.getsignal(number) for number in (*STOPPING, signal.SIGCHLD)] == before
+
+
+LOST = """
+import os, signal, weakref
+from signalbox.signals import end_in_order_on_sigterm
+
+interruption = end_in_order_on_sigterm()
+interruption.check()
+
+
+class Thing:
+    pass
+
+
+def ask(_gone):
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(1_000):  # the handler runs in here
+        pass
+
+
+thing = Thing()
+watched = weakref.ref(thing, ask)
+del thing  # what a callback raises is ignored by the interpreter
+try:
+    interruption.check()
+except KeyboardInterrupt:
+    print("asked again")
+"""
+
+
+def test_an_interrupt_that_strikes_where_nothing_may_be_raised_is_not_forgotten() -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", LOST], capture_output=True, text=True, check=False, timeout=30
+    )
+
+    assert (told.returncode, told.stdout) == (0, "asked again\n"), told.stderr
