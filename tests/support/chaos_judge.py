@@ -194,8 +194,12 @@ def _judge_results(judgement: Judgement, cluster: Cluster, entries: Sequence[Ent
         "wrong", (f"task {pair} is told as succeeded and is not" for pair in told.keys() - succeeded)
     )
     late = sum(entry.type == "task.late" for entry in entries)
-    if late != cluster.attempts("late"):
-        judgement.add("wrong", [f"{cluster.attempts('late')} late attempts, {late} on record"])
+    refused = cluster.count(  # of the items of a MAP the attempts alone tell
+        "SELECT count(*) FROM attempts a JOIN tasks t ON t.id = a.task_id "
+        "WHERE a.outcome = 'late' AND t.parent_task_id IS NULL"
+    )
+    if late != refused:
+        judgement.add("wrong", [f"{refused} late attempts, {late} on record"])
 
 
 def _judge_attempts(judgement: Judgement, cluster: Cluster, ledger: Ledger) -> None:
