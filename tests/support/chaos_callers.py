@@ -12,6 +12,7 @@ import heapq
 import random
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -267,15 +268,21 @@ def _require_success(response: httpx2.Response, path: str, body: Mapping[str, An
     )
 
 
-class Operator:
-    """Who retries what has failed, over HTTP, and asks again each half second. `retried` counts how often that was."""
+class Resident(ABC):
+    """Somebody who looks at the site every now and then, in a thread of their own, and does over HTTP what there is to do."""
+
+    pause = LONGEST_PAUSE_SECONDS
+    """Seconds between two looks."""
 
     def __init__(self, url: str, key: str) -> None:
-        self.retried = 0
         self.errors: list[BaseException] = []
         self._ending = threading.Event()
-        self._caller = Caller(url, key, Counts(), self._ending)
-        self._thread = threading.Thread(target=self._run, name="operator", daemon=True)
+        self.caller = Caller(url, key, Counts(), self._ending)
+        self._thread = threading.Thread(target=self._reside, name=type(self).__name__, daemon=True)
+
+    @abstractmethod
+    def look(self) -> None:
+        """Do what there is to do now."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -286,17 +293,28 @@ class Operator:
     ) -> None:
         self._ending.set()
         self._thread.join(ANSWER_SECONDS + 10)
-        self._caller.close()
+        self.caller.close()
         if error is None and self.errors:
             raise self.errors[0]
 
-    def _run(self) -> None:
+    def _reside(self) -> None:
         try:
-            while not self._ending.wait(LONGEST_PAUSE_SECONDS):
-                for failed in self._caller.find("/instances", {"status": "failed"}):
-                    path = f"/instances/{failed['id']}/retry"
-                    response = self._caller.ask(path, {}, f"{path}/{failed['sequence']}")
-                    self.retried += response.is_success
+            while not self._ending.wait(self.pause):
+                self.look()
         except BaseException as error:  # noqa: BLE001 - kept for the thread of the test, which raises it
             if not self._ending.is_set():
                 self.errors.append(error)
+
+
+class Operator(Resident):
+    """Who retries what has failed. `retried` counts how often that was."""
+
+    def __init__(self, url: str, key: str) -> None:
+        super().__init__(url, key)
+        self.retried = 0
+
+    def look(self) -> None:
+        for failed in self.caller.find("/instances", {"status": "failed"}):
+            path = f"/instances/{failed['id']}/retry"
+            response = self.caller.ask(path, {}, f"{path}/{failed['sequence']}")
+            self.retried += response.is_success

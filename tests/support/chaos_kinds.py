@@ -8,12 +8,10 @@ both. `Clerk` is the person.
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any
 
-from tests.support.chaos_callers import ANSWER_SECONDS, LONGEST_PAUSE_SECONDS, Caller, Counts
+from tests.support.chaos_callers import LONGEST_PAUSE_SECONDS, Resident
 from tests.support.chaos_chart import CHART, assign
 from tests.support.http_server import Answer, fixed, ok
 
@@ -84,48 +82,22 @@ def amount_server() -> Answer:
     return fixed(ok(b'{"amount": %d}' % AMOUNTS["http"], "Content-Type: application/json"))
 
 
-class Clerk:
-    """The person: completes each open HUMAN task by the API, and asks again each half second."""
+class Clerk(Resident):
+    """The person: completes each open HUMAN task."""
+
+    pause = LONGEST_PAUSE_SECONDS / 2
+    EXPECTED = (200, 409)
+    """409: its instance was cancelled, or an answer got lost and this is the second one."""
 
     def __init__(self, url: str, key: str) -> None:
+        super().__init__(url, key)
         self.completed = 0
         self.refused: list[str] = []
-        self.errors: list[BaseException] = []
-        self._ending = threading.Event()
-        self._caller = Caller(url, key, Counts(), self._ending)
-        self._thread = threading.Thread(target=self._run, name="clerk", daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ending.set()
-        self._thread.join(ANSWER_SECONDS + 10)
-        self._caller.close()
-        if error is None and self.errors:
-            raise self.errors[0]
-
-    def _run(self) -> None:
-        try:
-            while not self._ending.wait(LONGEST_PAUSE_SECONDS / 2):
-                self._complete(
-                    self._caller.find("/tasks", {"type": "HUMAN", "status": "running", "limit": "200"})
-                )
-        except BaseException as error:  # noqa: BLE001 - kept for the thread of the test, which raises it
-            if not self._ending.is_set():
-                self.errors.append(error)
-
-    def _complete(self, tasks: Sequence[Mapping[str, Any]]) -> None:
-        for task in tasks:
+    def look(self) -> None:
+        for task in self.caller.find("/tasks", {"type": "HUMAN", "status": "running", "limit": "200"}):
             path = f"/tasks/{task['id']}/complete"
-            response = self._caller.ask(path, {"output": {"amount": AMOUNTS["human"]}}, path)
+            response = self.caller.ask(path, {"output": {"amount": AMOUNTS["human"]}}, path)
             self.completed += response.is_success
-            if response.status_code not in (
-                200,
-                202,
-                409,
-            ):  # 409: cancelled, or completed by an answer that got lost
+            if response.status_code not in self.EXPECTED:
                 self.refused.append(f"{response.status_code}: {response.text[:300]}")
