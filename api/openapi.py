@@ -15,7 +15,7 @@ from pydantic.json_schema import models_json_schema
 from api.auth import roles_with
 from api.operations import JSON, Operation, Shape
 from api.problems import MEDIA_TYPE as PROBLEM
-from api.schemas import Problem
+from api.schemas.answers import Problem
 from common.commands.secrets import NAME
 from common.links import MAX_TOKEN
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from api.cursors import ListName, Position
 from api.operations import Call
-from api.schemas import PageQuery
+from api.schemas.queries import PageQuery
 from common.canonical import dumps
 from common.errors import LimitExceeded
 

@@ -8,15 +8,9 @@ from api.auth import Permission
 from api.operations import Answer, Call, Routes, Shape
 from api.pages import Paging
 from api.reading import missing
-from api.schemas import (
-    Config,
-    ConfigBody,
-    ConfigPage,
-    ConfigQuery,
-    ConfigValueBody,
-    ResolveConfigQuery,
-    ResolvedConfig,
-)
+from api.schemas.answers import Config, ConfigPage, ResolvedConfig
+from api.schemas.queries import ConfigQuery, ResolveConfigQuery
+from api.schemas.requests import ConfigBody, ConfigValueBody
 from api.shapes import config_json
 from common.commands.configs import NewConfig, Resolved, change_config, resolve, set_config
 from common.errors import Invalid, LimitExceeded

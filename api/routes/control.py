@@ -6,9 +6,9 @@ from api.auth import Permission
 from api.cursors import ListName
 from api.operations import Answer, Call, Routes, Shape
 from api.routes.instances import ACCEPTED, accepted
-from api.schemas import (
-    Body,
-    BulkAnswer,
+from api.schemas.answers import BulkAnswer
+from api.schemas.base import Body
+from api.schemas.requests import (
     BulkBody,
     BulkEraseBody,
     EmptyBody,

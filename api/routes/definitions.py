@@ -12,20 +12,9 @@ from api.auth import Permission
 from api.operations import Answer, Call, Routes, Shape
 from api.pages import Paging
 from api.reading import missing
-from api.schemas import (
-    ApplyBody,
-    CheckBody,
-    CheckReport,
-    Definition,
-    DefinitionPage,
-    DiagramQuery,
-    EmptyBody,
-    PageQuery,
-    RestoreBody,
-    SimulateBody,
-    Simulation,
-    VersionPage,
-)
+from api.schemas.answers import CheckReport, Definition, DefinitionPage, Simulation, VersionPage
+from api.schemas.queries import DiagramQuery, PageQuery
+from api.schemas.requests import ApplyBody, CheckBody, EmptyBody, RestoreBody, SimulateBody
 from api.shapes import current_definition_json, definition_json, definition_summary
 from api.simulation import simulate_within
 from common.canonical import read

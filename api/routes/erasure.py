@@ -5,7 +5,8 @@ from __future__ import annotations
 from api.auth import Permission
 from api.operations import Answer, Call, Routes, Shape
 from api.routes.control import bulk_answer, filter_of, list_name, refuse_empty
-from api.schemas import BulkAnswer, BulkEraseBody, EraseBody, ErasureAnswer
+from api.schemas.answers import BulkAnswer, ErasureAnswer
+from api.schemas.requests import BulkEraseBody, EraseBody
 from common.commands.erase import erase_all, erase_instance
 
 routes = Routes("erasure")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from api.operations import Answer, Call, Routes, Shape
-from api.schemas import Handler, HandlerPage, HandlerQuery, HandlersQuery
+from api.schemas.answers import Handler, HandlerPage
+from api.schemas.queries import HandlerQuery, HandlersQuery
 from api.shapes import own_type_json, published_json
 from common.catalogue import CATALOGUE, OWN
 from common.errors import NotFound, did_you_mean

@@ -9,14 +9,9 @@ from api.pages import Paging
 from api.reading import missing
 from api.routes.control import CONTROL_WAIT_SECONDS, bulk_answer, refuse_empty
 from api.routes.instances import ACCEPTED, accepted
-from api.schemas import (
-    BulkAnswer,
-    BulkResolveBody,
-    IncidentDetail,
-    IncidentPage,
-    IncidentQuery,
-    ResolveBody,
-)
+from api.schemas.answers import BulkAnswer, IncidentDetail, IncidentPage
+from api.schemas.queries import IncidentQuery
+from api.schemas.requests import BulkResolveBody, ResolveBody
 from api.shapes import incident_json, task_json
 from common.canonical import dumps
 from common.commands.bulk import resolve_all

@@ -14,23 +14,18 @@ from api.pages import Paging
 from api.problems import item_problem
 from api.reading import missing, refused_members
 from api.routes.definitions import chart_of
-from api.schemas import (
+from api.schemas.answers import (
     BatchAnswer,
-    BatchBody,
-    EventBody,
     Explanation,
     HistoryPage,
     Instance,
     InstancePage,
-    InstanceQuery,
-    InstanceTaskQuery,
-    NoteBody,
-    PageQuery,
     ResultPage,
-    StartBody,
     TaskPage,
     Verification,
 )
+from api.schemas.queries import InstanceQuery, InstanceTaskQuery, PageQuery
+from api.schemas.requests import BatchBody, EventBody, NoteBody, StartBody
 from api.shapes import (
     child_json,
     history_entries,

@@ -12,7 +12,8 @@ from typing import Any
 from api.auth import Permission
 from api.link_pages import LinkPages
 from api.operations import Answer, Call, Follow, Routes, Shape
-from api.schemas import EventLinkBody, LinkAnswer, SignedLink, TaskLinkBody
+from api.schemas.answers import LinkAnswer, SignedLink
+from api.schemas.requests import EventLinkBody, TaskLinkBody
 from api.services import Services
 from api.shapes import instant
 from api.transactions import Transactions

@@ -6,7 +6,9 @@ from api.auth import Permission
 from api.operations import Answer, Call, Routes, Shape
 from api.pages import Paging
 from api.reading import missing
-from api.schemas import Metadata, MetadataBody, MetadataPage, PageQuery
+from api.schemas.answers import Metadata, MetadataPage
+from api.schemas.queries import PageQuery
+from api.schemas.requests import MetadataBody
 from api.shapes import metadata_json
 from common.commands.metadata import UNSAID, remove_metadata, require_instance, set_metadata
 from common.store import metadata as store

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from api.operations import Answer, Call, Routes, Shape
-from api.schemas import Alive, Readiness, RetentionStatus, Stats
+from api.schemas.answers import Alive, Readiness, RetentionStatus, Stats
 from api.services import Services
 from api.shapes import worker_json
 from common.commands.retention import retention_status

@@ -6,17 +6,9 @@ from api.auth import Permission
 from api.operations import Answer, Call, Follow, Routes, Shape
 from api.pages import Paging
 from api.reading import missing
-from api.schemas import (
-    EmptyBody,
-    Instance,
-    NextRunsQuery,
-    ResumeScheduleBody,
-    Schedule,
-    ScheduleBody,
-    SchedulePage,
-    ScheduleQuery,
-    ScheduleRuns,
-)
+from api.schemas.answers import Instance, Schedule, SchedulePage, ScheduleRuns
+from api.schemas.queries import NextRunsQuery, ScheduleQuery
+from api.schemas.requests import EmptyBody, ResumeScheduleBody, ScheduleBody
 from api.shapes import instance_json, run_json, schedule_json, schedule_summary
 from common.commands.schedules import (
     ScheduleRequest,

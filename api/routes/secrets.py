@@ -8,7 +8,9 @@ from typing import Any
 from api.auth import Permission
 from api.operations import NO_CONTENT, Answer, Call, Routes, Shape
 from api.pages import Paging
-from api.schemas import PageQuery, Secret, SecretBody, SecretPage
+from api.schemas.answers import Secret, SecretPage
+from api.schemas.queries import PageQuery
+from api.schemas.requests import SecretBody
 from common.clock import instant_text
 from common.commands import secrets
 from common.store.secrets import SecretRecord, list_secrets

@@ -8,7 +8,9 @@ from api.pages import Paging
 from api.reading import missing
 from api.routes.control import CONTROL_WAIT_SECONDS
 from api.routes.instances import ACCEPTED, accepted
-from api.schemas import SuggestionBody, SuggestionPage, SuggestionQuery, SuggestionShape
+from api.schemas.answers import SuggestionPage, SuggestionShape
+from api.schemas.queries import SuggestionQuery
+from api.schemas.requests import SuggestionBody
 from api.shapes import suggestion_json
 from common.commands.suggestions import Word, decide_suggestion
 from common.ids import is_id

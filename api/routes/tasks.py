@@ -8,17 +8,9 @@ from api.auth import Permission, require
 from api.operations import Answer, Call, Follow, Routes, Shape
 from api.pages import Paging
 from api.reading import missing
-from api.schemas import (
-    ClaimBody,
-    CompleteBody,
-    DelegateBody,
-    EmptyBody,
-    FailBody,
-    RejectBody,
-    Task,
-    TaskPage,
-    TaskQuery,
-)
+from api.schemas.answers import Task, TaskPage
+from api.schemas.queries import TaskQuery
+from api.schemas.requests import ClaimBody, CompleteBody, DelegateBody, EmptyBody, FailBody, RejectBody
 from api.shapes import task_json
 from common.clock import read_now
 from common.commands import people

@@ -11,15 +11,9 @@ from api.operations import Answer, Call, Routes, Shape
 from api.pages import Paging
 from api.problems import item_problem
 from api.reading import missing, refused_members
-from api.schemas import (
-    CorrelationBody,
-    PublishBody,
-    Reactions,
-    Trigger,
-    TriggerBody,
-    TriggerPage,
-    TriggerQuery,
-)
+from api.schemas.answers import Reactions, Trigger, TriggerPage
+from api.schemas.queries import TriggerQuery
+from api.schemas.requests import CorrelationBody, PublishBody, TriggerBody
 from api.shapes import trigger_json
 from common.commands.publish import Correlation, Reaction, publish_event
 from common.commands.triggers import TriggerRequest, create_trigger, delete_trigger, replace_trigger

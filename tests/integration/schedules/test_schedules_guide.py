@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from api.routes.schedules import _request
-from api.schemas import ScheduleBody
+from api.schemas.requests import ScheduleBody
 from common.canonical import read
 from common.commands.schedules import create_schedule
 from common.schedule import WORDS

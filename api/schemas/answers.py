@@ -1,0 +1,678 @@
+"""The answers of the API, as Pydantic models: what is documented.
+
+Answers are built by shapes.py from stored text, without a detour over these models; a test holds every answer against
+its model, so that the document stays true.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from api.schemas.base import Instant, Json, Shape
+from common.db.tables import (
+    AttemptOutcome,
+    ConfigScope,
+    DefinitionStatus,
+    IncidentStatus,
+    Source,
+    SuggestionStatus,
+)
+from common.lifecycle import InstanceStatus, TaskStatus
+from common.schedule import CatchUp, Overlap
+
+
+class ProblemItem(Shape):
+    """One finding: in a definition, or in a request."""
+
+    severity: Literal["error", "warning"]
+    code: str
+    path: str
+    message: str
+    suggestion: str | None
+
+
+class Problem(Shape):
+    """A refusal, as RFC 9457 has it. `code` is stable; `detail` is for people."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    instance: str = Field(description="the path of the request")
+    trace_id: str = Field(description="under which the log tells more")
+    problems: list[ProblemItem] | None = None
+
+
+class DefinitionSummary(Shape):
+    """A version of a definition, without its document."""
+
+    id: str
+    key: str
+    version: int
+    status: DefinitionStatus
+    checksum: str = Field(description="SHA-256 of the stored document's text, in hex")
+    labels: dict[str, str]
+    warnings: list[ProblemItem]
+    created_at: Instant
+    created_by: str
+
+
+class Definition(DefinitionSummary):
+    """A version of a definition."""
+
+    document: dict[str, Json]
+
+
+class CurrentDefinition(DefinitionSummary):
+    """A definition's active version, or its newest where none is active."""
+
+    newest_version: int
+
+
+class DefinitionPage(Shape):
+    items: list[CurrentDefinition]
+    next_cursor: str | None
+
+
+class VersionPage(Shape):
+    items: list[DefinitionSummary]
+    next_cursor: str | None
+
+
+class CheckReport(Shape):
+    problems: list[ProblemItem]
+
+
+class SimulatedSnapshot(Shape):
+    """Where the machine stands: initially, then after each event."""
+
+    configuration: list[str]
+    context: dict[str, Json]
+    status: Literal["active", "done", "error"]
+    error: dict[str, Json] | None = Field(
+        None, description="why a step failed; what follows is not taken any more"
+    )
+
+
+class Simulation(Shape):
+    snapshots: list[SimulatedSnapshot]
+
+
+class ErrorShape(Shape):
+    code: str
+    message: str
+    data: Json = None
+
+
+class Instance(Shape):
+    """A running or finished copy of a definition's version."""
+
+    id: str
+    definition_key: str
+    definition_version: int
+    definition_id: str
+    status: InstanceStatus
+    configuration: list[str] = Field(description="dotted paths of the active states")
+    context: dict[str, Json]
+    input: Json
+    output: Json
+    error: ErrorShape | None
+    business_key: str | None
+    labels: dict[str, str]
+    priority: int
+    sequence: int = Field(description="how many events it has consumed")
+    parent_id: str | None = Field(description="the instance that started it")
+    depth: int = Field(description="how many parents are above it")
+    created_at: Instant
+    started_at: Instant | None
+    finished_at: Instant | None
+    deadline_at: Instant | None
+    erased_at: Instant | None = Field(description="when its data was erased; the structure stays")
+
+
+class ScheduleRun(Shape):
+    """A run to come."""
+
+    scheduled_at: Instant = Field(description="the instant that it is for")
+    due_at: Instant = Field(description="when it starts: the same, or later by its jitter")
+
+
+class ScheduleError(Shape):
+    """Why a run did not start."""
+
+    code: str
+    message: str
+    at: Instant
+    scheduled_at: Instant | None
+
+
+class ScheduleSummary(Shape):
+    """A schedule, and what it has done."""
+
+    id: str
+    name: str | None
+    definition_key: str
+    source: Source = Field(description="definition: it is written in the active version")
+    cron: str | None
+    every: str | None
+    at: str | None
+    timezone: str
+    overlap: Overlap
+    catch_up: CatchUp
+    catch_up_limit: int
+    jitter: int = Field(description="milliseconds")
+    input: Json
+    business_key: str | None
+    paused: bool
+    status: Literal["active", "paused", "inactive", "ended"] = Field(
+        description="inactive: the version that it is written in is; ended: no run is to come"
+    )
+    next_at: Instant | None = Field(description="when its next run is due")
+    queued: list[Instant] = Field(description="runs that wait until the one before has ended")
+    last_scheduled_at: Instant | None
+    last_fired_at: Instant | None
+    last_instance_id: str | None
+    last_error: ScheduleError | None = Field(description="of the newest run; null where it started")
+    fired: int = Field(description="instances that it has started")
+    skipped: int = Field(description="runs left out because one before still lived")
+    refused: int = Field(description="runs that could not start")
+    created_at: Instant
+    created_by: str
+    updated_at: Instant
+    updated_by: str
+
+
+class Schedule(ScheduleSummary):
+    """A schedule, with the runs to come."""
+
+    next_runs: list[ScheduleRun]
+
+
+class SchedulePage(Shape):
+    items: list[ScheduleSummary]
+    next_cursor: str | None
+
+
+class ScheduleRuns(Shape):
+    items: list[ScheduleRun]
+
+
+class Trigger(Shape):
+    """A trigger."""
+
+    id: str
+    name: str | None
+    definition_key: str
+    source: Source = Field(description="definition: it is written in the active version")
+    event: str
+    condition: Json
+    business_key: str | None
+    input: Json
+    enabled: bool
+    active: bool = Field(description="false: the version that it is written in is not active")
+    created_at: Instant
+    created_by: str
+    updated_at: Instant
+    updated_by: str
+
+
+class TriggerPage(Shape):
+    items: list[Trigger]
+    next_cursor: str | None
+
+
+class Reaction(Shape):
+    """What one trigger or one instance made of a published event."""
+
+    kind: Literal["started", "held", "delivered", "refused"] = Field(
+        description="held: a live instance has the business key"
+    )
+    instance_id: str | None
+    trigger_id: str | None
+    definition_key: str | None
+    problem: Problem | None
+
+
+class Reactions(Shape):
+    items: list[Reaction]
+    next_cursor: str | None
+
+
+class BatchItem(Shape):
+    """Exactly one of the two."""
+
+    instance: Instance | None = None
+    problem: Problem | None = None
+
+
+class BatchAnswer(Shape):
+    items: list[BatchItem] = Field(description="in the order of the request")
+
+
+class InstancePage(Shape):
+    items: list[Instance]
+    next_cursor: str | None
+
+
+class HistoryEntry(Shape):
+    """One thing that happened. `hash` chains its row to the one before."""
+
+    sequence: str = Field(description='"row.entry": the number of the consumed event, and of the entry in it')
+    type: str
+    at: Instant
+    actor: str
+    payload: dict[str, Json]
+    hash: str
+    previous_hash: str
+
+
+class HistoryPage(Shape):
+    items: list[HistoryEntry]
+    next_cursor: str | None
+
+
+class Verification(Shape):
+    valid: bool
+    entries: int = Field(description="rows of the history")
+    replayed: bool = Field(description="false where it could not be: a body was erased, or by another kernel")
+    erased: int = Field(description="rows whose body was erased; the chain holds without them")
+    problems: list[Json]
+
+
+class Attempt(Shape):
+    attempt: int
+    worker_id: str
+    started_at: Instant
+    ended_at: Instant | None
+    outcome: AttemptOutcome | None
+    error: ErrorShape | None
+    trace: str | None = Field(description="of the exception, cut to size; null in lists")
+    progress: Json = Field(description="what the handler last reported in this attempt")
+
+
+class Poll(Shape):
+    """How a POLL is asked again, and what it has counted."""
+
+    type: str = Field(description="of the inner task: who executes it")
+    until: str = Field(description="the expression over output that ends it")
+    interval_ms: int
+    timeout_ms: int | None
+    max_attempts: int | None = Field(description="checks")
+    polls: int = Field(description="checks that have been made")
+    last_polled_at: Instant | None
+
+
+class MapItems(Shape):
+    """How far a MAP is."""
+
+    total: int
+    succeeded: int
+    failed: int
+    open: int = Field(description="not ended; once the MAP has, not ended when that was decided")
+
+
+class Task(Shape):
+    """A piece of work, with every attempt at it; of a POLL with its newest."""
+
+    id: str
+    instance_id: str
+    type: str
+    name: str
+    status: TaskStatus
+    attempt: int
+    max_attempts: int
+    lost: int = Field(description="leases that ran out; they do not count against the attempts")
+    held: bool = Field(description="set aside while the instance is paused or failed")
+    priority: int
+    run_at: Instant
+    input: Json
+    output: Json
+    error: ErrorShape | None
+    progress: Json
+    idempotency_key: str | None
+    attempts: list[Attempt]
+    title: Json = Field(description="for people; a text in a HUMAN task")
+    description: Json = Field(description="for people; a text in a HUMAN task")
+    form: Json = Field(description="the JSON Schema that the output of a HUMAN task must satisfy")
+    assignee: str | None = Field(description="whose work it is")
+    candidates: list[str] = Field(description="who may claim it; empty: everybody")
+    four_eyes: bool = Field(
+        description="not decided by who started the instance, nor twice by the same person"
+    )
+    due_at: Instant | None = Field(description="nothing ends by it")
+    ended_by: str | None = Field(description="the principal that completed or rejected it")
+    shown_hash: str | None = Field(
+        description="SHA-256 of the canonical JSON of {description, form, input, title}: what a person is shown"
+    )
+    created_at: Instant
+    finished_at: Instant | None
+    poll: Poll | None = Field(description="of a task of type POLL")
+    parent_task_id: str | None = Field(description="of an item: the MAP that it belongs to")
+    index: int | None = Field(description="of an item: its place in the list, from 0")
+    items: MapItems | None = Field(description="of a MAP")
+
+
+class SignedLink(Shape):
+    """A link, to be handed to its person. It is as good as what it allows."""
+
+    url: str
+    person: str
+    expires_at: Instant
+
+
+class LinkAnswer(Shape):
+    """A link as its person sees it."""
+
+    state: Literal["open", "done", "used", "expired", "finished", "refused", "invalid"]
+    message: str
+    person: str | None = None
+    action: str | None = Field(None, description="what following it does")
+    title: str | None = None
+    description: str | None = None
+    input: Json = None
+    value: Json = Field(None, description="the output, the reason or the event that it carries")
+    expires_at: Instant | None = None
+
+
+class TaskPage(Shape):
+    items: list[Task]
+    next_cursor: str | None
+
+
+class Incident(Shape):
+    """What stopped an instance."""
+
+    id: str
+    instance_id: str
+    task_id: str | None
+    code: str
+    message: str
+    detail: Json
+    sequence: int = Field(description="of the history row that tells of it")
+    status: IncidentStatus
+    opened_at: Instant
+    resolved_at: Instant | None
+    resolved_by: str | None
+    resolution: str | None = Field(description="the way out that was taken")
+    ways_out: list[Literal["retry", "skip", "restart", "cancel"]] = Field(
+        description="what can be done about it now: resolve it by retry or skip, restart or cancel its instance"
+    )
+
+
+class IncidentDetail(Incident):
+    """An incident with the task that failed, every attempt at it included."""
+
+    task: Task | None
+
+
+class SuggestionShape(Shape):
+    """An event that a model would have sent, and what a person said to it."""
+
+    id: str
+    instance_id: str
+    task_id: str = Field(description="the AI task that made it")
+    event: str
+    payload: Json
+    reason: str
+    confidence: float | None = Field(description="the model's own word, from 0 to 1")
+    status: SuggestionStatus
+    created_at: Instant
+    decided_at: Instant | None
+    decided_by: str | None
+    comment: str | None = Field(description="of who decided")
+
+
+class SuggestionPage(Shape):
+    items: list[SuggestionShape]
+    next_cursor: str | None
+
+
+class BulkRefusal(Shape):
+    id: str
+    code: str
+    detail: str
+
+
+class BulkAnswer(Shape):
+    """What became of those that were looked at."""
+
+    dry_run: bool
+    accepted: list[str] = Field(description="ids; in a dry run, those that would be accepted")
+    refused: list[BulkRefusal]
+    next_cursor: str | None = Field(description="call again with it as `cursor` until it is null")
+
+
+class Result(Shape):
+    """What the work of one place in the definition has come to: the newest task of it."""
+
+    key: str = Field(description="of the task: state, place, and how often this place has asked")
+    state: str = Field(description="dotted path of the state that asked for it")
+    task_id: str
+    name: str
+    type: str
+    status: TaskStatus
+    input: Json
+    output: Json
+    error: Json
+    attempts: int = Field(description="that count")
+    runs: int = Field(description="tasks that this place has asked for, this one included")
+    started_at: Instant | None = Field(
+        description="the first attempt, or the asking where no runner executes it"
+    )
+    ended_at: Instant | None
+    duration_ms: int | None
+
+
+class ResultPage(Shape):
+    items: list[Result]
+    next_cursor: str | None
+
+
+class Metadata(Shape):
+    """A metadata value of an instance."""
+
+    key: str
+    value: Json
+    updated_at: Instant
+    updated_by: str = Field(description="key:NAME of who set it, or task:ID of the task whose handler did")
+
+
+class MetadataPage(Shape):
+    items: list[Metadata]
+    next_cursor: str | None
+
+
+class Config(Shape):
+    """A configuration value in its scope."""
+
+    id: str
+    module: str
+    key: str
+    value: Json
+    scope: ConfigScope
+    scope_id: str | None
+    description: str
+    updated_at: Instant
+    updated_by: str
+
+
+class ConfigPage(Shape):
+    items: list[Config]
+    next_cursor: str | None
+
+
+class ResolvedValue(Shape):
+    """The value that holds, and where it comes from; null from default where there is none."""
+
+    value: Json
+    source: Literal["instance", "module", "tenant", "default"]
+
+
+class ResolvedConfig(Shape):
+    """For one key `value` and `source`; for several `results`."""
+
+    value: Json = None
+    source: Literal["instance", "module", "tenant", "default"] | None = None
+    results: dict[str, ResolvedValue] | None = None
+
+
+class Secret(Shape):
+    """What may be told of a secret: everything but its value."""
+
+    name: str
+    version: int = Field(description="how often its value was set")
+    created_at: datetime
+    updated_at: datetime = Field(description="when its value was set last")
+    updated_by: str
+
+
+class SecretPage(Shape):
+    items: list[Secret]
+    next_cursor: str | None
+
+
+class ErasureAnswer(Shape):
+    """An accepted erasure. It shows nothing of the instance, and a repeat of the request gets it again."""
+
+    instance_id: str
+    status: Literal["accepted"] = Field(description="done once the instance shows `erasedAt`")
+
+
+class IncidentPage(Shape):
+    items: list[Incident]
+    next_cursor: str | None
+
+
+class Waiting(Shape):
+    ready: int = Field(description="accepted and not consumed yet")
+    parked: int = Field(description="set aside until the instance is resumed or retried")
+
+
+class Child(Shape):
+    """A child that has not ended."""
+
+    instance_id: str
+    key: str | None = Field(description="what its parent waits for; null where nobody waits")
+    definition_key: str
+    business_key: str | None
+    status: InstanceStatus
+    incidents: list[Incident] = Field(description="those that are open")
+
+
+class Explanation(Shape):
+    """Why an instance stands where it stands, and what would move it."""
+
+    instance_id: str
+    status: InstanceStatus
+    erased_at: Instant | None = Field(description="when its data was erased")
+    chart: dict[str, Json] | None = Field(
+        description="the statechart's own account; null until the start is consumed, and once its data was erased"
+    )
+    inbox: Waiting
+    tasks: list[Task] = Field(description="the newest tasks that are open")
+    children: list[Child] = Field(description="children that have not ended, the failed ones first")
+    incidents: list[Incident] = Field(description="the newest incidents that are open")
+
+
+class Member(Shape):
+    """A member of an input or output, flat: for forms. Bounds stand there where the schema has them."""
+
+    name: str
+    type: str = Field(description='`string`, `object`, … , several with "or" between them, or `any`')
+    description: str
+    required: bool
+    default: Json = Field(default=None, description="absent where there is none")
+    enum: list[Json] | None = None
+    min: float | None = None
+    max: float | None = None
+    min_length: int | None = None
+    max_length: int | None = None
+    min_items: int | None = None
+    max_items: int | None = None
+    pattern: str | None = None
+
+
+class TypeExample(Shape):
+    """A task as a definition writes it, and what it does."""
+
+    says: str
+    task: dict[str, Json]
+
+
+class Handler(Shape):
+    """A task type: one of the engine's own, or one that task runners offer; `name` is the function's, where the type is SYSTEM."""
+
+    type: str
+    name: str | None
+    title: str
+    category: str = Field(description="`api-call`, `message`, `human`, `ai`, `flow`, `data`, `code`")
+    description: str
+    input_schema: Json
+    output_schema: Json
+    parameters: list[Member] = Field(description="the members of the input, from its schema")
+    outputs: list[Member] = Field(description="the members of the output, from its schema")
+    examples: list[TypeExample]
+    light: bool
+    isolated: bool
+    retry: Json = Field(description="its own policy, for tasks that name none")
+    built_in: bool = Field(description="it comes with Signalbox")
+    runners: int | None = Field(description="task runners that live and offer it; null where none is needed")
+    published_at: Instant | None
+
+
+class HandlerPage(Shape):
+    items: list[Handler]
+    next_cursor: None
+
+
+class InboxFigures(Shape):
+    waiting: int
+    oldest_seconds: float
+
+
+class Worker(Shape):
+    id: str
+    duty: str
+    host: str
+    pid: int
+    version: str
+    types: list[str]
+    slots: int
+    started_at: Instant
+    seen_at: Instant
+    is_alive: bool = Field(description="seen in the last 15 s")
+
+
+class Stats(Shape):
+    instances: dict[str, int] = Field(description="how many, by status")
+    tasks: dict[str, int] = Field(description="how many, by status")
+    inbox: InboxFigures
+    stalled: int = Field(description="instances without a reason to wake; always 0, or something is broken")
+    workers: list[Worker]
+
+
+class RetentionStatus(Shape):
+    kept_days: dict[str, float | None] = Field(description="by final status; null: for ever")
+    due: int = Field(description="finished instances whose time is over; 10,000 are counted at most")
+    oldest_finished_at: Instant | None = Field(description="of those that are due")
+    deleted: int = Field(description="tombstones: instances that were deleted so far")
+    last_deleted_at: Instant | None
+
+
+class Alive(Shape):
+    status: Literal["alive"]
+
+
+class Readiness(Shape):
+    status: Literal["ready", "not ready"]
+    database: Literal["up", "down"]
+    schema_: Literal["up", "down", "outdated"] = Field(alias="schema")
+    broker: Literal["up", "down", "off"] = Field(
+        description="down is no reason not to be ready: work is found by looking"
+    )
