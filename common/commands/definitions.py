@@ -18,7 +18,7 @@ from common.catalogue import OWN
 from common.clock import read_now
 from common.commands.activation import Activation, activate_starts, deactivate_starts, trigger_problems
 from common.commands.contracts import schema_problems
-from common.commands.policies import policy_problems
+from common.commands.task_options import option_problems
 from common.config import Limits
 from common.db.tables import DefinitionStatus
 from common.errors import Conflict, Invalid, LimitExceeded, NotFound
@@ -146,7 +146,7 @@ def _chart_problems(document: Mapping[str, Any], published: PublishedTypes) -> I
     if "SYSTEM" in published.types:
         yield from _unknown_functions(chart, published.functions)
     yield from schema_problems(document)
-    yield from policy_problems(document)
+    yield from option_problems(document)
     yield from _input_problems(chart, published)
 
 

@@ -45,6 +45,9 @@ def set_secret(
     from rich.text import Text
 
     value = _read_file(from_file) if from_file is not None else _read_stdin(name)
+    if not value:
+        source = "stdin" if from_file is None else str(from_file)
+        raise UsageError(f"{source}: expected the value of the secret, found nothing")
     with connect() as client:
         found = client.set_secret(name, value)
     Output(json).show(found, lambda: Text(f"secret {found['name']} is set, version {found['version']}"))

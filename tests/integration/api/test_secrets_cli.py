@@ -10,7 +10,7 @@ from common.credentials import make_secret, read_secret
 from common.errors import NotFound
 from common.sealing import SealingKeys
 from common.store.secrets import Named, read_sealed
-from signalbox.cli.exits import Exit
+from signalbox.cli.exits import Exit, UsageError
 from tests.integration.api.cli import Cli, served
 from tests.integration.api.conftest import Api
 
@@ -100,3 +100,15 @@ def test_the_installations_secret_is_rotated(
     }
     assert [stored(api, name, new) for name in ("A", "B")] == ["value of A", "value of B"]
     assert "every secret is sealed" in cli.text("secrets", "rotate")
+
+
+def test_a_secret_without_a_value_is_refused_before_anybody_is_asked(cli: Cli, tmp_path: Path) -> None:
+    empty = tmp_path / "key"
+    empty.touch()
+
+    for result, source in (
+        (cli.run("secrets", "set", "KEY", stdin="\n"), "stdin"),
+        (cli.run("secrets", "set", "KEY", "--from-file", str(empty)), str(empty)),
+    ):
+        assert isinstance(result.exception, UsageError)
+        assert result.exception.message == f"{source}: expected the value of the secret, found nothing"

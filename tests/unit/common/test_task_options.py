@@ -1,10 +1,10 @@
-"""Policies that a definition writes out are looked at when it is applied."""
+"""Options of tasks that a definition writes out are looked at when it is applied: policies of AI tasks, forms for people."""
 
 from typing import Any
 
 import pytest
 
-from common.commands.policies import policy_problems
+from common.commands.task_options import option_problems
 from tests.support.ai import asking
 
 INNER = {"type": "AI", "policy": {"allow": 1}}
@@ -12,7 +12,7 @@ INNER = {"type": "AI", "policy": {"allow": 1}}
 
 @pytest.mark.parametrize("policy", [None, {}, {"allowedEvents": ["A"]}, {"maxTurns": "${context.turns}"}])
 def test_what_can_be_read_or_is_computed_is_accepted(policy: Any) -> None:
-    assert list(policy_problems(asking([], policy))) == []
+    assert list(option_problems(asking([], policy))) == []
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_what_can_be_read_or_is_computed_is_accepted(policy: Any) -> None:
     ],
 )
 def test_what_cannot_be_read_is_a_problem_with_its_place(policy: Any, said: str) -> None:
-    [problem] = policy_problems(asking([], policy))
+    [problem] = option_problems(asking([], policy))
 
     assert (problem.severity, problem.code) == ("error", "task.policy")
     assert problem.path == "states.thinking.entry[0].task.policy"
@@ -45,4 +45,24 @@ def test_what_cannot_be_read_is_a_problem_with_its_place(policy: Any, said: str)
     ],
 )
 def test_they_are_found_wherever_a_task_is_asked_for(document: Any) -> None:
-    assert len(list(policy_problems(document))) == 1
+    assert len(list(option_problems(document))) == 1
+
+
+def asked(form: object, **invoke: object) -> dict[str, object]:
+    return {"id": "r", "initial": "a", "states": {"a": {"invoke": {"src": "HUMAN", "form": form, **invoke}}}}
+
+
+@pytest.mark.parametrize("form", [{"type": "object"}, True, None, "${context.form}", {"enum": "$.allowed"}])
+def test_a_form_that_can_be_used_or_is_computed_is_let_through(form: object) -> None:
+    assert list(option_problems(asked(form))) == []
+
+
+@pytest.mark.parametrize(
+    "form", [{"type": "objct"}, {"$ref": "https://example.com/form"}, 7, {"required": "approved"}]
+)
+def test_a_form_that_nobody_could_fill_in_is_refused(form: object) -> None:
+    [problem] = option_problems(asked(form))
+
+    assert (problem.severity, problem.code) == ("error", "task.form")
+    assert problem.path == "states.a.invoke.form"
+    assert problem.message
