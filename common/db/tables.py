@@ -14,6 +14,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Double,
     ForeignKey,
     ForeignKeyConstraint,
     Identity,
@@ -106,6 +107,14 @@ class SuggestionStatus(StrEnum):
     ACCEPTED = "accepted"
     REJECTED = "rejected"
     EXPIRED = "expired"  # its instance ended first
+
+
+class BreakerState(StrEnum):
+    """Of a circuit breaker."""
+
+    CLOSED = "closed"  # calls go through and are counted
+    OPEN = "open"  # none goes through until `retry_at`
+    HALF_OPEN = "half_open"  # one tries, the others wait for how it ends
 
 
 class IncidentStatus(StrEnum):
@@ -262,6 +271,14 @@ instances = Table(
     Column("erased_at", UtcDateTime),  # when its bodies were taken away
     Column("schedule_id", Id),  # the schedule that started it, which may be gone
     Column("scheduled_at", UtcDateTime),  # the instant that it was started for; null where fired by hand
+    Column("concurrency_key", Text),  # whom it shares the places of its definition's `concurrency` with
+    Column(  # waits for such a place
+        "queued",
+        Boolean,
+        CheckConstraint("NOT queued OR concurrency_key IS NOT NULL", name="queued"),
+        nullable=False,
+        server_default=text("false"),
+    ),
     CheckConstraint(f"({_one_of('status', FINAL)}) = (finished_at IS NOT NULL)", name="finished"),
     Index(
         "ix_instances_finished",
@@ -306,6 +323,16 @@ instances = Table(
         "schedule_id",
         postgresql_where=text(f"schedule_id IS NOT NULL AND {_LIVE}"),
         sqlite_where=text(f"schedule_id IS NOT NULL AND {_LIVE}"),
+    ),
+    Index(  # who has a place, and who waits for one, in the order of their coming
+        "ix_instances_concurrency",
+        "tenant_id",
+        "definition_key",
+        "concurrency_key",
+        "queued",
+        "id",
+        postgresql_where=text(f"concurrency_key IS NOT NULL AND {_LIVE}"),
+        sqlite_where=text(f"concurrency_key IS NOT NULL AND {_LIVE}"),
     ),
     postgresql_with=_BUSY,
 )
@@ -409,6 +436,7 @@ tasks = Table(
     Column("completion_event", Text, nullable=False),
     Column("failure_event", Text, nullable=False),
     Column("idempotency_key", Text),
+    Column("limit_key", Text),  # the row of `limits` that its definition asked for
     Column("lease_owner", Id),
     Column("lease_token", Id),
     Column("lease_expires_at", UtcDateTime),
@@ -490,6 +518,21 @@ tasks = Table(
         postgresql_where=text("finished_at IS NULL AND finish_by_at IS NOT NULL"),
         sqlite_where=text("finished_at IS NULL AND finish_by_at IS NOT NULL"),
     ),
+    Index(  # how many of a type run
+        "ix_tasks_running",
+        "tenant_id",
+        "type",
+        postgresql_where=text("status = 'running' AND lease_token IS NOT NULL"),
+        sqlite_where=text("status = 'running' AND lease_token IS NOT NULL"),
+    ),
+    Index(
+        "ix_tasks_limited",
+        "tenant_id",
+        "limit_key",
+        "status",
+        postgresql_where=text("limit_key IS NOT NULL AND finished_at IS NULL"),
+        sqlite_where=text("limit_key IS NOT NULL AND finished_at IS NULL"),
+    ),
     UniqueConstraint("tenant_id", "id"),
     _same_tenant("instance_id", "instances"),
     postgresql_with={**_BUSY, **_QUEUE},
@@ -556,6 +599,57 @@ joins = Table(
     _same_tenant("task_id", "tasks"),
     _same_tenant("instance_id", "instances"),
     Index("ix_joins_instance_id", "instance_id"),
+    postgresql_with=_BUSY,
+)
+
+limits = Table(
+    "limits",  # what runs at once and how often something starts; locked in the order of the keys
+    metadata,
+    Column("tenant_id", Id, ForeignKey("tenants.id"), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("source", Text, CheckConstraint(_one_of("source", Source), name="source"), nullable=False),
+    Column("max_running", Integer),
+    Column("rate_count", Integer),  # starts in `rate_ms`; both or neither
+    Column("rate_ms", BigId),
+    Column("burst", Integer),  # the most tokens that the bucket holds
+    Column("tokens", Double),
+    Column("refilled_at", UtcDateTime),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("updated_by", Text, nullable=False),
+    CheckConstraint("max_running IS NULL OR max_running >= 0", name="max_running"),
+    CheckConstraint(
+        "(rate_count IS NULL) = (rate_ms IS NULL) AND (rate_count IS NULL) = (burst IS NULL) "
+        "AND (rate_count IS NULL) = (tokens IS NULL) AND (rate_count IS NULL) = (refilled_at IS NULL)",
+        name="rate",
+    ),
+    CheckConstraint("rate_count > 0 AND rate_ms > 0 AND burst > 0", name="positive"),
+    postgresql_with=_BUSY,
+)
+
+breakers = Table(
+    "breakers",  # whether a type of task may call a target, as its last calls went
+    metadata,
+    Column("tenant_id", Id, ForeignKey("tenants.id"), primary_key=True),
+    Column("type", Text, primary_key=True),
+    Column("target", Text, primary_key=True),
+    Column("state", Text, CheckConstraint(_one_of("state", BreakerState), name="state"), nullable=False),
+    Column(
+        "forced", Boolean, nullable=False, server_default=text("false")
+    ),  # an operator's word, until reset
+    Column("successes", Integer, nullable=False, server_default="0"),  # since `counted_from`
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("in_a_row", Integer, nullable=False, server_default="0"),  # failures without a success between
+    Column("counted_from", UtcDateTime, nullable=False),
+    Column("opened_at", UtcDateTime),
+    Column("retry_at", UtcDateTime),  # when one call may try again
+    Column("probe_token", Id),  # the lease of the attempt that tries
+    Column("probe_until", UtcDateTime),
+    Column("last_error", CanonicalText),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("updated_by", Text, nullable=False),
+    CheckConstraint("successes >= 0 AND failures >= 0 AND in_a_row >= 0", name="counts"),
+    CheckConstraint("(probe_token IS NULL) = (probe_until IS NULL)", name="probe"),
     postgresql_with=_BUSY,
 )
 

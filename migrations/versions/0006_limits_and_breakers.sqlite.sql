@@ -1,0 +1,54 @@
+ALTER TABLE instances ADD COLUMN concurrency_key TEXT
+
+ALTER TABLE instances ADD COLUMN queued BOOLEAN DEFAULT false NOT NULL CONSTRAINT ck_instances_queued CHECK (NOT queued OR concurrency_key IS NOT NULL)
+
+CREATE INDEX ix_instances_concurrency ON instances (tenant_id, definition_key, concurrency_key, queued, id) WHERE concurrency_key IS NOT NULL AND status IN ('pending', 'running', 'waiting', 'paused', 'compensating')
+
+ALTER TABLE tasks ADD COLUMN limit_key TEXT
+
+CREATE INDEX ix_tasks_running ON tasks (tenant_id, type) WHERE status = 'running' AND lease_token IS NOT NULL
+
+CREATE INDEX ix_tasks_limited ON tasks (tenant_id, limit_key, status) WHERE limit_key IS NOT NULL AND finished_at IS NULL
+
+CREATE TABLE limits (
+    tenant_id VARCHAR(36) NOT NULL,
+    key TEXT NOT NULL,
+    source TEXT NOT NULL CONSTRAINT ck_limits_source CHECK (source IN ('api', 'definition')),
+    max_running INTEGER,
+    rate_count INTEGER,
+    rate_ms INTEGER,
+    burst INTEGER,
+    tokens DOUBLE,
+    refilled_at DATETIME,
+    created_at DATETIME NOT NULL,
+    updated_at DATETIME NOT NULL,
+    updated_by TEXT NOT NULL,
+    CONSTRAINT pk_limits PRIMARY KEY (tenant_id, key),
+    CONSTRAINT ck_limits_max_running CHECK (max_running IS NULL OR max_running >= 0),
+    CONSTRAINT ck_limits_rate CHECK ((rate_count IS NULL) = (rate_ms IS NULL) AND (rate_count IS NULL) = (burst IS NULL) AND (rate_count IS NULL) = (tokens IS NULL) AND (rate_count IS NULL) = (refilled_at IS NULL)),
+    CONSTRAINT ck_limits_positive CHECK (rate_count > 0 AND rate_ms > 0 AND burst > 0),
+    CONSTRAINT fk_limits_tenant_id_tenants FOREIGN KEY(tenant_id) REFERENCES tenants (id)
+)
+
+CREATE TABLE breakers (
+    tenant_id VARCHAR(36) NOT NULL,
+    type TEXT NOT NULL,
+    target TEXT NOT NULL,
+    state TEXT NOT NULL CONSTRAINT ck_breakers_state CHECK (state IN ('closed', 'open', 'half_open')),
+    forced BOOLEAN DEFAULT false NOT NULL,
+    successes INTEGER DEFAULT '0' NOT NULL,
+    failures INTEGER DEFAULT '0' NOT NULL,
+    in_a_row INTEGER DEFAULT '0' NOT NULL,
+    counted_from DATETIME NOT NULL,
+    opened_at DATETIME,
+    retry_at DATETIME,
+    probe_token VARCHAR(36),
+    probe_until DATETIME,
+    last_error TEXT,
+    updated_at DATETIME NOT NULL,
+    updated_by TEXT NOT NULL,
+    CONSTRAINT pk_breakers PRIMARY KEY (tenant_id, type, target),
+    CONSTRAINT ck_breakers_counts CHECK (successes >= 0 AND failures >= 0 AND in_a_row >= 0),
+    CONSTRAINT ck_breakers_probe CHECK ((probe_token IS NULL) = (probe_until IS NULL)),
+    CONSTRAINT fk_breakers_tenant_id_tenants FOREIGN KEY(tenant_id) REFERENCES tenants (id)
+)
