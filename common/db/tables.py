@@ -518,12 +518,12 @@ tasks = Table(
         postgresql_where=text("finished_at IS NULL AND finish_by_at IS NOT NULL"),
         sqlite_where=text("finished_at IS NULL AND finish_by_at IS NOT NULL"),
     ),
-    Index(  # how many of a type run
+    Index(  # how many of a type run; by another predicate than that of the leases, which would else be looked up here
         "ix_tasks_running",
         "tenant_id",
         "type",
-        postgresql_where=text("status = 'running' AND lease_token IS NOT NULL"),
-        sqlite_where=text("status = 'running' AND lease_token IS NOT NULL"),
+        postgresql_where=text("lease_owner IS NOT NULL"),
+        sqlite_where=text("lease_owner IS NOT NULL"),
     ),
     Index(
         "ix_tasks_limited",

@@ -6,7 +6,7 @@ CREATE INDEX ix_instances_concurrency ON instances (tenant_id, definition_key, c
 
 ALTER TABLE tasks ADD COLUMN limit_key TEXT
 
-CREATE INDEX ix_tasks_running ON tasks (tenant_id, type) WHERE status = 'running' AND lease_token IS NOT NULL
+CREATE INDEX ix_tasks_running ON tasks (tenant_id, type) WHERE lease_owner IS NOT NULL
 
 CREATE INDEX ix_tasks_limited ON tasks (tenant_id, limit_key, status) WHERE limit_key IS NOT NULL AND finished_at IS NULL
 
