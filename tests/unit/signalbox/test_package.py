@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import signalbox
+from common.version import signalbox_version
 from signalbox import examples
 
 REPOSITORY = Path(__file__).parents[3]
@@ -48,6 +49,18 @@ def test_help_loads_none_of_what_commands_need() -> None:
     )
 
     assert modules_after(code).isdisjoint({"celery", "flask", "sqlalchemy", "httpx2", "redis", "alembic"})
+
+
+def test_the_command_tells_its_version() -> None:
+    answer = subprocess.run(
+        [sys.executable, "-m", "signalbox", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=REPOSITORY,
+    )
+
+    assert answer.stdout == f"signalbox {signalbox_version()}\n"
 
 
 @pytest.mark.parametrize("name", signalbox.__all__)
