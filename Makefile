@@ -35,7 +35,7 @@ demo: $(VENV)/.project ## install, then run hello-workflow end to end on real pa
 
 test: $(VENV)/.dev $(VENV)/.project ## install, then run every suite, real PostgreSQL and Valkey included
 	@failed=0; \
-	for suites in "-n 2 $(PURE_SUITES)" "-n 2 $(SERVER_SUITES)" "-n 2 $(PROCESS_SUITES)" "$(TIMED_SUITES)"; do \
+	for suites in "-n 2 $(PURE_SUITES)" "-n 2 $(SERVER_SUITES)" "-n 3 $(PROCESS_SUITES)" "$(TIMED_SUITES)"; do \
 	  case "$$suites" in "$(TIMED_SUITES)") fsync=on;; *) fsync=off;; esac; \
 	  TEST_FSYNC=$$fsync $(BIN)/pytest $$suites $(ARGS) || { code=$$?; test $$code = 5 && test -n '$(subst ','\'',$(ARGS))' || failed=1; }; \
 	done; \
