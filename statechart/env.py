@@ -59,7 +59,10 @@ def parse_instant(text: str) -> datetime:
     instant = datetime.fromisoformat(text)
     if instant.tzinfo is None:
         raise ValueError(f"expected an instant with an offset such as 2026-03-01T09:12:00Z, found {text!r}")
-    return instant.astimezone(UTC)
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError:  # the first and the last day of the calendar, moved beyond it
+        raise ValueError(f"expected an instant of the years 1 to 9999 in UTC, found {text!r}") from None
 
 
 def after(now: datetime, milliseconds: int) -> datetime:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from statechart import Env
+from statechart.env import parse_instant
 
 
 def test_an_environment_comes_back_from_json_as_it_was():
@@ -24,6 +25,12 @@ def test_an_instant_of_another_zone_is_told_in_utc():
     zone = timezone(timedelta(hours=2))
 
     assert Env(datetime(2026, 1, 2, 3, tzinfo=zone)).to_json()["now"] == "2026-01-02T01:00:00.000000Z"
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_an_instant_beyond_the_calendar_is_no_instant(text):
+    with pytest.raises(ValueError, match="years 1 to 9999"):
+        parse_instant(text)
 
 
 def test_an_instant_without_a_zone_is_refused():
