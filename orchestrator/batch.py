@@ -15,8 +15,10 @@ from typing import Any, assert_never
 from sqlalchemy import Connection
 
 from common.canonical import dumps, read
+from common.commands.limits import declare
 from common.commands.outcome import end_workflow_items, outcome_body, retry_items
 from common.config import Limits
+from common.db import TASK_RUNNER_QUEUE, note_bell
 from common.db.rows import Unmatched, Writes
 from common.db.tables import InboxType, IncidentStatus, TimerStatus
 from common.decision import NOT_RUN_BY_A_RUNNER, TIMEOUT_TIMER, Decision, Erasure, Incident
@@ -37,6 +39,7 @@ from common.store import (
     timers,
 )
 from common.store.instances import LockedInstance
+from common.store.limits import KEY_PREFIX, Figures, LimitKey, Rate
 from orchestrator.children import Children
 from orchestrator.map_rows import MapRows, is_due
 from orchestrator.triggers import Emitted
@@ -56,6 +59,7 @@ from statechart.effects import (
     StartWorkflow,
 )
 from statechart.env import after
+from statechart.limits import read_limit
 from statechart.maps import map_key
 
 PRIORITIES = range(-32_768, 32_768)
@@ -123,6 +127,7 @@ class Batch:
     _retried_tasks: list[TaskId] = field(default_factory=list)
     _skipped_tasks: list[str] = field(default_factory=list)
     _erased: dict[str, _Erased] = field(default_factory=dict)
+    _limits: dict[LimitKey, tuple[Figures, str]] = field(default_factory=dict)
 
     # -- collecting ----------------------------------------------------------------------------------------------
 
@@ -276,6 +281,7 @@ class Batch:
         self._retried_tasks += other._retried_tasks
         self._skipped_tasks += other._skipped_tasks
         self._erased.update(other._erased)
+        self._limits.update(other._limits)
         self.children.merge(other.children)
         self.emitted.merge(other.emitted)
 
@@ -378,11 +384,24 @@ class Batch:
             "completion_event": effect.completion_event,
             "failure_event": effect.failure_event,
             "idempotency_key": effect.idempotency_key,
+            "limit_key": self._limit(held, effect),
             "input": dumps(effect.input),
             "secrets": dumps([list(where) for where in effect.secrets]) if effect.secrets else None,
             "created_at": self.now,
             "finished_at": None,
         }
+
+    def _limit(self, held: LockedInstance, effect: CreateTask) -> str | None:
+        """The key of the limit that a task asks for, and which is to stand once the task does."""
+        written = effect.options.get("limit")
+        if written is None:
+            return None
+        asked = read_limit(effect.type, written)
+        name = LimitKey(held.tenant_id, KEY_PREFIX + asked.key)
+        rate = None if asked.rate is None else Rate(asked.rate.count, asked.rate.per_ms, asked.rate.burst)
+        figures = Figures(asked.max_running, rate)
+        self._limits[name] = (figures, f"definition:{held.definition_key}")
+        return name.key
 
     def _timer(
         self, held: LockedInstance, key: str, due_at: datetime, event: Mapping[str, Any]
@@ -464,6 +483,8 @@ class Batch:
             inbox.unpark(tx, sorted(self.thawed))
         if self._erased:
             self._erase(tx)
+        if self._limits:  # the last that it locks
+            declare(tx, self._limits, now=self.now)
         self.due_tasks = [*retried, *released]
         made = (*self._tasks.values(), *self._maps.rows())
         self.due_tasks += [row["id"] for row in made if is_due(row, self.now)]
@@ -518,6 +539,8 @@ class Batch:
         for row in given:
             people.escalate(tx, [row])
         tasks.cancel(tx, ids, now=self.now)
+        if any(task.is_leased for task in cancelled):  # under a limit, another may have its place
+            note_bell(tx, TASK_RUNNER_QUEUE)
         tasks.hold(tx, held)
         return ids
 

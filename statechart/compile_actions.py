@@ -22,6 +22,7 @@ from statechart.document import (
     EmitAction,
     EventSpec,
     Invoke,
+    LimitSpec,
     LogAction,
     RaiseAction,
     SendAction,
@@ -32,6 +33,7 @@ from statechart.document import (
 from statechart.durations import parse_duration
 from statechart.env import Json
 from statechart.findings import Findings, join
+from statechart.limits import limit_problems
 from statechart.links import problems_of as problems_of_links
 from statechart.maps import PARTS, EachItem
 from statechart.naming import js_order
@@ -269,7 +271,15 @@ class ActionCompiler:
         if lost is not None and not is_template(lost) and lost not in _ON_LOST:
             found = f"expected one of {', '.join(map(repr, _ON_LOST))}, found {lost!r}"
             self.findings.error("task.on_lost", join(at, "onLost"), found, nearest(str(lost), _ON_LOST))
+        if part.limit is not None:
+            fields["limit"] = self._limit(part.limit, join(at, "limit"))
         return {key: value for key, value in fields.items() if value is not None}
+
+    def _limit(self, written: LimitSpec, at: str) -> dict[str, Json]:
+        limit: dict[str, Json] = written.model_dump(by_alias=True, exclude_none=True)
+        if written.rate is not None:
+            limit["rate"]["per"] = self._duration(written.rate.per, join(at, "rate.per"))
+        return limit
 
     def _timeouts(self, part: TaskOptions | Defaults, at: str) -> dict[str, Json] | None:
         """What was written of the time-outs, by their names; `timeout` under the name that it is short for."""
@@ -354,8 +364,10 @@ class ActionCompiler:
             if part is not None and isinstance(given, Mapping):
                 each = self._each_item(part, given[part], join(at, f"input.{part}"), node)
                 merged["input"] = {key: value for key, value in given.items() if key not in PARTS}
-        for problem in problems_of_links(merged):
-            self.findings.error("link.invalid", join(at, problem.at), problem.message, problem.suggestion)
+        for path, problem in limit_problems(merged.get("type", ""), merged.get("limit")):
+            self.findings.error("task.limit", join(at, f"limit.{path}" if path else "limit"), problem)
+        for link in problems_of_links(merged):
+            self.findings.error("link.invalid", join(at, link.at), link.message, link.suggestion)
         compiled = self.findings.value(merged, at, names, may_hold_secret=_places_of_secrets(merged))
         return tasks.TaskTemplate(compiled, each, constants)
 

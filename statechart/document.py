@@ -193,6 +193,22 @@ class TimeoutsSpec(Part):
     schedule_to_close: Duration | None = None
 
 
+class RateSpec(Part):
+    """`count` tasks start in the time `per`, at most `burst` of them at once; without `burst` as many as `count`."""
+
+    count: int | str
+    per: Duration
+    burst: int | str | None = None
+
+
+class LimitSpec(Part):
+    """Tasks under one `key` share `max_running` places and a `rate` at which they start."""
+
+    key: str
+    max_running: int | str | None = None
+    rate: RateSpec | None = None
+
+
 class TaskOptions(Part):
     """What may be said about a task wherever one is asked for. Every value may hold `${...}`."""
 
@@ -207,6 +223,7 @@ class TaskOptions(Part):
     timeouts: TimeoutsSpec | None = None
     priority: int | str | None = None
     queue: str | None = None
+    limit: LimitSpec | None = None
     policy: dict[str, Json] | None = None
     assignee: Json = None
     candidates: Json = None

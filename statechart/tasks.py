@@ -25,6 +25,7 @@ from statechart.ai import AI, AI_EVENTS, event_schemas
 from statechart.draft import ActionFailed, Draft
 from statechart.effects import LOG_LEVELS, CreateTask, Event, LogLevel, Where
 from statechart.env import Json, after, parse_instant
+from statechart.limits import read_limit
 from statechart.maps import EachItem, open_map
 from statechart.naming import js_order
 from statechart.people import arm_due, read_due, read_people
@@ -45,6 +46,7 @@ FREE_OPTIONS = (
     "due",
     "fourEyes",
     "onLost",
+    "limit",
     "title",
     "description",
     "labels",
@@ -256,6 +258,8 @@ def _task(
         draft.counts.setdefault(AI_EVENTS, 0)
         schemas = event_schemas(draft.chart.document, options.get("policy"))
         options |= {"eventSchemas": schemas} if schemas else {}
+    if options.get("limit") is not None:
+        read_limit(kind, options["limit"])
     due = None
     if kind == "HUMAN":
         read_people(options)

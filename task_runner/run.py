@@ -15,9 +15,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -27,12 +27,14 @@ from sqlalchemy.exc import DBAPIError
 from common import faults
 from common.canonical import dumps
 from common.clock import read_now
+from common.commands.limits import Runs
 from common.commands.outcome import Outcome, Reported, report_outcomes
 from common.db import TASK_RUNNER_QUEUE, Database, is_trouble, note_bell
 from common.ids import TaskId, WorkerId, new_token
 from common.queues.dispatcher import Drained
 from common.retry import RetryPolicy
 from common.store import tasks
+from common.store.limits import read_now_and_any
 from common.store.tasks import TaskClaim
 from common.task_error import TaskError
 from task_runner.attempt import described
@@ -40,6 +42,7 @@ from task_runner.call import call_handler, ended, ended_with
 from task_runner.context import TaskContext
 from task_runner.isolate import Children, IsolatedCall, Surroundings
 from task_runner.light import BUDGET_SECONDS, LightHandlers
+from task_runner.limited import LimitedTasks
 from task_runner.metadata_rows import MetadataRows
 from task_runner.registry import PLAIN, Handler, HandlerError, Options, Registry
 from task_runner.resolve import NOTHING_PREPARED, Prepared, Resolver
@@ -72,6 +75,7 @@ class _Held:
     ticket: Ticket | None = None
     isolated: IsolatedCall | None = None
     unwanted_at: float | None = None
+    is_limited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,7 @@ class Runner:
         is_wary: Callable[[], bool] = lambda: False,
         surroundings: Surroundings | None = None,
         resolver: Resolver | None = None,
+        on_token: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         self.database = database
         self.registry = registry
@@ -128,6 +133,9 @@ class Runner:
         self._committer = threading.Thread(target=self._commit, name="committer", daemon=True)
         self._types = registry.types()
         self._functions = registry.functions()
+        self.limited = LimitedTasks(
+            database, Runs(self._types, self._functions), worker=worker, lease=lease, on_token=on_token
+        )
 
     def start(self) -> None:
         self._committer.start()
@@ -148,11 +156,15 @@ class Runner:
             room = self._room()
             if room <= 0:
                 return Drained(Counter(claimed=claimed))
-            batch = self._claim_batch(room)
-            claimed += batch.claimed
+            limited = self._claim_limited(self.limited.share(room))
+            room -= limited.claimed
+            batch = self._claim_batch(room) if room else _Batch(0, [])
             for task in batch.left:
                 self._call(task, batch.prepared)
-            if batch.claimed < room:
+            rest = room - len(batch.left)
+            behind = self._claim_limited(rest if self.limited.are_any else 0)
+            claimed += limited.claimed + batch.claimed + behind.claimed
+            if batch.claimed < room and behind.claimed < rest:
                 return Drained(Counter(claimed=claimed))
             if time.monotonic() > until:
                 return Drained(Counter(claimed=claimed), more=True)
@@ -183,6 +195,21 @@ class Runner:
         if batch.claimed:
             faults.hit("after_claim")
         return batch
+
+    def _claim_limited(self, limit: int) -> _Batch:
+        """Claim tasks that limits hold for, and hand them to the slots. Light ones too: their places outlast no transaction."""
+        if limit <= 0:
+            return _Batch(0, [])
+        claims, prepared = self.limited.claim(limit, self._prepare)
+        for claim in claims:
+            self._call(claim, prepared or NOTHING_PREPARED, is_limited=True)
+        return _Batch(len(claims), [])
+
+    def _prepare(self, tx: Connection, claims: Sequence[TaskClaim]) -> Prepared:
+        """What is written and read of claims before their handlers are called, in the transaction that claims them."""
+        allowed = [_allowance(claim, self._options(claim)) for claim in claims]
+        tasks.allow_attempts(tx, [row for row in allowed if row is not None])
+        return NOTHING_PREPARED if self._resolver is None else self._resolver.prepare(tx, claims)
 
     def _claim_in(self, tx: Connection, limit: int, *, calls_light: bool) -> _Batch:
         """Claim; call and report what is light in the same transaction; hand out the rest.
@@ -217,7 +244,7 @@ class Runner:
             functions=self._functions,
             limit=limit,
             lease=self.lease,
-            now=read_now(tx),
+            now=self._read_now(tx),
         )
         allowed = [_allowance(claim, self._options(claim)) for claim in claims]
         tasks.allow_attempts(tx, [row for row in allowed if row is not None])
@@ -252,7 +279,12 @@ class Runner:
 
     def _is_anything_due(self) -> bool:
         with self.database.reading() as tx:
-            return tasks.is_due(tx, types=self._types, functions=self._functions, now=read_now(tx))
+            return tasks.is_due(tx, types=self._types, functions=self._functions, now=self._read_now(tx))
+
+    def _read_now(self, tx: Connection) -> datetime:
+        """The database's time; the same statement tells whether there are limits to be claimed under."""
+        now, self.limited.are_any = read_now_and_any(tx)
+        return now
 
     def _find(self, claim: TaskClaim) -> Handler | None:
         try:
@@ -264,10 +296,10 @@ class Runner:
         handler = self._find(claim)
         return PLAIN if handler is None else handler.options
 
-    def _call(self, claimed: TaskClaim, prepared: Prepared) -> None:
+    def _call(self, claimed: TaskClaim, prepared: Prepared, *, is_limited: bool = False) -> None:
         claim = in_force(claimed, self._options(claimed))
         metadata = MetadataRows(claim, self.database)
-        held = _Held(claim, TaskContext(claim, metadata=metadata), metadata)
+        held = _Held(claim, TaskContext(claim, metadata=metadata), metadata, is_limited=is_limited)
         handler = self._find(claim)
         if handler is not None and handler.options.isolated:
             held.isolated = IsolatedCall()
@@ -349,13 +381,18 @@ class Runner:
                 return
             faults.hit("before_report")
             self._report(self._reporting)
+            has_freed = False
             with self._turn:
                 for outcome in self._reporting:
                     held = self._held.get(outcome.task_id)
                     if held is not None and held.claim.token == outcome.token:
                         del self._held[outcome.task_id]
+                        has_freed |= held.is_limited
                 self._reporting = []
                 self._turn.notify_all()
+            if has_freed:
+                self.limited.note_ended()
+                self.on_room()
             if self._is_wanted:
                 self._is_wanted = False
                 self.on_room()

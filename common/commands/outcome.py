@@ -207,6 +207,7 @@ class _Group:
         self.retried = 0
         self.released = 0
         self.continued = 0
+        self.taken_back = 0  # attempts that ended without their runner, which so does not claim the next task
         self._ended: list[_Ended] = []
         self._suggestions: list[dict[str, Any]] = []
         self._thought: list[TaskId] = []
@@ -268,6 +269,7 @@ class _Group:
 
     def lose(self, outcome: Outcome, task: ExpiredTask, *, for_good: bool) -> None:
         """A lease ran out. Lost attempts do not count against the policy, they have their own limit."""
+        self.taken_back += 1
         if for_good:
             self.failed += 1
             self._end(outcome, task, TaskStatus.FAILED, AttemptOutcome.LOST)
@@ -289,6 +291,7 @@ class _Group:
             }
         )
         if task.token is not None:
+            self.taken_back += 1
             self._end_attempt(task.id, task.token, AttemptOutcome.TIMED_OUT, error)
         self._ended.append(
             _Ended(
@@ -404,7 +407,7 @@ class _Group:
         tasks.release(tx, self._release)
         tasks.end_attempts(tx, self._attempts)
         tasks.drop_old_attempts(tx, self._well_tried, kept=KEPT_ATTEMPTS)
-        if self.released or self.continued:
+        if self.released or self.continued or self.taken_back:
             note_bell(tx, TASK_RUNNER_QUEUE)
         for ended in self._ended:
             if ended.parent_task_id is not None and ended.decided is not None:

@@ -525,11 +525,14 @@ tasks = Table(
         postgresql_where=text("lease_owner IS NOT NULL"),
         sqlite_where=text("lease_owner IS NOT NULL"),
     ),
-    Index(
+    Index(  # who of a key runs, and who waits in which order
         "ix_tasks_limited",
         "tenant_id",
         "limit_key",
         "status",
+        text("priority DESC"),
+        "run_at",
+        "id",
         postgresql_where=text("limit_key IS NOT NULL AND finished_at IS NULL"),
         sqlite_where=text("limit_key IS NOT NULL AND finished_at IS NULL"),
     ),
@@ -624,6 +627,13 @@ limits = Table(
         name="rate",
     ),
     CheckConstraint("rate_count > 0 AND rate_ms > 0 AND burst > 0", name="positive"),
+    Index(  # the few that hold for a type, among as many keys as definitions think of
+        "ix_limits_types",
+        "tenant_id",
+        "key",
+        postgresql_where=text("substr(key, 1, 5) = 'type:'"),
+        sqlite_where=text("substr(key, 1, 5) = 'type:'"),
+    ),
     postgresql_with=_BUSY,
 )
 

@@ -60,6 +60,7 @@ class Dispatcher:
         self._turn = threading.Lock()
         self._idle = threading.Condition(self._turn)
         self._again = False
+        self._alarm_at: float | None = None
         self._draining = False
         self._wake = threading.Event()
         self._ending = threading.Event()
@@ -90,6 +91,15 @@ class Dispatcher:
             self._again = True
         self._wake.set()
 
+    def ring_in(self, seconds: float) -> None:
+        """There will be work so many seconds from now, and nobody will ring for it. The earliest such instant counts."""
+        at = time.monotonic() + seconds
+        with self._turn:
+            if self._alarm_at is not None and self._alarm_at <= at:
+                return
+            self._alarm_at = at
+        self._wake.set()
+
     def answer(self) -> dict[str, Any]:
         """Answer a doorbell in the calling thread; the result is what Flower shows of it."""
         with self._turn:
@@ -114,10 +124,18 @@ class Dispatcher:
                 with self._turn:
                     self._again = True
                 next_look = time.monotonic() + self._look_seconds
+            self._hear_alarm()
             self._drain_here()
             until = min(next_due, next_look) if self._look_seconds else next_due
+            alarm_at = self._alarm_at
+            until = until if alarm_at is None else min(until, alarm_at)
             self._wake.wait(max(until - time.monotonic(), 0.0))
             self._wake.clear()
+
+    def _hear_alarm(self) -> None:
+        with self._turn:
+            if self._alarm_at is not None and self._alarm_at <= time.monotonic():
+                self._alarm_at, self._again = None, True
 
     def _look_at_the_clock(self) -> float | None:
         if time.monotonic() < self._rested_until:

@@ -38,6 +38,7 @@ from common.ids import InstanceId, LeaseToken, TaskId, TenantId, WorkerId
 from common.lifecycle import OPEN, TASK_MOVES, TaskStatus, sources
 from common.polls import POLL, begin_anew, unwrap
 from common.retry import RetryPolicy
+from common.store.limits import is_unlimited
 
 _t = tasks.c
 _a = attempts.c
@@ -136,7 +137,7 @@ def give_up_key(tx: Connection, task_id: TaskId) -> None:
 # -- cancelling -------------------------------------------------------------------------------------------------
 
 _OPEN_OF = (
-    select(_t.id, _t.instance_id, _t.key, _t.joined_keys, _t.type)
+    select(_t.id, _t.instance_id, _t.key, _t.joined_keys, _t.type, _t.lease_token.is_not(None))
     .where(among(_t.instance_id, "instance_ids"), _t.status.in_(OPEN))
     .order_by(*_IN_TURN)
     .with_for_update()
@@ -165,6 +166,7 @@ class OpenTask:
     key: str
     joined_keys: str | None
     type: str
+    is_leased: bool
 
 
 def lock_open(tx: Connection, instance_ids: Sequence[str]) -> list[OpenTask]:
@@ -233,15 +235,15 @@ _due = (
         _t.run_at <= bindparam("now", type_=UtcDateTime()),
         among(_t.type, "types", "text"),
         or_(_t.type != "SYSTEM", among(_t.name, "functions", "text")),
+        is_unlimited(),
     )
     .order_by(_t.priority.desc(), _t.run_at, _t.id)
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True)
     .cte("due")
 )
-_CLAIM = (
+_CLAIMING = (
     update(tasks)
-    .where(_t.id.in_(select(_due.c.id)))
     .values(
         status=TaskStatus.RUNNING,
         attempt=_t.attempt + 1,
@@ -256,6 +258,8 @@ _CLAIM = (
         _t.joined_keys, _t.run_at, _t.asked_as, _t.secrets, _t.state,
     )
 )  # fmt: skip
+_CLAIM = _CLAIMING.where(_t.id.in_(select(_due.c.id)))
+_CLAIM_LOCKED = _CLAIMING.where(among(_t.id, "ids"), _t.status == TaskStatus.PENDING)
 
 
 def claim_due(
@@ -270,6 +274,8 @@ def claim_due(
     now: datetime,
 ) -> list[TaskClaim]:
     """Claim up to `limit` due tasks of `types` (SYSTEM: of `functions`), highest priority first, then oldest `run_at`.
+
+    Tasks that a limit holds for are left out; `common.commands.limits` claims those.
 
     Rows locked by another claim are skipped, so concurrent callers get disjoint claims. One token serves the whole
     claim: a task cannot be in it twice, and the token is never used again. An attempt row is written for each.
@@ -286,6 +292,28 @@ def claim_due(
             "expires_at": now + lease,
         },
     )
+    return _claimed(tx, rows, worker=worker, token=token, now=now)
+
+
+def claim_locked(
+    tx: Connection,
+    ids: Sequence[TaskId],
+    *,
+    worker: WorkerId,
+    token: LeaseToken,
+    lease: timedelta,
+    now: datetime,
+) -> list[TaskClaim]:
+    """Claim pending tasks that the caller has locked, as `claim_due` does."""
+    if not ids:
+        return []
+    names = {"ids": ids, "worker": worker, "token": token, "expires_at": now + lease}
+    return _claimed(tx, tx.execute(_CLAIM_LOCKED, names), worker=worker, token=token, now=now)
+
+
+def _claimed(
+    tx: Connection, rows: Iterable[Any], *, worker: WorkerId, token: LeaseToken, now: datetime
+) -> list[TaskClaim]:
     claimed = [_claim(row, token, now) for row in rows]
     insert_rows(
         tx,
@@ -816,6 +844,7 @@ _IS_DUE = (
         _t.run_at <= bindparam("now", type_=UtcDateTime()),
         among(_t.type, "types", "text"),
         or_(_t.type != "SYSTEM", among(_t.name, "functions", "text")),
+        is_unlimited(),
     )
     .limit(1)
 )

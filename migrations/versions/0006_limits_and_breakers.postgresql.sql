@@ -8,7 +8,7 @@ ALTER TABLE tasks ADD COLUMN limit_key TEXT
 
 CREATE INDEX ix_tasks_running ON tasks (tenant_id, type) WHERE lease_owner IS NOT NULL
 
-CREATE INDEX ix_tasks_limited ON tasks (tenant_id, limit_key, status) WHERE limit_key IS NOT NULL AND finished_at IS NULL
+CREATE INDEX ix_tasks_limited ON tasks (tenant_id, limit_key, status, priority DESC, run_at, id) WHERE limit_key IS NOT NULL AND finished_at IS NULL
 
 CREATE TABLE limits (
     tenant_id UUID NOT NULL,
@@ -30,6 +30,8 @@ CREATE TABLE limits (
     CONSTRAINT fk_limits_tenant_id_tenants FOREIGN KEY(tenant_id) REFERENCES tenants (id)
 )
  WITH (fillfactor = 75)
+
+CREATE INDEX ix_limits_types ON limits (tenant_id, key) WHERE substr(key, 1, 5) = 'type:'
 
 CREATE TABLE breakers (
     tenant_id UUID NOT NULL,

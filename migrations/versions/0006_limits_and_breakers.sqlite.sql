@@ -8,7 +8,7 @@ ALTER TABLE tasks ADD COLUMN limit_key TEXT
 
 CREATE INDEX ix_tasks_running ON tasks (tenant_id, type) WHERE lease_owner IS NOT NULL
 
-CREATE INDEX ix_tasks_limited ON tasks (tenant_id, limit_key, status) WHERE limit_key IS NOT NULL AND finished_at IS NULL
+CREATE INDEX ix_tasks_limited ON tasks (tenant_id, limit_key, status, priority DESC, run_at, id) WHERE limit_key IS NOT NULL AND finished_at IS NULL
 
 CREATE TABLE limits (
     tenant_id VARCHAR(36) NOT NULL,
@@ -29,6 +29,8 @@ CREATE TABLE limits (
     CONSTRAINT ck_limits_positive CHECK (rate_count > 0 AND rate_ms > 0 AND burst > 0),
     CONSTRAINT fk_limits_tenant_id_tenants FOREIGN KEY(tenant_id) REFERENCES tenants (id)
 )
+
+CREATE INDEX ix_limits_types ON limits (tenant_id, "key") WHERE substr(key, 1, 5) = 'type:'
 
 CREATE TABLE breakers (
     tenant_id VARCHAR(36) NOT NULL,

@@ -64,6 +64,7 @@ class Task:
     completion_event: str
     failure_event: str
     idempotency_key: str | None
+    limit_key: str | None
     input: str
     finished_at: datetime | None
     joined_keys: list[str]

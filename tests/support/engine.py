@@ -17,6 +17,7 @@ from common.canonical import dumps, read
 from common.clock import read_now
 from common.commands import control
 from common.commands.definitions import document_text
+from common.commands.limits import Runs, claim_limited, look
 from common.commands.outcome import Outcome, Reported, report_outcomes
 from common.commands.send import send_event
 from common.commands.start import Start, start_instance
@@ -128,6 +129,23 @@ class Engine:
 
     def claim(self, limit: int = 100) -> list[TaskClaim]:
         """What a runner does with free slots."""
+        claims = self.claim_unlimited(limit)
+        return claims + self.claim_limited(limit - len(claims))
+
+    def claim_limited(self, limit: int = 100) -> list[TaskClaim]:
+        """What a runner does with its share of slots for tasks that limits hold for."""
+        runs = Runs(self.registry.types(), self.registry.functions())
+        with self.database.reading() as tx:
+            fitting = look(tx, runs, after=None).fitting
+        if not fitting:
+            return []
+        with self.database.transaction() as tx:
+            taken = claim_limited(
+                tx, fitting, runs, worker=self.worker, token=new_token(), limit=limit, lease=self.lease
+            )
+        return list(taken.claims)
+
+    def claim_unlimited(self, limit: int = 100) -> list[TaskClaim]:
         with self.database.transaction() as tx:
             return tasks.claim_due(
                 tx,

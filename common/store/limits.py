@@ -1,0 +1,481 @@
+"""Limits: how many tasks of a type or a key run at once, and how often one starts.
+
+Theory of operation. A task is limited while a row of `limits` stands under its type (`type:HTTP`) or under the key that its
+definition gave it (`tasks.limit_key`, `key:…`); by both where there are both. The ordinary claim leaves such tasks out in
+its own statement (`is_unlimited`). They are claimed by `common.commands.limits`, in a transaction of its own: it locks
+rows of `limits` in the order of tenant and key, and THEN counts who runs, in a new statement, which sees every claim that
+was committed under those locks. Who holds a place is stored nowhere: a task that ended, was cancelled or lost its lease does
+not run any more, and that is all there is to give back. The tokens of a rate are refilled and taken under the same locks.
+
+Behind its locks that claim waits for nothing: task rows that somebody holds are skipped. So `limits` come last in the
+order of locks (docs/architecture.md). The lock is `FOR NO KEY UPDATE`: who creates a task may hold on to the row that limits
+it (`FOR KEY SHARE`) without waiting for claims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Select,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    literal,
+    literal_column,
+    not_,
+    or_,
+    select,
+    tuple_,
+    union_all,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import aliased
+from sqlalchemy.sql.dml import ReturningInsert
+
+from common.clock import database_now
+from common.db.rows import update_rows
+from common.db.tables import Source, limits, tasks
+from common.db.types import Id, UtcDateTime, among
+from common.ids import TaskId, TenantId
+from common.lifecycle import TaskStatus
+
+_c = limits.c
+_t = tasks.c
+
+TYPE_PREFIX = "type:"
+KEY_PREFIX = "key:"
+_NOBODY = "00000000-0000-0000-0000-000000000000"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class LimitKey:
+    """A limit's whole name: tenants never meet."""
+
+    tenant_id: TenantId
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many starts in so many milliseconds, at most `burst` of them at once."""
+
+    count: int
+    per_ms: int
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a limit allows: tasks that run at once, and a rate at which they start; None: as many as there are."""
+
+    max_running: int | None = None
+    rate: Rate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """The tokens of a rate, as they were at the instant `refilled_at`."""
+
+    rate: Rate
+    tokens: float
+    refilled_at: datetime
+
+    def at(self, now: datetime) -> float:
+        """The tokens refilled until `now`, as many as the bucket holds."""
+        passed_ms = max((now - self.refilled_at) / timedelta(milliseconds=1), 0.0)
+        return min(float(self.rate.burst), self.tokens + passed_ms * self.rate.count / self.rate.per_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A row of `limits`."""
+
+    tenant_id: TenantId
+    key: str
+    source: Source
+    max_running: int | None
+    bucket: Bucket | None
+    created_at: datetime
+    updated_at: datetime
+    updated_by: str
+
+    @property
+    def name(self) -> LimitKey:
+        return LimitKey(self.tenant_id, self.key)
+
+    @property
+    def figures(self) -> Figures:
+        return Figures(self.max_running, None if self.bucket is None else self.bucket.rate)
+
+
+_ROW = (
+    _c.tenant_id, _c.key, _c.source, _c.max_running, _c.rate_count, _c.rate_ms, _c.burst, _c.tokens, _c.refilled_at,
+    _c.created_at, _c.updated_at, _c.updated_by,
+)  # fmt: skip
+
+
+def _limit(row: Any) -> Limit:
+    tenant_id, key, source, most, count, per_ms, burst, tokens, refilled_at, *rest = row
+    bucket = None if count is None else Bucket(Rate(count, per_ms, burst), tokens, refilled_at)
+    return Limit(tenant_id, key, Source(source), most, bucket, *rest)
+
+
+# -- who is limited -----------------------------------------------------------------------------------------------
+
+
+def _stands(key: ColumnElement[Any], of: Any) -> ColumnElement[bool]:
+    """Is there a limit `key` of the tenant of a row of `of`? Scalar on purpose: as a join it could change a claim's plan."""
+    found = select(func.count()).select_from(limits).where(_c.tenant_id == of.c.tenant_id, _c.key == key)
+    return found.correlate(of).scalar_subquery() > 0
+
+
+def is_unlimited() -> ColumnElement[bool]:
+    """Does no limit hold for a row of `tasks`? Where there are none at all, that is asked once a statement."""
+    none = not_(exists(select(1).select_from(limits)))
+    return or_(none, not_(or_(_stands(_t.limit_key, tasks), _stands(TYPE_PREFIX + _t.type, tasks))))
+
+
+_NOW = select(database_now(), exists(select(1).select_from(limits)))
+
+
+def read_now_and_any(tx: Connection) -> tuple[datetime, bool]:
+    """The database's time, and whether there is any limit at all: one statement, where a claim asks for the time anyway."""
+    now, found = tx.execute(_NOW).one()
+    return now, bool(found)
+
+
+# -- who waits ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A limit whose tasks are due: some that this process may run, some of other types."""
+
+    name: LimitKey
+    mine: bool
+    others: bool
+
+
+def _is_due(t: Any, now: ColumnElement[datetime]) -> ColumnElement[bool]:
+    return and_(
+        t.status == TaskStatus.PENDING, t.finished_at.is_(None), not_(t.held), not_(t.gated), t.run_at <= now
+    )
+
+
+def _is_mine(t: Any) -> ColumnElement[bool]:
+    return and_(among(t.type, "types", "text"), or_(t.type != "SYSTEM", among(t.name, "functions", "text")))
+
+
+_BOUND_NOW: ColumnElement[datetime] = bindparam("now", type_=UtcDateTime())
+
+
+def _keys_waiting() -> Select[Any]:
+    """Keys with open tasks, hopping from one to the next in the index, whatever number of tasks each has."""
+    first, next_, here, found = (aliased(tasks) for _ in range(4))
+    after = tuple_(bindparam("after_tenant", type_=Id()), bindparam("after_key"))
+    hops = (
+        select(first.c.id, literal(1, Integer).label("hop"))
+        .where(
+            first.c.limit_key.is_not(None),
+            first.c.finished_at.is_(None),
+            tuple_(first.c.tenant_id, first.c.limit_key) > after,
+        )
+        .order_by(first.c.tenant_id, first.c.limit_key)
+        .limit(1)
+    )
+    start = select(hops.subquery()).cte("hops", recursive=True)
+    following = (
+        select(next_.c.id)
+        .where(
+            next_.c.limit_key.is_not(None),
+            next_.c.finished_at.is_(None),
+            tuple_(next_.c.tenant_id, next_.c.limit_key) > tuple_(here.c.tenant_id, here.c.limit_key),
+        )
+        .order_by(next_.c.tenant_id, next_.c.limit_key)
+        .limit(1)
+        .correlate(here)
+        .scalar_subquery()
+    )
+    walked = start.union_all(
+        select(following, start.c.hop + 1)
+        .select_from(start.join(here, here.c.id == start.c.id))
+        .where(start.c.hop < bindparam("most"))
+    )
+    same = and_(
+        found.c.tenant_id == here.c.tenant_id,
+        found.c.limit_key == here.c.limit_key,
+        _is_due(found.c, _BOUND_NOW),
+    )
+    return (
+        select(
+            here.c.tenant_id,
+            here.c.limit_key,
+            exists(select(1).select_from(found).where(same, _is_mine(found.c)).correlate(here)),
+            exists(select(1).select_from(found).where(same, not_(_is_mine(found.c))).correlate(here)),
+        )
+        .select_from(walked.join(here, here.c.id == walked.c.id))
+        .order_by(here.c.tenant_id, here.c.limit_key)
+    )
+
+
+_KEYS_WAITING = _keys_waiting()
+_TYPES_WAITING = (
+    select(_c.tenant_id, _c.key)
+    .where(
+        literal_column("substr(limits.key, 1, 5) = 'type:'"),  # written as in the index
+        among(_c.key, "type_keys", "text"),
+        exists(
+            select(1)
+            .select_from(tasks)
+            .where(
+                _t.tenant_id == _c.tenant_id,
+                _t.type == func.substr(_c.key, len(TYPE_PREFIX) + 1),
+                _is_due(_t, _BOUND_NOW),
+                _is_mine(_t),
+                not_(_stands(_t.limit_key, tasks)),
+            )
+            .correlate(limits)
+        ),
+    )
+    .order_by(_c.tenant_id, _c.key)
+)
+
+
+def find_waiting(
+    tx: Connection,
+    *,
+    types: Sequence[str],
+    functions: Sequence[str],
+    after: LimitKey | None,
+    most: int,
+    now: datetime,
+) -> tuple[list[Waiting], LimitKey | None]:
+    """Limits whose tasks are due: every type of `types`, and of the keys up to `most` after the key `after`.
+
+    Also returns after which key to go on, None where that was the end. A key counts as waiting whether its limit stands or not.
+    """
+    names = {"types": types, "functions": functions, "now": now}
+    start = after or LimitKey(TenantId(_NOBODY), "")
+    keys = tx.execute(
+        _KEYS_WAITING, {**names, "after_tenant": start.tenant_id, "after_key": start.key, "most": most}
+    ).all()
+    found = [Waiting(LimitKey(row[0], row[1]), bool(row[2]), bool(row[3])) for row in keys]
+    of_types = tx.execute(_TYPES_WAITING, {**names, "type_keys": [TYPE_PREFIX + one for one in types]})
+    found += [Waiting(LimitKey(row[0], row[1]), mine=True, others=False) for row in of_types]
+    return found, LimitKey(keys[-1][0], keys[-1][1]) if len(keys) == most else None
+
+
+# -- who has a place ----------------------------------------------------------------------------------------------
+
+_AMONG = and_(among(_c.tenant_id, "tenants"), among(_c.key, "keys", "text"))
+_READ = select(*_ROW).where(_AMONG).order_by(_c.tenant_id, _c.key)
+_LOCK = _READ.with_for_update(key_share=True)
+_HOLD = _READ.with_for_update(read=True, key_share=True)
+_RUNS = and_(_t.status == TaskStatus.RUNNING, _t.lease_token.is_not(None))
+_RUNNING = union_all(
+    select(_t.tenant_id, _t.limit_key.label("key"), func.count())
+    .where(
+        among(_t.tenant_id, "tenants"), among(_t.limit_key, "keys", "text"), _t.finished_at.is_(None), _RUNS
+    )
+    .group_by(_t.tenant_id, _t.limit_key),
+    select(_t.tenant_id, (TYPE_PREFIX + _t.type).label("key"), func.count())
+    .where(among(_t.tenant_id, "tenants"), among(_t.type, "types", "text"), _RUNS)
+    .group_by(_t.tenant_id, _t.type),
+)
+
+
+def read(tx: Connection, names: Iterable[LimitKey]) -> dict[LimitKey, Limit]:
+    """Those of some limits that stand, and perhaps others of their tenants with the same keys."""
+    return _by_name(tx, _READ, names)
+
+
+def lock(tx: Connection, names: Iterable[LimitKey]) -> dict[LimitKey, Limit]:
+    """The same, locked in the order of tenant and key; waits for other claims."""
+    return _by_name(tx, _LOCK, names)
+
+
+def hold(tx: Connection, names: Iterable[LimitKey]) -> dict[LimitKey, Limit]:
+    """The same, kept from being deleted until the end of the transaction. Waits for no claim."""
+    return _by_name(tx, _HOLD, names)
+
+
+def _by_name(tx: Connection, statement: Select[Any], names: Iterable[LimitKey]) -> dict[LimitKey, Limit]:
+    asked = set(names)
+    if not asked:
+        return {}
+    given = {
+        "tenants": sorted({one.tenant_id for one in asked}),
+        "keys": sorted({one.key for one in asked}),
+    }
+    found = (_limit(row) for row in tx.execute(statement, given))
+    return {one.name: one for one in found}
+
+
+def count_running(tx: Connection, names: Iterable[LimitKey]) -> dict[LimitKey, int]:
+    """How many tasks hold a place of each of some limits; those that nobody does are left out."""
+    asked = set(names)
+    given = {
+        "tenants": sorted({one.tenant_id for one in asked}),
+        "keys": sorted({one.key for one in asked}),
+        "types": sorted({one.key.removeprefix(TYPE_PREFIX) for one in asked if is_of_type(one.key)}),
+    }
+    return {LimitKey(row[0], row[1]): row[2] for row in tx.execute(_RUNNING, given)}
+
+
+def is_of_type(key: str) -> bool:
+    """Does a limit hold for a type of task, and not for a key?"""
+    return key.startswith(TYPE_PREFIX)
+
+
+# -- who is next --------------------------------------------------------------------------------------------------
+
+_NEXT = (
+    select(_t.id, _t.type)
+    .where(
+        _t.tenant_id == bindparam("tenant", type_=Id()),
+        _is_due(_t, _BOUND_NOW),
+        _is_mine(_t),
+        not_(among(_t.id, "taken")),
+    )
+    .order_by(_t.priority.desc(), _t.run_at, _t.id)
+    .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True)
+)
+_NEXT_OF_KEY = _NEXT.where(_t.limit_key == bindparam("key"))
+_NEXT_OF_TYPE = _NEXT.where(_t.type == bindparam("type"), not_(_stands(_t.limit_key, tasks)))
+
+
+def lock_next(
+    tx: Connection,
+    name: LimitKey,
+    *,
+    types: Sequence[str],
+    functions: Sequence[str],
+    taken: Sequence[TaskId],
+    limit: int,
+    now: datetime,
+) -> list[tuple[TaskId, str]]:
+    """Lock up to `limit` due tasks that a limit holds for, but those `taken`: highest priority first, then oldest `run_at`.
+
+    Returns (id, type) each. Those of a key that stands are next under that key, and never under their type.
+    """
+    given: dict[str, Any] = {
+        "tenant": name.tenant_id, "types": types, "functions": functions, "taken": taken, "limit": limit, "now": now,
+    }  # fmt: skip
+    if is_of_type(name.key):
+        rows = tx.execute(_NEXT_OF_TYPE, {**given, "type": name.key.removeprefix(TYPE_PREFIX)})
+    else:
+        rows = tx.execute(_NEXT_OF_KEY, {**given, "key": name.key})
+    return [(row[0], row[1]) for row in rows]
+
+
+def spend(tx: Connection, rows: Sequence[tuple[LimitKey, float]], *, now: datetime) -> None:
+    """Store what tokens locked limits have left at `now`."""
+    update_rows(
+        tx,
+        limits,
+        [
+            {"tenant_id": name.tenant_id, "key": name.key, "tokens": tokens, "refilled_at": now}
+            for name, tokens in rows
+        ],
+        match=(("tenant_id", "tenant_id"), ("key", "key")),
+    )
+
+
+# -- what limits there are ----------------------------------------------------------------------------------------
+
+
+def _put_statement(dialect: Any) -> ReturningInsert[Any]:
+    """Set a limit. Tokens that were saved up stay, as far as the new burst has room; a new rate begins with a full bucket."""
+    row = dialect.insert(limits).values({name: bindparam(name, type_=_c[name].type) for name in _PUT_MEMBERS})
+    same_rate = and_(_c.rate_count == row.excluded.rate_count, _c.rate_ms == row.excluded.rate_ms)
+    changed = {name: row.excluded[name] for name in _CHANGED}
+    changed["tokens"] = case(
+        (and_(same_rate, _c.tokens < row.excluded.tokens), _c.tokens), else_=row.excluded.tokens
+    )
+    changed["refilled_at"] = case((same_rate, _c.refilled_at), else_=row.excluded.refilled_at)
+    stored: ReturningInsert[Any] = row.on_conflict_do_update(
+        index_elements=(_c.tenant_id, _c.key),
+        set_=changed,
+        where=or_(_c.source != Source.API.value, row.excluded.source == Source.API.value),
+    ).returning(*_ROW)
+    return stored
+
+
+_CHANGED = ("source", "max_running", "rate_count", "rate_ms", "burst", "updated_at", "updated_by")
+_PUT_MEMBERS = ("tenant_id", "key", *_CHANGED, "tokens", "refilled_at", "created_at")
+_PUT = {"postgresql": _put_statement(postgresql), "sqlite": _put_statement(sqlite)}
+
+
+def put(
+    tx: Connection, name: LimitKey, figures: Figures, *, source: Source, updated_by: str, now: datetime
+) -> Limit | None:
+    """Set a limit, new or not. None where an operator's stands, which a definition does not change. Waits for claims."""
+    rate = figures.rate
+    row = tx.execute(
+        _PUT[tx.dialect.name],
+        {
+            "tenant_id": name.tenant_id,
+            "key": name.key,
+            "source": source.value,
+            "max_running": figures.max_running,
+            "rate_count": None if rate is None else rate.count,
+            "rate_ms": None if rate is None else rate.per_ms,
+            "burst": None if rate is None else rate.burst,
+            "tokens": None if rate is None else float(rate.burst),
+            "refilled_at": None if rate is None else now,
+            "created_at": now,
+            "updated_at": now,
+            "updated_by": updated_by,
+        },
+    ).one_or_none()
+    return None if row is None else _limit(row)
+
+
+_OF_TENANT = _c.tenant_id == bindparam("tenant")
+_LIST = select(*_ROW).where(_OF_TENANT, _c.key > bindparam("after")).order_by(_c.key)
+_DELETE = delete(limits).where(_OF_TENANT, _c.key == bindparam("named"))
+
+
+def list_limits(tx: Connection, tenant_id: TenantId, *, after: str | None, limit: int) -> list[Limit]:
+    """Up to `limit` of a tenant's limits after the key `after`, by key."""
+    return [
+        _limit(row) for row in tx.execute(_LIST.limit(limit), {"tenant": tenant_id, "after": after or ""})
+    ]
+
+
+def delete_limit(tx: Connection, name: LimitKey) -> bool:
+    """Delete a limit. False when this tenant has none of this key. Waits for claims."""
+    return tx.execute(_DELETE, {"tenant": name.tenant_id, "named": name.key}).rowcount == 1
+
+
+_PENDING = and_(_t.status == TaskStatus.PENDING, _t.finished_at.is_(None), not_(_t.held), not_(_t.gated))
+_WAIT = union_all(
+    select(_t.limit_key.label("key"), func.count())
+    .where(_t.tenant_id == bindparam("tenant", type_=Id()), among(_t.limit_key, "keys", "text"), _PENDING)
+    .where(_t.run_at <= _BOUND_NOW)
+    .group_by(_t.limit_key),
+    select((TYPE_PREFIX + _t.type).label("key"), func.count())
+    .where(_t.tenant_id == bindparam("tenant", type_=Id()), among(_t.type, "types", "text"), _PENDING)
+    .where(_t.run_at <= _BOUND_NOW)
+    .group_by(_t.type),
+)
+
+
+def count_waiting(
+    tx: Connection, tenant_id: TenantId, keys: Sequence[str], *, now: datetime
+) -> dict[str, int]:
+    """How many due tasks each of some limits of a tenant keeps waiting; those that keep none are left out."""
+    types = [one.removeprefix(TYPE_PREFIX) for one in keys if is_of_type(one)]
+    rows = tx.execute(_WAIT, {"tenant": tenant_id, "keys": keys, "types": types, "now": now})
+    return {row[0]: row[1] for row in rows}

@@ -1,0 +1,118 @@
+"""The tasks that limits hold for: a process's share in them, beside the ordinary claim.
+
+Their claim comes before the ordinary one with half of the free slots, and behind it with what is left: neither may starve
+the other. Whoever ends a limited task claims the next one itself, with all its slots, so that no place stays empty until
+somebody looks; it rings the others where only they can run who is next. When a token is what is missing, the dispatcher
+is told when there will be one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import TypeVar
+
+from sqlalchemy import Connection
+
+from common import faults
+from common.commands.limits import LimitedClaims, Look, Runs, claim_limited, look
+from common.db import TASK_RUNNER_QUEUE, Database, note_bell
+from common.ids import WorkerId, new_token
+from common.store.limits import LimitKey
+from common.store.tasks import TaskClaim
+
+P = TypeVar("P")
+TICK = 0.001
+"""Seconds that a token is waited for beyond its instant: a look before it would find it missing by a rounding."""
+LOOKS = 16
+"""Times that one claim goes on behind the keys that it has looked at."""
+
+
+class LimitedTasks:
+    """One process's claims of limited tasks. `on_token` is told in how many seconds a token comes that is waited for."""
+
+    def __init__(
+        self,
+        database: Database,
+        runs: Runs,
+        *,
+        worker: WorkerId,
+        lease: timedelta,
+        on_token: Callable[[float], None],
+    ) -> None:
+        self.database = database
+        self.runs = runs
+        self.worker = worker
+        self.lease = lease
+        self.on_token = on_token
+        self.are_any = False
+        """Is there any limit? Told by the ordinary claim, which asks for the time anyway."""
+        self.is_leaving = False
+        """Does this process claim nothing any more? Then places that it gives back are for others."""
+        self._has_freed = False
+        self._is_odd = False
+        self._after: LimitKey | None = None
+
+    def note_ended(self) -> None:
+        """A limited task of this process has ended, and that is committed: its place is to be taken at once."""
+        self._has_freed = True
+        if self.is_leaving:
+            self._ring_others()
+
+    def share(self, room: int) -> int:
+        """How many slots of `room` limited tasks may take before the ordinary ones are asked."""
+        if not self.are_any:
+            return 0
+        if self._has_freed:
+            return room
+        self._is_odd = not self._is_odd
+        return (room + self._is_odd) // 2
+
+    def claim(
+        self, limit: int, prepare: Callable[[Connection, Sequence[TaskClaim]], P]
+    ) -> tuple[Sequence[TaskClaim], P | None]:
+        """Claim up to `limit` tasks that fit under their limits, and `prepare` them in the transaction that claims them."""
+        has_freed, self._has_freed = self._has_freed, False
+        for _ in range(LOOKS):
+            with self.database.reading() as tx:
+                seen = look(tx, self.runs, after=self._after)
+            began_anew, self._after = seen.after is None, seen.after
+            if seen.token_in is not None:
+                self.on_token(seen.token_in + TICK)
+            if seen.others and has_freed:
+                self._ring_others()
+            if seen.fitting:
+                taken, prepared = self._take(seen, limit, prepare)
+                if taken.claims or taken.more:
+                    return taken.claims, prepared
+            if began_anew:
+                break
+        return (), None
+
+    def _take(
+        self, seen: Look, limit: int, prepare: Callable[[Connection, Sequence[TaskClaim]], P]
+    ) -> tuple[LimitedClaims, P | None]:
+        def use_case(tx: Connection) -> tuple[LimitedClaims, P | None]:
+            taken = claim_limited(
+                tx,
+                seen.fitting,
+                self.runs,
+                worker=self.worker,
+                token=new_token(),
+                limit=limit,
+                lease=self.lease,
+            )
+            if taken.more:  # there is room for more than fits here: let others join in
+                note_bell(tx, TASK_RUNNER_QUEUE)
+            return taken, prepare(tx, taken.claims) if taken.claims else None
+
+        taken, prepared = self.database.run(use_case)
+        if taken.token_in is not None:
+            self.on_token(taken.token_in + TICK)
+        if taken.claims:
+            faults.hit("after_claim")
+        return taken, prepared
+
+    def _ring_others(self) -> None:
+        with self.database.transaction() as tx:
+            note_bell(tx, TASK_RUNNER_QUEUE)
