@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import statechart
-from common import decide_ai, decide_children, decide_control
+from common import decide_ai, decide_children, decide_compensation, decide_control
 from common.canonical import dumps, size, storable
 from common.db.tables import InboxType
 from common.decision import (
@@ -59,7 +59,7 @@ def decide(
     `chart` None, for a definition that does not compile any more: notes, late results, incidents and what
     `decide_control` can do without one.
     `body` by type: record {entry} · start {input, context, by?} · event: the event itself · task {key, event, entry, decided?} · task.late {entry} ·
-    timer {key, event} · child: see `decide_children` · undelivered: the event · note {note} · cancel, pause, resume {reason} · step {} ·
+    timer {key, event} · child: see `decide_children` · undelivered: the event · note {note} · cancel {reason, compensate?, verb?, error?, tells?} · pause, resume {reason} · step {} ·
     timeout {milliseconds} · erase {reason, children, cancel} · restart {state, context, reason} · retry {incidents, reason}, see `decide_control.retry` ·
     incident {code, message, detail}: the engine gives up on the instance.
     """
@@ -75,7 +75,7 @@ def decide(
         return rejected(standing, type, body)
     if type is InboxType.INCIDENT:
         return fails(standing, Incident(body["code"], body["message"], body.get("detail", {})), [])
-    verb = VERBS.get(type)
+    verb = verb_of(type, body)
     if verb is not None and not instance_can(verb, standing.status):
         return rejected(standing, type, body)
     try:
@@ -85,6 +85,13 @@ def decide(
         return _bounded(standing, decided, max_context_bytes)
     except StepFailed as error:
         return fails(standing, incident_of(error), _received(type, body, standing.facts))
+
+
+def verb_of(type: InboxType, body: Json) -> str | None:
+    """The verb of the lifecycle that a control command says, None for any other row. A cancel may be said as `compensate`."""
+    if type is InboxType.CANCEL and body.get("verb") == "compensate":
+        return "compensate"
+    return VERBS.get(type)
 
 
 def _commanded(chart: Chart | None, standing: Standing, type: InboxType, body: Json, env: Env) -> Decision:
@@ -122,6 +129,8 @@ def _again(chart: Chart | None, standing: Standing, type: InboxType, body: Json,
 def _taken(chart: Chart | None, standing: Standing, type: InboxType, body: Json, env: Env) -> Decision:
     """Step what is not a command. A paused instance that takes one row by hand stays paused."""
     needed = _needed(chart, type)
+    if decide_compensation.is_running(standing.snapshot):
+        return decide_compensation.take(needed, standing, type, body, env)
     decided = _DECIDERS[type](needed, standing, body, env)
     if needed.max_steps is not None and standing.sequence > needed.max_steps and decided.status in ACTIVE:
         message = (
@@ -193,7 +202,9 @@ def _task(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:
             {"key": body["key"], "error": error},
             task_id=entry.get("taskId"),
         )
-        return fails(standing, incident, told(body))
+        return decide_compensation.after_failure(
+            chart, standing, env, incident, told(body), (body["key"], event)
+        )
     ruling = [] if ruled is None else [ruled.entry]
     decided = _stepped(step, [*told(body), *ruling, _event_entry(step, event)])
     if ruled is not None and ruled.event is not None:
@@ -244,7 +255,10 @@ def _child(chart: Chart, standing: Standing, body: Json, env: Env, *, asks_again
     if asks_again:
         asked = statechart.ask_again(chart, standing.snapshot, env, body["key"], body["request"])
         return _stepped(asked, [])
-    return fails(standing, decide_children.incident_of(body, answer.event["type"]), answer.entries)
+    incident = decide_children.incident_of(body, answer.event["type"])
+    return decide_compensation.after_failure(
+        chart, standing, env, incident, answer.entries, (body["key"], answer.event)
+    )
 
 
 def _timer(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:

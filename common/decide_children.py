@@ -50,11 +50,17 @@ def answer_of(snapshot: Mapping[str, Json], body: Mapping[str, Json]) -> ChildAn
             "output": body["output"],
             "status": child["status"],
         }
-    may_go_on = child["status"] == FAILED
+    may_go_on = has_stopped(body)
     entries = [entry_of(body)]
     if task is not None and not may_go_on:
         entries.append(_task_entry(body, task["name"], is_failure=is_failure))
     return ChildAnswer(event, entries, is_failure, may_go_on)
+
+
+def has_stopped(body: Mapping[str, Json]) -> bool:
+    """Has the child failed, and may still go on? One that has been undone does not."""
+    child = body["child"]
+    return bool(child["status"] == FAILED and not child.get("compensated"))
 
 
 def entry_of(body: Mapping[str, Json]) -> dict[str, Json]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import statechart
-from common import decide_children
+from common import decide_children, decide_compensation
 from common.canonical import dumps, storable
 from common.db.tables import InboxType
 from common.decision import (
@@ -26,6 +26,7 @@ from common.decision import (
 )
 from common.lifecycle import InstanceStatus
 from statechart import Chart, Env, StepFailed
+from statechart.compensation import Ends, is_there_to_undo
 from statechart.effects import CancelTimer
 
 Again = Callable[[Standing, InboxType, Json], Decision]
@@ -104,6 +105,8 @@ def _take_way_out(
             return replace(before, retried_tasks=(*before.retried_tasks, task["id"]))
         answered = _after(before, again(standing, InboxType.TASK, {**chosen["answer"], "key": task["key"]}))
         return replace(answered, skipped_tasks=(*before.skipped_tasks, task["id"]))
+    if decide_compensation.is_running(before.snapshot):
+        return _after(before, decide_compensation.retry_unusable(chart, standing, way, env))
     if row is None:
         return before
     if row["type"] == InboxType.CHILD.value and way == "skip" and "error" in row["body"]:
@@ -170,13 +173,44 @@ def _refused(standing: Standing, reason: str) -> Decision:
 
 
 def cancel(chart: Chart | None, standing: Standing, body: Json, env: Env) -> Decision:
-    """End it by hand: exit actions run, every open obligation is cancelled."""
+    """End it by hand: exit actions run, every open obligation is cancelled; what was done is undone first, where the
+    definition says so and `body` does not say otherwise. Said as `compensate`, it has to be undone."""
+    if decide_compensation.is_running(standing.snapshot):
+        return decide_compensation.cancel(chart, standing, body, env)
+    if body.get("verb") == "compensate":
+        return _compensate(chart, standing, body, env)
+    if body.get("compensate", True):
+        if chart is None and (standing.snapshot or {}).get("compensation"):
+            return fails(standing, _NOT_UNDONE, [])
+        if decide_compensation.is_due(chart, standing.snapshot, "cancelled"):
+            return decide_compensation.by_hand(chart, standing, body, env, "cancelled")
     change = {"type": "instance.cancelled", "reason": body.get("reason")}
     return _ended(chart, standing, env, InstanceStatus.CANCELLED, change)
 
 
+_NOT_UNDONE = Incident(
+    "definition.unusable",
+    "the definition does not compile, so that nothing can be undone; cancel it without compensation",
+    {},
+)
+
+
+def _compensate(chart: Chart | None, standing: Standing, body: Json, env: Env) -> Decision:
+    ends: Ends = "failed" if standing.status is InstanceStatus.FAILED else "cancelled"
+    snapshot = standing.snapshot
+    if chart is None or snapshot is None or snapshot["status"] != "active":
+        return _refused(standing, "there is nothing that could be undone")
+    if not is_there_to_undo(chart, snapshot):
+        return _refused(standing, "nothing is registered that could be undone")
+    return decide_compensation.by_hand(chart, standing, body, env, ends)
+
+
 def time_out(chart: Chart | None, standing: Standing, body: Json, env: Env) -> Decision:
     """End it because its time is over, as the definition's `timeout` says; as `cancel` in everything else."""
+    if decide_compensation.is_running(standing.snapshot):
+        return decide_compensation.time_out(standing, body)
+    if chart is not None and decide_compensation.is_due(chart, standing.snapshot, "timed_out"):
+        return decide_compensation.by_time(chart, standing, body, env)
     change = {"type": "instance.timed_out", "milliseconds": body["milliseconds"]}
     return _ended(chart, standing, env, InstanceStatus.TIMED_OUT, change)
 

@@ -91,6 +91,8 @@ def status_of(snapshot: Mapping[str, Json]) -> InstanceStatus:
             return InstanceStatus.FAILED
         case "stopped":
             return InstanceStatus.CANCELLED
+        case statechart.COMPENSATING:
+            return InstanceStatus.COMPENSATING
     # A MAP says itself whether a runner executes its items.
     executed = any(
         task["type"] not in NOT_RUN_BY_A_RUNNER or "isExecuted" in task for task in snapshot["tasks"].values()

@@ -69,6 +69,7 @@ INSTANCE_MOVES: Sequence[Move[InstanceStatus]] = (
     Move("retry", (_I.FAILED,), _I.PENDING),
     Move("retry", (_I.FAILED,), _I.RUNNING),
     Move("retry", (_I.FAILED,), _I.WAITING),
+    Move("retry", (_I.FAILED,), _I.COMPENSATING),  # the compensation that has failed
     Move("compensate", (*ACTIVE, _I.PAUSED, _I.FAILED), _I.COMPENSATING),
     Move("cancel", (*LIVE, _I.FAILED), _I.CANCELLED),
     Move("time_out", (*LIVE, _I.FAILED), _I.TIMED_OUT),

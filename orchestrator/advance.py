@@ -421,12 +421,22 @@ class _Stepping:
         if decided.incident is not None:
             self.error = error_text(decided.incident)
         elif decided.status is not InstanceStatus.FAILED and decided.status is not self.decision.status:
-            self.error = _timed_out(body) if decided.status is InstanceStatus.TIMED_OUT else None
+            self.error = self._end_of(decided, body)
         stepped = type is InboxType.STEP and decided.status is InstanceStatus.PAUSED
         self.allowed += stepped
         self.releases = stepped or (self.releases and decided.status is InstanceStatus.PAUSED)
         self.was_thawed |= decided.status not in FROZEN or decided.resolution is not None
         self.decision = decided
+
+    @staticmethod
+    def _end_of(decided: Decision, body: str) -> str | None:
+        """What the row says of a change that is no failure of its own: its time was over, or why it is undone."""
+        undone = (decided.snapshot or {}).get("compensation", {}).get("started")
+        if decided.status is InstanceStatus.TIMED_OUT:
+            return _timed_out((undone or read(body))["milliseconds"])
+        if decided.status is InstanceStatus.COMPENSATING and undone and undone["ends"] == "failed":
+            return error_text(Incident(undone["code"], undone["message"], undone["detail"]))
+        return None
 
     def _settled(self) -> Batch:
         self.batch.settle(
@@ -443,8 +453,7 @@ class _Stepping:
         return self.batch
 
 
-def _timed_out(body: str) -> str:
-    milliseconds = read(body)["milliseconds"]
+def _timed_out(milliseconds: int) -> str:
     message = f"its definition allows {milliseconds:,} ms from start to end, and they are over"
     return error_text(Incident("instance.timed_out", message, {"milliseconds": milliseconds}))
 

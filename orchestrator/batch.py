@@ -42,6 +42,7 @@ from common.store.instances import LockedInstance
 from common.store.limits import KEY_PREFIX, Figures, LimitKey, Rate
 from orchestrator.children import Children
 from orchestrator.map_rows import MapRows, is_due
+from orchestrator.taken_back import TakenBack
 from orchestrator.triggers import Emitted
 from statechart import Chart, accepts
 from statechart.ai import AI_EVENTS
@@ -112,6 +113,7 @@ class Batch:
     due_tasks: list[str] = field(default_factory=list)
     children: Children = field(default_factory=Children)
     emitted: Emitted = field(default_factory=Emitted)
+    taken_back: TakenBack = field(default_factory=TakenBack)
     _tasks: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     _maps: MapRows = field(default_factory=MapRows)
     _left_over: set[str] = field(default_factory=set)  # instances that may have tasks nobody waits for
@@ -284,13 +286,16 @@ class Batch:
         self._limits.update(other._limits)
         self.children.merge(other.children)
         self.emitted.merge(other.emitted)
+        self.taken_back.merge(other.taken_back)
 
     def _effect(self, held: LockedInstance, effect: Effect) -> None:
         match effect:
             case CreateTask():
                 self._create_task(held, effect)
-            case CancelTask(key):
+            case CancelTask(key, tells):
                 self._cancel_task(held, key)
+                if tells:
+                    self.taken_back.add(held, key)
             case AssignTask():
                 self._assign_task(held, effect)
             case ArmTimer(key, due_at, event):
@@ -305,8 +310,8 @@ class Batch:
                 pass  # told by the step's own history entries
             case StartWorkflow():
                 self.children.ask(held, effect)
-            case CancelChild(key):
-                self.children.cancel(held, key)
+            case CancelChild(key, tells):
+                self.children.cancel(held, key, tells=tells)
             case _:
                 assert_never(effect)
 
@@ -472,7 +477,11 @@ class Batch:
                 writes.run()  # children may want the business keys that these instances have just given back
             # The last that may wait for others, and before events that may be for these children.
             rows = self.children.save(tx, limits=limits, now=self.now)
-            inbox.put(writes, rows + self._deliveries(tx) + self._erasures(tx))
+            rows += self._deliveries(tx) + self._erasures(tx)
+            if self.taken_back:  # last: tasks are cancelled, and what ended before has its row in the inbox
+                writes.run()
+                rows += self.taken_back.answers(tx, rows, consumed=self.consumed, now=self.now)
+            inbox.put(writes, rows)
             inbox.consume(writes, self.consumed)
             writes.run()
         except Unmatched as error:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
+from common import decide_compensation
 from common.canonical import clean, dumps, read, size
 from common.commands.contracts import CONTRACTS, Contract
 from common.commands.outcome import WorkflowEnd
@@ -60,6 +61,7 @@ class _Asked:
     effect: StartWorkflow
     input: str
     is_withdrawn: bool = False
+    tells: bool = False
 
     def fields(self, definition: DefinitionFacts, now: datetime) -> dict[str, Any]:
         """Its row."""
@@ -97,6 +99,7 @@ class Children:
 
     _asked: dict[tuple[str, str], _Asked] = field(default_factory=dict)
     _cancelled: set[tuple[str, str]] = field(default_factory=set)
+    _telling: set[tuple[str, str]] = field(default_factory=set)
     _ended: list[_Ended] = field(default_factory=list)
     _ended_tasks: list[dict[str, Any]] = field(default_factory=list)
     ended_items: list[WorkflowEnd] = field(default_factory=list)
@@ -110,13 +113,19 @@ class Children:
         clean([effect.definition_key, effect.business_key])
         self._asked[parent.id, effect.key] = _Asked(parent, effect, dumps(clean(effect.input)))
 
-    def cancel(self, parent: LockedInstance, key: str) -> None:
-        """Collect a child that is not wanted any more, if only asked for in this very batch: it ends by its own step."""
+    def cancel(self, parent: LockedInstance, key: str, *, tells: bool = False) -> None:
+        """Collect a child that is not wanted any more, if only asked for in this very batch: it ends by its own step.
+
+        With `tells` its parent wants to know when it has ended, and how.
+        """
         asked = self._asked.get((parent.id, key))
         if asked is None:
             self._cancelled.add((parent.id, key))
         else:
             asked.is_withdrawn = True
+            asked.tells = tells
+        if tells:
+            self._telling.add((parent.id, key))
 
     def take(
         self, held: LockedInstance, type: InboxType, body: str, actor: str, before: Decision, after: Decision
@@ -126,8 +135,12 @@ class Children:
             self._end_task(held, read(body), before, after)
         if held.parent_id is None or held.parent_key is None or after.status is before.status:
             return
-        # A parent that has cancelled its child does not wait for the answer.
-        is_known = type is InboxType.CANCEL and actor == name_of(held.parent_id)
+        # A parent that has cancelled its child does not wait for the answer, unless it says so.
+        is_known = (
+            type is InboxType.CANCEL
+            and actor == name_of(held.parent_id)
+            and not read(body).get("tells", False)
+        )
         if after.status in (InstanceStatus.FAILED, *FINAL) and not is_known:
             told = _told(held, held.parent_id, after)
             if map_key(held.parent_key) is None:
@@ -162,6 +175,7 @@ class Children:
     def merge(self, other: Children) -> None:
         self._asked.update(other._asked)
         self._cancelled |= other._cancelled
+        self._telling |= other._telling
         self._ended += other._ended
         self._ended_tasks += other._ended_tasks
         self.ended_items += other.ended_items
@@ -185,8 +199,11 @@ class Children:
         """Insert the children; return inbox rows for them and for parents. To be called when no other lock is waited for."""
         rows = self._start(tx, limits, now) if self._asked else []
         if self._cancelled:
-            for child_id, tenant_id, parent_id in instances.find_children(tx, sorted(self._cancelled)):
-                rows.append(_cancel_row(tenant_id, child_id, parent_id, now))
+            for keys, tells in ((self._cancelled - self._telling, False), (self._telling, True)):
+                found = instances.find_children(tx, sorted(keys)) if keys else []
+                rows += [
+                    _cancel_row(tenant, child, parent, now, tells=tells) for child, tenant, parent in found
+                ]
         return rows + self._answers(tx, now)
 
     def _start(self, tx: Connection, limits: Limits, now: datetime) -> list[dict[str, Any]]:
@@ -326,7 +343,7 @@ def _first_row(asked: _Asked, now: datetime) -> dict[str, Any]:
     """Its start; or its cancel, where it was withdrawn by the batch that asked for it."""
     parent = asked.parent
     if asked.is_withdrawn:
-        return _cancel_row(parent.tenant_id, child_of(asked), parent.id, now)
+        return _cancel_row(parent.tenant_id, child_of(asked), parent.id, now, tells=asked.tells)
     return inbox.new_row(
         parent.tenant_id, child_of(asked), InboxType.START, _start_body(asked), name_of(parent.id), now
     )
@@ -381,6 +398,8 @@ def _told(child: LockedInstance, parent_id: InstanceId, after: Decision) -> _End
             child, parent_id, {**answer, "output": (after.snapshot or {}).get("output")}, has_request=False
         )
     data: dict[str, Any] = {"instanceId": child.id, "status": after.status.value}
+    if decide_compensation.has_ended(after):
+        answer["child"]["compensated"] = True  # it does not go on any more, whatever its status says
     if after.incident is not None:
         data["error"] = {"code": after.incident.code, "message": after.incident.message}
         why = f": {after.incident.message}"
@@ -421,8 +440,10 @@ def _answer(key: str, definition_key: str, instance_id: str, status: str) -> dic
 
 
 def _cancel_row(
-    tenant_id: TenantId, child_id: InstanceId, parent_id: InstanceId, now: datetime
+    tenant_id: TenantId, child_id: InstanceId, parent_id: InstanceId, now: datetime, *, tells: bool = False
 ) -> dict[str, Any]:
-    body = dumps({"reason": "its parent does not wait for it any more"})
+    """The command of a parent; with `tells` it wants to know when the child has ended."""
+    asked = {"tells": True} if tells else {}
+    body = dumps({"reason": "its parent does not wait for it any more", **asked})
     source = name_of(parent_id)
     return inbox.new_row(tenant_id, child_id, InboxType.CANCEL, body, source, now, lane=inbox.CONTROL)

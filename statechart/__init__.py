@@ -7,6 +7,7 @@ clock, a database, a network, an id generator or a log: same inputs, same step, 
 
 from statechart.chart import Chart
 from statechart.check import check, load
+from statechart.compensating import COMPENSATING, compensate
 from statechart.diagram import diagram
 from statechart.draft import KERNEL
 from statechart.effects import (
@@ -30,6 +31,7 @@ from statechart.simulate import simulate, simulate_lines
 from statechart.step import Step, accepts, ask_again, close, restart, start, step, stop
 
 __all__ = [
+    "COMPENSATING",
     "KERNEL",
     "ArmTimer",
     "CancelChild",
@@ -53,6 +55,7 @@ __all__ = [
     "ask_again",
     "check",
     "close",
+    "compensate",
     "diagram",
     "explain",
     "json_schema",

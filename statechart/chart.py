@@ -106,6 +106,14 @@ class EntryPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class CompensationRules:
+    """By which ends of an instance what it has done is undone, and after which errors it is not."""
+
+    on: frozenset[str]
+    without: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class AskedTask:
     """A task as the definition writes it: `type` and `name` may be templates, `input` stands at `at` and may hold some."""
 
@@ -141,6 +149,7 @@ class Chart:
     timeout_ms: int | None  # of the whole instance
     triggers: tuple[CompiledTrigger, ...]  # what starts instances by itself, in document order
     max_steps: int | None  # events that an instance may take, its start included
+    compensation: CompensationRules | None  # None: no work here says how it is undone
     has_always: bool
     has_parallel: bool
     uses: Sequence[Use]

@@ -74,5 +74,6 @@ def analyse(chart: Chart) -> list[Problem]:
         names.lost_tasks(chart),
         names.unknown_cancels(chart),
         names.unused_guards(chart),
+        names.unused_compensation(chart),
     )
     return list(islice(problems, MAX_WARNINGS))

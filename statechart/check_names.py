@@ -156,6 +156,15 @@ def unused_guards(chart: Chart) -> Iterator[Problem]:
         yield warning("guard.unused", f"guards.{name}", f"the guard {name!r} is used nowhere")
 
 
+def unused_compensation(chart: Chart) -> Iterator[Problem]:
+    if chart.document.get("compensation") is not None and chart.compensation is None:
+        yield warning(
+            "compensation.unused",
+            "compensation",
+            "nothing is undone: no task and no invoke says how it is compensated",
+        )
+
+
 # --- parts in the wrong place
 
 

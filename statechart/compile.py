@@ -13,7 +13,16 @@ from pydantic.alias_generators import to_camel
 
 from statechart import document as doc
 from statechart.actions import ArmAfter
-from statechart.chart import ROOT_PATH, Chart, EntryPlan, NodeType, StateNode, Transition, is_descendant
+from statechart.chart import (
+    ROOT_PATH,
+    Chart,
+    CompensationRules,
+    EntryPlan,
+    NodeType,
+    StateNode,
+    Transition,
+    is_descendant,
+)
 from statechart.compile_actions import ActionCompiler
 from statechart.compile_guards import GuardCompiler
 from statechart.configuration import (
@@ -80,6 +89,7 @@ class Compiler:
         self.transitions: list[Transition] = []
         self.actions = ActionCompiler(definition, self.findings)
         self.timeout_ms: int | None = None
+        self.compensation: CompensationRules | None = None
         self.triggers: list[CompiledTrigger] = []
         self.config_names: frozenset[str] = frozenset()
         self.results = NO_RESULTS
@@ -97,6 +107,7 @@ class Compiler:
             self.compile_behaviour(node, part)
         self.compile_triggers()
         self.timeout_ms = self.compile_timeout()
+        self.compensation = self.compile_compensation()
         self.check_retention()
         self.config_names = self.compile_config()
         self.results = self.compile_results()
@@ -137,6 +148,7 @@ class Compiler:
             ),
             timeout_ms=self.timeout_ms,
             max_steps=definition.max_steps,
+            compensation=self.compensation,
             triggers=tuple(self.triggers),
             has_always=any(node.always for node in self.nodes),
             has_parallel=any(node.type == "parallel" for node in self.nodes),
@@ -157,6 +169,14 @@ class Compiler:
         except ValueError as wrong:
             self.findings.error("duration.invalid", "timeout", str(wrong))
             return None
+
+    def compile_compensation(self) -> CompensationRules | None:
+        """When to undo, where any work says how; the root's `compensation` without such work undoes nothing."""
+        written = self.definition.compensation
+        if not any(work.compensate is not None for work in self.actions.work.values()):
+            return None
+        rules = written or doc.CompensationSpec()
+        return CompensationRules(frozenset(rules.on), frozenset(rules.except_))
 
     def check_retention(self) -> None:
         """The root's `retention` is read by who deletes; here it has to be one."""

@@ -9,12 +9,14 @@ from pydantic.alias_generators import to_camel
 
 from statechart import actions, people, tasks
 from statechart.chart import AnswerKind, AskedTask, Block, StateNode, UseKind, Work
+from statechart.compensation import PASSED_OVER, UNDOES_NOTHING, Compensator
 from statechart.compile_maps import check_map, read_item
 from statechart.compile_polls import read_poll
 from statechart.document import (
     Action,
     AssignAction,
     CancelAction,
+    Compensate,
     CreateTaskAction,
     Defaults,
     Definition,
@@ -203,8 +205,13 @@ class ActionCompiler:
         self._check_people(fields, inside)
         self._note_result(_name(fields))
         where = (inside, part.task.output_key) if part.task.output_key is not None else (at, part.output_key)
+        undo = (inside, part.task.compensate) if part.task.compensate is not None else (at, part.compensate)
         task = tasks.NewTask(
-            at, self.place(node), self._template(fields, inside, node), self._output_key(*where)
+            at,
+            self.place(node),
+            self._template(fields, inside, node),
+            self._output_key(*where),
+            self._compensator(undo[1], join(undo[0], "compensate"), fields, node),
         )
         self.work[task.place] = task
         return task
@@ -231,9 +238,38 @@ class ActionCompiler:
             self._template(fields, at, node),
             self._output_key(at, part.output_key),
             tuple(dict.fromkeys(names)),
+            self._compensator(part.compensate, join(at, "compensate"), fields, node),
         )
         self.work[invoke.place] = invoke
         return invoke
+
+    def _compensator(
+        self, part: Compensate | None, at: str, work: Mapping[str, Json], node: StateNode
+    ) -> Compensator | None:
+        """How the work with the fields `work` is undone."""
+        if part is None:
+            return None
+        if work["type"] == "TIMER":
+            self.findings.error("compensate.work", at, "a TIMER does nothing that could be undone")
+        if part.type in UNDOES_NOTHING:
+            self.findings.error(
+                "compensate.type",
+                join(at, "type"),
+                f"no compensation can be a task of type {part.type!r}: a task runner executes it, or the step itself",
+            )
+            return None
+        fields = {**self._options(part, at), "type": part.type}
+        self._note("task_type", part.type, at, node)
+        self._note("task_name", _name(fields), at, node)
+        passes_over = part.kind in PASSED_OVER
+        return Compensator(
+            at,
+            self._template(fields, at, node, ("output",)),
+            part.order,
+            part.kind,
+            part.on_failure or ("continue" if passes_over else "incident"),
+            part.covers,
+        )
 
     def _output_key(self, at: str, path: str | None) -> tuple[str, ...] | None:
         return None if path is None else self.context_path(path, join(at, "outputKey"))

@@ -98,6 +98,11 @@ def read_item(findings: Findings, given: Json, at: str) -> TaskSpec | None:
     for name, value in (("completionEvent", part.completion_event), ("failureEvent", part.failure_event)):
         if value is not None:
             findings.error("map.task", join(at, name), "an item sends no event: its MAP does when it ends")
+    if part.compensate is not None:
+        message = (
+            "an item of a MAP is not undone by itself; say beside the MAP how it is compensated as a whole"
+        )
+        findings.error("map.task", join(at, "compensate"), message)
     if part.idempotency_key is not None:
         message = "an item of a MAP takes no idempotencyKey"
         findings.error("map.idempotency_key", join(at, "idempotencyKey"), message)

@@ -8,7 +8,7 @@ makes sense by check.py. Invariant: a model never changes the meaning of a docum
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import (
     BaseModel,
@@ -237,10 +237,26 @@ class TaskOptions(Part):
     links: Json = None
 
 
+class Compensate(TaskOptions):
+    """How finished work is undone: a task, whose values see the end of the work as `event` and its output as `output`.
+
+    Of several, higher `order` comes first, and within the same order what ended last. `on_failure` None: a rollback or
+    custom one that fails for good opens an incident, a cleanup or notification is passed over. `covers`: work that has
+    succeeded, or also work that was tried and may have been done in part.
+    """
+
+    type: str
+    order: int = 0
+    kind: Literal["rollback", "cleanup", "notification", "custom"] = "rollback"
+    on_failure: Literal["incident", "continue"] | None = None
+    covers: Literal["completed", "attempted"] = "completed"
+
+
 class TaskSpec(TaskOptions):
     """The `task` of a `createTask`."""
 
     type: str
+    compensate: Compensate | None = None
     output_key: str | None = None
     completion_event: str | None = None
     failure_event: str | None = None
@@ -256,6 +272,7 @@ class CreateTaskAction(TaskOptions):
 
     type: Literal["createTask"]
     task: TaskSpec
+    compensate: Compensate | None = None
     output_key: str | None = None
     completion_event: str | None = None
     failure_event: str | None = None
@@ -452,6 +469,7 @@ class Invoke(TaskOptions):
     src: str | None = None
     type: str | None = None
     id: str | None = None
+    compensate: Compensate | None = None
     output_key: str | None = None
     on_done: Transitions = Field(default_factory=list)
     on_error: Transitions = Field(default_factory=list)
@@ -547,6 +565,17 @@ class RetentionSpec(Part):
     default: Duration | None = None
 
 
+Ending: TypeAlias = Literal["failed", "cancelled", "timed_out"]
+ENDINGS: tuple[Ending, ...] = get_args(Ending)
+
+
+class CompensationSpec(Part):
+    """When what was done is undone, by how the instance ends, and after which errors it is not."""
+
+    on: list[Ending] = Field(default_factory=lambda: list(ENDINGS))
+    except_: Annotated[list[str], Shorthand(as_list)] = Field(default_factory=list, alias="except")
+
+
 class Definition(StateBody):
     """The whole document."""
 
@@ -559,6 +588,7 @@ class Definition(StateBody):
     triggers: Annotated[list[Trigger], Shorthand(as_triggers, TEXT)] = Field(default_factory=list)
     timeout: Duration | None = None
     max_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    compensation: CompensationSpec | None = None
     retention: RetentionSpec | None = None
     defaults: Defaults | None = None
     concurrency: Json = None

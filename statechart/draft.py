@@ -41,7 +41,7 @@ KERNEL = 1  # the number of these semantics; it rises with each change of meanin
 # hostile chart from taking longer than a second; an ordinary step stays below a hundred.
 MAX_WORK = 100_000
 WORK_OF_ASKING = 4  # an obligation is entered, noted and usually withdrawn again
-Status = Literal["active", "done", "error", "stopped"]
+Status = Literal["active", "done", "error", "stopped", "compensating"]
 Snapshot = dict[str, Json]
 Change = dict[str, Json]
 
@@ -68,6 +68,7 @@ class Draft:
         "changes",
         "chart",
         "children",
+        "compensation",
         "counts",
         "effects",
         "env",
@@ -118,6 +119,7 @@ class Draft:
             self.output: Json = snapshot["output"]
             self.steps: dict[str, Json] = snapshot.get("steps") or {}
             self.error: Json = snapshot["error"]
+            self.compensation: dict[str, Json] | None = snapshot.get("compensation")
             # One scope and one meter for the whole step: together its expressions may not cost more than one may.
             self.scope = Scope(
                 context=snapshot["context"],
@@ -281,19 +283,19 @@ class Draft:
         self.tasks[task.key] = entry
         self.note("task.created", **facts)
 
-    def cancel_task(self, key: str) -> None:
-        """Does nothing where the task is not open any more."""
+    def cancel_task(self, key: str, *, tells: bool = False) -> None:
+        """Does nothing where the task is not open any more. With `tells` we want to know how it ended."""
         entry = self.tasks.pop(key, None)
         if entry is None:
             return
         if "invoke" in entry:
             self.is_changed = True
         if "instant" not in entry:
-            self._take_back(CreateTask, key, CancelTask(key))
+            self._take_back(CreateTask, key, CancelTask(key, tells))
         self.note("task.cancelled", key=key)
         self.cancel_tied_timers(entry)
         if "instanceId" in entry:
-            self._let_go(key, entry)
+            self._let_go(key, entry, tells=tells)
 
     def tie_timers(self, key: str, timers: Sequence[str]) -> None:
         """Let timers end with a task that was just asked for."""
@@ -369,9 +371,9 @@ class Draft:
         if entry is not None:
             self._let_go(key, entry)
 
-    def _let_go(self, key: str, entry: dict[str, Json]) -> None:
+    def _let_go(self, key: str, entry: dict[str, Json], *, tells: bool = False) -> None:
         if entry["cancelWithParent"]:
-            self._take_back(StartWorkflow, key, CancelChild(key))
+            self._take_back(StartWorkflow, key, CancelChild(key, tells))
         kind = "child.cancelled" if entry["cancelWithParent"] else "child.released"
         self.note(kind, key=key, instanceId=entry["instanceId"])
 
@@ -419,6 +421,8 @@ class Draft:
         }
         if self.chart.results:
             snapshot["steps"] = self.steps
+        if self.compensation is not None:
+            snapshot["compensation"] = self.compensation
         # A parallel state without regions is no leaf, so that only `entered` knows of it.
         if len(tips) != len(configuration) or not in_document_order(tips):
             snapshot["entered"] = [node.path for node in tips]

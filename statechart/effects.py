@@ -83,9 +83,13 @@ class MapItems:
 
 @dataclass(frozen=True, slots=True)
 class CancelTask:
-    """The state of an `invoke` was left, or a `cancel` names the task: its result is not wanted any more."""
+    """The state of an `invoke` was left, or a `cancel` names the task: its result is not wanted any more.
+
+    With `tells` the instance is told how the task ended, cancelled by this or already before it: its work may have to be undone.
+    """
 
     key: str
+    tells: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +159,10 @@ class StartWorkflow:
 
 @dataclass(frozen=True, slots=True)
 class CancelChild:
-    """The child of an obligation is not wanted any more, and ends with it."""
+    """The child of an obligation is not wanted any more, and ends with it; with `tells` it says so when it has."""
 
     key: str
+    tells: bool = False
 
 
 LogLevel = Literal["debug", "info", "warning", "error"]

@@ -20,6 +20,7 @@ from typing import Literal
 
 from statechart.actions import send_event
 from statechart.chart import Block, Chart, StateNode, Transition
+from statechart.compensation import kept_by_restart, register
 from statechart.configuration import (
     compute_entry_set,
     compute_exit_set,
@@ -198,6 +199,7 @@ def restart(
             raise StepFailed("restart.unknown_state", f'the definition has no state "{state}"', path="state")
         targets = (node,)
     draft = Draft(chart, {**snapshot, "status": "active", "output": None, "error": None}, env)
+    draft.compensation = kept_by_restart(draft.compensation)
     draft.take({"type": RESTART_EVENT, "state": state})
     transition = Transition(chart.root, "", targets, None, (), reenter=False, at="restart")
     domains: dict[Transition, StateNode | None] = {transition: chart.root}
@@ -295,6 +297,8 @@ def answer_obligation(draft: Draft, key: str, event: Event) -> None:
     draft.cancel_tied_timers(entry)
     if event["type"] == entry["completionEvent"]:
         keep_output(draft, key, event)
+    if draft.chart.compensation is not None and holder is draft.tasks:
+        register(draft, key, entry, event)
     macrostep(draft, event)
     if not draft.has_taken_transition:
         draft.note("task.closed" if holder is draft.tasks else "child.closed", key=key)

@@ -34,6 +34,7 @@ from statechart.timeouts import read_timeouts
 from statechart.workflows import child_of, child_of_task, definition_key_of
 
 if TYPE_CHECKING:
+    from statechart.compensation import Compensator
     from statechart.expressions import Scope
     from statechart.templates import Value
 
@@ -64,6 +65,7 @@ class NewTask:
     place: str
     spec: TaskTemplate
     output_key: tuple[str, ...] | None = None
+    compensate: Compensator | None = None
 
     def perform(self, draft: Draft) -> None:
         spec, secrets = self.spec.evaluate(draft)
@@ -75,7 +77,7 @@ class NewTask:
         failed = as_text(
             spec.get("failureEvent") or f"error.task.{name}", "task.failure_event", "an event type"
         )
-        task = _task(draft, draft.next_key(self.place), kind, name, done, failed, spec, secrets)
+        task = task_of(draft, draft.next_key(self.place), kind, name, done, failed, spec, secrets)
         ask(draft, task, self.spec.each)
 
 
@@ -89,6 +91,7 @@ class InvokeTask:
     spec: TaskTemplate
     output_key: tuple[str, ...] | None
     result_names: tuple[str, ...]  # as which expressions read its result
+    compensate: Compensator | None = None
 
     def perform(self, draft: Draft) -> None:
         spec, secrets = self.spec.evaluate(draft)
@@ -97,7 +100,7 @@ class InvokeTask:
         self.cancel(draft)
         key = draft.next_key(self.place)
         done, failed = f"xstate.done.actor.{self.id}", f"xstate.error.actor.{self.id}"
-        task = _task(draft, key, kind, name, done, failed, spec, secrets, invoke=self.id)
+        task = task_of(draft, key, kind, name, done, failed, spec, secrets, invoke=self.id)
         ask(draft, task, self.spec.each)
 
     def cancel(self, draft: Draft) -> None:
@@ -239,7 +242,7 @@ def perform_instantly(draft: Draft, task: CreateTask) -> Json:
     return task.input
 
 
-def _task(
+def task_of(
     draft: Draft,
     key: str,
     kind: str,
@@ -251,6 +254,7 @@ def _task(
     *,
     invoke: str | None = None,
 ) -> CreateTask:
+    """The task that a filled template asks for. Raises `ActionFailed`."""
     priority, queue, identity = spec.get("priority"), spec.get("queue"), spec.get("idempotencyKey")
     timeouts = read_timeouts(spec)
     options = {option: spec[option] for option in FREE_OPTIONS if option in spec}
@@ -291,7 +295,7 @@ def _item_task(draft: Draft, key: str, filled: Filled) -> CreateTask:
     """The task of an item of a MAP. Its end is no event of its own."""
     kind = as_text(filled.fields.get("type"), "task.type", "the type of the task")
     name = as_text(filled.fields.get("name") or kind, "task.name", "the name of the task")
-    return _task(draft, key, kind, name, "", "", filled.fields, filled.secrets)
+    return task_of(draft, key, kind, name, "", "", filled.fields, filled.secrets)
 
 
 def _run_at(draft: Draft, spec: Mapping[str, Json]) -> datetime | None:

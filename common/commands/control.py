@@ -8,7 +8,7 @@ The caller commits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from sqlalchemy import Connection
@@ -19,19 +19,67 @@ from common.commands.send import accept, reason_text, require_legal, require_siz
 from common.config import Limits
 from common.db.tables import InboxType
 from common.decide import VERBS
+from common.decide_compensation import is_running
 from common.errors import Conflict, Invalid, did_you_mean
 from common.ids import TenantId
+from common.lifecycle import InstanceStatus
 from common.store import inbox, incidents, instances
 from statechart import DefinitionInvalid, load
+from statechart.compensation import is_there_to_undo
 
 STATES_NAMED = 20
 
 
 def cancel_instance(
+    tx: Connection,
+    tenant_id: TenantId,
+    instance_id: str,
+    *,
+    reason: str | None,
+    actor: str,
+    compensate: bool = True,
+) -> None:
+    """Ask for an instance to end: open tasks and timers are cancelled, exit actions run, then it is `cancelled`.
+
+    What it has done is undone first where its definition says so; with `compensate` false it is not, and one that is being
+    undone ends in the middle. Raises `Conflict` (`compensation.stopped`) for one whose compensation has failed, unless so.
+    """
+    body = {"reason": reason_text(reason)} | ({} if compensate else {"compensate": False})
+    refuse = _refuse_stopped if compensate else None
+    _command(tx, tenant_id, instance_id, InboxType.CANCEL, body, actor, refuse=refuse)
+
+
+def compensate_instance(
     tx: Connection, tenant_id: TenantId, instance_id: str, *, reason: str | None, actor: str
 ) -> None:
-    """Ask for an instance to end: open tasks and timers are cancelled, exit actions run, then it is `cancelled`."""
-    _command(tx, tenant_id, instance_id, InboxType.CANCEL, {"reason": reason_text(reason)}, actor)
+    """Ask for an instance to undo what it has done, and to end: a failed one `failed`, any other `cancelled`.
+
+    Raises `Conflict` (`compensation.nothing`) where nothing is registered that could be undone.
+    """
+    require_legal(tx, tenant_id, instance_id, "compensate")
+    stored = instances.read_stored(tx, tenant_id, instance_id)
+    failed = {read(one.detail).get("key") for one in incidents.read_open(tx, tenant_id, instance_id)}
+    if stored is not None and not _may_undo(tx, stored, failed=failed):
+        raise Conflict(
+            f"cannot compensate instance {stored.id}: nothing that it has done says how it is undone",
+            code="compensation.nothing",
+        )
+    error = instances.read_error(tx, tenant_id, instance_id)
+    body = {
+        "error": None if error is None else read(error),
+        "reason": reason_text(reason),
+        "verb": "compensate",
+    }
+    accept(
+        tx,
+        tenant_id,
+        instance_id,
+        "compensate",
+        InboxType.CANCEL,
+        dumps(body),
+        lane=inbox.CONTROL,
+        actor=actor,
+    )
 
 
 def pause_instance(
@@ -115,8 +163,36 @@ def _command(
     accept(tx, tenant_id, instance_id, VERBS[type], type, dumps(body), lane=inbox.CONTROL, actor=actor)
 
 
+def _may_undo(tx: Connection, stored: instances.StoredInstance, *, failed: Collection[str]) -> bool:
+    snapshot = None if stored.snapshot is None else read(stored.snapshot)
+    if snapshot is None or snapshot["status"] != "active":
+        return False
+    [definition] = instances.read_definitions(tx, [stored.definition_id])
+    try:
+        return is_there_to_undo(load(read(definition.document)), snapshot, without=failed)
+    except DefinitionInvalid:
+        return False
+
+
+def _refuse_stopped(stored: instances.StoredInstance) -> None:
+    if stored.status is InstanceStatus.FAILED and is_running(
+        None if stored.snapshot is None else read(stored.snapshot)
+    ):
+        raise Conflict(
+            f"cannot cancel instance {stored.id}: one of its compensations has failed; retry it, skip it, "
+            "or cancel without compensation",
+            code="compensation.stopped",
+        )
+
+
 def _refuse_ended_in_error(stored: instances.StoredInstance) -> None:
-    if stored.snapshot is not None and read(stored.snapshot)["status"] == "error":
+    snapshot = {} if stored.snapshot is None else read(stored.snapshot)
+    if snapshot.get("status") == "error" and "started" in snapshot.get("compensation", {}):
+        raise Conflict(
+            f"cannot retry instance {stored.id}: what it had done is undone; restart it from a state, or start another",
+            code="instance.compensated",
+        )
+    if snapshot.get("status") == "error":
         raise Conflict(
             f"cannot retry instance {stored.id}: its machine ended with an error; restart it from a state",
             code="instance.ended_in_error",

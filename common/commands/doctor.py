@@ -155,7 +155,7 @@ def _children_findings(one: Obligations, snapshot: dict[str, Any]) -> list[Findi
     unasked = {
         child.key
         for child in one.children
-        if child.status not in (*FINAL, InstanceStatus.FAILED)
+        if child.status not in (*FINAL, InstanceStatus.FAILED, InstanceStatus.COMPENSATING)
         and child.key not in awaited
         and child.cancel_with_parent
         and not child.is_being_cancelled

@@ -153,6 +153,15 @@ def unpark(tx: Connection, instance_ids: Iterable[str]) -> None:
     tx.execute(_UNPARK, {"ids": list(instance_ids)})
 
 
+ANSWERS = (InboxType.TASK.value, InboxType.CHILD.value)
+_ANSWERS = select(_c.id, _c.instance_id, _c.body).where(among(_c.instance_id, "ids"), _c.type.in_(ANSWERS))
+
+
+def read_answers(tx: Connection, instance_ids: Sequence[str]) -> list[tuple[int, InstanceId, str]]:
+    """(id, instance, body) of the unconsumed answers of tasks and children, parked ones too."""
+    return [(row[0], row[1], row[2]) for row in tx.execute(_ANSWERS, {"ids": list(instance_ids)})]
+
+
 def count_waiting(tx: Connection, instance_id: str) -> int:
     """How many unconsumed, unparked rows an instance has."""
     return tx.execute(

@@ -178,6 +178,24 @@ _CHILDREN = (
     )
     .order_by(_c.id)
 )
+
+
+def read_error(tx: Connection, tenant_id: TenantId, instance_id: str) -> str | None:
+    """Why an instance stands as it does, as stored text; None where nothing is wrong."""
+    wanted = select(_c.error).where(_c.tenant_id == tenant_id, _c.id == instance_id)
+    return tx.execute(wanted).scalar_one_or_none()
+
+
+_LIVING = select(_c.parent_id, _c.parent_key).where(
+    among(_c.parent_id, "ids"), _c.parent_key.is_not(None), _c.status.not_in(FINAL)
+)
+
+
+def read_living_children(tx: Connection, parent_ids: Sequence[str]) -> set[tuple[str, str]]:
+    """(parent id, parent key) of the children that have not ended."""
+    return {(row[0], row[1]) for row in tx.execute(_LIVING, {"ids": list(parent_ids)})}
+
+
 _INPUTS = select(_c.id, _c.input).where(among(_c.id, "ids"))
 
 

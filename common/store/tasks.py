@@ -174,6 +174,42 @@ def lock_open(tx: Connection, instance_ids: Sequence[str]) -> list[OpenTask]:
     return [OpenTask(*row) for row in tx.execute(_OPEN_OF, {"instance_ids": instance_ids})]
 
 
+@dataclass(frozen=True, slots=True)
+class AnsweringTask:
+    """How a task stands that answers obligations of its instance."""
+
+    id: TaskId
+    instance_id: InstanceId
+    key: str
+    joined_keys: str | None
+    type: str
+    name: str
+    status: TaskStatus
+    attempt: int
+    output: str | None
+    error_text: str | None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return (self.key, *(read(self.joined_keys) if self.joined_keys else ()))
+
+
+_ANSWERING = select(
+    _t.id, _t.instance_id, _t.key, _t.joined_keys, _ASKED, _t.name, _t.status, _t.attempt, _t.output, _t.error
+).where(among(_t.instance_id, "ids"), _t.parent_task_id.is_(None))
+
+
+def read_answering(tx: Connection, instance_ids: Sequence[str]) -> list[AnsweringTask]:
+    """Every task of instances that answers an obligation, ended or not; items of MAPs answer none."""
+    rows = tx.execute(_ANSWERING, {"ids": list(instance_ids)})
+    return [
+        AnsweringTask(
+            row[0], row[1], row[2], row[3], row[4], row[5], TaskStatus(row[6]), row[7], row[8], row[9]
+        )
+        for row in rows
+    ]
+
+
 def cancel(tx: Connection, ids: Sequence[TaskId], *, now: datetime) -> None:
     """Cancel locked open tasks. A running handler learns it by its next beat; its result will be late."""
     if ids:

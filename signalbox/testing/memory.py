@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from common.canonical import read
+from common.canonical import dumps, read
 from common.commands.contracts import NOTHING_SAID, Contract, contract_of
 from common.db.tables import AttemptOutcome, InboxType
 from common.decide_joins import Count
@@ -111,6 +111,11 @@ class Task:
     def obligations(self) -> list[str]:
         """The keys of all that it answers."""
         return [self.key, *self.joined_keys]
+
+    @property
+    def error_text(self) -> str | None:
+        """Its error as it would be stored."""
+        return None if self.error is None else dumps(self.error)
 
     def end_attempt(
         self, outcome: AttemptOutcome, now: datetime, error: dict[str, Any] | None = None

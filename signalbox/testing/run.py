@@ -16,6 +16,7 @@ from common.commands.send import MAX_NOTE, event_text, illegal
 from common.commands.suggestions import WORDS, Word, comment_text, entry_of, event_of, source_of
 from common.db.tables import AttemptOutcome, InboxType, SuggestionStatus
 from common.decide import VERBS
+from common.decide_compensation import is_running
 from common.errors import Conflict, Invalid, did_you_mean
 from common.lifecycle import InstanceStatus, TaskStatus, instance_can
 from common.polls import POLL, Counted
@@ -26,6 +27,7 @@ from signalbox.testing.answers import Answer, fails, succeeds
 from signalbox.testing.history import LAST, History
 from signalbox.testing.memory import Incident, Instance, Task
 from signalbox.testing.world import World
+from statechart.compensation import is_there_to_undo
 from statechart.durations import parse_duration
 
 Json = Any
@@ -159,9 +161,33 @@ class Run:
         """Let a paused instance take one thing that waits."""
         return self._command(InboxType.STEP, {}, by)
 
-    def cancel(self, reason: str | None = None, *, by: str = ACTOR) -> Run:
-        """End it."""
-        return self._command(InboxType.CANCEL, {"reason": reason}, by)
+    def cancel(self, reason: str | None = None, *, compensate: bool = True, by: str = ACTOR) -> Run:
+        """End it; what it has done is undone first where its definition says so, unless `compensate` is false."""
+        if compensate and self.status is InstanceStatus.FAILED and is_running(self._snapshot or None):
+            raise Conflict(
+                f"cannot cancel instance {self.id}: one of its compensations has failed; retry it, skip it, "
+                "or cancel without compensation",
+                code="compensation.stopped",
+            )
+        said = {} if compensate else {"compensate": False}
+        return self._command(InboxType.CANCEL, {"reason": reason, **said}, by)
+
+    def compensate(self, reason: str | None = None, *, by: str = ACTOR) -> Run:
+        """Undo what it has done, and end it: a failed one failed, any other cancelled."""
+        self._require("compensate")
+        failed = [one.detail.get("key", "") for one in self._open_incidents()]
+        snapshot = self._snapshot
+        if (
+            not snapshot
+            or snapshot["status"] != "active"
+            or not is_there_to_undo(self._chart, snapshot, without=failed)
+        ):
+            raise Conflict(
+                f"cannot compensate instance {self.id}: nothing that it has done says how it is undone",
+                code="compensation.nothing",
+            )
+        body = {"error": self.error, "reason": reason, "verb": "compensate"}
+        return self._say("compensate", InboxType.CANCEL, body, by)
 
     def retry(self, reason: str | None = None, *, by: str = ACTOR) -> Run:
         """Try again what a failed instance failed on."""

@@ -21,7 +21,7 @@ from common.ids import DefinitionId, InstanceId, TaskId
 from common.lifecycle import ENDED, FINAL, InstanceStatus, TaskStatus
 from common.polls import POLL, begin_anew
 from common.retry import RetryPolicy
-from common.store.inbox import new_row
+from common.store.inbox import ANSWERS, new_row
 from common.store.tasks import later
 from orchestrator.batch import Batch, _Asking, _Send, assigned
 from orchestrator.children import (
@@ -36,6 +36,7 @@ from orchestrator.children import (
     _start_timer,
     name_of,
 )
+from orchestrator.taken_back import answer_of
 from signalbox.testing import maps
 from signalbox.testing.memory import TENANT, Incident, Memory, Task, Timer
 from signalbox.testing.outcomes import count_items
@@ -78,7 +79,8 @@ class Family(Children):
             if not instance.cancel_with_parent:
                 continue
             if held.status not in FINAL and (held.parent_id or "", held.parent_key or "") in self._cancelled:
-                rows.append(_cancel_row(TENANT, held.id, held.parent_id or held.id, memory.now))
+                tells = (held.parent_id or "", held.parent_key or "") in self._telling
+                rows.append(_cancel_row(TENANT, held.id, held.parent_id or held.id, memory.now, tells=tells))
         return rows + self._tell_parents(memory)
 
     def _start_one(self, memory: Memory, asked: _Asked, find: Finder, limits: Limits) -> list[Row]:
@@ -170,7 +172,8 @@ class Saving(Batch):
             else one
             for one in memory.suggestions
         ]
-        for row in self.family.store(memory, find, limits) + self._addressed(memory):
+        rows = self.family.store(memory, find, limits) + self._addressed(memory)
+        for row in rows + self._taken_back(memory, rows):
             memory.put(row)
         memory.parked.update(self.parked)
         memory.parked -= {row.id for row in memory.inbox if row.instance_id in self.thawed}
@@ -222,6 +225,26 @@ class Saving(Batch):
                     known.joined_keys.append(asking.effect.key)
                 if known.status in ENDED:
                     memory.put(_stored_answer(asking.instance.id, asking.effect, known))
+
+    def _taken_back(self, memory: Memory, rows: list[Row]) -> list[Row]:
+        """How tasks ended that were taken back, where nothing else answers for them."""
+        living = {
+            (one.held.parent_id, one.held.parent_key)
+            for one in memory.instances.values()
+            if one.held.status not in FINAL
+        }
+        waiting = [
+            (row.instance_id, row.type, row.body) for row in memory.inbox if row.id not in self.consumed
+        ]
+        waiting += [(row["instance_id"], InboxType(row["type"]), row["body"]) for row in rows]
+        answered = {(one, read(body)["key"]) for one, type, body in waiting if type.value in ANSWERS}
+        told = []
+        for one, key in self.taken_back.keys:
+            if (one, key) not in answered and (one, key) not in living:
+                found = [t for t in memory.tasks.values() if t.instance_id == one and key in t.obligations()]
+                body = answer_of(key, found[-1] if found else None)
+                told.append(new_row(TENANT, InstanceId(one), InboxType.TASK, body, "engine", memory.now))
+        return told
 
     # -- the others -------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from task_runner.context import TaskContext
 from task_runner.registry import Continue, HandlerError, make_handler
 from tests.integration.engine.children import catching, parent, with_task
 from tests.integration.engine.documents import COUNTER, after, assign, on_go, one_task, waiting_with_task
+from tests.integration.engine.sagas import step, trip
 from tests.support.engine import Engine
 from tests.support.manual_clock import ManualClock
 from tests.unit.statechart.charts import document_of
@@ -564,3 +565,50 @@ def test_a_task_of_people_in_time(engine: Engine, clock: ManualClock, way: str) 
         both.say("pause").advance(hours=4).say("resume")
     both.advance(hours=4)
     assert both.run.status == ("completed" if way == "leaves" else "waiting")
+
+
+BOOKING = {"do.flight": lambda _input, _n: {"receipt": 1}, "do.hotel": lambda _input, _n: {"receipt": 2}}
+UNDOING = {
+    "undo.flight": lambda _input, _n: None,
+    "undo.hotel": failing(1),
+    "do.car": failing(9),
+    "undo.car": failing(0),
+}
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_what_was_done_is_undone_on_both_sides(engine: Engine, clock: ManualClock, wait: bool) -> None:
+    both = Both.begin(engine, clock, trip(wait=wait), answers={**BOOKING, **UNDOING})
+    if wait:
+        both.say("cancel")
+    assert both.run.status == "failed"
+    assert both.run.incident is not None
+    assert both.run.incident.code == "compensation.failed"
+    both.advance(seconds=5)
+    both.say("retry")
+    assert both.run.status == ("cancelled" if wait else "failed")
+    assert len(both.run.history.of_type("compensation.task.done")) == 2
+
+
+def test_a_compensation_is_skipped_or_given_up_on_both_sides(engine: Engine, clock: ManualClock) -> None:
+    both = Both.begin(engine, clock, trip(wait=True), answers={**BOOKING, **UNDOING})
+    both.say("compensate").skip()
+    assert both.run.status == "cancelled"
+
+
+def test_a_cancel_without_compensation_on_both_sides(engine: Engine, clock: ManualClock) -> None:
+    both = Both.begin(engine, clock, trip(wait=True), answers={**BOOKING, **UNDOING})
+    both.say("cancel", compensate=False)
+    assert both.run.status == "cancelled"
+    assert [task.name for task in both.run.tasks] == ["do.flight", "do.hotel"]
+
+
+def test_work_that_was_taken_back_is_told_on_both_sides(engine: Engine, clock: ManualClock) -> None:
+    document = trip()
+    document["states"]["hotel"] = step("hotel", "car", covers="attempted", input={})
+    document["states"]["hotel"]["invoke"]["src"] = "nobody"
+    answers = {name: answer for name, answer in {**BOOKING, **UNDOING}.items() if name != "do.hotel"}
+    both = Both.begin(engine, clock, document, answers=answers)
+    both.say("cancel")
+    assert both.run.status == "cancelled"
+    assert [task.name for task in both.run.tasks] == ["do.flight", "nobody", "undo.flight"]

@@ -12,6 +12,7 @@ BATCH = {
     "now", "history", "instances", "consumed", "parked", "frozen", "thawed", "released", "steps", "due_tasks", "children",
     "_tasks", "_asked_again", "_timers", "_cancelled_tasks", "_open_tasks", "_cancelled_timers", "_sends", "_incidents",
     "_resolved", "_retried_tasks", "_skipped_tasks", "_maps", "_left_over", "asked_models", "_assigned",
+    "taken_back",
     "emitted",  # told by the history: the kit asks no triggers
     "_limits",  # the kit runs task after task, as the test says: no limit is ever full
     "_erased",  # which nobody asks for: the kit has no erasure
@@ -27,7 +28,7 @@ def names(kind: type) -> set[str]:
 def test_a_batch_collects_what_saving_knows() -> None:
     assert names(Batch) == BATCH, "teach signalbox/testing/saving.py what is new, then this test"
     assert names(Children) == {
-        "_asked", "_cancelled", "_ended", "_ended_tasks", "ended_items", "refused_items",
+        "_asked", "_cancelled", "_telling", "_ended", "_ended_tasks", "ended_items", "refused_items",
     }  # fmt: skip
 
 
