@@ -59,6 +59,8 @@ CATALOGUE: Mapping[str, str] = {
     "restart.unknown_state": "No such state",
     "filter.empty": "The filter is empty",
     "instance.business_key_held": "A live instance holds this business key",
+    "concurrency.full": "As many instances are live as may run at once",
+    "concurrency.key": "The start has no key to share places by",
     "start.invalid": "The start cannot be accepted",
     "reason.invalid": "The reason cannot be accepted",
     "note.invalid": "The note cannot be accepted",

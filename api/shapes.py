@@ -102,6 +102,8 @@ def instance_json(record: InstanceRecord) -> dict[str, Any]:
         "finishedAt": instant(record.finished_at),
         "deadlineAt": instant(record.deadline_at),
         "erasedAt": instant(record.erased_at),
+        "concurrencyKey": record.concurrency_key,
+        "queued": record.is_queued,
     }
 
 

@@ -45,6 +45,13 @@ VERBS: Mapping[InboxType, str] = {
 """Control commands by the verb of the lifecycle that they say. One that lost a race is rejected on record."""
 
 
+THAWING = (InboxType.RETRY, InboxType.RESTART)
+"""Commands by which a failed instance goes on, and takes a place again where its definition says how many run at once."""
+NO_PLACE = (
+    "concurrency.full: others have all the places that its definition gives; retry it when one has ended"
+)
+
+
 def decide(
     chart: Chart | None,
     standing: Standing,
@@ -78,6 +85,8 @@ def decide(
     verb = verb_of(type, body)
     if verb is not None and not instance_can(verb, standing.status):
         return rejected(standing, type, body)
+    if standing.is_full and type in THAWING:
+        return rejected(standing, type, body, reason=NO_PLACE)
     try:
         decided = (
             _commanded(chart, standing, type, body, env) if verb else _taken(chart, standing, type, body, env)

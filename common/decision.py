@@ -32,7 +32,7 @@ class Standing:
     """Where an instance stands: its status and snapshot (None before its start), and the facts fixed at its start.
 
     `sequence` counts the rows of its history, the one to be decided included. `max_ai_events` is how many events AI tasks
-    may emit in its life, by the setting.
+    may emit in its life, by the setting. `is_full`: it has failed, and others have all the places that its definition gives.
     """
 
     status: InstanceStatus
@@ -40,6 +40,7 @@ class Standing:
     facts: Mapping[str, Json]
     sequence: int
     max_ai_events: int = UNLIMITED
+    is_full: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +143,10 @@ def told(body: Json) -> list[dict[str, Json]]:
     return entries
 
 
-def rejected(standing: Standing, type: InboxType, body: Json) -> Decision:
+def rejected(standing: Standing, type: InboxType, body: Json, *, reason: str | None = None) -> Decision:
     entry = {
         "type": "event.rejected",
-        "reason": f"instance is {standing.status.value}",
+        "reason": reason or f"instance is {standing.status.value}",
         "inboxType": type.value,
     }
     if type is InboxType.EVENT:

@@ -19,6 +19,7 @@ POINTS = frozenset(
         "in_step",  # orchestrator: while an instance is being stepped
         "before_items_commit",  # orchestrator: children of a MAP written, not committed
         "before_commit",  # orchestrator: a batch written, not committed
+        "before_admission_commit",  # orchestrator: places given, not committed
         "before_schedule_commit",  # orchestrator: due schedules moved and their runs started, not committed
         "after_commit_before_ring",  # any process: committed, nobody told
         "after_claim",  # task-runner: tasks leased, handlers not called

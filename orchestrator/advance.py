@@ -48,6 +48,7 @@ from common.store.inbox import InboxRow
 from common.store.instances import LockedInstance
 from orchestrator.batch import Batch, LostRace, error_text
 from orchestrator.charts import Charts, CompiledChart
+from orchestrator.places import Vacancies, find_full
 from statechart import KERNEL, Env
 
 Config = Mapping[str, Mapping[str, Any]]
@@ -74,6 +75,8 @@ class Advancing:
     last_death: Callable[[], datetime | None] = lambda: None
     emitted: threading.Event = field(default_factory=threading.Event)
     """Set when a step of this process has published an event that a trigger answers."""
+    vacancies: Vacancies = field(default_factory=Vacancies)
+    """Keys of `concurrency` where this process has seen an instance ask for a place, or give one back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +224,7 @@ def _advance_locked(advancing: Advancing, tx: Connection, locked: list[LockedIns
     _add_parked(tx, by_instance)
     charts = advancing.charts.fetch(tx, (held.definition_id for held in locked))
     configs = _read_configs(tx, [held for held in locked if held.id in by_instance], charts)
+    full = find_full(tx, [held for held in locked if held.id in by_instance], by_instance, charts)
     batch = Batch(max(held.now for held in locked))
     deadline = time.perf_counter() + STEP_BUDGET
     advanced = []
@@ -231,12 +235,15 @@ def _advance_locked(advancing: Advancing, tx: Connection, locked: list[LockedIns
             continue
         faults.hit("in_step", held.business_key)
         chart, config = charts[held.definition_id], configs.get(held.id, {})
-        batch.merge(_step_instance(advancing, held, waiting, chart, batch.now, deadline, config))
+        batch.merge(
+            _step_instance(advancing, held, waiting, chart, batch.now, deadline, config, held.id in full)
+        )
         advanced.append(held.id)
         if time.perf_counter() > deadline:
             left = tuple(other.id for other in locked[at:])
             break
     batch.save(tx, advancing.limits)
+    advancing.vacancies.note(batch)
     if batch.emitted.has_published:
         advancing.emitted.set()
     if batch.due_tasks:
@@ -284,14 +291,15 @@ def _step_instance(
     now: datetime,
     deadline: float,
     config: Config | None,
+    is_full: bool = False,
 ) -> Batch:
     """Step one instance through its rows. Never raises for what its definition or its events can cause.
 
     `config` are the values that its chart names; None where they are too large, and then nothing of it is stepped that
-    could read them.
+    could read them. `is_full`: it has failed, and there is no place for it to go on.
     """
     try:
-        return _Stepping(advancing, held, compiled, now, config).through(rows, deadline)
+        return _Stepping(advancing, held, compiled, now, config, is_full).through(rows, deadline)
     except LostRace:
         raise
     except Exception as error:
@@ -317,12 +325,14 @@ class _Stepping:
         compiled: CompiledChart,
         now: datetime,
         config: Config | None = NO_CONFIG,
+        is_full: bool = False,
     ) -> None:
         self.limit = advancing.max_context_bytes
         self.max_ai_events = advancing.limits.max_ai_events
         self.held = held
         self.compiled = compiled
         self.config = config
+        self.is_full = is_full
         # Kernel time never runs backwards for an instance, whatever happens to the host of the database.
         self.at = max(now, held.last_step_at) if held.last_step_at else now
         self.batch = Batch(now)
@@ -344,6 +354,11 @@ class _Stepping:
         for row in rows:
             if row.lane != inbox.CONTROL and self._has_thawed():
                 break  # what waited parked was accepted earlier: the next pass reads it together with this row
+            if row.lane != inbox.CONTROL and self._waits_for_place():
+                self.batch.parked.append(row.id)
+                if row.type is InboxType.START:
+                    self.batch.ask_for_place(self.held)
+                continue
             if self.compiled.chart is None and row.lane != inbox.CONTROL:
                 problem = self.compiled.problem or "the definition does not compile"
                 self._freeze("definition.unusable", problem)
@@ -366,6 +381,10 @@ class _Stepping:
     def _has_thawed(self) -> bool:
         """Has a command of this batch let an instance go on that was frozen? What it had parked was not read with this batch."""
         return self.held.status in FROZEN and self.decision.status not in FROZEN
+
+    def _waits_for_place(self) -> bool:
+        """Is it queued? Whatever comes to it is set aside, its start before all."""
+        return self.held.is_queued and self.decision.status not in FINAL
 
     def _may_take(self) -> bool:
         """May an ordinary row be stepped: the instance is not frozen, or paused and taken on by hand?"""
@@ -397,7 +416,12 @@ class _Stepping:
         self.sequence += 1
         env = Env(now=self.at, config=self.config or NO_CONFIG, seed=f"{self.held.id}:{self.sequence}")
         standing = Standing(
-            self.decision.status, self.decision.snapshot, self.facts, self.sequence, self.max_ai_events
+            self.decision.status,
+            self.decision.snapshot,
+            self.facts,
+            self.sequence,
+            self.max_ai_events,
+            self.is_full and self.decision.status is InstanceStatus.FAILED,
         )
         chart = self.compiled.chart
         said = read(body)
@@ -481,7 +505,8 @@ def input_text(
         f'"contextLimit":{limit},' if decided.incident and decided.incident.code == "limit.context" else ""
     )
     events = f'"aiEventLimit":{standing.max_ai_events},' if decide_ai.reads_limit(standing, type) else ""
-    return f'{{{events}"body":{body},{bound}"definition":"{checksum}","env":{dumps(env.to_json())},"kernel":{KERNEL},"type":"{type.value}"}}'
+    full = '"full":true,' if standing.is_full else ""
+    return f'{{{events}"body":{body},{bound}"definition":"{checksum}","env":{dumps(env.to_json())},{full}"kernel":{KERNEL},"type":"{type.value}"}}'
 
 
 # -- refused and suspected ---------------------------------------------------------------------------------------

@@ -40,8 +40,10 @@ from common.store import (
 )
 from common.store.instances import LockedInstance
 from common.store.limits import KEY_PREFIX, Figures, LimitKey, Rate
+from common.store.places import Place
 from orchestrator.children import Children
 from orchestrator.map_rows import MapRows, is_due
+from orchestrator.places import has_place, place_of
 from orchestrator.taken_back import TakenBack
 from orchestrator.triggers import Emitted
 from statechart import Chart, accepts
@@ -109,6 +111,8 @@ class Batch:
     thawed: set[str] = field(default_factory=set)
     released: set[InstanceId] = field(default_factory=set)
     asked_models: set[InstanceId] = field(default_factory=set)  # that ended, and may have open suggestions
+    asking: dict[Place, set[InstanceId]] = field(default_factory=dict)  # who waits for a place since now
+    vacated: set[Place] = field(default_factory=set)
     steps: int = 0
     due_tasks: list[str] = field(default_factory=list)
     children: Children = field(default_factory=Children)
@@ -153,6 +157,12 @@ class Batch:
         if entry.get("items", {}).get("open"):
             self._left_over.add(held.id)
 
+    def ask_for_place(self, held: LockedInstance) -> None:
+        """Notice that a queued instance would begin now."""
+        place = place_of(held)
+        if place is not None:
+            self.asking.setdefault(place, set()).add(held.id)
+
     def settle(
         self,
         held: LockedInstance,
@@ -178,6 +188,8 @@ class Batch:
         self._open_tasks[held.id] = set(snapshot.get("tasks", ()))
         if held.status in FROZEN and decision.status not in FROZEN:
             self.thawed.add(held.id)
+        if held.concurrency_key is not None:
+            self._settle_place(held, decision.status)
         if releases or (held.id in self.thawed and not final):
             self.released.add(held.id)
         if final and AI_EVENTS in snapshot.get("counts", ()):
@@ -212,6 +224,14 @@ class Batch:
                 "finished_at": (held.finished_at or at) if final else None,
             }
         )
+
+    def _settle_place(self, held: LockedInstance, status: InstanceStatus) -> None:
+        """Notice a place that is given back; and what a queued one had set aside, which is rejected now that it has ended."""
+        place = place_of(held)
+        if place is not None and has_place(held, held.status) and not has_place(held, status):
+            self.vacated.add(place)
+        if held.is_queued and status in FINAL:
+            self.thawed.add(held.id)
 
     def _close_incidents(self, held: LockedInstance, resolution: str, actor: str) -> None:
         """Close the incidents of the instance, those of this batch too."""
@@ -267,6 +287,9 @@ class Batch:
         self.thawed |= other.thawed
         self.released |= other.released
         self.asked_models |= other.asked_models
+        for place, asking in other.asking.items():
+            self.asking.setdefault(place, set()).update(asking)
+        self.vacated |= other.vacated
         self.steps += other.steps
         self._tasks.update(other._tasks)
         self._maps.merge(other._maps)

@@ -10,8 +10,9 @@ answer `refused` to the obligation that asked, in the parent's own inbox. `commo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from sqlalchemy import Connection
 
 from common import decide_compensation
 from common.canonical import clean, dumps, read, size
+from common.commands.admission import Asking, place_wanted, require_room
 from common.commands.contracts import CONTRACTS, Contract
 from common.commands.outcome import WorkflowEnd
 from common.commands.start import MAX_KEY
@@ -29,9 +31,10 @@ from common.decision import START_TIMER, Decision
 from common.errors import Conflict, Invalid, LimitExceeded, NotFound, SignalboxError
 from common.ids import InstanceId, TenantId, new_id
 from common.lifecycle import FINAL, InstanceStatus, TaskStatus
-from common.store import definitions, inbox, instances, tasks, timers
+from common.store import definitions, inbox, instances, places, tasks, timers
 from common.store.definitions import DefinitionFacts
 from common.store.instances import LockedInstance
+from common.store.places import Place
 from statechart.effects import StartWorkflow
 from statechart.maps import map_key
 
@@ -210,17 +213,21 @@ class Children:
         known: dict[_Wanted, DefinitionFacts | SignalboxError] = {}
         refused: list[tuple[_Asked, SignalboxError]] = []
         startable: dict[str, tuple[_Asked, dict[str, Any]]] = {}
+        wanting: dict[str, Asking] = {}
         for asked in self._asked.values():
             found = _definition(tx, asked, known)
-            problem = (
-                found
-                if isinstance(found, SignalboxError)
-                else _problem(asked, limits, CONTRACTS.of(tx, found.id))
-            )
-            if problem is not None:
+            contract = None if isinstance(found, SignalboxError) else CONTRACTS.of(tx, found.id)
+            problem = found if contract is None else _problem(asked, limits, contract)
+            if problem is None and not isinstance(found, SignalboxError) and contract is not None:
+                wanted = _place_wanted(asked, found, contract)
+                if isinstance(wanted, Asking):
+                    wanting[asked.effect.instance_id] = wanted
+                problem = wanted if isinstance(wanted, Invalid) else None
+            if isinstance(problem, SignalboxError):
                 refused.append((asked, problem))
             elif not isinstance(found, SignalboxError):
                 startable[asked.effect.instance_id] = (asked, asked.fields(found, now))
+        refused += self._take_places(tx, startable, wanting, now)
         inserted = instances.insert_children(tx, [fields for _, fields in startable.values()])
         started = [asked for id_, (asked, _) in startable.items() if id_ in inserted]
         refused += [(asked, _held(tx, asked)) for id_, (asked, _) in startable.items() if id_ not in inserted]
@@ -235,6 +242,38 @@ class Children:
             *(_first_row(asked, now) for asked in started if asked.is_withdrawn or not _is_later(asked, now)),
             *(_refusal(asked, problem, now) for asked, problem in refused),
         ]
+
+    @staticmethod
+    def _take_places(
+        tx: Connection,
+        startable: dict[str, tuple[_Asked, dict[str, Any]]],
+        wanting: Mapping[str, Asking],
+        now: datetime,
+    ) -> list[tuple[_Asked, SignalboxError]]:
+        """Say of each child whether it waits for a place; those that may not wait and find none are taken out and returned."""
+        refused: list[tuple[_Asked, SignalboxError]] = []
+        at_once = {
+            id_: asking
+            for id_, asking in wanting.items()
+            if asking.is_refusable and id_ in startable and not _is_later(startable[id_][0], now)
+        }
+        places.lock(tx, {asking.place for asking in at_once.values()})
+        taken: Counter[Place] = Counter()
+        for id_, asking in at_once.items():
+            try:
+                require_room(tx, asking, besides=taken[asking.place])
+            except Conflict as problem:
+                refused.append((startable.pop(id_)[0], problem))
+            else:
+                taken[asking.place] += 1
+        for id_, (_, fields) in startable.items():
+            wanted = wanting.get(id_)
+            fields.update(
+                {"concurrency_key": None, "queued": False}
+                if wanted is None
+                else replace(wanted, has_place=id_ in at_once).columns()
+            )
+        return refused
 
     def _answers(self, tx: Connection, now: datetime) -> list[dict[str, Any]]:
         """The rows that tell parents of their children's ends. Who may be asked for again says what it was asked for."""
@@ -319,6 +358,23 @@ def _problem(asked: _Asked, limits: Limits, contract: Contract) -> SignalboxErro
     except Invalid as problem:
         return problem
     return None
+
+
+def _place_wanted(asked: _Asked, definition: DefinitionFacts, contract: Contract) -> Asking | Invalid | None:
+    """The place that a child wants, None where its definition says nothing of it; or why it has no key for one."""
+    if contract.concurrency is None:
+        return None
+    try:
+        return place_wanted(
+            contract.concurrency,
+            asked.parent.tenant_id,
+            definition,
+            input=read(asked.input),
+            business_key=asked.effect.business_key,
+            labels={},
+        )
+    except Invalid as problem:
+        return problem
 
 
 def _held(tx: Connection, asked: _Asked) -> Conflict:

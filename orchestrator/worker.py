@@ -33,6 +33,7 @@ from common.store import joins, schedules, tasks, timers, triggers
 from common.version import signalbox_version
 from orchestrator.advance import Advancing, Sweep, advance_ready
 from orchestrator.map_children import start_items
+from orchestrator.places import PlaceLook, give
 from orchestrator.retention import Sweeper
 from orchestrator.schedules import Fired, fire_due_schedules
 from orchestrator.sweep import expire_due_leases, forget, time_out_due_tasks
@@ -71,6 +72,7 @@ class Orchestrator:
         )
         self.sweeper = Sweeper(self.database, Keeping.of(settings))
         self._sweep = Sweep()
+        self._places = PlaceLook()
         self._ending = threading.Event()
         self._beat = threading.Thread(target=self._stay, name="presence", daemon=True)
         self._forgot_at = time.monotonic()
@@ -113,7 +115,9 @@ class Orchestrator:
         if self.advancing.emitted.is_set():
             self.advancing.emitted.clear()
             caused += start_published(self.database, self.limits)
-        return Drained(counts, more=done.resume_after is not None or caused > 0)
+        vacancies = self.advancing.vacancies.take()
+        goes_on = bool(vacancies) and give(self.database, vacancies)
+        return Drained(counts, more=done.resume_after is not None or caused > 0 or goes_on)
 
     def _due(self) -> float | None:
         """Fire and expire what is due, then tell how long until the next instant."""
@@ -135,6 +139,8 @@ class Orchestrator:
         if started.turns:
             self.dispatcher.ring()
         if emitted and start_published(self.database, self.limits):  # by who died before it could
+            self.dispatcher.ring()
+        if self._places.look(self.database):  # what who died before it could give
             self.dispatcher.ring()
         if time.monotonic() - self._forgot_at > FORGET_SECONDS:
             self._forgot_at = time.monotonic()

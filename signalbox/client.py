@@ -250,12 +250,14 @@ class Client:
         state: str | None = None,
         labels: Mapping[str, str] | None = None,
         parent_id: str | None = None,
+        queued: bool | None = None,
         limit: int | None = None,
     ) -> Iterator[Instance]:
         """Instances that match every filter, newest first, page by page; at most `limit`."""
         params = [
             *(("status", one) for one in status),
             *_given(definitionKey=definition_key, businessKey=business_key, state=state, parentId=parent_id),
+            *(() if queued is None else (("queued", "true" if queued else "false"),)),
             *(("label", f"{name}:{value}") for name, value in (labels or {}).items()),
         ]
         return self._items("/instances", params, limit=limit)

@@ -69,6 +69,8 @@ class Instance(TypedDict):
     finishedAt: str | None
     deadlineAt: str | None
     erasedAt: str | None
+    concurrencyKey: str | None
+    queued: bool
 
 
 class Entry(TypedDict):

@@ -16,6 +16,7 @@ from statechart.values import Results
 
 if TYPE_CHECKING:
     from statechart.actions import Action, ArmAfter
+    from statechart.concurrency import Concurrency
     from statechart.guards import Guard
     from statechart.tasks import InvokeTask, NewTask
     from statechart.templates import Value
@@ -148,6 +149,7 @@ class Chart:
     initial_transition: Transition
     timeout_ms: int | None  # of the whole instance
     triggers: tuple[CompiledTrigger, ...]  # what starts instances by itself, in document order
+    concurrency: Concurrency | None  # how many instances run at once
     max_steps: int | None  # events that an instance may take, its start included
     compensation: CompensationRules | None  # None: no work here says how it is undone
     has_always: bool

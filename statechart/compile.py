@@ -25,6 +25,7 @@ from statechart.chart import (
 )
 from statechart.compile_actions import ActionCompiler
 from statechart.compile_guards import GuardCompiler
+from statechart.concurrency import READABLE, Concurrency, unreadable
 from statechart.configuration import (
     NOTHING_REMEMBERED,
     find_least_common_ancestor,
@@ -91,6 +92,7 @@ class Compiler:
         self.timeout_ms: int | None = None
         self.compensation: CompensationRules | None = None
         self.triggers: list[CompiledTrigger] = []
+        self.concurrency: Concurrency | None = None
         self.config_names: frozenset[str] = frozenset()
         self.results = NO_RESULTS
 
@@ -109,6 +111,7 @@ class Compiler:
         self.timeout_ms = self.compile_timeout()
         self.compensation = self.compile_compensation()
         self.check_retention()
+        self.concurrency = self.compile_concurrency()
         self.config_names = self.compile_config()
         self.results = self.compile_results()
         refuse_endless_entry(self.nodes, findings)
@@ -150,6 +153,7 @@ class Compiler:
             max_steps=definition.max_steps,
             compensation=self.compensation,
             triggers=tuple(self.triggers),
+            concurrency=self.concurrency,
             has_always=any(node.always for node in self.nodes),
             has_parallel=any(node.type == "parallel" for node in self.nodes),
             uses=tuple(uses),
@@ -177,6 +181,29 @@ class Compiler:
             return None
         rules = written or doc.CompensationSpec()
         return CompensationRules(frozenset(rules.on), frozenset(rules.except_))
+
+    def compile_concurrency(self) -> Concurrency | None:
+        """The root's `concurrency`. Its key is worked out before the instance is there: only the start can be read."""
+        written = self.definition.concurrency
+        if written is None:
+            return None
+        at = "concurrency.key"
+        key = None if written.key is None else self.findings.value(written.key, at)
+        if key is not None and key.is_literal:
+            self.findings.error(
+                "concurrency.key",
+                at,
+                f"expected an expression such as ${{input.customer}}, found {written.key!r:.80}; "
+                "without key, all instances of the definition share the places",
+            )
+        for path in sorted(key.paths if key is not None else ()):
+            if unreadable(path):
+                self.findings.error(
+                    "concurrency.key",
+                    at,
+                    f"{path!r} is not known when a start is accepted; known are {', '.join(READABLE)}",
+                )
+        return Concurrency(written.max, written.on_full, key)
 
     def check_retention(self) -> None:
         """The root's `retention` is read by who deletes; here it has to be one."""

@@ -554,6 +554,7 @@ class Defaults(Part):
 
 
 FOREVER = "forever"
+MAX_PLACES = 1_000_000
 
 
 class RetentionSpec(Part):
@@ -576,6 +577,14 @@ class CompensationSpec(Part):
     except_: Annotated[list[str], Shorthand(as_list)] = Field(default_factory=list, alias="except")
 
 
+class ConcurrencySpec(Part):
+    """How many instances that give the same `key` may run at once, and what becomes of a start when they do."""
+
+    max: Annotated[int, Field(ge=1, le=MAX_PLACES, strict=True)]
+    key: str | None = None
+    on_full: Literal["queue", "reject", "cancelOldest"] = "queue"
+
+
 class Definition(StateBody):
     """The whole document."""
 
@@ -591,7 +600,7 @@ class Definition(StateBody):
     compensation: CompensationSpec | None = None
     retention: RetentionSpec | None = None
     defaults: Defaults | None = None
-    concurrency: Json = None
+    concurrency: ConcurrencySpec | None = None
     labels: Json = None
     # XState's and editors' own, kept and not read
     schema_: Json = Field(default=None, alias="$schema")

@@ -39,15 +39,17 @@ from common.canonical import read
 from common.clock import read_now
 from common.commands.absent import absent_instance
 from common.commands.configs import Wanted, read_wanted, scope_id_of
+from common.commands.contracts import CONTRACTS
 from common.commands.send import add_note, send_event
 from common.commands.start import Start, Started, start_instance
 from common.commands.verify import verify_instance
 from common.db.tables import IncidentStatus
 from common.errors import LimitExceeded, SignalboxError
 from common.ids import TenantId, is_id
-from common.lifecycle import OPEN
-from common.store import listing, overview, results
+from common.lifecycle import LIVE, OPEN, InstanceStatus
+from common.store import listing, overview, places, results
 from common.store.instances import read_definitions
+from common.store.places import Place
 from statechart import Env, explain
 
 routes = Routes("instances")
@@ -225,6 +227,7 @@ def list_instances(call: Call, query: InstanceQuery) -> Answer:
         created_after=query.created_after,
         created_before=query.created_before,
         parent_id=query.parent_id,
+        queued=query.queued,
     )
     page = listing.list_instances(
         call.tx, call.tenant_id, wanted, before=paging.after_text(), limit=paging.limit
@@ -329,11 +332,31 @@ def explain_instance(call: Call, instance_id: str) -> Answer:
             "erasedAt": instant(record.erased_at),
             "chart": _explain(tx, tenant_id, record),
             "inbox": {"ready": waiting.ready, "parked": waiting.parked},
+            "places": _places(tx, tenant_id, record),
             "tasks": [task_json(task) for task in tasks.items],
             "children": [child_json(child) for child in children],
             "incidents": [incident_json(incident) for incident in incidents.items],
         }
     )
+
+
+def _places(tx: Connection, tenant_id: TenantId, record: listing.InstanceRecord) -> dict[str, Any] | None:
+    if record.concurrency_key is None or record.status not in (*LIVE, InstanceStatus.FAILED):
+        return None
+    concurrency = CONTRACTS.of(tx, record.definition_id).concurrency
+    if concurrency is None:
+        return None
+    place = Place(tenant_id, record.definition_key, record.concurrency_key)
+    ahead = None
+    if record.is_queued:
+        ahead = places.count_ahead(tx, place, priority=record.priority, instance_id=record.id)
+    return {
+        "key": place.key,
+        "max": concurrency.max,
+        "taken": places.count_taken(tx, place),
+        "queued": record.is_queued,
+        "ahead": ahead,
+    }
 
 
 def _explain(tx: Connection, tenant_id: TenantId, record: listing.InstanceRecord) -> dict[str, Any] | None:

@@ -134,6 +134,10 @@ class Instance(Shape):
     finished_at: Instant | None
     deadline_at: Instant | None
     erased_at: Instant | None = Field(description="when its data was erased; the structure stays")
+    concurrency_key: str | None = Field(
+        description="whom it shares the places of its definition's `concurrency` with; null without one"
+    )
+    queued: bool = Field(description="it waits for such a place; its start is taken when it has one")
 
 
 class ScheduleRun(Shape):
@@ -554,6 +558,18 @@ class Waiting(Shape):
     parked: int = Field(description="set aside until the instance is resumed or retried")
 
 
+class Places(Shape):
+    """What an instance shares with others of its definition: `max` of a key run at once."""
+
+    key: str = Field(description="empty where all instances of the definition share the places")
+    max: int
+    taken: int = Field(
+        description="how many have a place; those that compensate after a failure may be beyond max"
+    )
+    queued: bool = Field(description="it waits for a place")
+    ahead: int | None = Field(description="how many get a place before it; null where it does not wait")
+
+
 class Child(Shape):
     """A child that has not ended."""
 
@@ -575,6 +591,9 @@ class Explanation(Shape):
         description="the statechart's own account; null until the start is consumed, and once its data was erased"
     )
     inbox: Waiting
+    places: Places | None = Field(
+        description="the places of its definition's `concurrency`; null without one, and once it has ended"
+    )
     tasks: list[Task] = Field(description="the newest tasks that are open")
     children: list[Child] = Field(description="children that have not ended, the failed ones first")
     incidents: list[Incident] = Field(description="the newest incidents that are open")

@@ -30,6 +30,7 @@ class InstanceQuery(PageQuery):
         default_factory=list, max_length=16, description="name:value, all of these"
     )
     parent_id: str | None = Field(None, description="the children of this instance")
+    queued: bool | None = Field(None, description="whether it waits for a place (`concurrency`)")
     created_after: Instant | None = None
     created_before: Instant | None = None
 

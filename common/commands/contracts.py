@@ -18,6 +18,8 @@ from common.canonical import read
 from common.errors import Invalid
 from common.schemas import Schema, compile_schema
 from common.store import definitions
+from statechart import DefinitionInvalid, load
+from statechart.concurrency import Concurrency
 from statechart.problems import Problem
 
 KEPT = 1_024
@@ -28,10 +30,11 @@ Json = Any
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """The compiled schemas of a definition; None and nothing where it has none."""
+    """The compiled schemas of a definition, and how many of its instances run at once; None and nothing where it has none."""
 
     input: Schema | None = None
     events: Mapping[str, Schema] = field(default_factory=dict)
+    concurrency: Concurrency | None = None
 
     def check_input(self, value: Json) -> None:
         """Raise `Invalid` (`input.invalid`) with problems by path for an input that is not as the definition says."""
@@ -54,7 +57,19 @@ def contract_of(document: Mapping[str, Json]) -> Contract:
         if (schema := _compiled(part)) is not None
     }
     own = None if written is None else _compiled(written)
-    return NOTHING_SAID if own is None and not compiled else Contract(own, compiled)
+    places = _concurrency(document)
+    is_silent = own is None and not compiled and places is None
+    return NOTHING_SAID if is_silent else Contract(own, compiled, places)
+
+
+def _concurrency(document: Mapping[str, Json]) -> Concurrency | None:
+    """The chart is compiled only where it has a say; one that does not compile is its step's to tell."""
+    if document.get("concurrency") is None:
+        return None
+    try:
+        return load(document).concurrency
+    except DefinitionInvalid:
+        return None
 
 
 def schema_problems(document: Mapping[str, Json]) -> Iterator[Problem]:

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from common.canonical import clean, dumps, read
+from common.commands.admission import refuse_without_room
 from common.commands.incidents import ways_out
 from common.commands.send import accept, reason_text, require_legal, require_size
 from common.config import Limits
@@ -110,7 +111,12 @@ def retry_instance(
     """
     open_ones = incidents.read_open(tx, tenant_id, instance_id)
     body = {"incidents": ways_out(tx, tenant_id, open_ones, way="retry"), "reason": reason_text(reason)}
-    _command(tx, tenant_id, instance_id, InboxType.RETRY, body, actor, refuse=_refuse_ended_in_error)
+
+    def refuse(stored: instances.StoredInstance) -> None:
+        _refuse_ended_in_error(stored)
+        refuse_without_room(tx, stored)
+
+    _command(tx, tenant_id, instance_id, InboxType.RETRY, body, actor, refuse=refuse)
 
 
 def restart_instance(
@@ -139,6 +145,7 @@ def restart_instance(
                 code="instance.not_started",
             )
         _check_state(tx, stored, state)
+        refuse_without_room(tx, stored)
 
     body = {"context": given, "reason": reason_text(reason), "state": state}
     _command(tx, tenant_id, instance_id, InboxType.RESTART, body, actor, refuse=refuse)

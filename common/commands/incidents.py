@@ -12,6 +12,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection
 
 from common.canonical import clean, dumps, read
+from common.commands.admission import refuse_without_room
 from common.commands.send import accept, reason_text, require_size
 from common.config import Limits
 from common.db.tables import InboxType, IncidentStatus
@@ -19,6 +20,7 @@ from common.errors import Conflict, NotFound
 from common.ids import TenantId, is_id
 from common.store import history, inbox, incidents, joins, tasks
 from common.store.incidents import OpenIncident
+from common.store.instances import read_stored
 
 Way = Literal["retry", "skip"]
 
@@ -38,7 +40,7 @@ def resolve_incident(
 
     `retry` runs the failed task again, or takes the event again whose step failed. `skip` answers the task with
     `output` as if it had succeeded, or leaves the event out. The caller commits. Raises `NotFound`
-    (`incident.not_found`), `Conflict` (`incident.resolved`, or as a retry does), `Invalid` and `LimitExceeded`.
+    (`incident.not_found`), `Conflict` (`incident.resolved`, `concurrency.full`, or as a retry does), `Invalid` and `LimitExceeded`.
     """
     found = incidents.find(tx, tenant_id, incident_id) if is_id(incident_id) else None
     if found is None:
@@ -47,6 +49,9 @@ def resolve_incident(
         raise Conflict(f"incident {incident_id} is resolved already", code="incident.resolved")
     cleaned = clean(output, max_depth=limits.max_json_depth)
     require_size(dumps(cleaned), "the output is", limits, "max_output_bytes")
+    stored = read_stored(tx, tenant_id, found.instance_id)
+    if stored is not None:
+        refuse_without_room(tx, stored)
     chosen = ways_out(tx, tenant_id, [found], way=way, output=cleaned)
     body = dumps({"incidents": chosen, "reason": reason_text(reason)})
     accept(tx, tenant_id, found.instance_id, "retry", InboxType.RETRY, body, lane=inbox.CONTROL, actor=actor)

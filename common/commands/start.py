@@ -7,7 +7,7 @@ if and only if the order, the payment, the user is committed too.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 from common.canonical import clean, dumps, read
 from common.clock import read_now
+from common.commands.admission import Asking, place_wanted, require_room
 from common.commands.contracts import CONTRACTS
 from common.commands.send import require_size
 from common.config import Limits
@@ -23,8 +24,9 @@ from common.db.tables import DefinitionStatus, InboxType, TimerStatus
 from common.decide import START_TIMER
 from common.errors import Conflict, Invalid, NotFound
 from common.ids import InstanceId, TenantId, is_id, new_id
-from common.store import definitions, inbox, instances, timers
+from common.store import definitions, inbox, instances, places, timers
 from common.store.definitions import DefinitionFacts
+from statechart.concurrency import Concurrency
 
 MAX_KEY = 500
 MAX_LABELS = 50
@@ -67,23 +69,57 @@ def start_instance(
 ) -> Started:
     """Create a pending instance and its start. The caller commits; bells ring afterwards.
 
-    Raises `NotFound` (`definition.not_found`), `Conflict` (`definition.not_active`, `instance.business_key_held`),
-    `Invalid` (`start.invalid`, `input.invalid`) and `LimitExceeded`, before anything is written.
+    Raises `NotFound` (`definition.not_found`), `Conflict` (`definition.not_active`, `instance.business_key_held`,
+    `concurrency.full`), `Invalid` (`start.invalid`, `input.invalid`, `concurrency.key`) and `LimitExceeded`, before anything
+    is written.
     """
     _check(request)
     body = dumps({"context": clean(request.context), "input": clean(request.input)})
     require_size(body, "input and context are", limits)
     definition = _definition(tx, tenant_id, request)
-    CONTRACTS.of(tx, definition.id).check_input(clean(request.input))
+    contract = CONTRACTS.of(tx, definition.id)
+    contract.check_input(clean(request.input))
     if request.business_key is not None:
         held = instances.find_live(tx, tenant_id, definition.key, request.business_key)
         if held is not None:
             return _held(request, held)
-    return _insert(tx, tenant_id, request, definition, body, actor)
+    concurrency = contract.concurrency
+    asking = None if concurrency is None else _ask_for_place(tx, tenant_id, request, definition, concurrency)
+    return _insert(tx, tenant_id, request, definition, body, actor, asking)
+
+
+def _ask_for_place(
+    tx: Connection,
+    tenant_id: TenantId,
+    request: Start,
+    definition: DefinitionFacts,
+    concurrency: Concurrency,
+) -> Asking:
+    """The place that a start wants, or has: where it may not wait, its key stays locked until `tx` ends."""
+    asking = place_wanted(
+        concurrency,
+        tenant_id,
+        definition,
+        input=clean(request.input),
+        business_key=request.business_key,
+        labels=request.labels,
+    )
+    # One that lies in the future can be refused by nobody when its time has come: it waits then.
+    if request.start_at is None and asking.is_refusable:
+        places.lock(tx, [asking.place])
+        require_room(tx, asking)
+        return replace(asking, has_place=True)
+    return asking
 
 
 def _insert(
-    tx: Connection, tenant_id: TenantId, request: Start, definition: DefinitionFacts, body: str, actor: str
+    tx: Connection,
+    tenant_id: TenantId,
+    request: Start,
+    definition: DefinitionFacts,
+    body: str,
+    actor: str,
+    asking: Asking | None,
 ) -> Started:
     now = read_now(tx)
     instance_id = InstanceId(new_id())
@@ -102,6 +138,8 @@ def _insert(
         "scheduled_at": request.scheduled_at,
         "depth": request.depth,
     }
+    if asking is not None:
+        row |= asking.columns()
     if not instances.insert_pending(tx, row):
         # Somebody started it between our look and our insert; under READ COMMITTED theirs is visible now.
         held = instances.find_live(tx, tenant_id, definition.key, request.business_key or "")

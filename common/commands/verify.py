@@ -174,7 +174,12 @@ def _again(chart: Chart, stored: StoredInstance, standing: Standing, recorded: d
         }
     return decide(
         chart,
-        replace(standing, facts=facts, max_ai_events=recorded.get("aiEventLimit", UNLIMITED)),
+        replace(
+            standing,
+            facts=facts,
+            max_ai_events=recorded.get("aiEventLimit", UNLIMITED),
+            is_full=recorded.get("full", False),
+        ),
         InboxType(recorded["type"]),
         recorded["body"],
         env,

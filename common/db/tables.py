@@ -334,6 +334,16 @@ instances = Table(
         postgresql_where=text(f"concurrency_key IS NOT NULL AND {_LIVE}"),
         sqlite_where=text(f"concurrency_key IS NOT NULL AND {_LIVE}"),
     ),
+    Index(  # who waits for a place, in the order in which they get one
+        "ix_instances_queued",
+        "tenant_id",
+        "definition_key",
+        "concurrency_key",
+        text("priority DESC"),
+        "id",
+        postgresql_where=text("queued AND status = 'pending'"),
+        sqlite_where=text("queued AND status = 'pending'"),
+    ),
     postgresql_with=_BUSY,
 )
 

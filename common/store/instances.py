@@ -51,6 +51,8 @@ class LockedInstance:
     deadline_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
+    concurrency_key: str | None
+    is_queued: bool  # waits for a place among those of its key, while it lives
     now: datetime  # the database's clock when the row was locked
 
 
@@ -59,6 +61,7 @@ _COLUMNS = (
     _c.id, _c.tenant_id, _c.definition_id, _c.definition_key, _c.definition_version, _c.business_key, _c.status,
     _c.snapshot, _c.error, _c.sequence, _c.head_hash, _c.last_step_at, _c.strikes, _c.priority, _c.parent_id,
     _c.parent_key, _c.depth, _c.created_at, _c.deadline_at, _c.started_at, _c.finished_at,
+    _c.concurrency_key, _c.queued,
 )  # fmt: skip
 
 # The clock comes with the lock: it saves a round trip, and a step's time is never before its lock.
@@ -283,12 +286,14 @@ class StoredInstance:
     head_hash: bytes
     parent_id: InstanceId | None
     created_at: datetime
+    concurrency_key: str | None
+    is_queued: bool
 
 
 _STORED = select(
     _c.id, _c.tenant_id, _c.definition_id, _c.definition_key, _c.definition_version, _c.business_key, _c.status,
     _c.snapshot, _c.configuration, _c.output, _c.accepts_events, _c.sequence, _c.head_hash, _c.parent_id,
-    _c.created_at,
+    _c.created_at, _c.concurrency_key, _c.queued,
 )  # fmt: skip
 
 

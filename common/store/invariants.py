@@ -188,7 +188,7 @@ def left_over_rows(tx: Connection) -> list[tuple[str, str]]:
             "inbox.parked",
             select(inbox.c.instance_id)
             .join(instances, inbox.c.instance_id == _i.id)
-            .where(inbox.c.parked, _i.status.not_in(FROZEN)),
+            .where(inbox.c.parked, _i.status.not_in(FROZEN), not_(and_(_i.queued, _i.status.not_in(FINAL)))),
         ),
         (
             "task.held",

@@ -11,14 +11,26 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case, func, literal, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+)
 from sqlalchemy.sql.functions import coalesce
 
 from common.canonical import dumps
 from common.db.tables import IncidentStatus, attempts, history, incidents, instances, joins, tasks
 from common.db.types import among
 from common.ids import DefinitionId, InstanceId, TaskId, TenantId, WorkerId
-from common.lifecycle import FINAL, InstanceStatus
+from common.lifecycle import FINAL, LIVE, InstanceStatus
 from common.people import spellings
 from common.polls import POLL
 
@@ -68,12 +80,15 @@ class InstanceRecord:
     finished_at: datetime | None
     deadline_at: datetime | None
     erased_at: datetime | None
+    concurrency_key: str | None
+    is_queued: bool  # it waits for a place, or would when its time comes
 
 
 _INSTANCE = select(
     _i.id, _i.definition_id, _i.definition_key, _i.definition_version, _i.business_key, _i.status, _i.configuration,
     _i.snapshot, _i.input, _i.output, _i.error, _i.labels, _i.priority, _i.sequence, _i.parent_id, _i.depth,
     _i.created_at, _i.started_at, _i.finished_at, _i.deadline_at, _i.erased_at,
+    _i.concurrency_key, _i.queued,
 )  # fmt: skip
 
 
@@ -97,6 +112,7 @@ class InstanceFilter:
     created_before: datetime | None = None
     parent_id: str | None = None
     ids: Sequence[str] | None = None
+    queued: bool | None = None
 
 
 def read_instance(tx: Connection, tenant_id: TenantId, instance_id: str) -> InstanceRecord | None:
@@ -159,6 +175,7 @@ def list_statuses(
 def _instance(row: Any) -> InstanceRecord:
     values = list(row)
     values[5] = InstanceStatus(values[5])
+    values[-1] = values[-1] and values[5] in LIVE
     return InstanceRecord(*values)
 
 
@@ -177,6 +194,9 @@ def _instance_conditions(tx: Connection, wanted: InstanceFilter) -> Iterable[Col
         yield _i.parent_id == wanted.parent_id
     if wanted.ids is not None:
         yield _i.id.in_(wanted.ids)
+    if wanted.queued is not None:
+        is_queued = and_(_i.queued, _i.status.in_(LIVE))
+        yield is_queued if wanted.queued else not_(is_queued)
     if wanted.created_after is not None:
         yield _i.created_at > wanted.created_after
     if wanted.created_before is not None:

@@ -51,10 +51,13 @@ _MACHINE_TASK = and_(
     _t.instance_id == _m.id, _t.status.in_(OPEN), _t.type.not_in(("HUMAN", "WORKFLOW"))
 )  # a WORKFLOW does what its child does
 _COMMAND = and_(_b.instance_id == _m.id, not_(_b.parked), _b.lane == CONTROL)
+_QUEUED_START = and_(
+    _m.queued, _b.instance_id == _m.id, _b.type == InboxType.START.value
+)  # set aside until there is a place: others have to end first
 _BUSY = case(
     (_m.status.in_(FINAL), False),
     (_m.status.in_(FROZEN), exists().where(_COMMAND)),
-    else_=or_(exists().where(_WAITING_ROW), exists().where(_MACHINE_TASK)),
+    else_=or_(exists().where(_WAITING_ROW), exists().where(_MACHINE_TASK), exists().where(_QUEUED_START)),
 )
 _OWN_COMMAND = and_(_b.instance_id == _i.id, not_(_b.parked), _b.lane == CONTROL)
 _OWN_ERASURE = and_(_b.instance_id == _i.id, _b.type == InboxType.ERASE.value)

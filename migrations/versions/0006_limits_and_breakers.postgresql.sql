@@ -4,6 +4,8 @@ ALTER TABLE instances ADD COLUMN queued BOOLEAN DEFAULT false NOT NULL CONSTRAIN
 
 CREATE INDEX ix_instances_concurrency ON instances (tenant_id, definition_key, concurrency_key, queued, id) WHERE concurrency_key IS NOT NULL AND status IN ('pending', 'running', 'waiting', 'paused', 'compensating')
 
+CREATE INDEX ix_instances_queued ON instances (tenant_id, definition_key, concurrency_key, priority DESC, id) WHERE queued AND status = 'pending'
+
 ALTER TABLE tasks ADD COLUMN limit_key TEXT
 
 CREATE INDEX ix_tasks_running ON tasks (tenant_id, type) WHERE lease_owner IS NOT NULL

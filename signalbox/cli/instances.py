@@ -104,6 +104,10 @@ def ls(
     parent: Annotated[
         str | None, typer.Option("--parent", metavar="ID", help="The children of this instance.")
     ] = None,
+    queued: Annotated[
+        bool | None,
+        typer.Option("--queued/--not-queued", help="Those that wait for a place.", show_default=False),
+    ] = None,
     limit: Limit = 50,
     json: AsJson = False,
 ) -> None:
@@ -118,6 +122,7 @@ def ls(
                 state=state,
                 labels=labels,
                 parent_id=parent,
+                queued=queued,
                 limit=limit,
             )
         )

@@ -5,7 +5,7 @@ Into a pipe the same renderables come out as plain columns, see `output.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -257,13 +257,19 @@ def instances_table(instances: Iterable[Instance], now: datetime | None = None) 
         table.add_row(
             Text(one["id"], no_wrap=True),
             f"{one['definitionKey']} v{one['definitionVersion']}",
-            status_text(one["status"]),
+            status_text(one["status"])
+            if not one.get("queued")
+            else Text.assemble(status_text(one["status"]), " queued"),
             configuration_text(one["configuration"]),
             one["businessKey"] or "",
             ago(one["createdAt"], now),
             duration(between(one["createdAt"], finished)) if finished else "",
         )
     return list_or("no instances match", table)
+
+
+def _of_key(key: str | None) -> str:
+    return f' of the key "{key}"' if key else ""
 
 
 def configuration_text(configuration: Sequence[str]) -> str:
@@ -285,6 +291,7 @@ def instance_facts(
             ("status", status_text(one["status"])),
             ("state", configuration_text(one["configuration"])),
             ("business key", one["businessKey"]),
+            ("waits for", f"a place{_of_key(one['concurrencyKey'])}" if one.get("queued") else None),
             ("labels", label_text(one["labels"])),
             ("parent", one["parentId"]),
             ("created", instant(one["createdAt"])),
@@ -832,16 +839,28 @@ def explain_view(found: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [head]
     if ways.row_count:
         parts.append(section("moves on", ways))
-    if found["tasks"]:
-        parts.append(section("open tasks", tasks_table(found["tasks"])))
-    if found["children"]:
-        parts.append(section("children", _children_table(found["children"])))
-    if found["incidents"]:
-        parts.append(section("incidents", incidents_table(found["incidents"])))
+    parts += _obstacles(found)
     waiting = ", ".join(f"{number} {name}" for name, number in found["inbox"].items() if number)
     if waiting:
         parts.append(section("in its inbox", Text(waiting)))
     return Group(*parts)
+
+
+def _obstacles(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """What an instance waits for, or what stopped it."""
+    if found.get("places"):
+        yield section("places", Text(_places_text(found["places"])))
+    if found["tasks"]:
+        yield section("open tasks", tasks_table(found["tasks"]))
+    if found["children"]:
+        yield section("children", _children_table(found["children"]))
+    if found["incidents"]:
+        yield section("incidents", incidents_table(found["incidents"]))
+
+
+def _places_text(places: Mapping[str, Any]) -> str:
+    text = f"{places['taken']} of {places['max']}{_of_key(places['key'])} are taken"
+    return f"waits for one: {text}, {places['ahead']} get one before it" if places["queued"] else text
 
 
 def _children_table(children: Iterable[Mapping[str, Any]]) -> RenderableType:

@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import httpx2
@@ -36,7 +37,7 @@ TASK_RUNNER = (
     "before_outcome_commit",
     "after_outcome_commit",
 )
-ITEMS, SCHEDULE = "before_items_commit", "before_schedule_commit"
+ITEMS, SCHEDULE, PLACES = "before_items_commit", "before_schedule_commit", "before_admission_commit"
 ANY_PROCESS = "after_commit_before_ring"
 API = "after_accept_commit"
 
@@ -49,7 +50,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 def test_every_fault_point_is_tried_here() -> None:
-    assert {*ORCHESTRATOR, ITEMS, SCHEDULE, *TASK_RUNNER, ANY_PROCESS, API} == faults.POINTS
+    assert {*ORCHESTRATOR, ITEMS, SCHEDULE, PLACES, *TASK_RUNNER, ANY_PROCESS, API} == faults.POINTS
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -119,6 +120,27 @@ def test_an_orchestrator_that_dies_while_it_starts_the_children_of_a_map(cluster
 
     cluster.wait_for_all("completed", 1 + CHILDREN, seconds=COMPLETE_SECONDS)
     cluster.assert_healthy()
+
+
+def test_an_orchestrator_that_dies_while_it_gives_places(cluster: Cluster) -> None:
+    document = {**three_tasks(ms=10), "concurrency": {"max": 1}}
+    doomed = cluster.processes.orchestrator(env={"SIGNALBOX_FAULTS": f"{PLACES}=kill"})
+    ids = [cluster.engine.start(document) for _ in range(2)]
+    assert_killed(doomed)
+
+    cluster.orchestrator()
+    with Turns.of_task_runner(cluster.engine):
+        cluster.wait_for_all("completed", len(ids), seconds=COMPLETE_SECONDS)
+    assert_ran_one_by_one(cluster, ids)
+    cluster.assert_healthy()
+
+
+def assert_ran_one_by_one(cluster: Cluster, ids: list[str]) -> None:
+    spans = sorted(
+        cluster.engine.execute(f"SELECT started_at, finished_at FROM instances WHERE id = '{one}'")[0]
+        for one in ids
+    )
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
 
 def test_an_orchestrator_that_dies_while_it_starts_what_is_scheduled(cluster: Cluster) -> None:

@@ -30,6 +30,7 @@ from common.store import definitions, history, instances, keys, tasks
 from common.store.tasks import TaskClaim
 from orchestrator.advance import Advancing, Pass, advance_ready
 from orchestrator.map_children import start_items
+from orchestrator.places import give
 from orchestrator.schedules import fire_due_schedules
 from orchestrator.sweep import expire_due_leases, time_out_due_tasks
 from orchestrator.timers import fire_due_timers
@@ -123,8 +124,9 @@ class Engine:
     def advance(self) -> Pass:
         """What the orchestrator does at a ring: step until nothing is ready."""
         done = advance_ready(self.advancing, until=time.monotonic() + 30)
-        while start_items(self.database, LIMITS):
-            advance_ready(self.advancing, until=time.monotonic() + 30)
+        while start_items(self.database, LIMITS) or give(self.database, self.advancing.vacancies.take()):
+            more = advance_ready(self.advancing, until=time.monotonic() + 30)
+            done = replace(done, steps=done.steps + more.steps)
         return done
 
     def claim(self, limit: int = 100) -> list[TaskClaim]:

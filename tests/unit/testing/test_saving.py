@@ -15,6 +15,7 @@ BATCH = {
     "taken_back",
     "emitted",  # told by the history: the kit asks no triggers
     "_limits",  # the kit runs task after task, as the test says: no limit is ever full
+    "asking", "vacated",  # places: the kit starts one instance, which has one
     "_erased",  # which nobody asks for: the kit has no erasure
 }  # fmt: skip
 LEFT_OUT = {"tenant_id", "secrets", "created_at", "lease_owner", "lease_token", "lease_expires_at"}
