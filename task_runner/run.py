@@ -36,6 +36,7 @@ from common.retry import RetryPolicy
 from common.store import tasks
 from common.store.limits import read_now_and_any
 from common.store.tasks import TaskClaim
+from common.store.turns import FROM_THE_FIRST, next_turn
 from common.task_error import TaskError
 from task_runner.attempt import described
 from task_runner.call import call_handler, ended, ended_with
@@ -136,6 +137,7 @@ class Runner:
         self.limited = LimitedTasks(
             database, Runs(self._types, self._functions), worker=worker, lease=lease, on_token=on_token
         )
+        self._turn_after = FROM_THE_FIRST
 
     def start(self) -> None:
         self._committer.start()
@@ -245,7 +247,10 @@ class Runner:
             limit=limit,
             lease=self.lease,
             now=self._read_now(tx),
+            turn_after=self._turn_after,
         )
+        served = {claim.tenant_id for claim in claims}
+        self._turn_after = next_turn(served, limit, self._turn_after)
         allowed = [_allowance(claim, self._options(claim)) for claim in claims]
         tasks.allow_attempts(tx, [row for row in allowed if row is not None])
         return claims

@@ -382,7 +382,13 @@ inbox = Table(
     Column("accepted_at", UtcDateTime, nullable=False),
     Column("parked", Boolean, nullable=False, server_default=text("false")),
     _same_tenant("instance_id", "instances"),
-    Index("ix_inbox_ready", "id", postgresql_where=text("NOT parked"), sqlite_where=text("NOT parked")),
+    Index(  # by tenant, who are given turns
+        "ix_inbox_ready",
+        "tenant_id",
+        "id",
+        postgresql_where=text("NOT parked"),
+        sqlite_where=text("NOT parked"),
+    ),
     Index("ix_inbox_instance", "instance_id", "lane", "id"),
     postgresql_with=_QUEUE,
     sqlite_autoincrement=True,  # ids must not be reused: consumed rows are deleted, and order is the id's
@@ -480,7 +486,8 @@ tasks = Table(
         sqlite_where=text("idempotency_key IS NOT NULL"),
     ),
     Index(
-        "ix_tasks_due",
+        "ix_tasks_due",  # by tenant, who are given turns
+        "tenant_id",
         "type",
         text("priority DESC"),
         "run_at",

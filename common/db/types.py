@@ -29,6 +29,7 @@ __all__ = [
     "UtcDateTime",
     "among",
     "current_transaction",
+    "unset",
 ]
 
 
@@ -152,6 +153,7 @@ class among(FunctionElement[bool]):  # noqa: N801 - reads as the SQL operator th
 
     type = Boolean()
     inherit_cache = True
+    _is_implicitly_boolean = True  # else SQLite is asked for `(… IN …) = 1`, and finds no index for it
 
     def __init__(
         self, column: ColumnElement[Any], name: str, kind: Literal["id", "text", "big"] = "id"
@@ -170,3 +172,16 @@ def _postgresql_among(element: Any, compiler: Any, **kw: Any) -> str:
 def _sqlite_among(element: Any, compiler: Any, **kw: Any) -> str:
     column, listing = list(element.clauses)
     return f"{compiler.process(column, **kw)} IN (SELECT value FROM json_each({compiler.process(listing, **kw)}))"
+
+
+class unset(FunctionElement[bool]):  # noqa: N801 - reads as the SQL operator that it is
+    """`NOT column` on both databases: SQLAlchemy says `column = 0` to SQLite, whose planner then does not find a partial index."""
+
+    type = Boolean()
+    inherit_cache = True
+    _is_implicitly_boolean = True
+
+
+@compiles(unset)
+def _unset(element: Any, compiler: Any, **kw: Any) -> str:
+    return f"(NOT {compiler.process(next(iter(element.clauses)), **kw)})"

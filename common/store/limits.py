@@ -139,10 +139,10 @@ def _stands(key: ColumnElement[Any], of: Any) -> ColumnElement[bool]:
     return found.correlate(of).scalar_subquery() > 0
 
 
-def is_unlimited() -> ColumnElement[bool]:
-    """Does no limit hold for a row of `tasks`? Where there are none at all, that is asked once a statement."""
+def is_unlimited(of: Any = tasks) -> ColumnElement[bool]:
+    """Does no limit hold for a row of `tasks`, or of an alias of it? Where there are none at all, that is asked once a statement."""
     none = not_(exists(select(1).select_from(limits)))
-    return or_(none, not_(or_(_stands(_t.limit_key, tasks), _stands(TYPE_PREFIX + _t.type, tasks))))
+    return or_(none, not_(or_(_stands(of.c.limit_key, of), _stands(TYPE_PREFIX + of.c.type, of))))
 
 
 _NOW = select(database_now(), exists(select(1).select_from(limits)))

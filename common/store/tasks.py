@@ -8,22 +8,32 @@ after instance locks and in id order, everywhere; sweeps skip locked rows instea
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     ColumnElement,
     Connection,
+    FromClause,
+    Integer,
+    Select,
     and_,
     bindparam,
     case,
     delete,
+    distinct,
+    exists,
     func,
+    literal,
+    literal_column,
     not_,
     or_,
     select,
+    true,
     tuple_,
     update,
 )
@@ -32,13 +42,15 @@ from common.canonical import read
 from common.clock import read_now
 from common.db.rows import Writes, insert_rows, update_rows, write_rows
 from common.db.tables import AttemptOutcome, attempts, handlers, tasks
-from common.db.types import Id, UtcDateTime, among
+from common.db.types import Id, TextList, UtcDateTime, among, unset
 from common.decide import NOT_RUN_BY_A_RUNNER
 from common.ids import InstanceId, LeaseToken, TaskId, TenantId, WorkerId
 from common.lifecycle import OPEN, TASK_MOVES, TaskStatus, sources
 from common.polls import POLL, begin_anew, unwrap
 from common.retry import RetryPolicy
+from common.store import turns
 from common.store.limits import is_unlimited
+from common.store.turns import FROM_THE_FIRST
 
 _t = tasks.c
 _a = attempts.c
@@ -260,42 +272,104 @@ def _claim(row: Any, token: LeaseToken, now: datetime) -> TaskClaim:
     return TaskClaim(*(*facts, token, asked_as, secrets, inner, polls, now))
 
 
-# A WITH query that locks is run once, whatever the plan. As a subquery it may be run for each row of `tasks`, finds
-# other rows each time because those before are locked, and claims them all, far beyond the limit.
-_due = (
-    select(_t.id)
-    .where(
-        _t.status == TaskStatus.PENDING,
-        not_(_t.held),
-        not_(_t.gated),
-        _t.run_at <= bindparam("now", type_=UtcDateTime()),
-        among(_t.type, "types", "text"),
-        or_(_t.type != "SYSTEM", among(_t.name, "functions", "text")),
-        is_unlimited(),
+DUE_TYPES_MAX = 8
+"""How many types that are due a tenant is expected to have, at most: with more, a claim may reach fewer tenants than it could."""
+UNBOUNDED = 1_000_000
+
+
+def _waits(rows: FromClause) -> tuple[ColumnElement[bool], ...]:
+    """The predicate of the index of what is due, literally: behind a parameter, or said otherwise, no planner finds it."""
+    return (rows.c.status == literal_column("'pending'"), unset(rows.c.held), unset(rows.c.gated))
+
+
+def _may_start(rows: FromClause) -> tuple[ColumnElement[bool], ...]:
+    return (
+        *_waits(rows),
+        rows.c.run_at <= bindparam("now", type_=UtcDateTime()),
+        or_(rows.c.type != literal_column("'SYSTEM'"), among(rows.c.name, "functions", "text")),
+        is_unlimited(rows),
     )
-    .order_by(_t.priority.desc(), _t.run_at, _t.id)
-    .limit(bindparam("limit"))
-    .with_for_update(skip_locked=True)
-    .cte("due")
+
+
+def _due_pairs() -> Select[Any]:
+    pairs = turns.pairs(tasks, "type", _waits)
+    return select(pairs.c.tenant_id, pairs.c.type).where(
+        among(pairs.c.type, "types", "text"), _has_due(pairs.c.tenant_id, pairs.c.type)
+    )
+
+
+def _due_types() -> Select[Any]:
+    tenants = turns.tenants(tasks, _waits)
+    mine = func.json_each(bindparam("types", type_=TextList())).table_valued("value").alias("mine")
+    return (
+        select(tenants.c.tenant_id, mine.c.value.label("type"))
+        .select_from(tenants.join(mine, true()))
+        .where(_has_due(tenants.c.tenant_id, mine.c.value))
+    )
+
+
+def _has_due(tenant_id: ColumnElement[Any], type: ColumnElement[Any]) -> ColumnElement[bool]:
+    rows = tasks.alias()
+    return exists().where(rows.c.tenant_id == tenant_id, rows.c.type == type, *_may_start(rows))
+
+
+def _in_turn(*, locks: bool) -> CTE:
+    """The tasks to claim: those that are due of each tenant by priority and age, and of the tenants one each in turn.
+
+    A WITH query that locks is run once, whatever the plan. As a subquery it may be run for each row of `tasks`, finds
+    other rows each time because those before are locked, and claims them all, far beyond the limit.
+    So that little more is locked than is taken, nobody is asked for more than `share` rows of a type: with many tenants
+    due that is `generosity` times what each gets if all have enough.
+    """
+    limit = bindparam("limit", type_=Integer())
+    due = (_due_pairs() if locks else _due_types()).limit(limit * DUE_TYPES_MAX).cte("due")
+    rows = tasks.alias()
+    theirs = (
+        select(rows.c.id, rows.c.priority, rows.c.run_at)
+        .where(rows.c.tenant_id == due.c.tenant_id, rows.c.type == due.c.type, *_may_start(rows))
+        .order_by(rows.c.priority.desc(), rows.c.run_at, rows.c.id)
+    )
+    share: ColumnElement[int] = limit
+    if locks:
+        waiting = func.nullif(func.count(distinct(due.c.tenant_id)), 0)
+        fair = limit * bindparam("generosity", type_=Integer()) // waiting + 1
+        share = select(func.least(limit, fair)).scalar_subquery()
+        oldest: FromClause = theirs.limit(share).with_for_update(skip_locked=True).lateral()
+        joined = due.join(oldest, true())
+    else:  # without LATERAL, and nothing has to be locked
+        oldest = tasks.alias()
+        ids = theirs.with_only_columns(rows.c.id).limit(limit).correlate(due)
+        joined = due.join(oldest, oldest.c.id.in_(ids))
+    best = (oldest.c.priority.desc(), oldest.c.run_at, oldest.c.id)
+    place = func.row_number().over(partition_by=due.c.tenant_id, order_by=best)
+    taken = select(oldest.c.id, due.c.tenant_id, place.label("place")).select_from(joined).cte("taken")
+    return (
+        select(taken.c.id, share.label("share"))
+        .order_by(taken.c.place, taken.c.tenant_id)
+        .limit(limit)
+        .cte("in_turn")
+    )
+
+
+_CLAIM = update(tasks).values(
+    status=TaskStatus.RUNNING,
+    attempt=_t.attempt + 1,
+    lease_owner=bindparam("worker", type_=Id()),
+    lease_token=bindparam("token", type_=Id()),
+    lease_expires_at=bindparam("expires_at", type_=UtcDateTime()),
+    start_by_at=None,
 )
-_CLAIMING = (
-    update(tasks)
-    .values(
-        status=TaskStatus.RUNNING,
-        attempt=_t.attempt + 1,
-        lease_owner=bindparam("worker", type_=Id()),
-        lease_token=bindparam("token", type_=Id()),
-        lease_expires_at=bindparam("expires_at", type_=UtcDateTime()),
-        start_by_at=None,
-    )
-    .returning(
-        _t.id, _t.tenant_id, _t.instance_id, _t.key, _t.type, _t.name, _t.attempt, _t.max_attempts, _t.idempotency_key,
-        _t.input, _t.retry, _t.timeout_ms, _t.heartbeat_ms, _t.options, _t.progress, _t.completion_event, _t.failure_event,
-        _t.joined_keys, _t.run_at, _t.asked_as, _t.secrets, _t.state,
-    )
+_CLAIMED = (
+    _t.id, _t.tenant_id, _t.instance_id, _t.key, _t.type, _t.name, _t.attempt, _t.max_attempts, _t.idempotency_key,
+    _t.input, _t.retry, _t.timeout_ms, _t.heartbeat_ms, _t.options, _t.progress, _t.completion_event, _t.failure_event,
+    _t.joined_keys, _t.run_at, _t.asked_as, _t.secrets, _t.state,
 )  # fmt: skip
-_CLAIM = _CLAIMING.where(_t.id.in_(select(_due.c.id)))
-_CLAIM_LOCKED = _CLAIMING.where(among(_t.id, "ids"), _t.status == TaskStatus.PENDING)
+_in_turn_locked, _in_turn_found = _in_turn(locks=True), _in_turn(locks=False)
+_CLAIM_IN_TURN = {
+    "postgresql": _CLAIM.where(_t.id == _in_turn_locked.c.id).returning(_in_turn_locked.c.share, *_CLAIMED),
+    "sqlite": _CLAIM.where(_t.id.in_(select(_in_turn_found.c.id))).returning(literal(0), *_CLAIMED),
+}
+_CLAIM_LOCKED = _CLAIM.where(among(_t.id, "ids"), _t.status == TaskStatus.PENDING).returning(*_CLAIMED)
 
 
 def claim_due(
@@ -308,27 +382,34 @@ def claim_due(
     limit: int,
     lease: timedelta,
     now: datetime,
+    turn_after: TenantId = FROM_THE_FIRST,
 ) -> list[TaskClaim]:
-    """Claim up to `limit` due tasks of `types` (SYSTEM: of `functions`), highest priority first, then oldest `run_at`.
+    """Claim up to `limit` due tasks of `types` (SYSTEM: of `functions`), of the tenants in turn.
+
+    Of one tenant those of the highest priority first, then the oldest `run_at`. The first turn is that of the tenant behind
+    `turn_after` (by id), so that a caller who names the last one he served gets round to everyone: of T tenants with due
+    tasks nobody waits for more than T / limit claims. A priority says nothing to other tenants.
 
     Tasks that a limit holds for are left out; `common.commands.limits` claims those.
 
     Rows locked by another claim are skipped, so concurrent callers get disjoint claims. One token serves the whole
     claim: a task cannot be in it twice, and the token is never used again. An attempt row is written for each.
     """
-    rows: Iterable[Any] = tx.execute(
-        _CLAIM,
-        {
-            "worker": worker,
-            "token": token,
-            "types": types,
-            "functions": functions,
-            "limit": limit,
-            "now": now,
-            "expires_at": now + lease,
-        },
-    )
-    return _claimed(tx, rows, worker=worker, token=token, now=now)
+    names: dict[str, Any] = {
+        "worker": worker, "token": token, "types": types, "functions": functions, "now": now,
+        "expires_at": now + lease,
+    }  # fmt: skip
+    claimed: list[TaskClaim] = []
+    for after, generosity in ((turn_after, 2), (FROM_THE_FIRST, UNBOUNDED)):
+        room = limit - len(claimed)
+        names |= {"limit": room, "turn_after": after, "generosity": generosity}
+        rows: Sequence[Any] = tx.execute(_CLAIM_IN_TURN[tx.dialect.name], names).all()
+        claimed += [_claim(row[1:], token, now) for row in rows]
+        # Who was given all of his share may have more, and so may those up to `turn_after`.
+        is_bounded = bool(rows) and rows[0][0] in Counter(row[2] for row in rows).values()
+        if len(claimed) == limit or (after == FROM_THE_FIRST and not is_bounded):
+            break
+    return _on_record(tx, claimed, worker)
 
 
 def claim_locked(
@@ -344,23 +425,22 @@ def claim_locked(
     if not ids:
         return []
     names = {"ids": ids, "worker": worker, "token": token, "expires_at": now + lease}
-    return _claimed(tx, tx.execute(_CLAIM_LOCKED, names), worker=worker, token=token, now=now)
+    rows: Iterable[Any] = tx.execute(_CLAIM_LOCKED, names)
+    return _on_record(tx, [_claim(row, token, now) for row in rows], worker)
 
 
-def _claimed(
-    tx: Connection, rows: Iterable[Any], *, worker: WorkerId, token: LeaseToken, now: datetime
-) -> list[TaskClaim]:
-    claimed = [_claim(row, token, now) for row in rows]
+def _on_record(tx: Connection, claims: list[TaskClaim], worker: WorkerId) -> list[TaskClaim]:
+    """Write the attempt that each claim begins."""
     insert_rows(
         tx,
         attempts,
             [
-                {"task_id": task.id, "token": token, "tenant_id": task.tenant_id, "attempt": task.attempt,
-                 "worker_id": worker, "started_at": now}
-                for task in claimed
+                {"task_id": task.id, "token": task.token, "tenant_id": task.tenant_id, "attempt": task.attempt,
+                 "worker_id": worker, "started_at": task.claimed_at}
+                for task in claims
             ],
         )  # fmt: skip
-    return claimed
+    return claims
 
 
 _NEXT = select(func.min(_t.run_at)).where(
@@ -871,19 +951,7 @@ def later(at: datetime, milliseconds: int | None) -> datetime | None:
     return None if milliseconds is None else at + timedelta(milliseconds=milliseconds)
 
 
-_IS_DUE = (
-    select(_t.id)
-    .where(
-        _t.status == TaskStatus.PENDING,
-        not_(_t.held),
-        not_(_t.gated),
-        _t.run_at <= bindparam("now", type_=UtcDateTime()),
-        among(_t.type, "types", "text"),
-        or_(_t.type != "SYSTEM", among(_t.name, "functions", "text")),
-        is_unlimited(),
-    )
-    .limit(1)
-)
+_IS_DUE = select(_t.id).where(among(_t.type, "types", "text"), *_may_start(tasks)).limit(1)
 
 
 def is_due(tx: Connection, *, types: Sequence[str], functions: Sequence[str], now: datetime) -> bool:

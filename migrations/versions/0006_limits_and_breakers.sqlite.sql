@@ -56,3 +56,11 @@ CREATE TABLE breakers (
     CONSTRAINT ck_breakers_probe CHECK ((probe_token IS NULL) = (probe_until IS NULL)),
     CONSTRAINT fk_breakers_tenant_id_tenants FOREIGN KEY(tenant_id) REFERENCES tenants (id)
 )
+
+DROP INDEX ix_tasks_due
+
+CREATE INDEX ix_tasks_due ON tasks (tenant_id, type, priority DESC, run_at, id) WHERE status = 'pending' AND NOT held AND NOT gated
+
+DROP INDEX ix_inbox_ready
+
+CREATE INDEX ix_inbox_ready ON inbox (tenant_id, id) WHERE NOT parked

@@ -1,0 +1,123 @@
+"""Tenants in turn: whoever has a flood of work waiting keeps nobody else's waiting, and a priority is a matter of one's own."""
+
+import math
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from common.clock import read_now
+from common.ids import TenantId, new_id, new_token
+from common.store import tasks, turns
+from common.store.tasks import TaskClaim
+from common.store.turns import FROM_THE_FIRST
+from tests.integration.engine.documents import one_task
+from tests.support.engine import Engine
+
+pytestmark = pytest.mark.breaks_promises  # rows that no step asked for
+
+EARLIER = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def with_due_tasks(engine: Engine, tenant: str, count: int, **columns: object) -> Engine:
+    """A tenant with so many due tasks, older than whatever comes later."""
+    of = Engine.on(engine.database, tenant)
+    instance_id = of.start(one_task())
+    of.advance()
+    of.execute(f"UPDATE tasks SET status = 'running' WHERE instance_id = '{instance_id}'")
+    row = {
+        "tenant_id": of.tenant_id, "instance_id": instance_id, "type": "work", "name": "work", "status": "pending",
+        "run_at": EARLIER, "max_attempts": 1, "completion_event": "A", "failure_event": "B", "input": "null",
+        "created_at": EARLIER, "priority": 0, **columns,
+    }  # fmt: skip
+    with engine.database.transaction() as tx:
+        tasks.create(tx, [{**row, "id": new_id(), "key": f"k{new_id()}"} for _ in range(count)])
+    return of
+
+
+def claim(engine: Engine, limit: int, turn_after: TenantId = FROM_THE_FIRST) -> list[TaskClaim]:
+    with engine.database.transaction() as tx:
+        return tasks.claim_due(
+            tx,
+            worker=engine.worker,
+            token=new_token(),
+            types=["other", "work"],
+            functions=[],
+            limit=limit,
+            lease=timedelta(seconds=8),
+            now=read_now(tx),
+            turn_after=turn_after,
+        )
+
+
+def test_a_flood_of_one_tenant_hides_nobody(engine: Engine) -> None:
+    flooding = with_due_tasks(engine, "flooding", 5_000)
+    quiet = with_due_tasks(engine, "quiet", 3, run_at=EARLIER + timedelta(days=1))
+
+    first = Counter(task.tenant_id for task in claim(engine, 16))
+
+    assert first == {flooding.tenant_id: 13, quiet.tenant_id: 3}
+    assert Counter(task.tenant_id for task in claim(engine, 16)) == {flooding.tenant_id: 16}
+
+
+def test_who_has_less_than_his_share_leaves_it_to_the_others(engine: Engine) -> None:
+    flooding = with_due_tasks(engine, "flooding", 50)
+    for number in range(9):
+        with_due_tasks(engine, f"quiet-{number}", 1)
+
+    first = Counter(task.tenant_id for task in claim(engine, 30))
+
+    assert first.pop(flooding.tenant_id) == 21, "far more than a tenth of the slots"
+    assert set(first.values()) == {1}
+
+
+def test_of_more_tenants_than_slots_everybody_has_his_turn(engine: Engine) -> None:
+    many, slots = 11, 4
+    waiting = {with_due_tasks(engine, f"tenant-{number}", 10).tenant_id for number in range(many)}
+    turn_after = FROM_THE_FIRST
+
+    for _ in range(math.ceil(many / slots)):
+        served = {task.tenant_id for task in claim(engine, slots, turn_after)}
+        turn_after = turns.next_turn(served, slots, turn_after)
+        waiting -= served
+
+    assert not waiting
+
+
+def test_a_claim_that_begins_in_the_middle_goes_round_to_the_first(engine: Engine) -> None:
+    first, last = sorted(with_due_tasks(engine, name, 2).tenant_id for name in ("a", "b"))
+
+    claimed = claim(engine, 10, turn_after=first)
+
+    assert Counter(task.tenant_id for task in claimed) == {first: 2, last: 2}
+
+
+def test_priorities_hold_within_a_tenant_and_buy_nothing_from_others(engine: Engine) -> None:
+    loud = with_due_tasks(engine, "loud", 20, priority=9)
+    urgent = with_due_tasks(engine, "loud", 2, priority=10, run_at=EARLIER + timedelta(days=1), type="other")
+    humble = with_due_tasks(engine, "humble", 20, priority=-5)
+
+    claimed = claim(engine, 8)
+
+    assert loud.tenant_id == urgent.tenant_id
+    assert Counter(task.tenant_id for task in claimed) == {loud.tenant_id: 4, humble.tenant_id: 4}
+    assert sum(task.type == "other" for task in claimed) == 2
+
+
+def test_of_equal_priority_the_oldest_comes_first_whatever_its_type(engine: Engine) -> None:
+    with_due_tasks(engine, "one", 5, run_at=EARLIER + timedelta(days=1))
+    with_due_tasks(engine, "one", 3, type="other")
+
+    assert [task.type for task in claim(engine, 3)] == ["other"] * 3
+
+
+def test_what_is_not_due_or_not_ours_takes_nobodys_turn(engine: Engine) -> None:
+    later = datetime(2999, 1, 1, tzinfo=UTC)
+    for number in range(6):
+        with_due_tasks(engine, f"later-{number}", 3, run_at=later)
+        with_due_tasks(engine, f"elsewhere-{number}", 3, type="unknown")
+    busy = with_due_tasks(engine, "busy", 12)
+
+    assert Counter(task.tenant_id for task in claim(engine, 10)) == {busy.tenant_id: 10}
+    assert len(claim(engine, 10)) == 2
+    assert claim(engine, 10) == []
