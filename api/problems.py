@@ -75,6 +75,8 @@ CATALOGUE: Mapping[str, str] = {
     "trigger.failed": "The trigger has no value for this event",
     "trigger.not_found": "No such trigger",
     "trigger.of_definition": "The trigger is written in a definition",
+    "breaker.target": "No circuit breaker can be called so",
+    "breaker.not_found": "No such circuit breaker",
     "schedule.invalid": "The schedule cannot be accepted",
     "schedule.template": "A template of the schedule has no value",
     "schedule.not_found": "No such schedule",

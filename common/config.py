@@ -5,6 +5,7 @@ Functions take the value they need, never the settings object; only the outermos
 
 from __future__ import annotations
 
+from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +15,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from common.ai_providers import read_providers
+from common.breaker import BreakerPolicy
 from common.errors import Misconfigured
 
 
@@ -34,6 +36,12 @@ class Limits(BaseSettings):
     )
     max_schedules: int = Field(10_000, ge=1, le=1_000_000, description="schedules of one tenant")
     max_triggers: int = Field(1_000, ge=1, le=100_000, description="triggers of one tenant")
+    max_breakers: int = Field(
+        1_000,
+        ge=1,
+        le=100_000,
+        description="circuit breakers of one tenant; the calls of further targets go unwatched",
+    )
     max_batch: int = Field(1_000, ge=1, le=10_000)
     max_page: int = Field(200, ge=1, le=1_000)
 
@@ -83,6 +91,16 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(8.0, ge=1, le=3_600)
     beat_seconds: float = Field(2.0, gt=0, le=600)
     drain_seconds: float = Field(8.0, ge=0, le=3_600)
+    breaker: bool = Field(True, description="whether circuit breakers watch the calls of tasks")
+    breaker_failures: int = Field(5, ge=1, le=1_000_000, description="in a row that open a circuit breaker")
+    breaker_rate: float = Field(
+        0.5, gt=0, le=1, description="the share of failed calls that opens a circuit breaker"
+    )
+    breaker_calls: int = Field(10, ge=1, le=1_000_000, description="how many calls that share is taken of")
+    breaker_window_seconds: float = Field(60.0, gt=0, le=86_400, description="in which calls are counted")
+    breaker_cool_down_seconds: float = Field(
+        60.0, gt=0, le=86_400, description="until one call tries a target again"
+    )
     retention_days_completed: float | None = Field(
         None, gt=0, le=36_500, description="days that completed instances are kept; without it, for ever"
     )
@@ -171,6 +189,18 @@ class Settings(BaseSettings):
             "secret": self.secret is not None,
             "old_secrets": self.old_secrets is not None,
         }
+
+    def breaker_policy(self) -> BreakerPolicy | None:
+        """When circuit breakers open, as the settings say; None: never."""
+        if not self.breaker:
+            return None
+        return BreakerPolicy(
+            self.breaker_failures,
+            self.breaker_rate,
+            self.breaker_calls,
+            timedelta(seconds=self.breaker_window_seconds),
+            timedelta(seconds=self.breaker_cool_down_seconds),
+        )
 
     def installation_secrets(self) -> tuple[str | None, str | None]:
         """`SIGNALBOX_SECRET` and `SIGNALBOX_OLD_SECRETS` as they are written, for `SealingKeys.read`."""

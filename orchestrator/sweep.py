@@ -7,6 +7,7 @@ from datetime import timedelta
 from sqlalchemy import Connection
 
 from common.clock import read_now
+from common.commands import breakers
 from common.commands.outcome import expire_leases, time_out_tasks
 from common.db import TASK_RUNNER_QUEUE, Database, note_bell
 from common.store import idempotency, workers
@@ -32,12 +33,18 @@ def time_out_due_tasks(database: Database) -> int:
     return ended + database.run(lambda tx: time_out_tasks(tx, now=read_now(tx), maps=True))
 
 
+def wake_waiting_for_breakers(database: Database) -> int:
+    """Let tasks go on whose circuit breaker may be tried again, or has closed; returns how many."""
+    return database.run(lambda tx: breakers.wake_waiting(tx, now=read_now(tx)))
+
+
 def forget(database: Database) -> None:
-    """Delete what is past its keeping time: idempotency answers, rows of workers that ended."""
+    """Delete what is past its keeping time: idempotency answers, rows of workers that ended, breakers with nothing to tell."""
 
     def delete(tx: Connection) -> None:
         now = read_now(tx)
         idempotency.delete_expired(tx, now=now)
         workers.forget_old(tx, before=now - WORKERS_KEPT)
+        breakers.forget_idle(tx, now=now)
 
     database.run(delete)

@@ -29,14 +29,19 @@ from common.queues.calls import Calls
 from common.queues.changes import Changes
 from common.queues.dispatcher import Dispatcher, Drained
 from common.retention import Keeping
-from common.store import joins, schedules, tasks, timers, triggers
+from common.store import breakers, joins, schedules, tasks, timers, triggers
 from common.version import signalbox_version
 from orchestrator.advance import Advancing, Sweep, advance_ready
 from orchestrator.map_children import start_items
 from orchestrator.places import PlaceLook, give
 from orchestrator.retention import Sweeper
 from orchestrator.schedules import Fired, fire_due_schedules
-from orchestrator.sweep import expire_due_leases, forget, time_out_due_tasks
+from orchestrator.sweep import (
+    expire_due_leases,
+    forget,
+    time_out_due_tasks,
+    wake_waiting_for_breakers,
+)
 from orchestrator.timers import fire_due_timers
 from orchestrator.triggers import start_published
 
@@ -126,6 +131,7 @@ class Orchestrator:
             timer, lease = timers.next_due_at(tx), tasks.next_expiry_at(tx)
             overdue, item = tasks.next_overdue_at(tx), joins.next_start_at(tx)
             runs, emitted = schedules.read_coming(tx), triggers.has_published(tx)
+            retry = breakers.next_look_at(tx, now=now)
         fired = fire_due_timers(self.database) if timer is not None and timer <= now else 0
         if fired:
             self.dispatcher.ring()
@@ -135,6 +141,8 @@ class Orchestrator:
             self.dispatcher.ring()
         if item is not None and item <= now and start_items(self.database, self.advancing.limits):
             self.dispatcher.ring()
+        if retry is not None and retry <= now:
+            wake_waiting_for_breakers(self.database)
         started = fire_due_schedules(self.database, self.limits) if runs.is_due(now) else Fired()
         if started.turns:
             self.dispatcher.ring()
@@ -147,7 +155,7 @@ class Orchestrator:
             forget(self.database)
         if started.more or (fired and fired % timers.BATCH == 0):
             return 0.0  # more are due: look again right after the next round of steps
-        instants = (timer, lease, overdue, item, runs.next_at)
+        instants = (timer, lease, overdue, item, runs.next_at, retry)
         coming = [instant for instant in instants if instant is not None and instant > now]
         return (min(coming) - now).total_seconds() if coming else None
 

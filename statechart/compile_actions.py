@@ -309,6 +309,7 @@ class ActionCompiler:
             self.findings.error("task.on_lost", join(at, "onLost"), found, nearest(str(lost), _ON_LOST))
         if part.limit is not None:
             fields["limit"] = self._limit(part.limit, join(at, "limit"))
+        self._check_breaker(fields.get("breaker"), join(at, "breaker"))
         return {key: value for key, value in fields.items() if value is not None}
 
     def _limit(self, written: LimitSpec, at: str) -> dict[str, Json]:
@@ -316,6 +317,10 @@ class ActionCompiler:
         if written.rate is not None:
             limit["rate"]["per"] = self._duration(written.rate.per, join(at, "rate.per"))
         return limit
+
+    def _check_breaker(self, written: Json, at: str) -> None:
+        if written is not None and not isinstance(written, bool) and not is_template(written):
+            self.findings.error("task.breaker", at, f"expected true or false, found {written!r}")
 
     def _timeouts(self, part: TaskOptions | Defaults, at: str) -> dict[str, Json] | None:
         """What was written of the time-outs, by their names; `timeout` under the name that it is short for."""

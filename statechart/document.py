@@ -231,6 +231,7 @@ class TaskOptions(Part):
     due: Json = None
     four_eyes: Json = None
     on_lost: Json = None
+    breaker: Json = None
     title: Json = None
     description: Json = None
     labels: Json = None

@@ -48,6 +48,7 @@ FREE_OPTIONS = (
     "fourEyes",
     "onLost",
     "limit",
+    "breaker",
     "title",
     "description",
     "labels",

@@ -66,5 +66,5 @@ def ended(
     return Outcome(
         claim.id, claim.tenant_id, claim.instance_id, claim.token, claim.key, claim.asked_as or claim.type, claim.name, claim.attempt,
         claim.retry, claim.completion_event, claim.failure_event, output, error, released, timed_out,
-        polls=Counted.read(claim.polls).polls if claim.asked_as == POLL else None,
+        polls=Counted.read(claim.polls).polls if claim.asked_as == POLL else None, guarded=claim.guarded,
     )  # fmt: skip

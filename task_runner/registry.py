@@ -30,6 +30,10 @@ AI = "AI"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,199}")
 
 F = TypeVar("F", bound=Callable[..., Any])
+Target = Callable[[Any], str | None]
+"""The target of a call by its input, which has no secrets filled in; None: no breaker watches it. A URL stands for its origin."""
+WHOLE_TYPE = "*"
+"""The one target of a type whose handler says `breaker=True`."""
 
 
 class HandlerError(Exception):
@@ -87,6 +91,7 @@ class Options:
     `retry` is a policy as definitions write it; `timeout_ms` bounds one attempt, `heartbeat_ms` the silence in it.
     `isolated`: in a process of its own, which may take `memory_bytes` of address space (None: as the setting says).
     `light`: it promises to be done within 10 ms and to wait for nothing, and is called inside the claiming transaction.
+    `breaker` tells from an input which target the call is going to, for the circuit breaker that watches it; None: none does.
     """
 
     retry: Mapping[str, Any] | None = None
@@ -95,6 +100,7 @@ class Options:
     isolated: bool = False
     memory_bytes: int | None = None
     light: bool = False
+    breaker: Target | None = None
 
 
 PLAIN = Options()
@@ -184,6 +190,7 @@ def handler(
     isolated: bool = False,
     memory_limit: str | int | None = None,
     light: bool = False,
+    breaker: Target | bool = False,
 ) -> Callable[[F], F]:
     """Register the decorated function as the handler of task type `name` (and of SYSTEM tasks of that name).
 
@@ -191,6 +198,8 @@ def handler(
     its definition says otherwise; durations are written as in definitions (`"30s"`, milliseconds) or a `timedelta`.
     `isolated` runs it in a process of its own with at most `memory_limit` (bytes, or text such as `"512MB"`). `light`
     promises that it waits for nothing and takes less than 10 ms: it is claimed, called and reported in one transaction.
+    `breaker` has a circuit breaker watch what it calls: a function of the input that names the target, or True for one target
+    that all its tasks share.
     `input_schema` and `output_schema` are JSON Schemas: a task whose input or output they refuse fails for good
     (`input.invalid`, `output.invalid`), and definitions are checked against the first as far as their literals allow.
     Raises `Misconfigured` for options that cannot be.
@@ -202,7 +211,12 @@ def handler(
         isolated,
         _bytes(name, memory_limit, isolated=isolated),
         light,
+        _target(name, breaker),
     )
+    if light and breaker:
+        raise Misconfigured(
+            f'handler "{name}": light=True is for what calls nobody; no circuit breaker can watch it'
+        )
     if light and (isolated or timeout is not None or heartbeat_timeout is not None):
         raise Misconfigured(
             f'handler "{name}": light=True is for what is done at once; it goes with no isolation and no time-out'
@@ -295,6 +309,14 @@ def _milliseconds(name: str, option: str, duration: Duration | None) -> int | No
     if milliseconds < 1:
         raise Misconfigured(f'handler "{name}": {option}: expected at least 1 ms, found {duration!r}')
     return milliseconds
+
+
+def _target(name: str, breaker: Target | bool) -> Target | None:
+    if isinstance(breaker, bool):
+        return (lambda _input: WHOLE_TYPE) if breaker else None
+    if not callable(breaker):
+        raise Misconfigured(f'handler "{name}": breaker: expected True or a function of the input')
+    return breaker
 
 
 def _bytes(name: str, limit: str | int | None, *, isolated: bool) -> int | None:

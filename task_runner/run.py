@@ -25,8 +25,10 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from common import faults
+from common.breaker import BreakerPolicy
 from common.canonical import dumps
 from common.clock import read_now
+from common.commands.breakers import log_turned
 from common.commands.limits import Runs
 from common.commands.outcome import Outcome, Reported, report_outcomes
 from common.db import TASK_RUNNER_QUEUE, Database, is_trouble, note_bell
@@ -39,6 +41,7 @@ from common.store.tasks import TaskClaim
 from common.store.turns import FROM_THE_FIRST, next_turn
 from common.task_error import TaskError
 from task_runner.attempt import described
+from task_runner.breakers import Admitted, Breakers
 from task_runner.call import call_handler, ended, ended_with
 from task_runner.context import TaskContext
 from task_runner.isolate import Children, IsolatedCall, Surroundings
@@ -56,6 +59,8 @@ UNREPORTED_MAX = 512
 """Ended tasks that wait for their commit; beyond it nothing is claimed, so that a slow database is not run away from."""
 LIGHT_AT_ONCE = 256
 """Light handlers that are called in one transaction."""
+HELD_BACK_AT_ONCE = 64
+"""Claims of limited tasks in a row, as long as some of each have to wait for their circuit breakers."""
 LAST_REPORT = 2.0
 """Seconds that a drain waits for the commit of what has ended."""
 ORDINARY_SECONDS = 60.0
@@ -110,6 +115,7 @@ class Runner:
         surroundings: Surroundings | None = None,
         resolver: Resolver | None = None,
         on_token: Callable[[float], None] = lambda _seconds: None,
+        breakers: BreakerPolicy | None = None,
     ) -> None:
         self.database = database
         self.registry = registry
@@ -121,6 +127,8 @@ class Runner:
         self.is_wary = is_wary
         self._resolver = resolver
         self._light = LightHandlers(registry.all())
+        self._breakers = Breakers(breakers)
+        self._watched = breakers is not None and any(one.options.breaker for one in registry.all())
         self._ordinary_until = 0.0
         self.slots = Slots(slots)
         self._children = Children(surroundings or Surroundings())
@@ -202,16 +210,28 @@ class Runner:
         """Claim tasks that limits hold for, and hand them to the slots. Light ones too: their places outlast no transaction."""
         if limit <= 0:
             return _Batch(0, [])
-        claims, prepared = self.limited.claim(limit, self._prepare)
-        for claim in claims:
-            self._call(claim, prepared or NOTHING_PREPARED, is_limited=True)
-        return _Batch(len(claims), [])
+        claimed = 0
+        for _ in range(HELD_BACK_AT_ONCE):
+            claims, prepared = self.limited.claim(limit, self._prepare)
+            claimed += len(claims)
+            called, filled = ((), NOTHING_PREPARED) if prepared is None else prepared
+            for claim in called:
+                self._call(claim, filled, is_limited=True)
+            limit -= len(called)
+            if len(called) == len(claims) or limit <= 0:
+                break
+            self.limited.note_ended()  # who waits for a circuit breaker has given its place back
+        return _Batch(claimed, [])
 
-    def _prepare(self, tx: Connection, claims: Sequence[TaskClaim]) -> Prepared:
-        """What is written and read of claims before their handlers are called, in the transaction that claims them."""
+    def _prepare(self, tx: Connection, claims: Sequence[TaskClaim]) -> tuple[Sequence[TaskClaim], Prepared]:
+        """What is written and read of claims before their handlers are called, in the transaction that claims them; and
+        those of them that may be called.
+        """
         allowed = [_allowance(claim, self._options(claim)) for claim in claims]
         tasks.allow_attempts(tx, [row for row in allowed if row is not None])
-        return NOTHING_PREPARED if self._resolver is None else self._resolver.prepare(tx, claims)
+        admitted = self._admitted(tx, claims).claims
+        prepared = NOTHING_PREPARED if self._resolver is None else self._resolver.prepare(tx, admitted)
+        return admitted, prepared
 
     def _claim_in(self, tx: Connection, limit: int, *, calls_light: bool) -> _Batch:
         """Claim; call and report what is light in the same transaction; hand out the rest.
@@ -223,12 +243,22 @@ class Runner:
         claimed = 0
         outcomes: list[Outcome] = []
         while True:
-            claims = self._claim_due(tx, limit)
-            claimed += len(claims)
+            due = self._claim_due(tx, limit)
+            claimed += len(due)
+            admitted = self._admitted(tx, due)
+            claims = admitted.claims
             prepared = NOTHING_PREPARED if self._resolver is None else self._resolver.prepare(tx, claims)
-            left = self._call_light(tx, claims, prepared, outcomes, until) if calls_light else claims
-            is_full = len(claims) == limit
-            if left or not is_full or claimed >= LIGHT_AT_ONCE or time.monotonic() > until:
+            # What a light handler reports may wait for a MAP, and nobody waits for one behind a breaker that is locked.
+            may_call = calls_light and not admitted.has_locked
+            left = self._call_light(tx, claims, prepared, outcomes, until) if may_call else list(claims)
+            is_full = len(due) == limit
+            if (
+                left
+                or admitted.has_locked
+                or not is_full
+                or claimed >= LIGHT_AT_ONCE
+                or time.monotonic() > until
+            ):
                 break
         if is_full:  # there may be more than fits here: let others join in
             note_bell(tx, TASK_RUNNER_QUEUE)
@@ -255,10 +285,16 @@ class Runner:
         tasks.allow_attempts(tx, [row for row in allowed if row is not None])
         return claims
 
+    def _admitted(self, tx: Connection, claims: Sequence[TaskClaim]) -> Admitted:
+        """Those of some claims that may be called; the others wait for their circuit breakers."""
+        if not self._watched:
+            return Admitted(claims)
+        return self._breakers.admit(tx, claims, self._find)
+
     def _call_light(
         self,
         tx: Connection,
-        claims: list[TaskClaim],
+        claims: Sequence[TaskClaim],
         prepared: Prepared,
         outcomes: list[Outcome],
         until: float,
@@ -448,6 +484,8 @@ class Runner:
 
         reported = self.database.run(use_case)
         faults.hit("after_outcome_commit")
+        for turned in reported.breakers:
+            log_turned(log, turned)
         return reported
 
     # -- beating -------------------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ class TaskRunner:
             surroundings=Surroundings(
                 settings.log_format, settings.log_level, settings.isolated_memory_mb * 2**20
             ),
+            breakers=settings.breaker_policy(),
             resolver=Resolver(
                 {
                     "secret": Secrets(lambda: SealingKeys.read(*settings.installation_secrets())),

@@ -15,7 +15,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from common.breaker import Call, Guarded, Verdict, error_text, verdict_on
 from common.canonical import dumps, read
+from common.commands.breakers import Turned, count_calls
 from common.commands.digests import attempts_digests
 from common.commands.joins import EndedMap, ItemEnd, Items, close, count_items
 from common.commands.suggestions import suggested
@@ -47,7 +49,8 @@ class Outcome:
     With `again_ms` it ended well but the work is not done: another attempt goes on from `state` (canonical text) so many
     milliseconds later. Of a POLL, `polls` is how many checks there were, and `state` is stored however it ended.
     `retry` is the policy in force, as JSON text: the task's own or its handler's. `timed_out` names an error that is
-    the end of the attempt's time; `progress` is what the handler last told and no beat has stored yet.
+    the end of the attempt's time; `progress` is what the handler last told and no beat has stored yet. `guarded` is the
+    circuit breaker that watches the call.
     """
 
     task_id: TaskId
@@ -69,6 +72,7 @@ class Outcome:
     again_ms: int | None = None
     state: str | None = None
     polls: int | None = None
+    guarded: Guarded | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """What became of reported outcomes, counted."""
+    """What became of reported outcomes, counted, and the circuit breakers that turned by them."""
 
     succeeded: int = 0
     failed: int = 0
@@ -105,6 +109,7 @@ class Reported:
     released: int = 0
     late: int = 0
     continued: int = 0
+    breakers: tuple[Turned, ...] = ()
 
 
 def outcome_body(
@@ -166,7 +171,24 @@ def report_outcomes(tx: Connection, outcomes: Sequence[Outcome], *, now: datetim
     group.save(tx)
     # Afterwards, because what ended the attempt may stand in this very group: a time-out, and what came too late for it.
     late = sum(_record_late(tx, outcome, now) for outcome in refused)
-    return Reported(group.succeeded, group.failed, group.retried, group.released, late, group.continued)
+    # Breakers come last in the order of locks.
+    turned = count_calls(tx, group.calls, now=now)
+    return Reported(
+        group.succeeded, group.failed, group.retried, group.released, late, group.continued, tuple(turned)
+    )
+
+
+def _call(outcome: Outcome, guarded: Guarded) -> Call:
+    """What an outcome tells the breaker that watched it; of an attempt that was given back, nothing."""
+    error = outcome.error
+    verdict = None if outcome.released else verdict_on(error)
+    text = None if error is None else error_text(error)
+    return Call(guarded, outcome.task_id, outcome.token, verdict, text)
+
+
+def _is_failed_probe(outcome: Outcome, error: TaskError) -> bool:
+    guarded = outcome.guarded
+    return guarded is not None and guarded.is_probe and verdict_on(error) is Verdict.BADLY
 
 
 def report_decision(tx: Connection, decision: Decision, *, now: datetime) -> None:
@@ -208,6 +230,7 @@ class _Group:
         self.released = 0
         self.continued = 0
         self.taken_back = 0  # attempts that ended without their runner, which so does not claim the next task
+        self.calls: list[Call] = []
         self._ended: list[_Ended] = []
         self._suggestions: list[dict[str, Any]] = []
         self._thought: list[TaskId] = []
@@ -225,6 +248,8 @@ class _Group:
             self._progress.append((outcome.task_id, outcome.token, outcome.progress))
         if outcome.state is not None:
             self._states.append({"id": outcome.task_id, "held_token": outcome.token, "state": outcome.state})
+        if outcome.guarded is not None:
+            self.calls.append(_call(outcome, outcome.guarded))
         if outcome.released:
             self.released += 1
             self._again(outcome, won.start_within_ms, AttemptOutcome.RELEASED, run_at=self.now, uncounted=1)
@@ -238,7 +263,10 @@ class _Group:
 
     def _add_failure(self, outcome: Outcome, error: TaskError, won: WonTask) -> None:
         ended = AttemptOutcome.TIMED_OUT if outcome.timed_out else AttemptOutcome.FAILED
-        run_at = self._next_try(outcome, error, won)
+        if _is_failed_probe(outcome, error) and won.max_attempts > 1:
+            self._add_failed_probe(outcome, error, won, ended)
+            return
+        run_at = self._next_try(outcome, error, won, outcome.attempt)
         # A try that could not begin before the whole task's time is over is not waited for.
         if run_at is None or (won.finish_by_at is not None and run_at >= won.finish_by_at):
             self.failed += 1
@@ -246,6 +274,23 @@ class _Group:
         else:
             self.retried += 1
             self._again(outcome, won.start_within_ms, ended, run_at=run_at, error=dumps(error.to_json()))
+
+    def _add_failed_probe(
+        self, outcome: Outcome, error: TaskError, won: WonTask, ended: AttemptOutcome
+    ) -> None:
+        """The target is still down. Who tried it for all that wait waits on with them: the attempt stays on record, uncounted.
+
+        Else a long outage would use up the attempts of one task after the other. The policy is asked as after a first attempt.
+        """
+        run_at = self._next_try(outcome, error, won, 1)
+        if run_at is None or (won.finish_by_at is not None and run_at >= won.finish_by_at):
+            self.failed += 1
+            self._end(outcome, won, TaskStatus.FAILED, ended)
+            return
+        self.retried += 1
+        self._well_tried.append(outcome.task_id)
+        error_text = dumps(error.to_json())
+        self._again(outcome, won.start_within_ms, ended, run_at=run_at, error=error_text, uncounted=1)
 
     def _continue(self, outcome: Outcome, again_ms: int, won: WonTask) -> None:
         """The work goes on in another attempt. Failures are counted anew: this one was none."""
@@ -257,10 +302,10 @@ class _Group:
             outcome, won.start_within_ms, AttemptOutcome.CONTINUED, run_at=run_at, uncounted=outcome.attempt
         )
 
-    def _next_try(self, outcome: Outcome, error: TaskError, won: WonTask) -> datetime | None:
-        """When the policy has a failed attempt tried again; None when it does not."""
+    def _next_try(self, outcome: Outcome, error: TaskError, won: WonTask, attempt: int) -> datetime | None:
+        """When the policy has a failed attempt of this number tried again; None when it does not."""
         policy = RetryPolicy.read(read(outcome.retry) if outcome.retry else None)
-        attempt, limit = outcome.attempt, won.max_attempts
+        limit = won.max_attempts
         if not policy.retries(error.code, attempt=attempt, limit=limit, retryable=error.retryable):
             return None
         failures = policy.failed(attempt, limit=limit)

@@ -29,6 +29,7 @@ from sqlalchemy import (
     text,
 )
 
+from common.breaker import BreakerState
 from common.clock import UtcDateTime
 from common.db.types import (
     BigId,
@@ -107,14 +108,6 @@ class SuggestionStatus(StrEnum):
     ACCEPTED = "accepted"
     REJECTED = "rejected"
     EXPIRED = "expired"  # its instance ended first
-
-
-class BreakerState(StrEnum):
-    """Of a circuit breaker."""
-
-    CLOSED = "closed"  # calls go through and are counted
-    OPEN = "open"  # none goes through until `retry_at`
-    HALF_OPEN = "half_open"  # one tries, the others wait for how it ends
 
 
 class IncidentStatus(StrEnum):
@@ -453,6 +446,8 @@ tasks = Table(
     Column("failure_event", Text, nullable=False),
     Column("idempotency_key", Text),
     Column("limit_key", Text),  # the row of `limits` that its definition asked for
+    Column("breaker", Text),  # while pending: the circuit breaker it waits for, "TYPE TARGET"
+    Column("breaker_since", UtcDateTime),
     Column("lease_owner", Id),
     Column("lease_token", Id),
     Column("lease_expires_at", UtcDateTime),
@@ -552,6 +547,14 @@ tasks = Table(
         "id",
         postgresql_where=text("limit_key IS NOT NULL AND finished_at IS NULL"),
         sqlite_where=text("limit_key IS NOT NULL AND finished_at IS NULL"),
+    ),
+    Index(  # who waits for a circuit breaker
+        "ix_tasks_breaker",
+        "tenant_id",
+        "breaker",
+        "run_at",
+        postgresql_where=text("breaker IS NOT NULL AND status = 'pending'"),
+        sqlite_where=text("breaker IS NOT NULL AND status = 'pending'"),
     ),
     UniqueConstraint("tenant_id", "id"),
     _same_tenant("instance_id", "instances"),
@@ -670,13 +673,20 @@ breakers = Table(
     Column("counted_from", UtcDateTime, nullable=False),
     Column("opened_at", UtcDateTime),
     Column("retry_at", UtcDateTime),  # when one call may try again
-    Column("probe_token", Id),  # the lease of the attempt that tries
-    Column("probe_until", UtcDateTime),
+    Column("probe_task_id", Id),  # the task that tries, for as long as it runs under this token
+    Column("probe_token", Id),
     Column("last_error", CanonicalText),
     Column("updated_at", UtcDateTime, nullable=False),
     Column("updated_by", Text, nullable=False),
     CheckConstraint("successes >= 0 AND failures >= 0 AND in_a_row >= 0", name="counts"),
-    CheckConstraint("(probe_token IS NULL) = (probe_until IS NULL)", name="probe"),
+    CheckConstraint("(probe_token IS NULL) = (probe_task_id IS NULL)", name="probe"),
+    Index(
+        "ix_breakers_open",
+        "retry_at",
+        postgresql_where=text("state <> 'closed'"),
+        sqlite_where=text("state <> 'closed'"),
+    ),
+    Index("ix_breakers_updated_at", "updated_at"),
     postgresql_with=_BUSY,
 )
 

@@ -324,7 +324,7 @@ def reopen(tx: Connection, ids: Sequence[str], *, now: datetime) -> list[TaskId]
             again,
             match=_BY_ID,
             only_if="tasks.status <> 'succeeded'",
-            cleared=("error", "finished_at"),
+            cleared=("error", "finished_at", "breaker", "breaker_since"),
         )
         claimable += [row["id"] for row in again if not row["gated"]]
         succeeded = tx.execute(_WELL, {"map_id": map_id}).scalar_one()

@@ -38,6 +38,7 @@ from sqlalchemy import (
     update,
 )
 
+from common.breaker import Guarded
 from common.canonical import read
 from common.clock import read_now
 from common.db.rows import Writes, insert_rows, update_rows, write_rows
@@ -237,6 +238,7 @@ class TaskClaim:
     """A task leased to this process. `input`, `retry`, `options`, `progress`, `state` and `secrets` are stored JSON texts.
 
     Of a POLL, `state` is that of the inner handler and `polls` what is counted (`common.polls`). `claimed_at` is the database's.
+    `guarded` is added by the runner: the circuit breaker that watches the call.
     """
 
     id: TaskId
@@ -264,6 +266,7 @@ class TaskClaim:
     state: str | None = None
     polls: str | None = None
     claimed_at: datetime | None = None
+    guarded: Guarded | None = None
 
 
 def _claim(row: Any, token: LeaseToken, now: datetime) -> TaskClaim:
@@ -599,7 +602,7 @@ _RELEASE = (
         status=TaskStatus.PENDING, run_at=bindparam("run_at"), error=bindparam("error"),
         start_by_at=bindparam("start_by_at", type_=UtcDateTime()),
         attempt=_t.attempt - bindparam("uncounted"), lost=_t.lost + bindparam("lost"),
-        lease_owner=None, lease_token=None, lease_expires_at=None,
+        lease_owner=None, lease_token=None, lease_expires_at=None, breaker=None, breaker_since=None,
     )
 )  # fmt: skip
 
@@ -931,7 +934,7 @@ def retry(tx: Connection, ids: Sequence[TaskId], *, now: datetime) -> list[TaskI
         again,
         match=_BY_ID,
         only_if="tasks.status = 'failed'",
-        cleared=("error", "finished_at", "ended_by"),
+        cleared=("error", "finished_at", "ended_by", "breaker", "breaker_since"),
     )
     return [row.id for row in rows]
 

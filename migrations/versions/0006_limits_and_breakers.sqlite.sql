@@ -8,9 +8,15 @@ CREATE INDEX ix_instances_queued ON instances (tenant_id, definition_key, concur
 
 ALTER TABLE tasks ADD COLUMN limit_key TEXT
 
+ALTER TABLE tasks ADD COLUMN breaker TEXT
+
+ALTER TABLE tasks ADD COLUMN breaker_since DATETIME
+
 CREATE INDEX ix_tasks_running ON tasks (tenant_id, type) WHERE lease_owner IS NOT NULL
 
 CREATE INDEX ix_tasks_limited ON tasks (tenant_id, limit_key, status, priority DESC, run_at, id) WHERE limit_key IS NOT NULL AND finished_at IS NULL
+
+CREATE INDEX ix_tasks_breaker ON tasks (tenant_id, breaker, run_at) WHERE breaker IS NOT NULL AND status = 'pending'
 
 CREATE TABLE limits (
     tenant_id VARCHAR(36) NOT NULL,
@@ -46,14 +52,14 @@ CREATE TABLE breakers (
     counted_from DATETIME NOT NULL,
     opened_at DATETIME,
     retry_at DATETIME,
+    probe_task_id VARCHAR(36),
     probe_token VARCHAR(36),
-    probe_until DATETIME,
     last_error TEXT,
     updated_at DATETIME NOT NULL,
     updated_by TEXT NOT NULL,
     CONSTRAINT pk_breakers PRIMARY KEY (tenant_id, type, target),
     CONSTRAINT ck_breakers_counts CHECK (successes >= 0 AND failures >= 0 AND in_a_row >= 0),
-    CONSTRAINT ck_breakers_probe CHECK ((probe_token IS NULL) = (probe_until IS NULL)),
+    CONSTRAINT ck_breakers_probe CHECK ((probe_token IS NULL) = (probe_task_id IS NULL)),
     CONSTRAINT fk_breakers_tenant_id_tenants FOREIGN KEY(tenant_id) REFERENCES tenants (id)
 )
 
@@ -64,3 +70,7 @@ CREATE INDEX ix_tasks_due ON tasks (tenant_id, type, priority DESC, run_at, id) 
 DROP INDEX ix_inbox_ready
 
 CREATE INDEX ix_inbox_ready ON inbox (tenant_id, id) WHERE NOT parked
+
+CREATE INDEX ix_breakers_open ON breakers (retry_at) WHERE state <> 'closed'
+
+CREATE INDEX ix_breakers_updated_at ON breakers (updated_at)

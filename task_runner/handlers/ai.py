@@ -18,7 +18,7 @@ from task_runner.handlers.ai_prompt import prompt_hash, system_text
 from task_runner.handlers.ai_providers import Ways, operators_ways
 from task_runner.handlers.ai_record import OUTPUT_SCHEMA, About, Conversation, Redaction, record
 from task_runner.handlers.ai_tools import Toolbox
-from task_runner.registry import REGISTRY, Continue, Registry, make_handler
+from task_runner.registry import REGISTRY, Continue, Options, Registry, make_handler
 
 Json = Any
 
@@ -72,4 +72,17 @@ def answer(input: Json, context: TaskContext, ways: Ways, registry: Registry) ->
     return take(turn, conversation, context)
 
 
-REGISTRY.add(make_handler("AI", ask_model, None, INPUT_SCHEMA, OUTPUT_SCHEMA, built_in=True))
+def target(input: Any) -> str | None:
+    """What an AI task calls: the place of its provider, or of its own `baseUrl`."""
+    return (
+        operators_ways().place(input.get("provider"), input.get("baseUrl"))
+        if isinstance(input, dict)
+        else None
+    )
+
+
+REGISTRY.add(
+    make_handler(
+        "AI", ask_model, None, INPUT_SCHEMA, OUTPUT_SCHEMA, built_in=True, options=Options(breaker=target)
+    )
+)

@@ -70,6 +70,15 @@ class Ways:
         connection = Connection(url, key, kind.credentials(key), self.egress, self.seconds, is_cancelled)
         return Way(kind(connection), setting.prices.get(asked.model), setting.models is not None)
 
+    def place(self, provider: object, base_url: object) -> str | None:
+        """Where a task asks its model; None where it would be asked nowhere. Nothing is allowed by it."""
+        if not isinstance(provider, str):
+            return None
+        if isinstance(base_url, str):
+            return base_url
+        setting = self.providers.get(provider)
+        return PLACES.get(provider) if setting is None else setting.url
+
     def _setting(self, name: str) -> ProviderSetting:
         setting = self.providers.get(name)
         if setting is not None:

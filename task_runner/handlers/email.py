@@ -15,13 +15,13 @@ from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from common.clock import instant_text, parse_instant
 from common.config import Settings
 from task_runner.context import TaskContext
 from task_runner.handlers.email_message import INPUT_SCHEMA, compose, recipients
-from task_runner.registry import REGISTRY, Permanent, Retryable, make_handler
+from task_runner.registry import REGISTRY, Options, Permanent, Retryable, make_handler
 
 TIMEOUT_SECONDS = 30
 LATELY = timedelta(hours=1)
@@ -91,9 +91,8 @@ def write_eml(folder: Path, message: EmailMessage, recipients: list[str], task_i
 def _deliver(url: str, message: EmailMessage, recipients: list[str]) -> dict[str, int]:
     """Hand the message to the server; the recipients it refused, with its codes, where it took others."""
     parts = urlsplit(url)
-    host, port = parts.hostname or "127.0.0.1", parts.port or (465 if parts.scheme == "smtps" else 25)
     try:
-        with _connect(parts.scheme, host, port) as server:
+        with _connect(parts.scheme, *_place(parts)) as server:
             if parts.username:
                 server.login(unquote(parts.username), unquote(parts.password or ""))
             refused = server.send_message(message, to_addrs=recipients)
@@ -104,6 +103,21 @@ def _deliver(url: str, message: EmailMessage, recipients: list[str]) -> dict[str
             f"the mail server does not answer as expected: {type(error).__name__}", code="email.unreachable"
         ) from error
     return {address: code for address, (code, _) in refused.items()}
+
+
+def _place(parts: SplitResult) -> tuple[str, int]:
+    """Host and port of the server."""
+    return parts.hostname or "127.0.0.1", parts.port or (465 if parts.scheme == "smtps" else 25)
+
+
+def target(_input: Any) -> str | None:
+    """What an EMAIL task calls: the mail server of the settings; none where mails are written to a folder."""
+    smtp_url = Settings.load().smtp_url
+    if smtp_url is None:
+        return None
+    parts = urlsplit(smtp_url.get_secret_value())
+    host, port = _place(parts)
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _connect(scheme: str, host: str, port: int) -> smtplib.SMTP:
@@ -127,4 +141,8 @@ def _refused(error: smtplib.SMTPRecipientsRefused | smtplib.SMTPResponseExceptio
     ) from error
 
 
-REGISTRY.add(make_handler("EMAIL", send_email, None, INPUT_SCHEMA, OUTPUT_SCHEMA, built_in=True))
+REGISTRY.add(
+    make_handler(
+        "EMAIL", send_email, None, INPUT_SCHEMA, OUTPUT_SCHEMA, built_in=True, options=Options(breaker=target)
+    )
+)

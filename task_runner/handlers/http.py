@@ -38,9 +38,9 @@ from task_runner.handlers.http_network import (
     trust_of_the_system,
 )
 from task_runner.handlers.http_proxy import read_proxy
-from task_runner.handlers.http_request import INPUT_SCHEMA, OUTPUT_SCHEMA, Asked, check_input
+from task_runner.handlers.http_request import INPUT_SCHEMA, OUTPUT_SCHEMA, Asked, check_input, origin
 from task_runner.redact import Redaction
-from task_runner.registry import REGISTRY, HandlerError, Permanent, Retryable, make_handler
+from task_runner.registry import REGISTRY, HandlerError, Options, Permanent, Retryable, make_handler
 
 MAX_REDIRECTS = 5
 MAX_EXCERPT = 2_000
@@ -262,4 +262,13 @@ def _log(context: TaskContext, asked: Asked, began: float, hops: int, **more: Js
     )
 
 
-REGISTRY.add(make_handler("HTTP", send_http, None, INPUT_SCHEMA, OUTPUT_SCHEMA, built_in=True))
+def target(input: Any) -> str | None:
+    """What an HTTP task calls: scheme, host and port of its URL."""
+    return origin(input.get("url")) if isinstance(input, Mapping) else None
+
+
+REGISTRY.add(
+    make_handler(
+        "HTTP", send_http, None, INPUT_SCHEMA, OUTPUT_SCHEMA, built_in=True, options=Options(breaker=target)
+    )
+)

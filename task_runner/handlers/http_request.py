@@ -284,6 +284,16 @@ def check_url(url: Any) -> httpx2.URL:
     return read.copy_with(fragment=None)
 
 
+def origin(url: Any) -> str | None:
+    """`scheme://host:port` of a URL that may be asked, else None."""
+    try:
+        scheme, host, port = _origin(check_url(url))
+    except Permanent:
+        return None
+    name = host.decode("ascii").lower()
+    return f"{scheme}://[{name}]:{port}" if ":" in name else f"{scheme}://{name}:{port}"
+
+
 def _read_url(url: str) -> httpx2.URL | None:
     try:
         return httpx2.URL(url)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from common.breaker import BreakerPolicy
 from common.canonical import dumps, read
 from common.clock import read_now
 from common.commands import control
@@ -32,13 +33,14 @@ from orchestrator.advance import Advancing, Pass, advance_ready
 from orchestrator.map_children import start_items
 from orchestrator.places import give
 from orchestrator.schedules import fire_due_schedules
-from orchestrator.sweep import expire_due_leases, time_out_due_tasks
+from orchestrator.sweep import expire_due_leases, time_out_due_tasks, wake_waiting_for_breakers
 from orchestrator.timers import fire_due_timers
 from orchestrator.triggers import start_published
+from task_runner.breakers import Breakers
 from task_runner.call import call_handler, ended
 from task_runner.context import TaskContext
 from task_runner.metadata_rows import MetadataRows
-from task_runner.registry import Registry, make_handler
+from task_runner.registry import PLAIN, SYSTEM, Handler, Options, Registry, make_handler
 from task_runner.resolve import NOTHING_PREPARED, Prepared, Resolver
 
 LIMITS = Limits()
@@ -54,6 +56,7 @@ class Engine:
     lease: timedelta = timedelta(seconds=8)
     worker: WorkerId = field(default_factory=lambda: WorkerId(new_id()))
     resolver: Resolver = field(default_factory=lambda: Resolver({}))
+    breakers: BreakerPolicy = field(default_factory=BreakerPolicy)
 
     @classmethod
     def on(cls, database: Database, tenant: str = "default") -> Engine:
@@ -65,9 +68,9 @@ class Engine:
 
     # -- saying things ---------------------------------------------------------------------------------------------
 
-    def handler(self, name: str, function: Callable[..., Any]) -> None:
+    def handler(self, name: str, function: Callable[..., Any], options: Options = PLAIN) -> None:
         """Register a handler for task type `name`, and for SYSTEM tasks of that name."""
-        self.registry.add(make_handler(name, function))
+        self.registry.add(make_handler(name, function, options=options))
 
     def apply(self, document: Mapping[str, Any]) -> str:
         """Store a document as the next, active version of its key; the key."""
@@ -149,7 +152,7 @@ class Engine:
 
     def claim_unlimited(self, limit: int = 100) -> list[TaskClaim]:
         with self.database.transaction() as tx:
-            return tasks.claim_due(
+            claims = tasks.claim_due(
                 tx,
                 worker=self.worker,
                 token=new_token(),
@@ -159,6 +162,10 @@ class Engine:
                 lease=self.lease,
                 now=read_now(tx),
             )
+            return list(Breakers(self.breakers).admit(tx, claims, self._find).claims)
+
+    def _find(self, claim: TaskClaim) -> Handler | None:
+        return self.registry.get(claim.name if claim.type == SYSTEM else claim.type)
 
     def call(self, claim: TaskClaim) -> Outcome:
         context = TaskContext(claim, metadata=MetadataRows(claim, self.database))
@@ -201,6 +208,7 @@ class Engine:
             start_published(self.database, LIMITS)
             expire_due_leases(self.database)
             time_out_due_tasks(self.database)
+            wake_waiting_for_breakers(self.database)
             if not self.advance().steps and not self.work():
                 return
 

@@ -18,7 +18,16 @@ BATCH = {
     "asking", "vacated",  # places: the kit starts one instance, which has one
     "_erased",  # which nobody asks for: the kit has no erasure
 }  # fmt: skip
-LEFT_OUT = {"tenant_id", "secrets", "created_at", "lease_owner", "lease_token", "lease_expires_at"}
+LEFT_OUT = {
+    "breaker",
+    "breaker_since",
+    "tenant_id",
+    "secrets",
+    "created_at",
+    "lease_owner",
+    "lease_token",
+    "lease_expires_at",
+}
 """Columns that no decision of the kit reads: there is one tenant, and a lease is the attempt that runs."""
 
 
