@@ -85,7 +85,7 @@ def decide(
     verb = verb_of(type, body)
     if verb is not None and not instance_can(verb, standing.status):
         return rejected(standing, type, body)
-    if standing.is_full and type in THAWING:
+    if standing.is_full and type in THAWING and not _goes_on_undoing(standing, type):
         return rejected(standing, type, body, reason=NO_PLACE)
     try:
         decided = (
@@ -101,6 +101,11 @@ def verb_of(type: InboxType, body: Json) -> str | None:
     if type is InboxType.CANCEL and body.get("verb") == "compensate":
         return "compensate"
     return VERBS.get(type)
+
+
+def _goes_on_undoing(standing: Standing, type: InboxType) -> bool:
+    """Is it a retry of what undoes? That waits for nobody's place."""
+    return type is InboxType.RETRY and decide_compensation.is_running(standing.snapshot)
 
 
 def _commanded(chart: Chart | None, standing: Standing, type: InboxType, body: Json, env: Env) -> Decision:

@@ -18,7 +18,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from common.canonical import dumps
+from common import decide_compensation
+from common.canonical import dumps, read
 from common.clock import read_now
 from common.commands.contracts import CONTRACTS
 from common.db import ORCHESTRATOR_QUEUE, note_bell
@@ -103,20 +104,26 @@ def full(place: Place, concurrency: Concurrency, taken: int) -> Conflict:
     )
 
 
-def refuse_without_room(tx: Connection, stored: StoredInstance) -> None:
+def refuse_without_room(tx: Connection, stored: StoredInstance, *, goes_on_undoing: bool = True) -> None:
     """Refuse to let a failed instance go on whose key is full: it gave its place back when it failed.
+
+    One that has failed in the middle of compensating waits for nobody's place, unless it is to begin anew.
 
     Read without a lock; one that loses the race is refused by its step, on record.
     """
     if stored.concurrency_key is None or stored.is_queued or stored.status is not InstanceStatus.FAILED:
         return
     concurrency = CONTRACTS.of(tx, stored.definition_id).concurrency
-    if concurrency is None:
+    if concurrency is None or (goes_on_undoing and _undoes(stored)):
         return
     place = Place(stored.tenant_id, stored.definition_key, stored.concurrency_key)
     taken = places.count_taken(tx, place)
     if taken >= concurrency.max:
         raise full(place, concurrency, taken)
+
+
+def _undoes(stored: StoredInstance) -> bool:
+    return stored.snapshot is not None and decide_compensation.is_running(read(stored.snapshot))
 
 
 # -- giving places ------------------------------------------------------------------------------------------------

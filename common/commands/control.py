@@ -145,7 +145,7 @@ def restart_instance(
                 code="instance.not_started",
             )
         _check_state(tx, stored, state)
-        refuse_without_room(tx, stored)
+        refuse_without_room(tx, stored, goes_on_undoing=False)
 
     body = {"context": given, "reason": reason_text(reason), "state": state}
     _command(tx, tenant_id, instance_id, InboxType.RESTART, body, actor, refuse=refuse)
