@@ -16,6 +16,7 @@ from common.catalogue import CATALOGUE, CODE, TaskType, members_of
 from common.clock import instant_text
 from common.db.tables import IncidentStatus
 from common.decision import NOT_RUN_BY_A_RUNNER
+from common.lifecycle import InstanceStatus
 from common.people import shown_hash
 from common.polls import POLL, Counted, Polling
 from common.schedule import Run, ScheduleKind
@@ -35,6 +36,7 @@ from common.store.results import ResultRecord
 from common.store.schedules import Schedule as StoredSchedule
 from common.store.suggestions import Suggestion
 from common.store.triggers import Trigger as StoredTrigger
+from statechart.compensation import in_order
 
 SEEN_RECENTLY_SECONDS = 15.0
 
@@ -238,11 +240,55 @@ def incident_json(record: IncidentRecord) -> dict[str, Any]:
     }
 
 
+def compensation_json(record: InstanceRecord) -> dict[str, Any] | None:
+    """What an instance has done that can be undone, in the order of its undoing; None where that is nothing."""
+    if record.snapshot is None or record.erased_at is not None:
+        return None
+    state = read(record.snapshot).get("compensation")
+    if state is None:
+        return None
+    started = state.get("started") or {}
+    items = [_undone_json(item, record) for item in in_order(state["registered"])]
+    return {
+        "ends": started.get("ends"),
+        "reason": started.get("reason"),
+        "code": started.get("code"),
+        "awaited": [one["name"] for one in state.get("awaited", {}).values()],
+        "done": sum(item["status"] not in ("registered", "running", "failed") for item in items),
+        "total": len(items),
+        "items": items,
+    }
+
+
+def _undone_json(item: dict[str, Any], record: InstanceRecord) -> dict[str, Any]:
+    stopped = item["status"] == "running" and record.status is InstanceStatus.FAILED
+    problem = item.get("error") or item.get("problem")
+    return {
+        "id": item["id"],
+        "undoes": item["undoes"],
+        "key": item["key"],
+        "type": item.get("taskType"),
+        "name": item.get("name"),
+        "input": (item.get("task") or {}).get("input"),
+        "order": item["order"],
+        "kind": item["kind"],
+        "onFailure": item["onFailure"],
+        "status": "failed" if stopped else item["status"],
+        "error": None
+        if problem is None
+        else {name: problem.get(name) for name in ("code", "message", "data")},
+        "registeredAt": item["registeredAt"],
+        "startedAt": item.get("startedAt"),
+        "endedAt": item.get("endedAt"),
+    }
+
+
 def _ways_out(record: IncidentRecord) -> list[str]:
     if record.status != IncidentStatus.OPEN:
         return []
     # A machine that ended with an error of its own has nothing to go on from.
-    again = [] if record.code == "instance.error" else ["retry", "skip"]
+    is_over = record.code == "instance.error" or read(record.detail).get("compensated")
+    again = [] if is_over else ["retry", "skip"]
     return [*again, "restart", "cancel"]
 
 

@@ -250,7 +250,8 @@ def _stepped(step: Step, entries: list[dict[str, Json]]) -> Decision:
         return _failed(snapshot, changes, step, incident)
     match why["ends"]:
         case "failed":
-            incident = Incident(why["code"], storable(why["message"]), why["detail"], why.get("taskId"))
+            detail = {**why["detail"], "compensated": True}
+            incident = Incident(why["code"], storable(why["message"]), detail, why.get("taskId"))
             return _failed(snapshot, changes, step, incident)
         case "timed_out":
             changes.append({"type": "instance.timed_out", "milliseconds": why["milliseconds"]})

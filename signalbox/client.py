@@ -32,6 +32,7 @@ from common.errors import (
 from common.ids import new_id
 from signalbox.shapes import (
     BulkPage,
+    Compensations,
     Config,
     Definition,
     DefinitionSummary,
@@ -62,7 +63,7 @@ TIMEOUT_SECONDS = 30.0
 PAGE = 200
 
 Availability = Literal["activate", "deactivate", "archive", "restore"]
-ControlVerb = Literal["pause", "resume", "retry", "cancel"]
+ControlVerb = Literal["pause", "resume", "retry", "cancel", "compensate"]
 Way = Literal["retry", "skip"]
 Scope = Literal["tenant", "module", "instance"]
 Overlap = Literal["skip", "queue", "cancel", "allow"]
@@ -272,6 +273,15 @@ class Client:
     def control(self, instance_id: str, verb: ControlVerb, *, reason: str | None = None) -> Instance:
         """Say a control verb; answers with the instance as it stands within two seconds."""
         return cast("Instance", self._post(_path("instances", instance_id, verb), _body(reason=reason)))
+
+    def cancel(self, instance_id: str, *, compensate: bool = True, reason: str | None = None) -> Instance:
+        """End an instance; what it has done is undone first where its definition says how, unless `compensate` is false."""
+        body = _body(reason=reason) | ({} if compensate else {"compensate": False})
+        return cast("Instance", self._post(_path("instances", instance_id, "cancel"), body))
+
+    def compensations(self, instance_id: str) -> Compensations:
+        """What an instance has done that can be undone, in the order of its undoing, and how far that is."""
+        return cast("Compensations", self._get(_path("instances", instance_id, "compensations")))
 
     def step(self, instance_id: str) -> Instance:
         """Take a paused instance one event further."""

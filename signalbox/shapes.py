@@ -226,6 +226,37 @@ class Config(TypedDict):
     updatedBy: str
 
 
+class Compensation(TypedDict):
+    """What undoes one piece of work that has ended."""
+
+    id: int
+    undoes: str
+    key: str
+    type: str | None
+    name: str | None
+    input: Json
+    order: int
+    kind: str
+    onFailure: str
+    status: str
+    error: dict[str, Json] | None
+    registeredAt: str
+    startedAt: str | None
+    endedAt: str | None
+
+
+class Compensations(TypedDict):
+    """What an instance has done that can be undone, and how far that is."""
+
+    ends: str | None
+    reason: str | None
+    code: str | None
+    awaited: list[str]
+    done: int
+    total: int
+    items: list[Compensation]
+
+
 class Result(TypedDict):
     """The newest task of one place in a definition."""
 

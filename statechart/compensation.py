@@ -161,7 +161,12 @@ def _next(registered: Sequence[Item]) -> Item | None:
         if item["status"] in ("running", "failed"):
             return item
     waiting = [item for item in registered if item["status"] == "registered"]
-    return max(waiting, key=lambda item: (item["order"], item["id"]), default=None)
+    return in_order(waiting)[0] if waiting else None
+
+
+def in_order(registered: Iterable[Item]) -> list[Item]:
+    """The order of undoing: higher `order` first, and within it what ended last."""
+    return sorted(registered, key=lambda item: (item["order"], item["id"]), reverse=True)
 
 
 def _run(draft: Draft, item: Item) -> bool:

@@ -1,4 +1,4 @@
-"""Control of instances: pause, resume, step, retry, restart and cancel, one by one or for all that a filter finds."""
+"""Control of instances: pause, resume, step, retry, restart, cancel and compensate, one by one or for all that a filter finds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from api.schemas.base import Body
 from api.schemas.requests import (
     BulkBody,
     BulkEraseBody,
+    CancelBody,
     EmptyBody,
     InstanceFilterBody,
     ReasonBody,
@@ -126,13 +127,38 @@ def restart(call: Call, instance_id: str, body: RestartBody | None = None) -> An
     wait=CONTROL_WAIT_SECONDS,
     example={"reason": "ordered twice"},
 )
-def cancel(call: Call, instance_id: str, body: ReasonBody | None = None) -> Answer:
+def cancel(call: Call, instance_id: str, body: CancelBody | None = None) -> Answer:
     """Cancel an instance.
 
     Refused at once where the instance has finished. It overtakes waiting events; open tasks, timers and children end
-    with it. Answers as with `Prefer: wait=2` unless told otherwise, as every command does.
+    with it. What it has done is undone first where its definition says how, unless `compensate` is false. Answers as with
+    `Prefer: wait=2` unless told otherwise, as every command does.
     """
-    control.cancel_instance(call.tx, call.tenant_id, instance_id, reason=_reason(body), actor=call.actor)
+    control.cancel_instance(
+        call.tx,
+        call.tenant_id,
+        instance_id,
+        reason=_reason(body),
+        actor=call.actor,
+        compensate=body is None or body.compensate,
+    )
+    return accepted(call, instance_id)
+
+
+@routes.post(
+    "/instances/{instanceId}/compensate",
+    permission=Permission.OPERATE,
+    answers=ACCEPTED,
+    wait=CONTROL_WAIT_SECONDS,
+    example={"reason": "the supplier is bankrupt"},
+)
+def compensate(call: Call, instance_id: str, body: ReasonBody | None = None) -> Answer:
+    """Undo what an instance has done, and end it.
+
+    What is open is taken back, then every finished work that says how it is undone is undone, last first. A failed instance
+    ends failed, any other cancelled. Refused where there is nothing to undo.
+    """
+    control.compensate_instance(call.tx, call.tenant_id, instance_id, reason=_reason(body), actor=call.actor)
     return accepted(call, instance_id)
 
 
@@ -147,7 +173,7 @@ def cancel(call: Call, instance_id: str, body: ReasonBody | None = None) -> Answ
     },
 )
 def bulk(call: Call, body: BulkBody) -> Answer:
-    """Pause, resume, retry or cancel every instance that a filter finds.
+    """Pause, resume, retry, cancel or compensate every instance that a filter finds.
 
     A call looks at up to `limit` instances, newest first; go on with `nextCursor` until it is null. With `dryRun`
     nothing is done. Instances are refused one by one, the others are not touched by it.

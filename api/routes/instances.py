@@ -16,6 +16,7 @@ from api.reading import missing, refused_members
 from api.routes.definitions import chart_of
 from api.schemas.answers import (
     BatchAnswer,
+    Compensations,
     Explanation,
     HistoryPage,
     Instance,
@@ -28,6 +29,7 @@ from api.schemas.queries import InstanceQuery, InstanceTaskQuery, PageQuery
 from api.schemas.requests import BatchBody, EventBody, NoteBody, StartBody
 from api.shapes import (
     child_json,
+    compensation_json,
     history_entries,
     incident_json,
     instance_json,
@@ -296,6 +298,24 @@ def list_history(call: Call, instance_id: str, query: PageQuery) -> Answer:
     return Answer(paging.answer(shown, lambda entry: entry[2], following))
 
 
+@routes.get(
+    "/instances/{instanceId}/compensations",
+    answers={200: Shape("what can be undone, in the order of its undoing", Compensations)},
+)
+def list_compensations(call: Call, instance_id: str) -> Answer:
+    """List what an instance has done that can be undone, and how far that is."""
+    nothing: dict[str, Any] = {
+        "ends": None,
+        "reason": None,
+        "code": None,
+        "awaited": [],
+        "done": 0,
+        "total": 0,
+        "items": [],
+    }
+    return Answer(compensation_json(_instance(call, instance_id)) or nothing)
+
+
 @routes.get("/instances/{instanceId}/verify", answers={200: Shape("what the check found", Verification)})
 def verify(call: Call, instance_id: str) -> Answer:
     """Check the history: the chain of hashes is intact, and replaying it gives the stored snapshot."""
@@ -331,6 +351,7 @@ def explain_instance(call: Call, instance_id: str) -> Answer:
             "status": record.status.value,
             "erasedAt": instant(record.erased_at),
             "chart": _explain(tx, tenant_id, record),
+            "compensation": compensation_json(record),
             "inbox": {"ready": waiting.ready, "parked": waiting.parked},
             "places": _places(tx, tenant_id, record),
             "tasks": [task_json(task) for task in tasks.items],

@@ -581,6 +581,41 @@ class Child(Shape):
     incidents: list[Incident] = Field(description="those that are open")
 
 
+class Compensation(Shape):
+    """What undoes one piece of work that has ended."""
+
+    id: int
+    undoes: str = Field(description="the name of the work")
+    key: str = Field(description="of the task that did it")
+    type: str | None = Field(
+        description="of the task that undoes it; null where its values could not be evaluated"
+    )
+    name: str | None
+    input: Json
+    order: int = Field(description="higher ones come first, and of the same order what ended last")
+    kind: Literal["rollback", "cleanup", "notification", "custom"]
+    on_failure: Literal["incident", "continue"]
+    status: Literal["registered", "running", "done", "failed", "skipped", "passed_over"]
+    error: ErrorShape | None
+    registered_at: Instant
+    started_at: Instant | None
+    ended_at: Instant | None
+
+
+class Compensations(Shape):
+    """What an instance has done that can be undone, and how far that is."""
+
+    ends: Literal["failed", "cancelled", "timed_out"] | None = Field(
+        description="as what it ends when all is undone; null as long as nothing is"
+    )
+    reason: str | None = Field(description="why, where somebody asked for it")
+    code: str | None = Field(description="of the error that began it")
+    awaited: list[str] = Field(description="work that was taken back and has not told yet how it ended")
+    done: int = Field(description="undone, skipped or passed over")
+    total: int
+    items: list[Compensation] = Field(description="in the order of their undoing")
+
+
 class Explanation(Shape):
     """Why an instance stands where it stands, and what would move it."""
 
@@ -590,6 +625,7 @@ class Explanation(Shape):
     chart: dict[str, Json] | None = Field(
         description="the statechart's own account; null until the start is consumed, and once its data was erased"
     )
+    compensation: Compensations | None = Field(description="null where nothing could be undone")
     inbox: Waiting
     places: Places | None = Field(
         description="the places of its definition's `concurrency`; null without one, and once it has ended"

@@ -112,6 +112,14 @@ class ReasonBody(Body):
     reason: str | None = Field(None, max_length=MAX_REASON)
 
 
+class CancelBody(ReasonBody):
+    """How to end an instance."""
+
+    compensate: bool = Field(
+        True, description="false: nothing is undone, and what is being undone ends in the middle"
+    )
+
+
 class RestartBody(ReasonBody):
     """Where an instance goes on."""
 
@@ -138,7 +146,7 @@ class InstanceFilterBody(Body):
 class BulkBody(ReasonBody):
     """A command for every instance that a filter finds."""
 
-    verb: Literal["pause", "resume", "retry", "cancel"]
+    verb: Literal["pause", "resume", "retry", "cancel", "compensate"]
     filter: InstanceFilterBody
     dry_run: bool = Field(False, description="only tell whom it would concern")
     limit: int = Field(200, ge=1, le=1_000, description="instances looked at in one call")

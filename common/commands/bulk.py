@@ -9,7 +9,13 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection
 
-from common.commands.control import cancel_instance, pause_instance, resume_instance, retry_instance
+from common.commands.control import (
+    cancel_instance,
+    compensate_instance,
+    pause_instance,
+    resume_instance,
+    retry_instance,
+)
 from common.commands.incidents import Way, resolve_incident
 from common.commands.send import illegal
 from common.config import Limits
@@ -19,12 +25,13 @@ from common.lifecycle import instance_can
 from common.store import listing
 from common.store.listing import IncidentFilter, InstanceFilter
 
-BulkVerb = Literal["pause", "resume", "retry", "cancel"]
+BulkVerb = Literal["pause", "resume", "retry", "cancel", "compensate"]
 _COMMANDS: dict[BulkVerb, Callable[..., None]] = {
     "pause": pause_instance,
     "resume": resume_instance,
     "retry": retry_instance,
     "cancel": cancel_instance,
+    "compensate": compensate_instance,
 }
 
 

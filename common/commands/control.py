@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from common.canonical import clean, dumps, read
 from common.commands.admission import refuse_without_room
-from common.commands.incidents import ways_out
+from common.commands.incidents import refuse_ended_in_error, ways_out
 from common.commands.send import accept, reason_text, require_legal, require_size
 from common.config import Limits
 from common.db.tables import InboxType
@@ -113,7 +113,7 @@ def retry_instance(
     body = {"incidents": ways_out(tx, tenant_id, open_ones, way="retry"), "reason": reason_text(reason)}
 
     def refuse(stored: instances.StoredInstance) -> None:
-        _refuse_ended_in_error(stored)
+        refuse_ended_in_error(stored)
         refuse_without_room(tx, stored)
 
     _command(tx, tenant_id, instance_id, InboxType.RETRY, body, actor, refuse=refuse)
@@ -189,20 +189,6 @@ def _refuse_stopped(stored: instances.StoredInstance) -> None:
             f"cannot cancel instance {stored.id}: one of its compensations has failed; retry it, skip it, "
             "or cancel without compensation",
             code="compensation.stopped",
-        )
-
-
-def _refuse_ended_in_error(stored: instances.StoredInstance) -> None:
-    snapshot = {} if stored.snapshot is None else read(stored.snapshot)
-    if snapshot.get("status") == "error" and "started" in snapshot.get("compensation", {}):
-        raise Conflict(
-            f"cannot retry instance {stored.id}: what it had done is undone; restart it from a state, or start another",
-            code="instance.compensated",
-        )
-    if snapshot.get("status") == "error":
-        raise Conflict(
-            f"cannot retry instance {stored.id}: its machine ended with an error; restart it from a state",
-            code="instance.ended_in_error",
         )
 
 

@@ -18,7 +18,7 @@ from common.config import Limits
 from common.db.tables import InboxType, IncidentStatus
 from common.errors import Conflict, NotFound
 from common.ids import TenantId, is_id
-from common.store import history, inbox, incidents, joins, tasks
+from common.store import history, inbox, incidents, instances, joins, tasks
 from common.store.incidents import OpenIncident
 from common.store.instances import read_stored
 
@@ -47,6 +47,9 @@ def resolve_incident(
         raise NotFound(f'no incident "{incident_id}"', code="incident.not_found")
     if found.status is not IncidentStatus.OPEN:
         raise Conflict(f"incident {incident_id} is resolved already", code="incident.resolved")
+    stored = instances.read_stored(tx, tenant_id, found.instance_id)
+    if stored is not None:
+        refuse_ended_in_error(stored)
     cleaned = clean(output, max_depth=limits.max_json_depth)
     require_size(dumps(cleaned), "the output is", limits, "max_output_bytes")
     stored = read_stored(tx, tenant_id, found.instance_id)
@@ -56,6 +59,21 @@ def resolve_incident(
     body = dumps({"incidents": chosen, "reason": reason_text(reason)})
     accept(tx, tenant_id, found.instance_id, "retry", InboxType.RETRY, body, lane=inbox.CONTROL, actor=actor)
     return found.instance_id
+
+
+def refuse_ended_in_error(stored: instances.StoredInstance) -> None:
+    """Raise `Conflict` for an instance that has nothing to go on from: it ended in an error, or what it had done is undone."""
+    snapshot = {} if stored.snapshot is None else read(stored.snapshot)
+    if snapshot.get("status") == "error" and "started" in snapshot.get("compensation", {}):
+        raise Conflict(
+            f"cannot retry instance {stored.id}: what it had done is undone; restart it from a state, or start another",
+            code="instance.compensated",
+        )
+    if snapshot.get("status") == "error":
+        raise Conflict(
+            f"cannot retry instance {stored.id}: its machine ended with an error; restart it from a state",
+            code="instance.ended_in_error",
+        )
 
 
 def ways_out(

@@ -35,7 +35,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before acting
 
 
 def register(app: typer.Typer) -> None:
-    for command in (pause, resume, step, retry, restart, cancel):
+    for command in (pause, resume, step, retry, restart, cancel, compensate, compensations):
         app.command(rich_help_panel=WORK)(command)
 
 
@@ -126,15 +126,52 @@ def cancel(
     state: InState = None,
     label: Labels = None,
     reason: Reason = None,
+    without: Annotated[
+        bool, typer.Option("--without-compensation", help="Undo nothing; with an ID only.")
+    ] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
     json: AsJson = False,
 ) -> None:
-    """Cancel an instance: exit actions run, open tasks, timers and children are cancelled.
+    """Cancel an instance: exit actions run, open tasks, timers and children are cancelled, what was done is undone.
 
     With --definition, --status, --state or --label instead of an ID: every instance that matches.
     """
+    if without:
+        if instance_id is None:
+            raise UsageError("--without-compensation goes with an instance's ID")
+        with connect() as client:
+            _show(Output(json), client.cancel(instance_id, compensate=False, reason=reason))
+        return
     _say("cancel", instance_id, _filter(definition, status, state, label), reason, dry_run, yes, Output(json))
+
+
+def compensate(
+    instance_id: OneId = None,
+    definition: OfDefinition = None,
+    status: Statuses = None,
+    state: InState = None,
+    label: Labels = None,
+    reason: Reason = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    json: AsJson = False,
+) -> None:
+    """Undo what an instance has done, last first, and end it: a failed one failed, any other cancelled.
+
+    With --definition, --status, --state or --label instead of an ID: every instance that matches.
+    """
+    wanted = _filter(definition, status, state, label)
+    _say("compensate", instance_id, wanted, reason, dry_run, yes, Output(json))
+
+
+def compensations(instance_id: InstanceId, json: AsJson = False) -> None:
+    """List what an instance has done that can be undone, in the order of its undoing, and how far that is."""
+    from signalbox.cli.render import compensations_view
+
+    with connect() as client:
+        found = client.compensations(instance_id)
+    Output(json).show(found, lambda: compensations_view(found))
 
 
 def _filter(

@@ -848,6 +848,8 @@ def explain_view(found: Mapping[str, Any]) -> RenderableType:
 
 def _obstacles(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     """What an instance waits for, or what stopped it."""
+    if (found.get("compensation") or {}).get("ends"):
+        yield section("compensation", compensations_view(found["compensation"]))
     if found.get("places"):
         yield section("places", Text(_places_text(found["places"])))
     if found["tasks"]:
@@ -861,6 +863,42 @@ def _obstacles(found: Mapping[str, Any]) -> Iterator[RenderableType]:
 def _places_text(places: Mapping[str, Any]) -> str:
     text = f"{places['taken']} of {places['max']}{_of_key(places['key'])} are taken"
     return f"waits for one: {text}, {places['ahead']} get one before it" if places["queued"] else text
+
+
+def compensations_view(found: Mapping[str, Any]) -> RenderableType:
+    """How far the undoing of an instance is, and every piece of it in its order."""
+    if not found["items"] and not found["ends"]:
+        return Text("nothing that it has done says how it is undone", "dim")
+    table = plain_table("undoes", "by", "kind", "order", "status", "ended", "error", right=("order",))
+    for one in found["items"]:
+        error = one["error"]
+        table.add_row(
+            str(one["undoes"]),
+            str(one["name"] or ""),
+            one["kind"],
+            str(one["order"]),
+            Text(one["status"].replace("_", " "), _UNDONE.get(one["status"], "")),
+            instant(one["endedAt"]) if one["endedAt"] else "",
+            Text(f"{error['code']}: {error['message']}" if error else "", "red"),
+        )
+    return Group(Text(_undoing(found)), table)
+
+
+_UNDONE = {"done": "green", "running": "cyan", "failed": "red", "skipped": "yellow", "passed_over": "yellow"}
+
+
+def _undoing(found: Mapping[str, Any]) -> str:
+    """One line: how far it is, and what comes next."""
+    if found["ends"] is None:
+        return f"{found['total']} can be undone"
+    line = f"{found['done']} of {found['total']} done; ends {found['ends'].replace('_', ' ')}"
+    now = next((one for one in found["items"] if one["status"] in ("running", "failed")), None)
+    if found["awaited"]:
+        return f"{line}; waiting to hear how {', '.join(found['awaited'])} ended"
+    if now is None:
+        return line
+    doing = "undoing" if now["status"] == "running" else "stopped at"
+    return f"{line}; {doing} {now['undoes']} by {now['name'] or '?'}"
 
 
 def _children_table(children: Iterable[Mapping[str, Any]]) -> RenderableType:
