@@ -16,6 +16,7 @@ from api.auth import roles_with
 from api.operations import JSON, Operation, Shape
 from api.problems import MEDIA_TYPE as PROBLEM
 from api.schemas.answers import Problem
+from common.commands.limits import MAX_LIMIT_KEY
 from common.commands.secrets import NAME
 from common.links import MAX_TOKEN
 
@@ -34,6 +35,11 @@ _PATH_PARAMETERS: dict[str, Schema] = {
         "schema": {"type": "string", "maxLength": MAX_TOKEN},
         "description": "what comes behind /links/ in a signed link",
         "example": "eyJlIjox…",
+    },
+    "limitKey": {
+        "schema": {"type": "string", "maxLength": MAX_LIMIT_KEY},
+        "description": "`type:` and a task type, or `key:` and what a definition's `limit.key` came to",
+        "example": "type:HTTP",
     },
     "secretName": {
         "schema": {"type": "string", "pattern": f"^{NAME}$"},

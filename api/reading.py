@@ -58,6 +58,7 @@ _MISSING = {
     "trigger": ("trigger", "trigger.not_found"),
     "schedule": ("schedule", "schedule.not_found"),
     "config": ("configuration value", "config.not_found"),
+    "limit_key": ("limit", "limit.not_found"),
     "secret_name": ("secret", "secret.not_found"),
     "suggestion": ("suggestion", "suggestion.not_found"),
     "type": ("task type", "handler.not_found"),

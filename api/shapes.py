@@ -14,6 +14,7 @@ import orjson
 from common.canonical import read
 from common.catalogue import CATALOGUE, CODE, TaskType, members_of
 from common.clock import instant_text
+from common.commands.limits import LimitState, Wait
 from common.db.tables import IncidentStatus
 from common.decision import NOT_RUN_BY_A_RUNNER
 from common.lifecycle import InstanceStatus
@@ -159,6 +160,7 @@ def task_json(record: TaskRecord, *, with_traces: bool = False) -> dict[str, Any
         "error": stored(record.error),
         "progress": stored(record.progress),
         "idempotencyKey": record.idempotency_key,
+        "limitKey": record.limit_key,
         "attempts": [_attempt(attempt, with_trace=with_traces) for attempt in record.attempts],
         "title": options.get("title"),
         "description": options.get("description"),
@@ -175,6 +177,32 @@ def task_json(record: TaskRecord, *, with_traces: bool = False) -> dict[str, Any
         "parentTaskId": record.parent_task_id,
         "index": record.item_index,
         "items": _items(record),
+    }
+
+
+def limit_json(state: LimitState) -> dict[str, Any]:
+    limit = state.limit
+    rate = None if limit.bucket is None else limit.bucket.rate
+    return {
+        "key": limit.key,
+        "source": limit.source,
+        "maxRunning": limit.max_running,
+        "rate": None if rate is None else {"count": rate.count, "perMs": rate.per_ms, "burst": rate.burst},
+        "running": state.running,
+        "waiting": state.waiting,
+        "tokens": None if state.tokens is None else round(state.tokens, 3),
+        "createdAt": instant(limit.created_at),
+        "updatedAt": instant(limit.updated_at),
+        "updatedBy": limit.updated_by,
+    }
+
+
+def limit_wait_json(wait: Wait) -> dict[str, Any]:
+    return {
+        "key": wait.key,
+        "maxRunning": wait.max_running,
+        "running": wait.running,
+        "nextTokenAt": instant(wait.next_token_at),
     }
 
 

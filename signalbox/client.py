@@ -41,6 +41,7 @@ from signalbox.shapes import (
     Incident,
     Instance,
     Json,
+    Limit,
     Metadata,
     Page,
     Problem,
@@ -627,6 +628,34 @@ class Client:
     def handler(self, type: str, *, name: str | None = None) -> Handler:
         """A task type, or a function of type SYSTEM by its `name`. Raises `NotFound`."""
         return cast("Handler", self._get(_path("handlers", type), _given(name=name)))
+
+    # --- limits -----------------------------------------------------------------------------------------------
+
+    def limits(self) -> Iterator[Limit]:
+        """The limits of running tasks of this tenant, by key."""
+        return self._items("/limits")
+
+    def limit(self, key: str) -> Limit:
+        """One limit, and what it does at this instant. Raises `NotFound`."""
+        return cast("Limit", self._get(_path("limits", key)))
+
+    def set_limit(
+        self,
+        key: str,
+        *,
+        max_running: int | None = None,
+        count: int | None = None,
+        per: str | int | None = None,
+        burst: int | None = None,
+    ) -> Limit:
+        """Set what holds for `type:TYPE` or `key:TEXT`: tasks that run at once, or `count` that start in the time `per`, or both."""
+        rate = None if count is None else {"count": count, "per": per, "burst": burst}
+        body = {"maxRunning": max_running, "rate": rate}
+        return cast("Limit", self._ask("PUT", _path("limits", key), json=body).json())
+
+    def delete_limit(self, key: str) -> None:
+        """Delete a limit. Raises `NotFound`."""
+        self._ask("DELETE", _path("limits", key))
 
     # --- secrets ----------------------------------------------------------------------------------------------
 

@@ -170,6 +170,7 @@ class Task(TypedDict):
     attempt: int
     maxAttempts: int
     runAt: str
+    limitKey: str | None
     input: Json
     output: Json
     error: Failure | None
@@ -321,6 +322,27 @@ class Schedule(TypedDict):
     updatedAt: str
     updatedBy: str
     nextRuns: NotRequired[list[ScheduleRun]]
+
+
+class Rate(TypedDict):
+    count: int
+    perMs: int
+    burst: int
+
+
+class Limit(TypedDict):
+    """A limit of running tasks, and what it does at this instant."""
+
+    key: str
+    source: str
+    maxRunning: int | None
+    rate: Rate | None
+    running: int
+    waiting: int
+    tokens: float | None
+    createdAt: str
+    updatedAt: str
+    updatedBy: str
 
 
 class Trigger(TypedDict):

@@ -9,6 +9,7 @@ from api.routes.erasure import routes as erasure_routes
 from api.routes.handlers import routes as handler_routes
 from api.routes.incidents import routes as incident_routes
 from api.routes.instances import routes as instance_routes
+from api.routes.limits import routes as limit_routes
 from api.routes.links import link_routes
 from api.routes.links import routes as link_making_routes
 from api.routes.metadata import routes as metadata_routes
@@ -29,6 +30,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *incident_routes.operations,
     *task_routes.operations,
     *config_routes.operations,
+    *limit_routes.operations,
     *secret_routes.operations,
     *metadata_routes.operations,
     *suggestion_routes.operations,

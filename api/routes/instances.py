@@ -34,6 +34,7 @@ from api.shapes import (
     incident_json,
     instance_json,
     instant,
+    limit_wait_json,
     result_json,
     task_json,
 )
@@ -42,13 +43,14 @@ from common.clock import read_now
 from common.commands.absent import absent_instance
 from common.commands.configs import Wanted, read_wanted, scope_id_of
 from common.commands.contracts import CONTRACTS
+from common.commands.limits import explain_waits
 from common.commands.send import add_note, send_event
 from common.commands.start import Start, Started, start_instance
 from common.commands.verify import verify_instance
 from common.db.tables import IncidentStatus
 from common.errors import LimitExceeded, SignalboxError
 from common.ids import TenantId, is_id
-from common.lifecycle import LIVE, OPEN, InstanceStatus
+from common.lifecycle import LIVE, OPEN, InstanceStatus, TaskStatus
 from common.store import listing, overview, places, results
 from common.store.instances import read_definitions
 from common.store.places import Place
@@ -355,6 +357,7 @@ def explain_instance(call: Call, instance_id: str) -> Answer:
             "inbox": {"ready": waiting.ready, "parked": waiting.parked},
             "places": _places(tx, tenant_id, record),
             "tasks": [task_json(task) for task in tasks.items],
+            "limits": _limits(tx, tenant_id, tasks.items),
             "children": [child_json(child) for child in children],
             "incidents": [incident_json(incident) for incident in incidents.items],
         }
@@ -378,6 +381,18 @@ def _places(tx: Connection, tenant_id: TenantId, record: listing.InstanceRecord)
         "queued": record.is_queued,
         "ahead": ahead,
     }
+
+
+def _limits(tx: Connection, tenant_id: TenantId, open_tasks: Sequence[listing.TaskRecord]) -> dict[str, Any]:
+    """Which limits keep those of some open tasks that are due from running."""
+    now = read_now(tx)
+    due = {
+        task.id: (task.executed_as, task.limit_key)
+        for task in open_tasks
+        if task.status == TaskStatus.PENDING and not task.held and not task.gated and task.run_at <= now
+    }
+    waits = explain_waits(tx, tenant_id, due) if due else {}
+    return {task: [limit_wait_json(wait) for wait in found] for task, found in waits.items()}
 
 
 def _explain(tx: Connection, tenant_id: TenantId, record: listing.InstanceRecord) -> dict[str, Any] | None:

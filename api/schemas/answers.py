@@ -340,6 +340,7 @@ class Task(Shape):
     error: ErrorShape | None
     progress: Json
     idempotency_key: str | None
+    limit_key: str | None = Field(description="the key of the limit that its definition asked for")
     attempts: list[Attempt]
     title: Json = Field(description="for people; a text in a HUMAN task")
     description: Json = Field(description="for people; a text in a HUMAN task")
@@ -526,6 +527,43 @@ class ResolvedConfig(Shape):
     results: dict[str, ResolvedValue] | None = None
 
 
+class Rate(Shape):
+    """How often a task may start."""
+
+    count: int
+    per_ms: int
+    burst: int
+
+
+class Limit(Shape):
+    """A limit of running tasks, and what it does at this instant."""
+
+    key: str = Field(description="type:TYPE, or key:TEXT as definitions name it")
+    source: Source = Field(description="api: an operator's, which counts more than a definition's")
+    max_running: int | None
+    rate: Rate | None
+    running: int = Field(description="tasks that hold a place")
+    waiting: int = Field(description="tasks that are due and do not run, for whatever reason")
+    tokens: float | None = Field(description="of a rate: how many tasks may start at once")
+    created_at: Instant
+    updated_at: Instant
+    updated_by: str
+
+
+class LimitPage(Shape):
+    items: list[Limit]
+    next_cursor: str | None
+
+
+class LimitWait(Shape):
+    """A limit that keeps a task from running."""
+
+    key: str
+    max_running: int | None
+    running: int
+    next_token_at: Instant | None = Field(description="when there is a token, where only that is missing")
+
+
 class Secret(Shape):
     """What may be told of a secret: everything but its value."""
 
@@ -631,6 +669,9 @@ class Explanation(Shape):
         description="the places of its definition's `concurrency`; null without one, and once it has ended"
     )
     tasks: list[Task] = Field(description="the newest tasks that are open")
+    limits: dict[str, list[LimitWait]] = Field(
+        description="by the id of a task that is due: the limits that have no room for it"
+    )
     children: list[Child] = Field(description="children that have not ended, the failed ones first")
     incidents: list[Incident] = Field(description="the newest incidents that are open")
 

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, RootModel, model_validator
 
 from api.schemas.base import Body, Instant, Json, Key, Labels, Version
 from common.commands.configs import MAX_DESCRIPTION
+from common.commands.limits import MAX_FIGURE
 from common.commands.people import MAX_CODE, MAX_PERSON
 from common.commands.schedules import CATCH_UP_LIMIT, MAX_CATCH_UP, MAX_NAME
 from common.commands.secrets import MAX_VALUE_BYTES
@@ -39,6 +40,28 @@ class SecretBody(Body):
     """The value of a secret, which no answer ever tells."""
 
     value: str = Field(min_length=1, max_length=MAX_VALUE_BYTES, description="at most 65,536 bytes in UTF-8")
+
+
+class RateBody(Body):
+    """How often a task may start."""
+
+    count: int = Field(ge=1, le=MAX_FIGURE, description="so many tasks start")
+    per: int | Annotated[str, Field(max_length=40)] = Field(
+        description='in this time: a duration, such as "1s" or milliseconds'
+    )
+    burst: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_FIGURE,
+        description="the most that start at once; as many as `count` where it is null",
+    )
+
+
+class LimitBody(Body):
+    """What a limit allows: at least one of the two."""
+
+    max_running: int | None = Field(None, ge=0, le=MAX_FIGURE, description="tasks that run at once; 0: none")
+    rate: RateBody | None = None
 
 
 class EmptyBody(Body):

@@ -8,6 +8,7 @@ the lock of a limit, which is out of the order of locks.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -16,10 +17,12 @@ from math import floor
 from sqlalchemy import Connection
 
 from common.clock import read_now
+from common.db import TASK_RUNNER_QUEUE, note_bell
 from common.db.tables import Source
-from common.ids import LeaseToken, TaskId, WorkerId
+from common.errors import Invalid, NotFound
+from common.ids import LeaseToken, TaskId, TenantId, WorkerId
 from common.store import limits, tasks
-from common.store.limits import TYPE_PREFIX, Figures, Limit, LimitKey
+from common.store.limits import TYPE_PREFIX, Figures, Limit, LimitKey, Rate
 from common.store.tasks import TaskClaim
 
 KEYS_AT_ONCE = 64
@@ -202,3 +205,123 @@ def declare(tx: Connection, wanted: Mapping[LimitKey, tuple[Figures, str]], *, n
         found = standing.get(name)
         if found is None or (found.source is Source.DEFINITION and found.figures != figures):
             limits.put(tx, name, figures, source=Source.DEFINITION, updated_by=by, now=now)
+
+
+# -- what operators say -------------------------------------------------------------------------------------------
+
+MAX_FIGURE = 1_000_000
+MAX_LIMIT_KEY = 210
+_KEY = re.compile(r"(type|key):[^\x00-\x1f\x7f/]+")
+
+
+@dataclass(frozen=True, slots=True)
+class LimitState:
+    """A limit and what it does at this instant: tasks that run and that are due under it, and its tokens."""
+
+    limit: Limit
+    running: int
+    waiting: int
+    tokens: float | None
+
+
+def set_limit(
+    tx: Connection, tenant_id: TenantId, key: str, *, max_running: int | None, rate: Rate | None, actor: str
+) -> tuple[LimitState, bool]:
+    """Set a tenant's limit, which counts more than a definition's from now on. Also tells whether it is new.
+
+    Rings the task runners: more may have room. Raises `Invalid` (`limit.key_invalid`, `limit.invalid`).
+    """
+    if not _KEY.fullmatch(key) or len(key) > MAX_LIMIT_KEY:
+        raise Invalid(
+            f'"{key[:100]}" is no key of a limit: expected type:TYPE or key:TEXT, without "/" and control '
+            f"characters, at most {MAX_LIMIT_KEY} in all",
+            code="limit.key_invalid",
+        )
+    if max_running is None and rate is None:
+        raise Invalid("expected maxRunning, rate or both, found neither", code="limit.invalid")
+    now = read_now(tx)
+    name, figures = LimitKey(tenant_id, key), Figures(max_running, rate)
+    stored = limits.put(tx, name, figures, source=Source.API, updated_by=actor, now=now)
+    assert stored is not None, "an operator's word always counts"  # noqa: S101
+    note_bell(tx, TASK_RUNNER_QUEUE)
+    [state] = read_states(tx, tenant_id, [stored])
+    return state, stored.created_at == now
+
+
+def delete_limit(tx: Connection, tenant_id: TenantId, key: str) -> None:
+    """Delete a tenant's limit, whoever set it. Rings the task runners. Raises `NotFound` (`limit.not_found`).
+
+    A definition's stands again with the next task that asks for it.
+    """
+    if not limits.delete_limit(tx, LimitKey(tenant_id, key)):
+        raise _not_found(key)
+    note_bell(tx, TASK_RUNNER_QUEUE)
+
+
+def get_limit(tx: Connection, tenant_id: TenantId, key: str) -> LimitState:
+    """One limit. Raises `NotFound` (`limit.not_found`)."""
+    name = LimitKey(tenant_id, key)
+    found = limits.read(tx, [name]).get(name)
+    if found is None:
+        raise _not_found(key)
+    [state] = read_states(tx, tenant_id, [found])
+    return state
+
+
+def read_states(tx: Connection, tenant_id: TenantId, found: Sequence[Limit]) -> list[LimitState]:
+    """What some limits of a tenant do at this instant."""
+    if not found:
+        return []
+    now = read_now(tx)
+    running = limits.count_running(tx, [one.name for one in found])
+    waiting = limits.count_waiting(tx, tenant_id, [one.key for one in found], now=now)
+    return [
+        LimitState(
+            one,
+            running.get(one.name, 0),
+            waiting.get(one.key, 0),
+            None if one.bucket is None else one.bucket.at(now),
+        )
+        for one in found
+    ]
+
+
+def _not_found(key: str) -> NotFound:
+    return NotFound(f'no limit "{key[:210]}"; see `signalbox limits list`', code="limit.not_found")
+
+
+# -- explaining ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Why a due task does not run: a limit without room. `next_token_at`: when it has a token, where one is missing."""
+
+    key: str
+    max_running: int | None
+    running: int
+    next_token_at: datetime | None
+
+
+def explain_waits(
+    tx: Connection, tenant_id: TenantId, due: Mapping[TaskId, tuple[str, str | None]]
+) -> dict[TaskId, list[Wait]]:
+    """Which limits keep some due tasks, (type, limit key) each, from running; those that none does are left out."""
+    keys = {task: [TYPE_PREFIX + type, *([] if key is None else [key])] for task, (type, key) in due.items()}
+    names = [LimitKey(tenant_id, key) for wanted in keys.values() for key in wanted]
+    standing = limits.read(tx, names)
+    if not standing:
+        return {}
+    room = Room(read_now(tx), standing, limits.count_running(tx, standing))
+    waits = {}
+    for task, wanted in keys.items():
+        full = [name for name in (LimitKey(tenant_id, key) for key in wanted) if not room.has(name)]
+        if full:
+            waits[task] = [_wait(room, name) for name in full]
+    return waits
+
+
+def _wait(room: Room, name: LimitKey) -> Wait:
+    seconds = room.token_in(name)
+    at = None if seconds is None else room.now + timedelta(seconds=seconds)
+    return Wait(name.key, room.limits[name].max_running, room.running.get(name, 0), at)

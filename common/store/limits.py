@@ -281,7 +281,7 @@ _AMONG = and_(among(_c.tenant_id, "tenants"), among(_c.key, "keys", "text"))
 _READ = select(*_ROW).where(_AMONG).order_by(_c.tenant_id, _c.key)
 _LOCK = _READ.with_for_update(key_share=True)
 _HOLD = _READ.with_for_update(read=True, key_share=True)
-_RUNS = and_(_t.status == TaskStatus.RUNNING, _t.lease_token.is_not(None))
+_RUNS = _t.lease_owner.is_not(None)  # as in the index; who is leased is running
 _RUNNING = union_all(
     select(_t.tenant_id, _t.limit_key.label("key"), func.count())
     .where(

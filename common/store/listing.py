@@ -268,6 +268,8 @@ class TaskRecord:
     created_at: datetime
     finished_at: datetime | None
     executed_as: str
+    limit_key: str | None
+    gated: bool
     polls: str | None
     assignee: str | None
     candidates: Sequence[str] | None
@@ -286,7 +288,7 @@ _COUNTED: ColumnElement[str | None] = case((_t.asked_as == POLL, _t.state))
 _TASK = select(
     _t.id, _t.instance_id, _ASKED, _t.name, _t.status, _t.attempt, _t.max_attempts, _t.lost, _t.run_at, _t.held,
     _t.priority, _t.input, _t.output, _t.error, _t.progress, _t.options, _t.idempotency_key, _t.created_at,
-    _t.finished_at, _t.type, _COUNTED, _t.assignee, _t.candidates, _t.due_at, _t.ended_by, _t.parent_task_id, _t.item_index,
+    _t.finished_at, _t.type, _t.limit_key, _t.gated, _COUNTED, _t.assignee, _t.candidates, _t.due_at, _t.ended_by, _t.parent_task_id, _t.item_index,
     joins.c.total, joins.c.succeeded, joins.c.failed,
 ).outerjoin(joins, joins.c.task_id == _t.id)  # fmt: skip
 _ATTEMPTS = (

@@ -678,6 +678,7 @@ def task_facts(one: Task) -> RenderableType:
                 *_poll_facts(one.get("poll")),
                 *_map_facts(one),
                 ("attempt", f"{one['attempt']} of {one['maxAttempts']}"),
+                ("limit", one.get("limitKey")),
                 ("run at", instant(one["runAt"])),
                 ("title", _text_or_none(one.get("title"))),
                 ("assignee", one.get("assignee")),
@@ -854,6 +855,8 @@ def _obstacles(found: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield section("places", Text(_places_text(found["places"])))
     if found["tasks"]:
         yield section("open tasks", tasks_table(found["tasks"]))
+    if found.get("limits"):
+        yield section("waiting for a limit", _limits_table(found))
     if found["children"]:
         yield section("children", _children_table(found["children"]))
     if found["incidents"]:
@@ -899,6 +902,19 @@ def _undoing(found: Mapping[str, Any]) -> str:
         return line
     doing = "undoing" if now["status"] == "running" else "stopped at"
     return f"{line}; {doing} {now['undoes']} by {now['name'] or '?'}"
+
+
+def _limits_table(found: Mapping[str, Any]) -> RenderableType:
+    """Tasks that are due and do not run, with the limits that have no room for them."""
+    names = {task["id"]: task["name"] for task in found["tasks"]}
+    table = plain_table("task", "limit", "running", "next token")
+    for task, waits in found["limits"].items():
+        for wait in waits:
+            most = wait["maxRunning"]
+            runs = str(wait["running"]) if most is None else f"{wait['running']} of {most}"
+            at = wait["nextTokenAt"]
+            table.add_row(str(names[task]), str(wait["key"]), runs, "" if at is None else instant(at))
+    return table
 
 
 def _children_table(children: Iterable[Mapping[str, Any]]) -> RenderableType:
