@@ -101,7 +101,7 @@ def start_all(database: Database, tenant_id: TenantId, key: str, count: int, lim
 
 def advance_all(advancing: Advancing) -> None:
     done = advance_ready(advancing, until=time.monotonic() + 600)
-    if done.resume_after is not None:
+    if done.more:
         raise RuntimeError("the steps took longer than ten minutes")
 
 

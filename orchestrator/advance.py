@@ -2,14 +2,15 @@
 
 Theory of operation (statement by statement; the order matters).
 
-1. A page of the oldest ready inbox rows names up to 100 instances. Lock those that are free (FOR NO KEY UPDATE SKIP LOCKED).
+1. A page of the oldest ready inbox rows of each tenant names up to 100 instances, of the tenants in turn. Lock those that are
+   free (FOR NO KEY UPDATE SKIP LOCKED).
 2. Read their inbox in a NEW statement: its snapshot must be younger than the lock, or rows would be seen that
    the previous holder consumed before it let go.
    So are the configuration values that their charts name, where any does, in one statement.
 3. Decide each row, purely. Whatever one instance does wrong is that instance's incident.
 4. Save, set-based, guarded by the sequence that was read; delete exactly the rows that were stepped; commit.
-5. Ring for new tasks, then look at what comes behind in the inbox, and again from the beginning, always, until a whole
-   sweep finds nothing to lock. A sweep that skipped a locked instance may sleep: its holder takes this fifth step too, and
+5. Ring for new tasks, then look at what comes behind in the inbox, of each tenant by itself, and again from the beginning,
+   always, until a whole sweep finds nothing to lock. A sweep that skipped a locked instance may sleep: its holder takes this fifth step too, and
    if it dies its rows are free for the next look.
 
 A batch that the database refuses is rolled back and each of its instances stepped alone; one that is refused
@@ -22,7 +23,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -41,11 +42,12 @@ from common.db import TASK_RUNNER_QUEUE, Database, is_trouble, note_bell
 from common.db.tables import InboxType
 from common.decide import Decision, Incident, Standing, decide
 from common.errors import SignalboxError
-from common.ids import InstanceId
+from common.ids import InstanceId, TenantId
 from common.lifecycle import FINAL, FROZEN, InstanceStatus
 from common.store import history, inbox, instances
-from common.store.inbox import InboxRow
+from common.store.inbox import InboxRow, Page, ReadyRow
 from common.store.instances import LockedInstance
+from common.store.turns import FROM_THE_FIRST
 from orchestrator.batch import Batch, LostRace, error_text
 from orchestrator.charts import Charts, CompiledChart
 from orchestrator.places import Vacancies, find_full
@@ -57,6 +59,9 @@ NO_CONFIG: Config = {}
 log = structlog.get_logger("signalbox.orchestrator")
 
 BATCH = 100
+SHARED_BATCH = 10
+SHARED_SECONDS = 5.0
+"""While more than one tenant has events, and for so long after, batches are small: nobody waits for a hundred of another's."""
 STEP_BUDGET = 0.1
 """Seconds of stepping in one transaction; instances that are left over are taken by the next."""
 SUSPICION = timedelta(seconds=60)
@@ -83,14 +88,14 @@ class Advancing:
 class Pass:
     """What one pass did.
 
-    `resume_after` names the inbox id to go on from, None at the inbox's end; `left` were locked, but the time was over.
+    `more`: a sweep must go on, or begin anew; `left` were locked, but the time was over.
     `starts_items`: children of MAPs may have their turn now (`map_children.start_items`).
     """
 
     steps: int = 0
     instances: int = 0
     tasks: int = 0
-    resume_after: int | None = None
+    more: bool = False
     changed: tuple[InstanceId, ...] = ()
     left: tuple[InstanceId, ...] = ()
     starts_items: bool = False
@@ -100,48 +105,147 @@ NOTHING = Pass()
 
 
 @dataclass
-class Sweep:
-    """One way through the inbox: the row to go on after, the instances that had their turn, how many were found free.
-
-    A sweep may outlast a drain: who keeps it goes on where it stopped, so that those behind get their turn too.
-    """
+class _Lap:
+    """A tenant's way through its part of the inbox: the row to go on after, the instances that had their turn."""
 
     after: int = 0
     seen: set[InstanceId] = field(default_factory=set)
-    found: int = 0
+    found: bool = False
 
-    def begin(self) -> None:
-        self.after, self.found = 0, 0
-        self.seen.clear()
+
+@dataclass
+class Sweep:
+    """The way through the inbox, of each tenant by itself: a lap ends where its rows do, whatever others still have waiting.
+
+    A sweep may outlast a drain: who keeps it goes on where it stopped, so that those behind get their turn too.
+    With more tenants than a page has room for they come in rounds; `found`: something was, in this round.
+    """
+
+    laps: dict[TenantId, _Lap] = field(default_factory=dict)
+    turn_after: TenantId = FROM_THE_FIRST
+    found: bool = False
+    shared_until: float = 0.0
+
+    def begun_before(self) -> None:
+        """What was passed by may have changed since: let no lap that has begun be the one that finds nothing."""
+        self.found |= self.turn_after != FROM_THE_FIRST
+        for lap in self.laps.values():
+            lap.found = True
+
+    @property
+    def passed(self) -> dict[TenantId, int]:
+        return {tenant: lap.after for tenant, lap in self.laps.items() if lap.after}
+
+    def choose(self, page: Page) -> _Chosen:
+        """Take up to a batch of distinct instances of a page that have not had their turn, one of each tenant in turn."""
+        of_tenants = {
+            tenant: list(rows) for tenant, rows in groupby(page.rows, key=lambda row: row.tenant_id)
+        }
+        ways = [_Way(tenant, rows, self._seen(tenant)) for tenant, rows in of_tenants.items()]
+        is_shared = len(ways) > 1 or page.last_tenant is not None
+        if is_shared:
+            self.shared_until = time.monotonic() + SHARED_SECONDS
+        room = SHARED_BATCH if time.monotonic() < self.shared_until else BATCH
+        room = max(room, len(ways))  # everybody has a turn
+        going = ways
+        while going and room:
+            going = [way for way in going[:room] if way.take()]
+            room -= len(going)
+        ends = {way.tenant_id: way.end(page.size) for way in ways}
+        taken = {instance_id: way.tenant_id for way in ways for instance_id in way.taken}
+        return _Chosen(taken, ends, page.last_tenant)
+
+    def _seen(self, tenant_id: TenantId) -> Set[InstanceId]:
+        lap = self.laps.get(tenant_id)
+        return lap.seen if lap else frozenset()
+
+    def note(self, chosen: _Chosen, *, found: bool, left: Collection[InstanceId] = ()) -> bool:
+        """Take note of what a pass did; must another follow? Not after a round that began anew and found nothing to lock."""
+        for tenant_id, end in chosen.ends.items():
+            lap = self.laps.setdefault(tenant_id, _Lap())
+            lap.found |= found
+            lap.seen.update(one for one, of in chosen.tenants.items() if of == tenant_id and one not in left)
+            has_left = any(chosen.tenants.get(one) == tenant_id for one in left)
+            if end is None and not has_left:
+                self._end(tenant_id)
+            elif not has_left and end is not None:
+                lap.after = end
+        for tenant_id in [
+            one for one in self.laps if one not in chosen.ends and chosen.has_visited(one, self.turn_after)
+        ]:
+            self._end(tenant_id)  # it has nothing left behind where it was
+        self.turn_after = chosen.last_tenant or FROM_THE_FIRST
+        if chosen.last_tenant is not None:
+            return True
+        more = self.found or bool(self.laps)
+        self.found = False
+        return more
+
+    def _end(self, tenant_id: TenantId) -> None:
+        self.found |= self.laps.pop(tenant_id).found
+
+
+@dataclass
+class _Way:
+    """A tenant's rows of a page, and the instances of them that are taken."""
+
+    tenant_id: TenantId
+    rows: Sequence[ReadyRow]
+    seen: Set[InstanceId]
+    taken: dict[InstanceId, None] = field(default_factory=dict)
+    at: int = 0
+
+    def take(self) -> bool:
+        """Take the next instance that has not had its turn; False where there is none."""
+        while self.at < len(self.rows):
+            instance_id = self.rows[self.at].instance_id
+            self.at += 1
+            if instance_id not in self.seen and instance_id not in self.taken:
+                self.taken[instance_id] = None
+                return True
+        return False
+
+    def end(self, size: int) -> int | None:
+        """The id to go on after; None where the tenant's rows end with those that were looked at."""
+        if self.at < len(self.rows):
+            return self.rows[self.at - 1].id if self.at else self.rows[0].id - 1
+        return self.rows[-1].id if len(self.rows) >= size else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The instances to step now, with their tenants, and where each tenant's lap goes on (None: it ends)."""
+
+    tenants: Mapping[InstanceId, TenantId] = field(default_factory=dict)
+    ends: Mapping[TenantId, int | None] = field(default_factory=dict)
+    last_tenant: TenantId | None = None
+
+    @property
+    def ids(self) -> list[InstanceId]:
+        return list(self.tenants)
+
+    def has_visited(self, tenant_id: TenantId, turn_after: TenantId) -> bool:
+        """Did the page that began behind `turn_after` have room for this tenant's rows?"""
+        return tenant_id > turn_after and (self.last_tenant is None or tenant_id <= self.last_tenant)
 
 
 def advance_ready(advancing: Advancing, *, until: float, sweep: Sweep | None = None) -> Pass:
     """Sweep the inbox until a whole sweep finds nothing to lock or `until` (monotonic seconds) is over; what was done in all.
 
-    A sweep goes through the inbox page by page and steps each instance once, at most 200 of its rows: a giant inbox, or
-    an instance that somebody else holds, hides nobody behind it. `resume_after` of the result is not None when the time
-    ran out before the work did.
+    A sweep goes through the inbox page by page, of all tenants at once, and steps each instance once, at most 200 of its
+    rows: a giant inbox, an instance that somebody else holds, or a flood of one tenant's hides nobody behind it. `more`
+    of the result tells that the time ran out before the work did.
     """
     sweep = sweep or Sweep()
-    if sweep.after or sweep.seen:
-        # Begun before this call, so it may have passed by what we were woken for: only a whole sweep of our own ends this.
-        sweep.found += 1
+    sweep.begun_before()
     steps = advanced = created = 0
     starts_items = False
     while True:
         done = advance_pass(advancing, sweep)
         starts_items |= done.starts_items
         steps, advanced, created = steps + done.steps, advanced + done.instances, created + done.tasks
-        sweep.found += done.instances
-        is_over = done.resume_after is None and not sweep.found
-        if done.resume_after is not None:
-            sweep.after = done.resume_after
-        else:
-            sweep.begin()  # what was stepped may have made more to do, also before the place we are at
-        if is_over:
-            return Pass(steps, advanced, created, starts_items=starts_items)
-        if time.monotonic() > until:
-            return Pass(steps, advanced, created, resume_after=sweep.after, starts_items=starts_items)
+        if not done.more or time.monotonic() > until:
+            return Pass(steps, advanced, created, more=done.more, starts_items=starts_items)
 
 
 def advance_pass(advancing: Advancing, sweep: Sweep) -> Pass:
@@ -149,73 +253,62 @@ def advance_pass(advancing: Advancing, sweep: Sweep) -> Pass:
     death = advancing.last_death()
     if death is not None:
         done = _careful_pass(advancing, sweep, death)
-    elif advancing.database.is_sqlite and not _peek(advancing, sweep.after):
-        return NOTHING  # the one writer's turn is not taken just to find that there is nothing to do
+    elif advancing.database.is_sqlite and not _peek(advancing, sweep).rows:
+        # The one writer's turn is not taken just to find that there is nothing to do.
+        return Pass(more=sweep.note(_Chosen(), found=False))
     else:
-        done = _pass(advancing, sweep, lambda tx: inbox.page_ready(tx, sweep.after))
+        done = _pass(advancing, sweep, lambda tx: sweep.choose(_read_page(tx, sweep)))
     if done.changed:
         advancing.publish(done.changed)
     return done
 
 
-_Page = Sequence[tuple[int, InstanceId, datetime]]
+def _read_page(tx: Connection, sweep: Sweep) -> Page:
+    return inbox.page_ready(tx, sweep.passed, turn_after=sweep.turn_after)
 
 
-def _peek(advancing: Advancing, after: int) -> _Page:
+def _peek(advancing: Advancing, sweep: Sweep) -> Page:
     with advancing.database.reading() as tx:
-        return inbox.page_ready(tx, after)
+        return _read_page(tx, sweep)
 
 
-def _pass(advancing: Advancing, sweep: Sweep, read_page: Callable[[Connection], _Page]) -> Pass:
-    """Step the instances of a page in one transaction; each alone where that fails for a reason that does not pass."""
-    chosen = _Chosen((), None)
+def _pass(advancing: Advancing, sweep: Sweep, choose: Callable[[Connection], _Chosen]) -> Pass:
+    """Step one batch, and take note of it."""
+    chosen = _Chosen()
+
+    def choose_here(tx: Connection) -> list[InstanceId]:
+        nonlocal chosen
+        chosen = choose(tx)
+        return chosen.ids
+
+    done = _stepped(advancing, choose_here)
+    # The time of this pass may have been over before all that were locked had their turn: they are next.
+    return replace(done, more=sweep.note(chosen, found=done.instances > 0, left=done.left))
+
+
+def _stepped(advancing: Advancing, choose: Callable[[Connection], list[InstanceId]]) -> Pass:
+    """Step instances in one transaction; each alone where that fails for a reason that does not pass."""
+    ids: list[InstanceId] = []
 
     def step(tx: Connection) -> Pass:
-        nonlocal chosen
-        chosen = _choose(read_page(tx), sweep.seen)
-        return _batch(advancing, tx, chosen)
+        ids[:] = choose(tx)
+        return _batch(advancing, tx, ids)
 
     try:
-        done = advancing.database.run(step)
+        return advancing.database.run(step)
     except Exception as error:
         if is_trouble(error) or isinstance(error, LostRace):
             raise
         log.warning("batch.refused", error=type(error).__name__)
-        done = replace(_each_alone(advancing, chosen.ids), resume_after=chosen.resume_after)
-    if done.left:  # the time of this pass was over before all that were locked had their turn: they are next
-        sweep.seen.update(set(chosen.ids) - set(done.left))
-        return replace(done, resume_after=sweep.after)
-    sweep.seen.update(chosen.ids)
-    return done
+        return _each_alone(advancing, ids)
 
 
-def _batch(advancing: Advancing, tx: Connection, chosen: _Chosen) -> Pass:
-    locked = instances.lock_ready(tx, chosen.ids) if chosen.ids else []
+def _batch(advancing: Advancing, tx: Connection, ids: Sequence[InstanceId]) -> Pass:
+    locked = instances.lock_ready(tx, ids) if ids else []
     if not locked:
-        return Pass(resume_after=chosen.resume_after)
+        return NOTHING
     faults.hit("after_lock")
-    return replace(_advance_locked(advancing, tx, locked), resume_after=chosen.resume_after)
-
-
-@dataclass(frozen=True, slots=True)
-class _Chosen:
-    """The instances of a page to step now; `resume_after` None where the inbox ends with them."""
-
-    ids: Sequence[InstanceId]
-    resume_after: int | None
-
-
-def _choose(page: _Page, seen: Set[InstanceId]) -> _Chosen:
-    """Take the first 100 distinct instances of a page that are not in `seen`."""
-    distinct: dict[InstanceId, None] = {}
-    last = 0
-    for row_id, instance_id, _ in page:
-        if instance_id not in seen and instance_id not in distinct:
-            if len(distinct) == BATCH:
-                return _Chosen(list(distinct), last)
-            distinct[instance_id] = None
-        last = row_id
-    return _Chosen(list(distinct), None if len(page) < inbox.PAGE else last)
+    return _advance_locked(advancing, tx, locked)
 
 
 def _advance_locked(advancing: Advancing, tx: Connection, locked: list[LockedInstance]) -> Pass:
@@ -517,20 +610,20 @@ def _careful_pass(advancing: Advancing, sweep: Sweep, death: datetime) -> Pass:
 
     Suspect is who has a row from before the death; a backlog that nobody died on strikes nobody.
     """
-    page = _peek(advancing, sweep.after)
-    chosen = _choose(page, sweep.seen)
-    suspected = {instance_id for _, instance_id, accepted_at in page if accepted_at <= death}
-    clear = {id_ for id_ in chosen.ids if id_ not in suspected}
-    done = _pass(advancing, sweep, lambda _tx: [row for row in page if row[1] in clear]) if clear else NOTHING
-    suspects = [id_ for id_ in chosen.ids if id_ in suspected]
-    careful = [_step_suspect(advancing, id_) for id_ in suspects]
-    sweep.seen.update(suspects)
-    touched = tuple(id_ for id_, steps in zip(suspects, careful, strict=True) if steps is not None)
+    page = _peek(advancing, sweep)
+    chosen = sweep.choose(page)
+    suspected = {row.instance_id for row in page.rows if row.accepted_at <= death}
+    clear = [one for one in chosen.ids if one not in suspected]
+    suspects = [one for one in chosen.ids if one in suspected]
+    done = _stepped(advancing, lambda _tx: clear) if clear else NOTHING
+    careful = [_step_suspect(advancing, one) for one in suspects]
+    touched = tuple(one for one, steps in zip(suspects, careful, strict=True) if steps is not None)
+    advanced = done.instances + len(touched)
     return Pass(
         done.steps + sum(steps or 0 for steps in careful),
-        done.instances + len(touched),
+        advanced,
         done.tasks,
-        sweep.after if done.left else chosen.resume_after,
+        sweep.note(chosen, found=advanced > 0, left=done.left),
         done.changed + touched,
     )
 

@@ -122,7 +122,7 @@ class Orchestrator:
             caused += start_published(self.database, self.limits)
         vacancies = self.advancing.vacancies.take()
         goes_on = bool(vacancies) and give(self.database, vacancies)
-        return Drained(counts, more=done.resume_after is not None or caused > 0 or goes_on)
+        return Drained(counts, more=done.more or caused > 0 or goes_on)
 
     def _due(self) -> float | None:
         """Fire and expire what is due, then tell how long until the next instant."""

@@ -10,15 +10,34 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, lateral, literal_column, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    FromClause,
+    bindparam,
+    column,
+    func,
+    lateral,
+    literal_column,
+    select,
+    true,
+    update,
+)
 
 from common.db.rows import Writes, insert_rows
 from common.db.tables import InboxType, inbox
-from common.db.types import IdList, among
+from common.db.types import BigIdList, Id, IdList, among, unset
 from common.ids import InstanceId, TenantId
+from common.store import turns
+from common.store.turns import FROM_THE_FIRST
 
 CONTROL, ORDINARY = 0, 1
 PAGE = 1_000
+"""Rows of a page, of all tenants together."""
+LEAST_PAGE = 100
+TENANTS_AT_ONCE = 100
+NOTHING_PASSED: Mapping[TenantId, int] = {}
 PER_INSTANCE = 200
 
 _c = inbox.c
@@ -64,17 +83,84 @@ def put(tx: Connection | Writes, rows: Sequence[Mapping[str, Any]]) -> None:
     insert_rows(tx, inbox, rows)
 
 
-_PAGE = (
-    select(_c.id, _c.instance_id, _c.accepted_at)
-    .where(~_c.parked, _c.id > bindparam("after"))
+@dataclass(frozen=True, slots=True)
+class ReadyRow:
+    """A row that may be stepped."""
+
+    id: int
+    instance_id: InstanceId
+    tenant_id: TenantId
+    accepted_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The oldest ready rows of some tenants, by tenant and id, up to `size` of each.
+
+    `last_tenant` is not None where there may be more tenants behind it.
+    """
+
+    rows: Sequence[ReadyRow] = ()
+    size: int = PAGE
+    last_tenant: TenantId | None = None
+
+
+def _is_ready(rows: FromClause) -> tuple[ColumnElement[bool], ...]:
+    return (unset(rows.c.parked),)
+
+
+_walk = turns.tenants(inbox, _is_ready)
+_TENANTS = select(_walk.c.tenant_id).where(_walk.c.tenant_id.is_not(None)).limit(TENANTS_AT_ONCE)
+_PAGE_OF = (
+    select(_c.id, _c.instance_id, _c.tenant_id, _c.accepted_at)
+    .where(*_is_ready(inbox), _c.tenant_id == bindparam("tenant_id", type_=Id()), _c.id > bindparam("after"))
     .order_by(_c.id)
-    .limit(PAGE)
+    .limit(bindparam("size"))
+)
+_passed = (
+    func.unnest(bindparam("tenants", type_=IdList()), bindparam("afters", type_=BigIdList()))
+    .table_valued(column("tenant_id", Id()), column("after", BigInteger()), name="passed")
+    .render_derived()
+)
+_turn = _TENANTS.cte("turn")
+_most = func.greatest(literal_column(str(LEAST_PAGE)), literal_column(str(PAGE)).op("/")(func.count()))
+_ready = (
+    select(_c.id, _c.instance_id, _c.accepted_at)
+    .where(*_is_ready(inbox), _c.tenant_id == _turn.c.tenant_id, _c.id > func.coalesce(_passed.c.after, 0))
+    .order_by(_c.id)
+    .limit(select(_most).select_from(_turn).scalar_subquery())
+    .lateral("ready")
+)
+_PAGE = (
+    select(_ready.c.id, _ready.c.instance_id, _turn.c.tenant_id, _ready.c.accepted_at)
+    .select_from(_turn.outerjoin(_passed, _passed.c.tenant_id == _turn.c.tenant_id).outerjoin(_ready, true()))
+    .order_by(_turn.c.tenant_id, _ready.c.id)
 )
 
 
-def page_ready(tx: Connection, after: int) -> list[tuple[int, InstanceId, datetime]]:
-    """The next page of (id, instance_id, accepted_at) of rows that may be stepped, oldest first."""
-    return [(row[0], row[1], row[2]) for row in tx.execute(_PAGE, {"after": after})]
+def page_ready(
+    tx: Connection, passed: Mapping[TenantId, int] = NOTHING_PASSED, *, turn_after: TenantId = FROM_THE_FIRST
+) -> Page:
+    """The oldest rows that may be stepped of up to 100 tenants behind `turn_after`, of each those behind the id `passed` for it.
+
+    All have their part of the page, so that a flood of one tenant's hides nobody else's.
+    """
+    if tx.dialect.name == "postgresql":
+        names = {"turn_after": turn_after, "tenants": list(passed), "afters": list(passed.values())}
+        found = tx.execute(_PAGE, names).all()
+        tenants = {row.tenant_id for row in found}
+        size = max(LEAST_PAGE, PAGE // max(len(tenants), 1))
+    else:
+        tenants = set(tx.execute(_TENANTS, {"turn_after": turn_after}).scalars())
+        size = max(LEAST_PAGE, PAGE // max(len(tenants), 1))
+        found = [
+            row
+            for one in sorted(tenants)
+            for row in tx.execute(_PAGE_OF, {"tenant_id": one, "after": passed.get(one, 0), "size": size})
+        ]
+    rows = [ReadyRow(*row) for row in found if row.id is not None]
+    last = max(tenants) if len(tenants) == TENANTS_AT_ONCE else None
+    return Page(rows, size, last)
 
 
 _ROW = (_c.id, _c.instance_id, _c.lane, _c.type, _c.body, _c.source, _c.accepted_at)
@@ -107,7 +193,7 @@ def read_ready(tx: Connection, instance_ids: Sequence[str]) -> list[InboxRow]:
     return [_inbox_row(row) for row in rows]
 
 
-_HAS_READY = select(_c.id).where(~_c.parked).limit(1)
+_HAS_READY = select(_c.id).where(*_is_ready(inbox)).limit(1)
 
 
 def has_ready(tx: Connection) -> bool:

@@ -110,9 +110,9 @@ def test_rows_that_somebody_consumed_between_the_page_and_the_lock_are_not_seen_
     instance_id = engine.start(COUNTER)
     engine.send(instance_id, "ADD", n=1)
     with engine.database.transaction() as tx:
-        stale = inbox.page_ready(tx, 0)
+        stale = inbox.page_ready(tx).rows
         engine.advance()  # another orchestrator, in a transaction of its own
-        assert instances.lock_ready(tx, [row[1] for row in stale][:1])
+        assert instances.lock_ready(tx, [row.instance_id for row in stale][:1])
 
         assert inbox.read_ready(tx, [instance_id]) == []
 

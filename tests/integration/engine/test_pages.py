@@ -12,7 +12,7 @@ from common.db import Database
 from common.ids import InstanceId
 from common.lifecycle import InstanceStatus
 from common.store import inbox, instances
-from orchestrator.advance import STEP_BUDGET, Sweep, advance_pass, advance_ready
+from orchestrator.advance import STEP_BUDGET, Sweep, _Lap, advance_pass, advance_ready
 from tests.integration.engine.documents import COUNTER, ON_SQLITE, assign, on_go
 from tests.support.engine import Engine
 
@@ -84,8 +84,7 @@ def test_rows_behind_the_first_hundred_instances_are_reached_in_one_sweep(engine
     sweep = Sweep()
 
     first = advance_pass(engine.advancing, sweep)
-    assert first.resume_after is not None
-    sweep.after = first.resume_after
+    assert first.more
     second = advance_pass(engine.advancing, sweep)
 
     assert (first.instances, second.instances) == (100, 21)
@@ -146,9 +145,9 @@ def test_who_was_locked_but_not_reached_in_time_is_next(
 def test_what_comes_to_an_instance_that_had_its_turn_ends_no_drain_unseen(engine: Engine) -> None:
     """A drain that goes on with an older sweep has passed its rows by; it must not say that nothing is left."""
     instance_id = engine.start(COUNTER)
-    sweep = Sweep(after=10_000, seen={instance_id})
+    sweep = Sweep({engine.tenant_id: _Lap(after=10_000, seen={instance_id})})
 
     done = advance_ready(engine.advancing, until=time.monotonic() + 10, sweep=sweep)
 
-    assert done.resume_after is None
+    assert not done.more
     assert engine.status(instance_id) is InstanceStatus.WAITING

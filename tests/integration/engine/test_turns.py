@@ -7,11 +7,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from common.clock import read_now
-from common.ids import TenantId, new_id, new_token
-from common.store import tasks, turns
+from common.db import Database
+from common.ids import InstanceId, TenantId, new_id, new_token
+from common.lifecycle import InstanceStatus
+from common.store import instances, tasks, turns
 from common.store.tasks import TaskClaim
 from common.store.turns import FROM_THE_FIRST
-from tests.integration.engine.documents import one_task
+from orchestrator.advance import Sweep, advance_pass
+from tests.integration.engine.documents import COUNTER, one_task
 from tests.support.engine import Engine
 
 pytestmark = pytest.mark.breaks_promises  # rows that no step asked for
@@ -121,3 +124,71 @@ def test_what_is_not_due_or_not_ours_takes_nobodys_turn(engine: Engine) -> None:
     assert Counter(task.tenant_id for task in claim(engine, 10)) == {busy.tenant_id: 10}
     assert len(claim(engine, 10)) == 2
     assert claim(engine, 10) == []
+
+
+def flood_of_starts(engine: Engine, count: int, tenant: str) -> tuple[Engine, list[InstanceId]]:
+    of = Engine.on(engine.database, tenant)
+    key = of.apply(COUNTER)
+    return of, [of.start(key) for _ in range(count)]
+
+
+def test_a_flood_of_events_of_one_tenant_hides_nobody(engine: Engine) -> None:
+    flooding, started = flood_of_starts(engine, 300, "flooding")
+    quiet, three = flood_of_starts(engine, 3, "quiet")
+
+    done = advance_pass(engine.advancing, Sweep())
+
+    assert {quiet.status(one) for one in three} == {InstanceStatus.WAITING}
+    assert done.instances < 100, "others come in between, so the batches are small"
+    assert done.more
+    engine.advance()
+    assert {flooding.status(one) for one in started} == {InstanceStatus.WAITING}
+
+
+def test_who_comes_while_a_flood_is_stepped_is_in_the_next_batch(engine: Engine) -> None:
+    """Also with what follows: a lap of the flood's takes a minute, and one of a quiet tenant's is over with each batch."""
+    flood_of_starts(engine, 400, "flooding")
+    quiet, (one,) = flood_of_starts(engine, 1, "quiet")
+    sweep = Sweep()
+    advance_pass(engine.advancing, sweep)
+
+    for number in range(3):
+        quiet.send(one, "ADD", n=number)
+        advance_pass(engine.advancing, sweep)
+
+    assert quiet.context(one)["seen"] == [0, 1, 2]
+    engine.advance()
+
+
+def test_more_tenants_than_a_page_has_room_for_come_in_rounds(engine: Engine) -> None:
+    everybody = [flood_of_starts(engine, 2, f"tenant-{number}") for number in range(103)]
+    sweep = Sweep()
+
+    first = advance_pass(engine.advancing, sweep)
+    second = advance_pass(engine.advancing, sweep)
+
+    assert (first.more, second.more) == (True, True)
+    assert all(of.status(started[0]) is InstanceStatus.WAITING for of, started in everybody)
+    engine.advance()
+    assert all(of.status(one) is InstanceStatus.WAITING for of, started in everybody for one in started)
+
+
+def test_an_instance_that_is_held_ends_no_drain_unseen_and_keeps_none_going(postgres_url: str) -> None:
+    database = Database.open(postgres_url)
+    engine = Engine.on(database)
+    _, (held,) = flood_of_starts(engine, 1, "held")
+    other, started = flood_of_starts(engine, 30, "other")
+    with database.transaction() as tx:
+        assert instances.lock_ready(tx, [held])
+        done = engine.advance()
+
+        assert not done.more
+        assert {other.status(one) for one in started} == {InstanceStatus.WAITING}
+    database.dispose()
+
+
+def test_one_tenant_alone_has_whole_batches(engine: Engine) -> None:
+    flood_of_starts(engine, 120, "alone")
+
+    assert advance_pass(engine.advancing, Sweep()).instances == 100
+    engine.advance()

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, event
 
 from common.clock import read_now
 from common.db import Database
-from common.ids import new_token
+from common.ids import TenantId, new_token
 from common.store import inbox, tasks, timers
 from tests.conftest import migrate
 from tests.integration.engine.documents import one_task
@@ -100,7 +100,11 @@ def claim(tx: Connection) -> None:
 
 
 def page(tx: Connection) -> None:
-    assert len(inbox.page_ready(tx, 0)) == NOISE // 1_000
+    assert len(inbox.page_ready(tx).rows) == NOISE // 1_000
+
+
+def tenant(tx: Connection) -> TenantId:
+    return TenantId(str(tx.exec_driver_sql("SELECT DISTINCT tenant_id FROM instances").scalar_one()))
 
 
 def read_ready(tx: Connection) -> None:
@@ -116,7 +120,7 @@ def read_ready(tx: Connection) -> None:
         " WHERE status = 'waiting'"
     )
     tx.exec_driver_sql("ANALYZE inbox")
-    ids = sorted({row[1] for row in inbox.page_ready(tx, NOISE)})
+    ids = sorted({row.instance_id for row in inbox.page_ready(tx, {tenant(tx): NOISE}).rows})
     assert len(inbox.read_ready(tx, ids)) > 1_000
 
 
