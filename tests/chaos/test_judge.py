@@ -118,6 +118,23 @@ def test_an_instance_that_nobody_asked_for_is_wrong(cluster: Cluster, story: Sto
     assert faults(judge(cluster, [story], ledger)) == {"wrong"}
 
 
+def test_more_children_at_once_than_may_run_are_wrong(cluster: Cluster, ledger: Ledger) -> None:
+    stories = [
+        tell(cluster, Story(number, [*ADDS, ("CLOSE", 0.0)]))
+        for number in range(chaos_chart.CHILDREN_AT_ONCE + 1)
+    ]
+    cluster.engine.execute(
+        "UPDATE instances SET concurrency_key = 'low', started_at = '2026-03-01 12:00:00', "
+        f"finished_at = '2026-03-01 12:00:01' WHERE definition_key = '{chaos_chart.CHILD_KEY}'"
+    )
+
+    judgement = judge(cluster, stories, ledger)
+
+    assert [finding.text for finding in judgement.findings] == [
+        "4 children of the shelf low ran at once, 3 may"
+    ]
+
+
 def test_a_handler_that_was_called_without_a_claim_is_doubled(
     cluster: Cluster, story: Story, ledger: Ledger
 ) -> None:

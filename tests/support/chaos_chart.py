@@ -1,7 +1,7 @@
 """The workflow of the chaos suite: one chart in which each thing that the engine can be waiting for is met once.
 
 Two tasks in a row, of which the second fails twice and is retried; a timer; an event that it sends to itself for later; two
-regions side by side with a task each; a child that is waited for; events from outside at any time, in any state. Whatever
+regions side by side with a task each; a child that is waited for, and that waits for a place among its like; events from outside at any time, in any state. Whatever
 happens to the processes meanwhile, an instance that heard its CLOSE ends `completed`, with one possible context.
 """
 
@@ -14,6 +14,9 @@ Document = Mapping[str, Any]
 
 KEY = "chaos"
 CHILD_KEY = "chaos-child"
+CHILDREN_AT_ONCE = 3
+"""Of one shelf; the others wait for a place."""
+SHELF = "${instance.id.matches('[0-7]$') ? 'low' : 'high'}"
 FAILS = 2
 AMOUNTS = {"first": 1, "second": 10, "left": 100, "right": 1_000, "child": 10_000}
 """What each task brings: the sum names those that are missing or counted twice."""
@@ -51,6 +54,7 @@ def _region(name: str, *, ms: int) -> dict[str, Any]:
 CHILD: Document = {
     "id": CHILD_KEY,
     "initial": "working",
+    "concurrency": {"max": CHILDREN_AT_ONCE, "key": "${input.shelf}"},
     "context": {"sum": 0},
     "output": {"amount": "${context.sum}"},
     "states": {
@@ -103,7 +107,7 @@ CHART: Document = {
             "invoke": {
                 "src": "WORKFLOW",
                 "id": "child",
-                "input": {"definitionKey": CHILD_KEY},
+                "input": {"definitionKey": CHILD_KEY, "input": {"shelf": SHELF}},
                 "onDone": {"target": "open", "actions": [_add("event.output.output.amount")]},
             }
         },

@@ -2,7 +2,7 @@
 
 Each instance has one right end, told by its story. Each acknowledged event stands in its history once, in the order of the
 acknowledgements; each result counted once; each attempt that ended was really made, and none was made that nobody claimed; no
-timer was early. A finding is a sentence of one of four kinds: lost, doubled, stuck, wrong.
+timer was early; never did more children of a shelf run than may. A finding is a sentence of one of four kinds: lost, doubled, stuck, wrong.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from common.commands.doctor import examine
 from tests.support import chaos_chart, chaos_kinds
 from tests.support.audit import Entry, find_gaps, read_entries
 from tests.support.chaos_callers import Story
-from tests.support.chaos_chart import CHILD_KEY, context_at_the_end
+from tests.support.chaos_chart import CHILD_KEY, CHILDREN_AT_ONCE, context_at_the_end
 from tests.support.cluster import Cluster
 from tests.support.ledger import Ledger
+from tests.support.overlap import most_at_once
 
 Fault = Literal["lost", "doubled", "stuck", "wrong"]
 FINAL = ("completed", "cancelled")
@@ -78,6 +79,7 @@ def judge(cluster: Cluster, stories: Sequence[Story], ledger: Ledger) -> Judgeme
     _judge_attempts(judgement, cluster, ledger)
     _judge_timers(judgement, cluster)
     _judge_incidents(judgement, cluster)
+    _judge_places(judgement, cluster)
     judgement.counts |= {
         "instances": len(instances),
         "events": len(entries),
@@ -236,6 +238,27 @@ def _judge_timers(judgement: Judgement, cluster: Cluster) -> None:
     )
     judgement.add(
         "wrong", (f"timer {id_} was due at {due} and fired at {fired}" for id_, due, fired in early)
+    )
+
+
+def _judge_places(judgement: Judgement, cluster: Cluster) -> None:
+    """Never more ran at once than have places. Who has failed had given its place back, and is left out."""
+    spans = defaultdict(list)
+    for shelf, began, ended in cluster.query(
+        f"SELECT concurrency_key, started_at, finished_at FROM instances i WHERE definition_key = '{CHILD_KEY}' "
+        "AND started_at IS NOT NULL AND finished_at IS NOT NULL "
+        "AND NOT EXISTS (SELECT 1 FROM incidents WHERE instance_id = i.id)"
+    ):
+        spans[shelf].append((began, ended))
+    most = {shelf: most_at_once(those) for shelf, those in spans.items()}
+    judgement.counts["children_at_once"] = max(most.values(), default=0)
+    judgement.add(
+        "wrong",
+        (
+            f"{number} children of the shelf {shelf} ran at once, {CHILDREN_AT_ONCE} may"
+            for shelf, number in most.items()
+            if number > CHILDREN_AT_ONCE
+        ),
     )
 
 

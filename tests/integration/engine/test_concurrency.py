@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from common.errors import Conflict, Invalid
 from common.ids import InstanceId
 from common.lifecycle import LIVE, InstanceStatus
 from orchestrator.advance import advance_ready
 from orchestrator.places import PlaceLook
+from tests.integration.engine.sagas import Ledger, trip
 from tests.support.engine import Engine
 from tests.support.manual_clock import ManualClock
 
@@ -353,6 +357,66 @@ def test_of_two_retries_for_one_place_one_is_rejected_on_record(engine: Engine) 
     assert inside(engine) == 2
     (loser,) = [one for one in ids if engine.status(one) is FAILED]
     assert engine.entries(loser)[-1]["reason"].startswith("concurrency.full")
+
+
+def test_what_undoes_waits_for_nobodys_place(engine: Engine) -> None:
+    ledger = Ledger(engine)
+    ledger.failing |= {"do.car", "undo.hotel"}
+    document = {**trip(), "concurrency": {"max": 1}}
+    first = engine.start(document)
+    engine.settle()
+    assert engine.status(first) is FAILED  # in the middle of compensating
+    (second,) = enter(engine, 1, "trip")
+    engine.advance()
+    assert engine.status(second) is InstanceStatus.RUNNING
+
+    with pytest.raises(Conflict):
+        engine.control("restart", first, state=None)
+    ledger.failing.discard("undo.hotel")
+    engine.control("retry", first)
+    engine.advance()
+
+    assert engine.status(first) is InstanceStatus.COMPENSATING
+    engine.settle()
+    assert "undo.hotel" in ledger.lines
+
+
+# -- what it costs ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def statements(engine: Engine) -> Iterator[list[str]]:
+    """Every statement meanwhile."""
+    seen: list[str] = []
+
+    def note(*execution: Any) -> None:
+        seen.append(execution[2])
+
+    event.listen(engine.database.engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(engine.database.engine, "before_cursor_execute", note)
+
+
+def test_definitions_without_places_cost_no_statement(engine: Engine) -> None:
+    free = engine.apply(
+        {key: value for key, value in visit().items() if key != "concurrency"} | {"id": "free"}
+    )
+    engine.apply(visit())
+    for key in (free, "visit"):  # what is kept by definition is there then
+        leave(engine, engine.start(key))
+
+    counts = {}
+    for key in (free, "visit"):
+        with statements(engine) as seen:
+            engine.start(key)
+            engine.advance()
+        counts[key] = len(seen)
+        asked = [one for one in seen if "queued" in one and "concurrency_key =" in one.replace("\n", " ")]
+        assert bool(asked) is (key == "visit")
+        assert any("pg_advisory" in one for one in seen) is (key == "visit" and not engine.database.is_sqlite)
+    assert counts["visit"] > counts[free]
 
 
 # -- versions -----------------------------------------------------------------------------------------------------

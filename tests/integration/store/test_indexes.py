@@ -10,7 +10,8 @@ from sqlalchemy import Connection, event
 from common.clock import read_now
 from common.db import Database
 from common.ids import TenantId, new_token
-from common.store import inbox, tasks, timers
+from common.store import inbox, places, tasks, timers
+from common.store.places import Place
 from tests.conftest import migrate
 from tests.integration.engine.documents import one_task
 from tests.support.engine import Engine
@@ -140,9 +141,53 @@ def next_expiry(tx: Connection) -> None:
     assert tasks.next_expiry_at(tx) is None
 
 
+PLACE_KEYS = 50
+
+
+def _queue_up(tx: Connection) -> list[Place]:
+    """20,000 instances of which nobody may run, and 2,000 that wait for places of 50 keys; the keys."""
+    columns = (
+        "INSERT INTO instances (id, tenant_id, definition_id, definition_key, definition_version, status, head_hash,"
+        " created_at, concurrency_key, queued)"
+    )
+    made = "gen_random_uuid(), tenant_id, definition_id, definition_key, 1"
+    tx.exec_driver_sql(
+        f"{columns} SELECT {made}, 'waiting', head_hash, created_at, NULL, false"
+        f" FROM instances, generate_series(1, {NOISE})"
+    )
+    tx.exec_driver_sql(
+        f"{columns} SELECT {made}, 'pending', head_hash, created_at, 'k' || mod(n, {PLACE_KEYS}), mod(n, 40) <> 0"
+        f" FROM (SELECT * FROM instances LIMIT 1) AS one, generate_series(1, {NOISE // 10}) AS n"
+    )
+    tx.exec_driver_sql(
+        "INSERT INTO inbox (tenant_id, instance_id, lane, type, body, source, accepted_at, parked)"
+        " SELECT tenant_id, id, 1, 'start', '{}', 'test', created_at, true FROM instances WHERE queued"
+    )
+    tx.exec_driver_sql("ANALYZE instances")
+    tx.exec_driver_sql("ANALYZE inbox")
+    found = places.find_wanted(tx, after=None, limit=2 * PLACE_KEYS)
+    assert len(found) == PLACE_KEYS
+    return found
+
+
+def next_for_a_place(tx: Connection) -> None:
+    place = _queue_up(tx)[1]
+    assert len(places.lock_next(tx, place, 3)) == 3
+    assert places.find_newest_version(tx, place) is not None
+    assert places.count_wanted(tx, place) > 3
+
+
+def taken_places(tx: Connection) -> None:
+    place = _queue_up(tx)[0]
+    assert places.count_taken(tx, place) > 0
+    assert len(places.find_superseded(tx, place, keeping=3, limit=10)) == 10
+
+
 @pytest.mark.parametrize(
     ("work", "index"),
     [
+        (next_for_a_place, "ix_instances_queued"),
+        (taken_places, "ix_instances_concurrency"),
         (page, "ix_inbox_ready"),
         (claim, "ix_tasks_due"),
         (due_timers, "ix_timers_due"),
@@ -157,5 +202,5 @@ def test_hot_statements_use_their_partial_index(noise: Database, work: Any, inde
     plan = plan_of(noise, work)
 
     assert index in plan, plan
-    for table in ("tasks", "timers", "inbox"):
+    for table in ("tasks", "timers", "inbox", "instances"):
         assert f"Seq Scan on {table}" not in plan, plan

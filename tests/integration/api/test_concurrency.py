@@ -1,0 +1,118 @@
+"""Places over HTTP and by the CLI: what is refused at the door, what is shown of who waits."""
+
+from typing import Any
+
+import pytest
+
+from tests.integration.api.cli import Cli, served
+from tests.integration.api.conftest import Api, problem_of
+from tests.integration.engine.documents import ON_SQLITE
+
+
+def visit(**concurrency: Any) -> dict[str, Any]:
+    return {
+        "id": "visit",
+        "initial": "inside",
+        "concurrency": {"max": 1, "key": "${input.customer}", **concurrency},
+        "states": {"inside": {"on": {"LEAVE": "gone"}}, "gone": {"type": "final"}},
+    }
+
+
+ADA = {"definitionKey": "visit", "input": {"customer": "ada"}}
+
+
+def test_who_waits_is_shown_listed_and_explained(api: Api) -> None:
+    api.apply(visit())
+    first, second, third = (api.post("/instances", ADA).json for _ in range(3))
+    assert (first["concurrencyKey"], first["queued"]) == ("ada", True)  # nobody has given it a place yet
+    api.engine.settle()
+
+    waiting = api.get("/instances", queued="true").json["items"]
+    assert [(one["id"], one["status"], one["queued"]) for one in waiting] == [
+        (third["id"], "pending", True),
+        (second["id"], "pending", True),
+    ]
+    assert [one["id"] for one in api.get("/instances", queued="false").json["items"]] == [first["id"]]
+    shared = {"key": "ada", "max": 1, "taken": 1}
+    explained = [api.get(f"/instances/{one['id']}/explain").json["places"] for one in (first, second, third)]
+    assert explained == [
+        {**shared, "queued": False, "ahead": None},
+        {**shared, "queued": True, "ahead": 0},
+        {**shared, "queued": True, "ahead": 1},
+    ]
+
+    api.post(f"/instances/{second['id']}/cancel", {})
+    api.post(f"/instances/{first['id']}/events", {"type": "LEAVE"})
+    api.engine.settle()
+    shown = api.get(f"/instances/{third['id']}").json
+    assert (shown["status"], shown["queued"]) == ("waiting", False)
+    assert api.get(f"/instances/{first['id']}/explain").json["places"] is None
+    assert api.get(f"/instances/{second['id']}").json["queued"] is False
+
+
+def test_a_batch_is_refused_one_by_one(api: Api) -> None:
+    api.apply(visit(onFull="reject"))
+    bob = {**ADA, "input": {"customer": "bob"}}
+
+    items = api.post("/instances:batch", {"instances": [ADA, ADA, bob, {"definitionKey": "visit"}]}).json[
+        "items"
+    ]
+
+    problems = [item["problem"]["code"] if "problem" in item else None for item in items]
+    assert problems == [None, "concurrency.full", None, "concurrency.key"]
+    problem = problem_of(api.post("/instances", ADA), 409, "concurrency.full")
+    assert (problem["definitionKey"], problem["key"], problem["max"], problem["live"]) == (
+        "visit",
+        "ada",
+        1,
+        1,
+    )
+    api.engine.settle()
+
+
+@pytest.mark.parametrize(
+    ("written", "at"),
+    [
+        ({"max": 0}, "concurrency.max"),
+        ({"max": 1.5}, "concurrency.max"),
+        ({"max": True}, "concurrency.max"),
+        ({"max": "3"}, "concurrency.max"),
+        ({"max": 10**9}, "concurrency.max"),
+        ({}, "concurrency.max"),
+        (3, "concurrency"),
+        ({"max": 1, "onFull": "wait"}, "concurrency.onFull"),
+        ({"max": 1, "keys": "${input.a}"}, "concurrency.keys"),
+        ({"max": 1, "key": ["${input.a}"]}, "concurrency.key"),
+        ({"max": 1, "key": "customer"}, "concurrency.key"),
+        ({"max": 1, "key": "${context.a}"}, "concurrency.key"),
+        ({"max": 1, "key": "${config.a.b}"}, "concurrency.key"),
+        ({"max": 1, "key": "${now}"}, "concurrency.key"),
+        ({"max": 1, "key": "${instance.id}"}, "concurrency.key"),
+        ({"max": 1, "key": "${secret.a}"}, "concurrency.key"),
+        ({"max": 1, "key": "${input."}, "concurrency.key"),
+    ],
+)
+@ON_SQLITE
+def test_what_is_no_concurrency_is_refused_with_its_place(api: Api, written: Any, at: str) -> None:
+    answer = api.post("/definitions", {"document": {**visit(), "concurrency": written}})
+
+    problem = problem_of(answer, 422, "definition.invalid")
+    assert at in {one["path"] for one in problem["problems"]}
+
+
+@ON_SQLITE
+def test_the_command_line_shows_who_waits(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.apply(visit())
+    first, second = (api.post("/instances", ADA).json["id"] for _ in range(2))
+    api.engine.settle()
+    with served(api) as url:
+        cli = Cli(api, url, monkeypatch)
+
+        assert [one["id"] for one in cli.json("ls", "--queued")["items"]] == [second]
+        assert [one["id"] for one in cli.json("ls", "--not-queued")["items"]] == [first]
+        assert "pending queued" in cli.text("ls")
+        assert 'a place of the key "ada"' in cli.text("show", second)
+        assert 'waits for one: 1 of 1 of the key "ada" are taken, 0 get one before it' in cli.text(
+            "explain", second
+        )
+        assert '1 of 1 of the key "ada" are taken' in cli.text("explain", first)
