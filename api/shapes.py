@@ -11,6 +11,8 @@ from typing import Any
 
 import orjson
 
+from common.breaker import Breaker as StoredBreaker
+from common.breaker import BreakerKey, BreakerState
 from common.canonical import read
 from common.catalogue import CATALOGUE, CODE, TaskType, members_of
 from common.clock import instant_text
@@ -21,6 +23,7 @@ from common.lifecycle import InstanceStatus
 from common.people import shown_hash
 from common.polls import POLL, Counted, Polling
 from common.schedule import Run, ScheduleKind
+from common.store.breakers import BreakerRecord, WaitingTask
 from common.store.configs import ConfigRecord
 from common.store.definitions import CurrentDefinition, Definition, DefinitionFacts
 from common.store.listing import (
@@ -499,6 +502,55 @@ def schedule_summary(schedule: StoredSchedule) -> dict[str, Any]:
 
 def schedule_json(schedule: StoredSchedule, runs: Iterable[Run]) -> dict[str, Any]:
     return {**schedule_summary(schedule), "nextRuns": [run_json(run) for run in runs]}
+
+
+def breaker_json(record: BreakerRecord) -> dict[str, Any]:
+    breaker = record.breaker
+    return {
+        "type": record.key.type,
+        "target": record.key.target,
+        "state": breaker.state.value,
+        "forced": breaker.forced,
+        "failures": breaker.failures,
+        "successes": breaker.successes,
+        "failuresInARow": breaker.in_a_row,
+        "countedFrom": instant(breaker.counted_from),
+        "openedAt": instant(breaker.opened_at),
+        "retryAt": instant(breaker.retry_at),
+        "probeTaskId": breaker.probe_task_id,
+        "lastError": breaker.last_error,
+        "waiting": record.waiting,
+        "updatedAt": instant(record.updated_at),
+        "updatedBy": record.updated_by,
+    }
+
+
+def waits_json(task: WaitingTask, record: BreakerRecord | None) -> dict[str, Any]:
+    """A task that waits for a circuit breaker, and why, in words too."""
+    return {
+        "taskId": task.task_id,
+        "since": instant(task.since),
+        "breaker": None if record is None else breaker_json(record),
+        "reason": _why_it_waits(task.key, None if record is None else record.breaker),
+    }
+
+
+def _why_it_waits(key: BreakerKey, breaker: StoredBreaker | None) -> str:
+    name = f"circuit breaker {key.text}"
+    if breaker is None or breaker.state is BreakerState.CLOSED:
+        return f"{name} is closed again, the task is about to call"
+    parts = [f"{name} is open since {instant(breaker.opened_at)}"]
+    if breaker.forced:
+        parts.append("by an operator, until it is closed or reset")
+    elif breaker.state is BreakerState.HALF_OPEN:
+        parts.append("one task tries now")
+    else:
+        parts.append(f"next try at {instant(breaker.retry_at)}")
+    if breaker.failures:
+        parts.append(f"{breaker.failures} {'failure' if breaker.failures == 1 else 'failures'}")
+    if breaker.last_error is not None:
+        parts.append(f"last error {breaker.last_error}")
+    return ", ".join(parts)
 
 
 def trigger_json(trigger: StoredTrigger) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from common.errors import (
 )
 from common.ids import new_id
 from signalbox.shapes import (
+    Breaker,
     BulkPage,
     Compensations,
     Config,
@@ -425,6 +426,29 @@ class Client:
     def delete_trigger(self, trigger_id: str) -> Trigger:
         """Delete a trigger; what it has started goes on."""
         return cast("Trigger", self._ask("DELETE", _path("triggers", trigger_id)).json())
+
+    # --- circuit breakers -------------------------------------------------------------------------------------
+
+    def breakers(
+        self, *, state: str | None = None, type: str | None = None, limit: int | None = None
+    ) -> Iterator[Breaker]:
+        """Circuit breakers that match every filter, by type and target."""
+        return self._items("/breakers", _given(state=state, type=type), limit=limit)
+
+    def open_breaker(self, type: str, target: str) -> Breaker:
+        """Let no task of a type call a target, until the breaker is closed or reset."""
+        return self._turn_breaker("open", type, target)
+
+    def close_breaker(self, type: str, target: str) -> Breaker:
+        """Let every task of a type call a target, however the calls end, until the breaker is reset."""
+        return self._turn_breaker("close", type, target)
+
+    def reset_breaker(self, type: str, target: str) -> Breaker:
+        """Close a breaker and leave it to itself again."""
+        return self._turn_breaker("reset", type, target)
+
+    def _turn_breaker(self, verb: str, type: str, target: str) -> Breaker:
+        return cast("Breaker", self._post(f"/breakers:{verb}", {"type": type, "target": target}))
 
     # --- schedules --------------------------------------------------------------------------------------------
 

@@ -345,6 +345,24 @@ class Limit(TypedDict):
     updatedBy: str
 
 
+class Breaker(TypedDict):
+    type: str
+    target: str
+    state: str
+    forced: bool
+    failures: int
+    successes: int
+    failuresInARow: int
+    countedFrom: str
+    openedAt: str | None
+    retryAt: str | None
+    probeTaskId: str | None
+    lastError: str | None
+    waiting: int
+    updatedAt: str
+    updatedBy: str
+
+
 class Trigger(TypedDict):
     id: str
     name: str | None

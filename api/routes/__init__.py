@@ -1,6 +1,7 @@
 """The routes, one file a resource. `OPERATIONS` is the whole table: nothing is served that is not in it."""
 
 from api.operations import Operation
+from api.routes.breakers import routes as breaker_routes
 from api.routes.configs import routes as config_routes
 from api.routes.control import routes as control_routes
 from api.routes.definitions import routes as definition_routes
@@ -38,6 +39,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *link_making_routes.operations,
     *link_routes.operations,
     *trigger_routes.operations,
+    *breaker_routes.operations,
     *handler_routes.operations,
     *overview_routes.operations,
     *health_routes.operations,

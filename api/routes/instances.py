@@ -37,6 +37,7 @@ from api.shapes import (
     limit_wait_json,
     result_json,
     task_json,
+    waits_json,
 )
 from common.canonical import read
 from common.clock import read_now
@@ -49,9 +50,9 @@ from common.commands.start import Start, Started, start_instance
 from common.commands.verify import verify_instance
 from common.db.tables import IncidentStatus
 from common.errors import LimitExceeded, SignalboxError
-from common.ids import TenantId, is_id
+from common.ids import InstanceId, TenantId, is_id
 from common.lifecycle import LIVE, OPEN, InstanceStatus, TaskStatus
-from common.store import listing, overview, places, results
+from common.store import breakers, listing, overview, places, results
 from common.store.instances import read_definitions
 from common.store.places import Place
 from statechart import Env, explain
@@ -358,10 +359,17 @@ def explain_instance(call: Call, instance_id: str) -> Answer:
             "places": _places(tx, tenant_id, record),
             "tasks": [task_json(task) for task in tasks.items],
             "limits": _limits(tx, tenant_id, tasks.items),
+            "breakers": _waits_for(tx, tenant_id, record.id),
             "children": [child_json(child) for child in children],
             "incidents": [incident_json(incident) for incident in incidents.items],
         }
     )
+
+
+def _waits_for(tx: Connection, tenant_id: TenantId, instance_id: InstanceId) -> list[dict[str, Any]]:
+    waiting = breakers.find_waiting(tx, tenant_id, instance_id, limit=EXPLAINED)
+    found = {one.key: one for one in breakers.read(tx, {task.key for task in waiting})} if waiting else {}
+    return [waits_json(task, found.get(task.key)) for task in waiting]
 
 
 def _places(tx: Connection, tenant_id: TenantId, record: listing.InstanceRecord) -> dict[str, Any] | None:

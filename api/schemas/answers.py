@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from api.schemas.base import Instant, Json, Shape
+from common.breaker import BreakerState
 from common.db.tables import (
     AttemptOutcome,
     ConfigScope,
@@ -229,6 +230,44 @@ class Trigger(Shape):
 class TriggerPage(Shape):
     items: list[Trigger]
     next_cursor: str | None
+
+
+class Breaker(Shape):
+    """A circuit breaker: whether tasks of a type call a target."""
+
+    type: str = Field(description="of task: the name of its handler")
+    target: str = Field(
+        description="`scheme://host:port`, or the name that a handler gives; `*` for the whole type"
+    )
+    state: BreakerState
+    forced: bool = Field(description="an operator's word, until it is reset")
+    failures: int = Field(description="since `countedFrom`")
+    successes: int = Field(description="since `countedFrom`, counted while there are failures")
+    failures_in_a_row: int
+    counted_from: Instant
+    opened_at: Instant | None
+    retry_at: Instant | None = Field(
+        description="when one task may try again; null while none waits for that, and where an operator opened it"
+    )
+    probe_task_id: str | None = Field(description="the task that tries")
+    last_error: str | None
+    waiting: int = Field(description="tasks that wait for it")
+    updated_at: Instant
+    updated_by: str
+
+
+class BreakerPage(Shape):
+    items: list[Breaker]
+    next_cursor: str | None
+
+
+class WaitsForBreaker(Shape):
+    """A task that waits for a circuit breaker."""
+
+    task_id: str
+    since: Instant
+    breaker: Breaker | None = Field(description="null where it is gone: the task goes on by itself")
+    reason: str = Field(description="the same in words")
 
 
 class Reaction(Shape):
@@ -672,6 +711,7 @@ class Explanation(Shape):
     limits: dict[str, list[LimitWait]] = Field(
         description="by the id of a task that is due: the limits that have no room for it"
     )
+    breakers: list[WaitsForBreaker] = Field(description="which of its tasks wait for circuit breakers")
     children: list[Child] = Field(description="children that have not ended, the failed ones first")
     incidents: list[Incident] = Field(description="the newest incidents that are open")
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from api.schemas.base import Instant, Key, LabelPair, Query
 from api.schemas.requests import ConfigKey, ConfigModule
+from common.breaker import BreakerState
 from common.commands.people import MAX_PERSON
 from common.commands.schedules import MAX_SHOWN
 from common.db.tables import ConfigScope, IncidentStatus, SuggestionStatus
@@ -90,6 +91,11 @@ class ScheduleQuery(PageQuery):
 class TriggerQuery(PageQuery):
     definition_key: str | None = None
     event: str | None = None
+
+
+class BreakerQuery(PageQuery):
+    state: BreakerState | None = None
+    type: str | None = Field(None, max_length=200, description="of task")
 
 
 class NextRunsQuery(Query):

@@ -68,6 +68,17 @@ class EmptyBody(Body):
     """Nothing, or an empty object."""
 
 
+class BreakerBody(Body):
+    """Which circuit breaker."""
+
+    type: str = Field(min_length=1, max_length=200, description="of task: the name of its handler")
+    target: str = Field(
+        min_length=1,
+        max_length=8_000,
+        description="as the list shows it; of a URL only scheme, host and port count",
+    )
+
+
 class RestoreBody(Body):
     """How an old version comes back."""
 

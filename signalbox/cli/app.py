@@ -9,6 +9,7 @@ import typer
 from common.version import signalbox_version
 from signalbox.cli import (
     archive,
+    breakers,
     config,
     control,
     database,
@@ -71,6 +72,7 @@ for module in (
     suggestions,
     schedules,
     triggers,
+    breakers,
     config,
     limits,
     handlers,

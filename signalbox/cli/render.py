@@ -19,6 +19,7 @@ from rich.text import Text
 
 from common.ids import is_id
 from signalbox.shapes import (
+    Breaker,
     Config,
     Definition,
     DefinitionSummary,
@@ -604,6 +605,21 @@ def schedule_facts(one: Schedule) -> RenderableType:
     return Group(*parts)
 
 
+def breakers_table(found: Iterable[Breaker]) -> RenderableType:
+    table = plain_table("type", "target", "state", "failures", "waiting", "next try", "last error")
+    for one in found:
+        table.add_row(
+            one["type"],
+            Text(one["target"], "bold"),
+            status_text(one["state"] + (" by an operator" if one["forced"] else "")),
+            f"{one['failures']} of {one['failures'] + one['successes']}",
+            str(one["waiting"]),
+            "" if one["retryAt"] is None else instant(one["retryAt"]),
+            Text(one["lastError"] or "", "red"),
+        )
+    return list_or("no circuit breakers: no call of a target that one watches has failed lately", table)
+
+
 def triggers_table(found: Iterable[Trigger]) -> RenderableType:
     table = plain_table("id", "name", "event", "definition", "source", "status")
     for one in found:
@@ -857,6 +873,8 @@ def _obstacles(found: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield section("open tasks", tasks_table(found["tasks"]))
     if found.get("limits"):
         yield section("waiting for a limit", _limits_table(found))
+    if found.get("breakers"):
+        yield section("waits for", Group(*(Text(one["reason"], "red") for one in found["breakers"])))
     if found["children"]:
         yield section("children", _children_table(found["children"]))
     if found["incidents"]:
