@@ -1,0 +1,212 @@
+"""What a quiet tenant notices of one that floods the engine: its latency alone, and beside 100,000 due tasks, in one run.
+
+    python -m benchmarks.fairness --postgres           a real PostgreSQL with fsync, and Valkey
+    python -m benchmarks.fairness                      the embedded database
+    python -m benchmarks.fairness -n 20000 --seconds 30 --rate 2 --json
+
+The quiet tenant starts workflows of three no-op steps at a steady rate, first with the engine for itself. Then the
+workers are stopped, the other tenant's instances are put into the database (one is stepped to its first task and copied in
+SQL, so that they are all there at once), the workers come back, and the quiet tenant goes on as before. Latencies are
+from `created_at` to `finished_at`, on the database's clock; the two workers are one process each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from common.commands.definitions import apply_definition
+from common.commands.start import Start, start_instance
+from common.config import Limits, Settings
+from common.db import Database
+from common.ids import TenantId
+from common.observability import configure_logging
+from common.queues import doorbell
+from common.store import keys, listing
+from orchestrator.advance import Advancing, advance_ready
+from signalbox.bench import Options, bench_stack, steps_chart
+from signalbox.cli.follow import ENDED
+from signalbox.machine import describe_machine
+from signalbox.measure import Latency, latency
+from signalbox.stack import Stack
+
+WARM_UP = 20
+SETTLE_SECONDS = 3.0
+PATIENCE_SECONDS = 120.0
+CHART = steps_chart(3)
+
+
+@dataclass(frozen=True)
+class Quiet:
+    """The tenant that starts a few workflows a second."""
+
+    stack: Stack
+    database: Database
+    tenant_id: TenantId
+    rate: float
+
+    def measure(self, seconds: float) -> Latency:
+        """Start workflows for so long, one each 1/rate seconds whatever became of the others, and wait until all have ended."""
+        ids: list[str] = []
+        began = time.monotonic()
+        for number in range(max(round(seconds * self.rate), 1)):
+            time.sleep(max(began + number / self.rate - time.monotonic(), 0.0))
+            self.stack.tick()
+            ids.append(self.start())
+        return latency(self.await_all(ids))
+
+    def start(self) -> str:
+        request = Start(definition_key=str(CHART["id"]))
+        return self.database.run(
+            lambda tx: start_instance(tx, self.tenant_id, request, actor="bench", limits=Limits())
+        ).instance_id
+
+    def await_all(self, ids: list[str]) -> list[float]:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            self.stack.tick()
+            with self.database.reading() as tx:
+                found = listing.read_instances(tx, self.tenant_id, ids)
+            if all(found[one].status in ENDED for one in ids):
+                return [_milliseconds(found[one]) for one in ids]
+            if time.monotonic() > deadline:
+                left = sum(found[one].status not in ENDED for one in ids)
+                raise TimeoutError(
+                    f"{left} of {len(ids)} quiet workflows have not ended after {PATIENCE_SECONDS:g} s"
+                )
+            time.sleep(0.1)
+
+
+def _milliseconds(record: listing.InstanceRecord) -> float:
+    if record.finished_at is None:
+        raise ValueError(f'instance {record.id} is "{record.status}" and has no end')
+    return (record.finished_at - record.created_at).total_seconds() * 1_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.fairness", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("-n", "--tasks", type=int, default=100_000, help="due tasks of the other tenant")
+    parser.add_argument("--seconds", type=float, default=30.0, help="how long either is measured")
+    parser.add_argument("--rate", type=float, default=2.0, help="workflows a second of the quiet tenant")
+    parser.add_argument("--postgres", action="store_true", help="a real PostgreSQL from the wheel, fsync on")
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    configure_logging("bench", level="WARNING")
+    report = measure(asked.tasks, asked.seconds, asked.rate, is_postgres=asked.postgres)
+    if asked.json:
+        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+        return
+    for name, value in report.items():
+        sys.stdout.write(f"{name:>38}  {value}\n")
+
+
+def measure(tasks: int, seconds: float, rate: float, *, is_postgres: bool) -> dict[str, Any]:
+    options = Options(instances=tasks, steps=3, modes=(), where="postgres" if is_postgres else "embedded")
+    with ExitStack() as ending:
+        folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-fairness-")))
+        stack = ending.enter_context(bench_stack(options, folder, _tell))
+        database = _open(stack, ending)
+        quiet = Quiet(stack, database, _tenant(database, "quiet"), rate)
+        quiet.await_all([quiet.start() for _ in range(WARM_UP)])
+        alone = quiet.measure(seconds)
+        _tell(f"alone: p50 {alone.p50:.1f} ms, p99 {alone.p99:.1f} ms")
+        stack.stop_workers()
+        flooding = _flood(database, tasks)
+        for ready in stack.start_workers():
+            _tell(f"{ready.name}: {ready.detail}")
+        time.sleep(SETTLE_SECONDS)
+        before, began = _tasks_done(database, flooding), time.monotonic()
+        beside = quiet.measure(seconds)
+        done = _tasks_done(database, flooding)
+        took = time.monotonic() - began
+        return {
+            "machine": json.dumps(describe_machine()),
+            "database": "PostgreSQL, fsync on" if is_postgres else "SQLite",
+            "due tasks of the other tenant": tasks,
+            "quiet workflows a second": rate,
+            "alone, p50 ms": round(alone.p50, 1),
+            "alone, p99 ms": round(alone.p99, 1),
+            "beside the flood, p50 ms": round(beside.p50, 1),
+            "beside the flood, p99 ms": round(beside.p99, 1),
+            "ratio of p50": round(beside.p50 / alone.p50, 2),
+            "ratio of p99": round(beside.p99 / alone.p99, 2),
+            "the flood's tasks done a second": round((done - before) / took),
+        }
+
+
+def _open(stack: Stack, ending: ExitStack) -> Database:
+    """The database as an application has it, with bells."""
+    overrides = {"database_url": stack.database_url, "redis_url": stack.redis_url or "memory://localhost"}
+    settings = Settings.load(**overrides, doorbells=stack.redis_url is not None)
+    database = Database.open(settings.database_url, name="signalbox-bench")
+    ending.callback(database.dispose)
+    bells = doorbell.attach(database, settings)
+    if bells is not None:
+        ending.callback(bells.close)
+    return database
+
+
+def _tenant(database: Database, name: str) -> TenantId:
+    with database.transaction() as tx:
+        tenant_id = keys.ensure_tenant(tx, name)
+        apply_definition(tx, tenant_id, CHART, actor="bench", limits=Limits())
+    return tenant_id
+
+
+def _flood(database: Database, count: int) -> TenantId:
+    """Step one instance to its first task, and copy both until there are so many."""
+    tenant_id = _tenant(database, "flooding")
+    with database.transaction() as tx:
+        request = Start(definition_key=str(CHART["id"]))
+        first = start_instance(tx, tenant_id, request, actor="bench", limits=Limits()).instance_id
+    advance_ready(Advancing(database, Limits().max_context_bytes), until=time.monotonic() + 60)
+    with database.transaction() as tx:
+        _copy(tx, "instances", {"id": "i"}, f"id = '{first}'", count)
+        _copy(tx, "tasks", {"id": "t", "instance_id": "i"}, f"instance_id = '{first}'", count)
+    with database.transaction() as tx:
+        tx.exec_driver_sql("ANALYZE")
+    _tell(f"{count:,} tasks of another tenant are due")
+    return tenant_id
+
+
+def _copy(tx: Connection, table: str, replaced: dict[str, str], which: str, count: int) -> None:
+    """Copy a row, with ids that are made from its number: "i" of instances, "t" of tasks."""
+    columns = [row[0] for row in tx.exec_driver_sql(f"SELECT * FROM {table} LIMIT 0").cursor.description]
+    digits = {"i": "4000", "t": "4001"}
+    if tx.dialect.name == "postgresql":
+        made = "CAST('00000000-0000-{}-8000-' || lpad(to_hex(n), 12, '0') AS UUID)"
+    else:
+        made = "'00000000-0000-{}-8000-' || substr('000000000000' || n, -12)"
+    chosen = ", ".join(
+        made.format(digits[replaced[name]]) if name in replaced else f'"{name}"' for name in columns
+    )
+    named = ", ".join(f'"{name}"' for name in columns)
+    tx.exec_driver_sql(
+        f"WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {count})"
+        f" INSERT INTO {table} ({named}) SELECT {chosen} FROM {table}, numbers WHERE {which}"
+    )
+
+
+def _tasks_done(database: Database, tenant_id: TenantId) -> int:
+    query = f"SELECT count(*) FROM tasks WHERE status = 'succeeded' AND tenant_id = '{tenant_id}'"
+    with database.reading() as tx:
+        return int(tx.exec_driver_sql(query).scalar_one())
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+if __name__ == "__main__":
+    main()
