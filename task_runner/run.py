@@ -32,7 +32,7 @@ from common.commands.breakers import log_turned
 from common.commands.limits import Runs
 from common.commands.outcome import Outcome, Reported, report_outcomes
 from common.db import TASK_RUNNER_QUEUE, Database, is_trouble, note_bell
-from common.ids import TaskId, WorkerId, new_token
+from common.ids import TaskId, TenantId, WorkerId, new_token
 from common.queues.dispatcher import Drained
 from common.retry import RetryPolicy
 from common.store import tasks
@@ -50,6 +50,7 @@ from task_runner.limited import LimitedTasks
 from task_runner.metadata_rows import MetadataRows
 from task_runner.registry import PLAIN, Handler, HandlerError, Options, Registry
 from task_runner.resolve import NOTHING_PREPARED, Prepared, Resolver
+from task_runner.shares import Shares
 from task_runner.slots import Slots, Ticket
 from task_runner.watch import Bounds, Watch
 
@@ -91,6 +92,7 @@ class _Batch:
     claimed: int
     left: list[TaskClaim]
     prepared: Prepared = NOTHING_PREPARED
+    is_full: bool = False
 
 
 class Runner:
@@ -146,6 +148,8 @@ class Runner:
             database, Runs(self._types, self._functions), worker=worker, lease=lease, on_token=on_token
         )
         self._turn_after = FROM_THE_FIRST
+        self._shares = Shares(slots)
+        self._full: list[TenantId] = []  # who has his share of the slots
 
     def start(self) -> None:
         self._committer.start()
@@ -168,13 +172,13 @@ class Runner:
                 return Drained(Counter(claimed=claimed))
             limited = self._claim_limited(self.limited.share(room))
             room -= limited.claimed
-            batch = self._claim_batch(room) if room else _Batch(0, [])
+            batch = self._claim_batch(room) if room else _Batch(0, [], is_full=True)
             for task in batch.left:
                 self._call(task, batch.prepared)
             rest = room - len(batch.left)
             behind = self._claim_limited(rest if self.limited.are_any else 0)
             claimed += limited.claimed + batch.claimed + behind.claimed
-            if batch.claimed < room and behind.claimed < rest:
+            if not batch.is_full and behind.claimed < rest:
                 return Drained(Counter(claimed=claimed))
             if time.monotonic() > until:
                 return Drained(Counter(claimed=claimed), more=True)
@@ -192,6 +196,7 @@ class Runner:
     def _claim_batch(self, limit: int) -> _Batch:
         if self.database.is_sqlite and not self._is_anything_due():
             return _Batch(0, [])
+        limit = self._share_of(limit)
         calls_light = not self.is_wary() and time.monotonic() >= self._ordinary_until
         try:
             batch = self.database.run(lambda tx: self._claim_in(tx, limit, calls_light=calls_light))
@@ -205,6 +210,21 @@ class Runner:
         if batch.claimed:
             faults.hit("after_claim")
         return batch
+
+    def _share_of(self, room: int) -> int:
+        """How many tasks to claim at once, so that no tenant comes to hold all slots while others may need one."""
+        self._full = []
+        if not self._shares.are_several:
+            return room
+        with self._turn:
+            held = Counter(one.claim.tenant_id for one in self._held.values())
+        if max(held.values(), default=0) + room > self._shares.most:
+            # Who has his share goes on when one of his ends. Said before the second count, as in `_room`.
+            self._is_wanted = True
+            with self._turn:
+                held = Counter(one.claim.tenant_id for one in self._held.values())
+        share, self._full = self._shares.room(room, held)
+        return share
 
     def _claim_limited(self, limit: int) -> _Batch:
         """Claim tasks that limits hold for, and hand them to the slots. Light ones too: their places outlast no transaction."""
@@ -257,6 +277,7 @@ class Runner:
                 or admitted.has_locked
                 or not is_full
                 or claimed >= LIGHT_AT_ONCE
+                or self._shares.are_several_now()
                 or time.monotonic() > until
             ):
                 break
@@ -265,7 +286,7 @@ class Runner:
         if outcomes:
             report_outcomes(tx, outcomes, now=read_now(tx))
             faults.hit("before_outcome_commit")
-        return _Batch(claimed, left, prepared)
+        return _Batch(claimed, left, prepared, is_full=is_full)
 
     def _claim_due(self, tx: Connection, limit: int) -> list[TaskClaim]:
         claims = tasks.claim_due(
@@ -278,9 +299,11 @@ class Runner:
             lease=self.lease,
             now=self._read_now(tx),
             turn_after=self._turn_after,
+            excluded=self._full,
         )
         served = {claim.tenant_id for claim in claims}
         self._turn_after = next_turn(served, limit, self._turn_after)
+        self._shares.note(served)
         allowed = [_allowance(claim, self._options(claim)) for claim in claims]
         tasks.allow_attempts(tx, [row for row in allowed if row is not None])
         return claims

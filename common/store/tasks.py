@@ -297,7 +297,9 @@ def _may_start(rows: FromClause) -> tuple[ColumnElement[bool], ...]:
 def _due_pairs() -> Select[Any]:
     pairs = turns.pairs(tasks, "type", _waits)
     return select(pairs.c.tenant_id, pairs.c.type).where(
-        among(pairs.c.type, "types", "text"), _has_due(pairs.c.tenant_id, pairs.c.type)
+        among(pairs.c.type, "types", "text"),
+        not_(among(pairs.c.tenant_id, "excluded")),
+        _has_due(pairs.c.tenant_id, pairs.c.type),
     )
 
 
@@ -307,7 +309,7 @@ def _due_types() -> Select[Any]:
     return (
         select(tenants.c.tenant_id, mine.c.value.label("type"))
         .select_from(tenants.join(mine, true()))
-        .where(_has_due(tenants.c.tenant_id, mine.c.value))
+        .where(not_(among(tenants.c.tenant_id, "excluded")), _has_due(tenants.c.tenant_id, mine.c.value))
     )
 
 
@@ -386,8 +388,9 @@ def claim_due(
     lease: timedelta,
     now: datetime,
     turn_after: TenantId = FROM_THE_FIRST,
+    excluded: Sequence[TenantId] = (),
 ) -> list[TaskClaim]:
-    """Claim up to `limit` due tasks of `types` (SYSTEM: of `functions`), of the tenants in turn.
+    """Claim up to `limit` due tasks of `types` (SYSTEM: of `functions`), of the tenants that are not `excluded` in turn.
 
     Of one tenant those of the highest priority first, then the oldest `run_at`. The first turn is that of the tenant behind
     `turn_after` (by id), so that a caller who names the last one he served gets round to everyone: of T tenants with due
@@ -400,7 +403,7 @@ def claim_due(
     """
     names: dict[str, Any] = {
         "worker": worker, "token": token, "types": types, "functions": functions, "now": now,
-        "expires_at": now + lease,
+        "expires_at": now + lease, "excluded": excluded,
     }  # fmt: skip
     claimed: list[TaskClaim] = []
     for after, generosity in ((turn_after, 2), (FROM_THE_FIRST, UNBOUNDED)):

@@ -1,0 +1,32 @@
+"""How many slots a tenant may hold beside others."""
+
+import pytest
+
+from common.ids import TenantId
+from task_runner.shares import Shares
+
+A, B = TenantId("a"), TenantId("b")
+
+
+@pytest.mark.parametrize(("slots", "most"), [(1, 1), (2, 1), (8, 7), (32, 28), (100, 88)])
+def test_an_eighth_of_the_slots_is_kept_but_never_all(slots: int, most: int) -> None:
+    assert Shares(slots).most == most
+
+
+def test_who_is_alone_shares_with_nobody() -> None:
+    shares = Shares(8)
+    shares.note([A])
+
+    assert not shares.are_several
+    shares.note([B])
+    assert shares.are_several
+    assert shares.are_several_now()
+
+
+def test_nobody_comes_to_hold_more_than_his_share() -> None:
+    shares = Shares(8)
+
+    assert shares.room(8, {}) == (7, [])
+    assert shares.room(4, {A: 4}) == (3, [])
+    assert shares.room(1, {A: 7}) == (1, [A])
+    assert shares.room(6, {A: 1, B: 1}) == (6, [])
