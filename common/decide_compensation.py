@@ -195,7 +195,8 @@ def _child(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:
         return unchanged(standing, [told_of])
     as_open = {**snapshot, "tasks": {**snapshot["tasks"], key: awaited[key]}}
     answer = decide_children.answer_of(as_open, body)
-    return _stepped(compensating.tell(chart, snapshot, env, key, answer.event), answer.entries)
+    # Its own task was cancelled when it was taken back: what has ended is the child.
+    return _stepped(compensating.tell(chart, snapshot, env, key, answer.event), [told_of])
 
 
 # -- going on after a compensation failed, and ending in the middle -----------------------------------------------------

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import migrate
-from tests.support import chaos_chart, chaos_kinds
+from tests.support import chaos_chart, chaos_kinds, chaos_saga
 from tests.support.chaos_blows import LONG, SHORT, Driver, EmbeddedDriver, Pace, ProductionDriver, tally
 from tests.support.chaos_callers import Callers, Operator, Story
 from tests.support.chaos_judge import judge
@@ -48,13 +48,17 @@ SPREAD = 0.85
 SETTLE_SECONDS = 60.0
 KINDS_SHARE = 4
 """One story in so many is told to the chart of all kinds of work, which takes longer."""
+SAGA_SHARE = 5
+"""One of the others in so many is told to the saga."""
 REPORTS = Path(__file__).resolve().parents[2] / "build" / "chaos"
 
 pytestmark = pytest.mark.timeout(SECONDS * 4 + 420)
 
 
 def _key_of(number: int) -> str:
-    return chaos_kinds.KEY if number % KINDS_SHARE == KINDS_SHARE - 1 else chaos_chart.KEY
+    if number % KINDS_SHARE == KINDS_SHARE - 1:
+        return chaos_kinds.KEY
+    return chaos_saga.KEY if number % SAGA_SHARE == 0 else chaos_chart.KEY
 
 
 def run_chaos(name: str, site: Site, make_driver: type[Driver], tell: Tell) -> None:
@@ -69,6 +73,7 @@ def _run_chaos(name: str, site: Site, make_driver: type[Driver], tell: Tell, amo
     engine = site.cluster.engine
     engine.apply(chaos_chart.CHILD)
     engine.apply(chaos_chart.CHART)
+    engine.apply(chaos_saga.SAGA)
     engine.apply(chaos_kinds.chart(amounts.url()))
     chance = random.Random(SEED)
     stories = [Story.invent(number, chance, _key_of(number)) for number in range(INSTANCES)]

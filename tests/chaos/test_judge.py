@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import chaos_chart, chaos_handlers
-from tests.support.chaos_callers import Story
+from tests.support import chaos_chart, chaos_handlers, chaos_saga
+from tests.support.chaos_callers import Story, Verb
 from tests.support.chaos_judge import Judgement, judge
 from tests.support.cluster import Cluster
 from tests.support.ledger import Ledger
@@ -31,14 +31,16 @@ def cluster(tmp_path: Path, sqlite_url: str, ledger: Ledger) -> Iterator[Cluster
         cluster.engine.handler("chaos.work", chaos_handlers.work)
         cluster.engine.handler("chaos.unsteady", chaos_handlers.unsteady)
         cluster.engine.apply(chaos_chart.CHILD)
+        cluster.engine.handler("chaos.refuse", chaos_handlers.refuse)
         cluster.engine.apply(chaos_chart.CHART)
+        cluster.engine.apply(chaos_saga.SAGA)
         yield cluster
 
 
 def tell(cluster: Cluster, story: Story) -> Story:
     """Tell the engine a story, and take turns until its instance is final."""
     engine = cluster.engine
-    story.instance_id = engine.start(chaos_chart.KEY, business_key=story.business_key)
+    story.instance_id = engine.start(story.key, business_key=story.business_key)
     for verb, _ in story.steps[1:]:
         match verb:
             case "ADD":
@@ -52,6 +54,8 @@ def tell(cluster: Cluster, story: Story) -> Story:
 
     def is_final() -> bool:
         engine.settle()
+        if engine.status(story.instance_id) == "failed":
+            engine.control("cancel", story.instance_id)
         return engine.status(story.instance_id) in ("completed", "cancelled")
 
     wait_until(is_final, what=f"the end of {story}", seconds=20)
@@ -154,5 +158,31 @@ def test_an_outcome_without_a_handler_is_wrong(cluster: Cluster, story: Story, l
 
 def test_a_timer_that_fired_early_is_wrong(cluster: Cluster, story: Story, ledger: Ledger) -> None:
     cluster.engine.execute("UPDATE timers SET due_at = '2100-01-01 00:00:00.000000' WHERE status = 'fired'")
+
+    assert "wrong" in faults(judge(cluster, [story], ledger))
+
+
+def saga(cluster: Cluster, number: int = 7, verb: Verb = "CLOSE") -> Story:
+    return tell(cluster, Story(number, [*ADDS, (verb, 0.0)], key=chaos_saga.KEY))
+
+
+def test_sagas_that_were_undone_are_clean(cluster: Cluster, ledger: Ledger) -> None:
+    stories = [saga(cluster, 7), saga(cluster, 8, "cancel")]
+
+    judge(cluster, stories, ledger).assert_clean()
+    undone = "SELECT count(*) FROM tasks WHERE name LIKE 'undo-%' AND status = 'succeeded'"
+    assert cluster.count(undone) > len(chaos_saga.AMOUNTS)
+
+
+def test_work_that_was_not_undone_is_wrong(cluster: Cluster, ledger: Ledger) -> None:
+    story = saga(cluster)
+    cluster.engine.execute("UPDATE tasks SET name = 'undo-nothing' WHERE name = 'undo-left'")
+
+    assert "wrong" in faults(judge(cluster, [story], ledger))
+
+
+def test_work_that_was_undone_and_not_done_is_wrong(cluster: Cluster, ledger: Ledger) -> None:
+    story = saga(cluster)
+    cluster.engine.execute("UPDATE tasks SET status = 'cancelled' WHERE name = 'right'")
 
     assert "wrong" in faults(judge(cluster, [story], ledger))

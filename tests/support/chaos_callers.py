@@ -318,3 +318,6 @@ class Operator(Resident):
             path = f"/instances/{failed['id']}/retry"
             response = self.caller.ask(path, {}, f"{path}/{failed['sequence']}")
             self.retried += response.is_success
+            if response.status_code == 409 and response.json()["code"] == "instance.compensated":
+                path = f"/instances/{failed['id']}/cancel"  # nothing is left to do but to close it
+                self.caller.ask(path, {"reason": "it is undone"}, f"{path}/{failed['sequence']}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from signalbox import Retryable, handler
+from signalbox import Permanent, Retryable, handler
 from tests.support.cluster_handlers import rest
 
 
@@ -27,6 +27,13 @@ def unsteady(input: Any, context: Any) -> Any:
     if context.attempt <= input["fails"]:
         raise Retryable(f"attempt {context.attempt} of {input['fails'] + 1} fails")
     return {"amount": input["amount"]}
+
+
+@handler("chaos.refuse")
+def refuse(input: Any, context: Any) -> None:
+    """Fail for good."""
+    rest({"ms": 20}, context)
+    raise Permanent("it is refused, as always", code="chaos.refused")
 
 
 READY_AFTER = timedelta(milliseconds=250)

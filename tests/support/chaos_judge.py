@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from common.canonical import read
 from common.commands.doctor import examine
-from tests.support import chaos_chart, chaos_kinds
+from tests.support import chaos_chart, chaos_kinds, chaos_saga
 from tests.support.audit import Entry, find_gaps, read_entries
 from tests.support.chaos_callers import Story
 from tests.support.chaos_chart import CHILD_KEY, CHILDREN_AT_ONCE, context_at_the_end
@@ -24,9 +24,13 @@ from tests.support.overlap import most_at_once
 
 Fault = Literal["lost", "doubled", "stuck", "wrong"]
 FINAL = ("completed", "cancelled")
-SUMS = {chaos_chart.KEY: chaos_chart.SUM, chaos_kinds.KEY: chaos_kinds.SUM}
+SUMS = {
+    chaos_chart.KEY: chaos_chart.SUM,
+    chaos_kinds.KEY: chaos_kinds.SUM,
+    chaos_saga.KEY: chaos_saga.SUM,
+}
 """What the work of an instance brings in all, by its definition."""
-EXCUSED = ("task.lost", "map.item_failed", "engine.poison")
+EXCUSED = ("task.lost", "map.item_failed", "engine.poison", chaos_saga.REFUSED)
 """Incidents that enough blows on one task or instance bring about by the rules; an operator retries them."""
 SHOWN = 20
 
@@ -80,6 +84,7 @@ def judge(cluster: Cluster, stories: Sequence[Story], ledger: Ledger) -> Judgeme
     _judge_timers(judgement, cluster)
     _judge_incidents(judgement, cluster)
     _judge_places(judgement, cluster)
+    judgement.add("wrong", chaos_saga.judge_sagas(cluster, entries))
     judgement.counts |= {
         "instances": len(instances),
         "events": len(entries),
@@ -136,7 +141,8 @@ def _judge_instances(judgement: Judgement, stories: Sequence[Story], instances: 
 
 
 def _wrong_end(story: Story, instance: _Instance) -> Iterable[str]:
-    expected = "cancelled" if story.is_cancelled else "completed"
+    is_saga = story.key == chaos_saga.KEY  # closed by an operator once it is undone
+    expected = "cancelled" if story.is_cancelled or is_saga else "completed"
     if instance.status != expected:
         yield f"expected {expected}: {instance} of {story}"
     right = context_at_the_end(story.acknowledged, sum=SUMS[story.key])
@@ -263,7 +269,11 @@ def _judge_places(judgement: Judgement, cluster: Cluster) -> None:
 
 
 def _judge_incidents(judgement: Judgement, cluster: Cluster) -> None:
-    for code, number in cluster.query("SELECT code, count(*) FROM incidents GROUP BY code"):
+    codes: Counter[str] = Counter()
+    for code, detail in cluster.query("SELECT code, detail FROM incidents"):
+        lost = code == "compensation.failed" and read(detail)["error"]["code"] == "task.lost"
+        codes["task.lost" if lost else code] += 1
+    for code, number in codes.items():
         judgement.counts[f"incidents {code}"] = number
         if code not in EXCUSED:
             judgement.add("wrong", [f"{number} incidents {code}"])

@@ -1,0 +1,107 @@
+"""A process that dies in any step of a compensation costs nothing but time: all is undone, once, last first."""
+
+import signal
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.lifecycle import InstanceStatus
+from tests.support.cluster import NO_BROKER, Cluster
+from tests.support.cluster_handlers import rest
+from tests.support.processes import Child, Processes
+from tests.support.turns import Turns
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.timeout(120)
+
+STEPS = ("one", "two")
+# The cancel, and the end of each compensation: with three steps of the orchestrator and two tasks everything is passed.
+ORCHESTRATOR = [
+    *(f"{point}=kill@{n}" for n in (1, 2, 3) for point in ("in_step", "before_commit")),
+    "after_lock=kill@2",
+    "after_commit_before_ring=kill",
+]
+TASK_RUNNER = [
+    f"{point}=kill@{n}"
+    for n in (1, 2)
+    for point in ("after_claim", "after_handler", "before_outcome_commit", "after_outcome_commit")
+]
+
+
+def saga() -> dict[str, Any]:
+    """Two pieces of work, each undone by a task of its own; then it waits."""
+    states: dict[str, Any] = {"waiting": {"on": {"GO": "over"}}, "over": {"type": "final"}}
+    for name, following in zip(STEPS, (*STEPS[1:], "waiting"), strict=True):
+        undo = {"type": "test.rest", "name": f"undo-{name}", "input": {"ms": 10}}
+        work = {"src": "test.rest", "id": name, "name": name, "input": {"ms": 10}, "compensate": undo}
+        states[name] = {"invoke": {**work, "onDone": following}}
+    return {"id": "saga", "initial": STEPS[0], "states": states}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def cluster(
+    request: pytest.FixtureRequest, processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Cluster]:
+    """Workers without a broker, so that what a dead process did not ring for is found by looking."""
+    url = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
+    ledger = str(tmp_path / "ledger")
+    monkeypatch.setenv("LEDGER", ledger)
+    settings = {
+        "SIGNALBOX_LEASE_SECONDS": "1",
+        "SIGNALBOX_BEAT_SECONDS": "0.25",
+        "SIGNALBOX_LOOK_SECONDS": "0.25",
+        "SIGNALBOX_DOORBELLS": "false",
+        "LEDGER": ledger,
+    }
+    with Cluster(processes, url, NO_BROKER, settings) as cluster:
+        cluster.engine.lease = timedelta(seconds=1)
+        cluster.engine.handler("test.rest", rest)
+        yield cluster
+
+
+def waiting(cluster: Cluster) -> str:
+    instance_id = cluster.engine.start(saga())
+    cluster.engine.settle()
+    assert cluster.engine.status(instance_id) is InstanceStatus.WAITING
+    return str(instance_id)
+
+
+def assert_killed(child: Child) -> None:
+    assert child.wait(seconds=40) == -signal.SIGKILL
+
+
+def assert_undone(cluster: Cluster, instance_id: str) -> None:
+    engine = cluster.engine
+    wait_until(
+        lambda: engine.status(instance_id) is InstanceStatus.CANCELLED, what="the end of the saga", seconds=20
+    )
+    entries = engine.entries(instance_id)
+    undone = [entry["undoes"] for entry in entries if entry["type"] == "compensation.task.done"]
+    assert undone == list(reversed(STEPS))
+    cluster.assert_each_result_counted_once(tasks=2 * len(STEPS))
+    cluster.assert_healthy()
+
+
+@pytest.mark.parametrize("fault", ORCHESTRATOR)
+def test_an_orchestrator_that_dies_while_it_undoes(fault: str, cluster: Cluster) -> None:
+    instance_id = waiting(cluster)
+    doomed = cluster.processes.orchestrator(env={"SIGNALBOX_FAULTS": fault})
+    cluster.engine.control("cancel", instance_id)
+    with Turns.of_task_runner(cluster.engine):
+        assert_killed(doomed)
+        with Turns.of_orchestrator(cluster.engine):
+            assert_undone(cluster, instance_id)
+
+
+@pytest.mark.parametrize("fault", TASK_RUNNER)
+def test_a_task_runner_that_dies_while_it_undoes(fault: str, cluster: Cluster) -> None:
+    instance_id = waiting(cluster)
+    doomed = cluster.processes.task_runner(env={"SIGNALBOX_FAULTS": fault})
+    cluster.engine.control("cancel", instance_id)
+    with Turns.of_orchestrator(cluster.engine):
+        assert_killed(doomed)
+        with Turns.of_task_runner(cluster.engine):
+            assert_undone(cluster, instance_id)
