@@ -2,12 +2,17 @@
 
 `python -m api.server` and `signalbox api` both run this. The settings are checked before anything is forked, so that
 what is missing is said once, in one line; the application, its connections and its bells are made after the fork.
+
+It is followed by another without an error to anybody (docs/operations.md, "Restarting without an error to callers"): the
+listening socket outlives the process. Either whoever started it holds the socket (systemd, `signalbox up`), or SIGUSR2 makes it
+start its successor from the code as it stands on disk then and pass the socket on.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -17,6 +22,7 @@ import structlog
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
+from gunicorn.workers.gthread import ThreadWorker
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.app import THREADS, create_app, services_of
@@ -64,6 +70,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
         self._limits = limits
         self._threads = threads
         self._app: Flask | None = None
+        self._predecessor = 0
         super().__init__()
 
     def load_config(self) -> None:
@@ -77,22 +84,35 @@ class _Server(BaseApplication):  # type: ignore[misc]
         return self._app
 
     def _options(self) -> Mapping[str, Any]:
-        fd = self._settings.listen_fd
+        # A successor inherits the socket under a number of gunicorn's own, and whatever was set for the first is over.
+        fd = None if "GUNICORN_FD" in os.environ else self._settings.listen_fd
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         return {
             "bind": f"{host}:{self._settings.port}" if fd is None else f"fd://{fd}",
-            "worker_class": "gthread",
+            "worker_class": _Worker,
             "workers": 1,
             "threads": self._threads,
             "graceful_timeout": GRACEFUL_SECONDS,
             "keepalive": KEEP_ALIVE_SECONDS,
             "logger_class": _QuietLogger,
             "control_socket_disable": True,
-            "post_worker_init": self._listen_for_the_end,
+            "when_ready": _name_successor,
+            "pre_fork": self._note_predecessor,
+            "post_worker_init": self._begin,
             "worker_exit": self._close,
         }
 
-    def _listen_for_the_end(self, _worker: Any) -> None:
+    def _note_predecessor(self, arbiter: Any, _worker: Any) -> None:
+        """In the master: who passed us the socket, as long as it is still there."""
+        self._predecessor = arbiter.master_pid if arbiter.master_pid == os.getppid() else 0
+
+    def _begin(self, _worker: Any) -> None:
+        """The application stands: whoever was there before us may go. One that cannot start ends nobody."""
+        self._listen_for_the_end()
+        if self._predecessor:
+            os.kill(self._predecessor, signal.SIGTERM)
+
+    def _listen_for_the_end(self) -> None:
         """On SIGTERM, answer those who wait by `Prefer` with the state so far, before gunicorn waits for them."""
         gunicorns = signal.getsignal(signal.SIGTERM)
 
@@ -107,6 +127,33 @@ class _Server(BaseApplication):  # type: ignore[misc]
     def _close(self, _arbiter: Any, _worker: Any) -> None:
         if self._app is not None:
             services_of(self._app).close()
+
+
+def _name_successor(arbiter: Any) -> None:
+    """What SIGUSR2 starts. gunicorn would run this file by its path, with its folder before all others to import from."""
+    arbiter.START_CTX["args"] = [sys.executable, "-m", "api.server"]
+
+
+class _Worker(ThreadWorker):  # type: ignore[misc]
+    """gunicorn's threads, and an end that leaves nobody in the queue of a socket that nobody listens to.
+
+    gunicorn stops accepting at once but holds the socket until the last connection is over. For these seconds the kernel
+    would go on to complete connections, only to reset them in the end: a caller, or the proxy before us, has sent its
+    request by then and cannot know what became of it. So what has connected is served, and what comes later is refused,
+    which is safe to try elsewhere, or is the successor's where the socket is shared.
+    """
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        super().set_accept_enabled(enabled)
+        if enabled or self.alive:
+            return
+        for listener in self.sockets:
+            listener.setblocking(False)
+            before = -1
+            while before < self.nr_conns < self.worker_connections:
+                before = self.nr_conns
+                self.accept(listener)
+            listener.close()
 
 
 class _QuietLogger(Logger):  # type: ignore[misc]

@@ -146,8 +146,12 @@ def spawn(
     log_path: Path,
     cwd: Path,
     account: Account | None = None,
+    sockets: Sequence[int] = (),
 ) -> Child:
-    """Start one child with exactly `env`, as `account` where one is given. Call from the main thread."""
+    """Start one child with exactly `env`, as `account` where one is given. Call from the main thread.
+
+    It inherits `sockets`, file descriptors of ours, under the same numbers.
+    """
     with log_path.open("ab") as log:
         popen = subprocess.Popen(
             list(argv),
@@ -157,6 +161,7 @@ def spawn(
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=sockets,
             preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, and it takes no lock
             user=account.uid if account else None,
             group=account.gid if account else None,
@@ -176,12 +181,14 @@ class Processes:
     env: Mapping[str, str] = field(default_factory=dict)
     children: list[Child] = field(default_factory=list)
 
-    def start(self, name: str, *argv: str, env: Mapping[str, str] | None = None) -> Child:
+    def start(
+        self, name: str, *argv: str, env: Mapping[str, str] | None = None, sockets: Sequence[int] = ()
+    ) -> Child:
         """Start `argv` in `folder`; a bare command name is looked up beside this interpreter first."""
         log_path = self.folder / f"{len(self.children):02d}-{name}.log"
         environment = plain_environment(self.folder, {**self.env, **(env or {})})
         # Not in the repository: a `.env` or `.signalbox` of the developer must not reach the test.
-        child = spawn(name, argv, env=environment, log_path=log_path, cwd=self.folder)
+        child = spawn(name, argv, env=environment, log_path=log_path, cwd=self.folder, sockets=sockets)
         self.children.append(child)
         return child
 

@@ -171,6 +171,28 @@ def test_it_ends_when_told_and_answers_those_who_wait(serve: Callable[..., Serve
     assert server.child.exit_code == 0
 
 
+def test_while_it_ends_it_refuses_newcomers_and_answers_whom_it_knows(serve: Callable[..., Server]) -> None:
+    """A connection that is completed only to be reset leaves its caller not knowing what became of the request."""
+    server = serve()
+
+    def is_refused() -> bool:
+        try:
+            socket.create_connection((LOOPBACK, server.port), timeout=1).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    with server.client() as client:
+        assert answers(client)
+        server.child.popen.send_signal(signal.SIGTERM)
+        wait_until(is_refused, what="newcomers to be refused")
+
+        last = client.get("/health/live")
+
+    assert (last.status_code, last.headers["Connection"]) == (200, "close")
+    assert server.child.wait(seconds=30) == 0
+
+
 def test_its_worker_comes_back_when_it_is_killed(serve: Callable[..., Server]) -> None:
     server = serve()
     (worker,) = Path(f"/proc/{server.child.pid}/task/{server.child.pid}/children").read_text("utf-8").split()
