@@ -50,6 +50,28 @@ def test_who_waits_is_shown_listed_and_explained(api: Api) -> None:
     assert api.get(f"/instances/{second['id']}").json["queued"] is False
 
 
+def test_who_waits_for_a_place_has_not_settled(api: Api) -> None:
+    api.apply(visit())
+    api.post("/instances", ADA)
+    api.engine.settle()
+
+    answer = api.post("/instances", ADA, headers={"Prefer": "wait=1"})
+
+    assert (answer.status_code, answer.json["status"], answer.json["queued"]) == (202, "pending", True)
+    api.engine.settle()
+
+
+def test_a_trigger_that_finds_no_place_is_told_as_refused(api: Api) -> None:
+    triggers = [{"event": "ARRIVED", "input": {"customer": "${event.customer}"}}]
+    api.apply(visit(onFull="reject") | {"triggers": triggers})
+
+    results = [api.post("/events", {"type": "ARRIVED", "customer": "ada"}).json["items"][0] for _ in range(2)]
+
+    assert [one["kind"] for one in results] == ["started", "refused"]
+    assert results[1]["problem"]["code"] == "concurrency.full"
+    api.engine.settle()
+
+
 def test_a_batch_is_refused_one_by_one(api: Api) -> None:
     api.apply(visit(onFull="reject"))
     bob = {**ADA, "input": {"customer": "bob"}}

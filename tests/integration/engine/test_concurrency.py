@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
+from common.canonical import read
 from common.errors import Conflict, Invalid
 from common.ids import InstanceId
 from common.lifecycle import LIVE, InstanceStatus
 from orchestrator.advance import advance_ready
 from orchestrator.places import PlaceLook
 from tests.integration.engine.sagas import Ledger, trip
+from tests.integration.schedules.scheduling import fire, row, schedule
 from tests.support.engine import Engine
 from tests.support.manual_clock import ManualClock
 
@@ -498,3 +500,19 @@ def test_the_items_of_a_map_wait_for_places_and_all_end(engine: Engine) -> None:
     engine.settle()
 
     assert engine.status(instance_id) is COMPLETED
+
+
+def test_a_schedule_says_on_its_row_that_there_was_no_place(engine: Engine, clock: ManualClock) -> None:
+    document = visit(1, onFull="reject")
+    engine.apply(document)
+    engine.start("visit")
+    hourly = schedule(engine, "visit")
+    clock.advance(timedelta(hours=1))
+
+    fire(engine)
+    engine.settle()
+
+    found = row(engine, hourly)
+    assert (found.fired, found.refused) == (0, 1)
+    assert read(found.last_error or "")["code"] == "concurrency.full"
+    assert inside(engine) == 1
