@@ -49,21 +49,26 @@ class LimitedTasks:
         """Is there any limit? Told by the ordinary claim, which asks for the time anyway."""
         self.is_leaving = False
         """Does this process claim nothing any more? Then places that it gives back are for others."""
-        self._has_freed = False
+        self._freed = 0
         self._is_odd = False
         self._after: LimitKey | None = None
 
-    def note_ended(self) -> None:
-        """A limited task of this process has ended, and that is committed: its place is to be taken at once."""
-        self._has_freed = True
+    def note_ended(self, number: int) -> None:
+        """Limited tasks of this process have ended, and that is committed: their places are to be taken at once."""
+        self._freed += number
         if self.is_leaving:
             self._ring_others()
+
+    @property
+    def has_freed(self) -> bool:
+        """Are there places of tasks that ended here, which nobody has taken or seen to be of no use here?"""
+        return self._freed > 0
 
     def share(self, room: int) -> int:
         """How many slots of `room` limited tasks may take before the ordinary ones are asked."""
         if not self.are_any:
             return 0
-        if self._has_freed:
+        if self._freed:
             return room
         self._is_odd = not self._is_odd
         return (room + self._is_odd) // 2
@@ -72,18 +77,20 @@ class LimitedTasks:
         self, limit: int, prepare: Callable[[Connection, Sequence[TaskClaim]], P]
     ) -> tuple[Sequence[TaskClaim], P | None]:
         """Claim up to `limit` tasks that fit under their limits, and `prepare` them in the transaction that claims them."""
-        has_freed, self._has_freed = self._has_freed, False
+        freed, self._freed = self._freed, 0
         for _ in range(LOOKS):
             with self.database.reading() as tx:
                 seen = look(tx, self.runs, after=self._after)
             began_anew, self._after = seen.after is None, seen.after
             if seen.token_in is not None:
                 self.on_token(seen.token_in + TICK)
-            if seen.others and has_freed:
+            if seen.others and freed:
                 self._ring_others()
             if seen.fitting:
                 taken, prepared = self._take(seen, limit, prepare)
                 if taken.claims or taken.more:
+                    # Of places that it leaves it shall look once more: only others may be able to take those.
+                    self._freed += max(freed - len(taken.claims), 0) if len(taken.claims) < limit else 0
                     return taken.claims, prepared
             if began_anew:
                 break

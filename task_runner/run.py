@@ -170,13 +170,16 @@ class Runner:
             room = self._room()
             if room <= 0:
                 return Drained(Counter(claimed=claimed))
-            limited = self._claim_limited(self.limited.share(room))
+            share = self.limited.share(room)
+            limited = self._claim_limited(share)
+            # Not even its share was there to be taken, and no place of its own is left.
+            has_seen_all = share > limited.claimed and not self.limited.has_freed
             room -= limited.claimed
             batch = self._claim_batch(room) if room else _Batch(0, [], is_full=True)
             for task in batch.left:
                 self._call(task, batch.prepared)
             rest = room - len(batch.left)
-            behind = self._claim_limited(rest if self.limited.are_any else 0)
+            behind = self._claim_limited(rest if self.limited.are_any and not has_seen_all else 0)
             claimed += limited.claimed + batch.claimed + behind.claimed
             if not batch.is_full and behind.claimed < rest:
                 return Drained(Counter(claimed=claimed))
@@ -240,7 +243,9 @@ class Runner:
             limit -= len(called)
             if len(called) == len(claims) or limit <= 0:
                 break
-            self.limited.note_ended()  # who waits for a circuit breaker has given its place back
+            self.limited.note_ended(
+                len(claims) - len(called)
+            )  # who waits for a circuit breaker has given its place back
         return _Batch(claimed, [])
 
     def _prepare(self, tx: Connection, claims: Sequence[TaskClaim]) -> tuple[Sequence[TaskClaim], Prepared]:
@@ -445,17 +450,17 @@ class Runner:
                 return
             faults.hit("before_report")
             self._report(self._reporting)
-            has_freed = False
+            freed = 0
             with self._turn:
                 for outcome in self._reporting:
                     held = self._held.get(outcome.task_id)
                     if held is not None and held.claim.token == outcome.token:
                         del self._held[outcome.task_id]
-                        has_freed |= held.is_limited
+                        freed += held.is_limited
                 self._reporting = []
                 self._turn.notify_all()
-            if has_freed:
-                self.limited.note_ended()
+            if freed:
+                self.limited.note_ended(freed)
                 self.on_room()
             if self._is_wanted:
                 self._is_wanted = False

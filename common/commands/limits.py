@@ -66,7 +66,7 @@ class Room:
         }
 
     def of(self, name: LimitKey) -> int | None:
-        """Places of one limit; None where it does not bound them."""
+        """Places of one limit; None where it does not bound them, or does not stand."""
         limit = self.limits.get(name)
         if limit is None:
             return None
@@ -112,8 +112,8 @@ def look(tx: Connection, runs: Runs, *, after: LimitKey | None) -> Look:
     names = [one.name for one in waiting]
     standing = limits.read(tx, names)
     room = Room(now, standing, limits.count_running(tx, names))
-    fitting = [one.name for one in waiting if one.mine and one.name in standing and room.has(one.name)]
-    others = any(one.others and one.name in standing and room.has(one.name) for one in waiting)
+    fitting = [one.name for one in waiting if one.mine and room.has(one.name)]
+    others = any(one.others and room.has(one.name) for one in waiting)
     tokens = [room.token_in(one.name) for one in waiting if one.mine]
     return Look(fitting, others, min((one for one in tokens if one is not None), default=None), goes_on)
 
@@ -153,7 +153,7 @@ def claim_limited(
     claims: list[TaskClaim] = []
     more = False
     for name in fitting:
-        if name in standing and room.has(name):
+        if room.has(name):
             if len(claims) >= limit:
                 more = True
                 break
@@ -161,7 +161,7 @@ def claim_limited(
             claims += tasks.claim_locked(tx, ids, worker=worker, token=token, lease=lease, now=room.now)
     limits.spend(tx, [(name, room.tokens[name]) for name in sorted(room.spent)], now=room.now)
     waits = [room.token_in(name) for name in standing if name in room.spent]
-    more = more or (len(claims) >= limit and any(room.has(name) for name in fitting if name in standing))
+    more = more or (len(claims) >= limit and any(map(room.has, fitting)))
     return LimitedClaims(claims, min((one for one in waits if one is not None), default=None), more)
 
 

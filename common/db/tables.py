@@ -484,6 +484,7 @@ tasks = Table(
         "ix_tasks_due",  # by tenant, who are given turns
         "tenant_id",
         "type",
+        text("coalesce(limit_key, '')"),  # those without one by themselves, however many wait for a limit
         text("priority DESC"),
         "run_at",
         "id",

@@ -1,8 +1,8 @@
 """Limits: how many tasks of a type or a key run at once, and how often one starts.
 
 Theory of operation. A task is limited while a row of `limits` stands under its type (`type:HTTP`) or under the key that its
-definition gave it (`tasks.limit_key`, `key:…`); by both where there are both. The ordinary claim leaves such tasks out in
-its own statement (`is_unlimited`). They are claimed by `common.commands.limits`, in a transaction of its own: it locks
+definition gave it (`tasks.limit_key`, `key:…`); by both where there are both. The ordinary claim leaves out, in its own
+statement, what has a key and the types that have a limit (`has_no_key`, `is_unlimited_type`). They are claimed by `common.commands.limits`, in a transaction of its own: it locks
 rows of `limits` in the order of tenant and key, and THEN counts who runs, in a new statement, which sees every claim that
 was committed under those locks. Who holds a place is stored nowhere: a task that ended, was cancelled or lost its lease does
 not run any more, and that is all there is to give back. The tokens of a rate are refilled and taken under the same locks.
@@ -22,8 +22,10 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    FromClause,
     Integer,
     Select,
+    Text,
     and_,
     bindparam,
     case,
@@ -35,19 +37,16 @@ from sqlalchemy import (
     not_,
     or_,
     select,
-    tuple_,
     union_all,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningInsert
 
 from common.clock import database_now
 from common.db.rows import update_rows
 from common.db.tables import Source, limits, tasks
-from common.db.types import Id, UtcDateTime, among
+from common.db.types import Id, UtcDateTime, among, unset
 from common.ids import TaskId, TenantId
-from common.lifecycle import TaskStatus
 
 _c = limits.c
 _t = tasks.c
@@ -133,23 +132,33 @@ def _limit(row: Any) -> Limit:
 # -- who is limited -----------------------------------------------------------------------------------------------
 
 
-def _stands(key: ColumnElement[Any], of: Any) -> ColumnElement[bool]:
-    """Is there a limit `key` of the tenant of a row of `of`? Scalar on purpose: as a join it could change a claim's plan."""
-    found = select(func.count()).select_from(limits).where(_c.tenant_id == of.c.tenant_id, _c.key == key)
-    return found.correlate(of).scalar_subquery() > 0
+_NO_KEY: ColumnElement[str] = literal_column("''")
 
 
-def is_unlimited(of: Any = tasks) -> ColumnElement[bool]:
-    """Does no limit hold for a row of `tasks`, or of an alias of it? Where there are none at all, that is asked once a statement."""
-    none = not_(exists(select(1).select_from(limits)))
-    return or_(none, not_(or_(_stands(of.c.limit_key, of), _stands(TYPE_PREFIX + of.c.type, of))))
+def has_no_key(of: FromClause) -> ColumnElement[bool]:
+    """Did no definition ask for a limit for a row of `tasks`, or of an alias? As the index of what is due says it."""
+    return func.coalesce(of.c.limit_key, _NO_KEY) == _NO_KEY
 
 
-_NOW = select(database_now(), exists(select(1).select_from(limits)))
+def is_unlimited_type(tenant_id: ColumnElement[Any], type: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Does no limit hold for a type of a tenant? Scalar on purpose: as a join it could change a claim's plan."""
+    found = select(func.count()).select_from(limits)
+    found = found.where(_c.tenant_id == tenant_id, _c.key == literal_column("'type:'", Text()).concat(type))
+    return found.scalar_subquery() == 0
+
+
+_HAS_KEYS = (
+    select(_t.id)
+    .where(_t.limit_key.is_not(None), _t.finished_at.is_(None))
+    .order_by(_t.tenant_id, _t.limit_key)
+    .limit(literal_column("1"))
+    .scalar_subquery()
+)
+_NOW = select(database_now(), or_(exists(select(1).select_from(limits)), _HAS_KEYS.is_not(None)))
 
 
 def read_now_and_any(tx: Connection) -> tuple[datetime, bool]:
-    """The database's time, and whether there is any limit at all: one statement, where a claim asks for the time anyway."""
+    """The database's time, and whether a limit may hold for anything: one statement, where a claim asks for the time anyway."""
     now, found = tx.execute(_NOW).one()
     return now, bool(found)
 
@@ -159,7 +168,7 @@ def read_now_and_any(tx: Connection) -> tuple[datetime, bool]:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A limit whose tasks are due: some that this process may run, some of other types."""
+    """A limit with open tasks. `mine`: some are due that this process may run; `others`: some are due, but only of other types."""
 
     name: LimitKey
     mine: bool
@@ -168,7 +177,11 @@ class Waiting:
 
 def _is_due(t: Any, now: ColumnElement[datetime]) -> ColumnElement[bool]:
     return and_(
-        t.status == TaskStatus.PENDING, t.finished_at.is_(None), not_(t.held), not_(t.gated), t.run_at <= now
+        t.status == literal_column("'pending'"),  # as the indexes say it
+        t.finished_at.is_(None),
+        unset(t.held),
+        unset(t.gated),
+        t.run_at <= now,
     )
 
 
@@ -179,50 +192,38 @@ def _is_mine(t: Any) -> ColumnElement[bool]:
 _BOUND_NOW: ColumnElement[datetime] = bindparam("now", type_=UtcDateTime())
 
 
+def _first_key(tenant_id: ColumnElement[Any], key: ColumnElement[Any]) -> ColumnElement[Any]:
+    """A task of the key behind (tenant, key), of this tenant or else of those behind it: two probes of an index."""
+    one = tasks.alias()
+    is_open = (one.c.limit_key.is_not(None), one.c.finished_at.is_(None))
+    found = select(one.c.id).where(*is_open).limit(literal_column("1"))
+    here = found.where(one.c.tenant_id == tenant_id, one.c.limit_key > key).order_by(one.c.limit_key)
+    behind = found.where(one.c.tenant_id > tenant_id).order_by(one.c.tenant_id, one.c.limit_key)
+    return func.coalesce(here.scalar_subquery(), behind.scalar_subquery())
+
+
 def _keys_waiting() -> Select[Any]:
     """Keys with open tasks, hopping from one to the next in the index, whatever number of tasks each has."""
-    first, next_, here, found = (aliased(tasks) for _ in range(4))
-    after = tuple_(bindparam("after_tenant", type_=Id()), bindparam("after_key"))
-    hops = (
-        select(first.c.id, literal(1, Integer).label("hop"))
-        .where(
-            first.c.limit_key.is_not(None),
-            first.c.finished_at.is_(None),
-            tuple_(first.c.tenant_id, first.c.limit_key) > after,
-        )
-        .order_by(first.c.tenant_id, first.c.limit_key)
-        .limit(1)
-    )
-    start = select(hops.subquery()).cte("hops", recursive=True)
-    following = (
-        select(next_.c.id)
-        .where(
-            next_.c.limit_key.is_not(None),
-            next_.c.finished_at.is_(None),
-            tuple_(next_.c.tenant_id, next_.c.limit_key) > tuple_(here.c.tenant_id, here.c.limit_key),
-        )
-        .order_by(next_.c.tenant_id, next_.c.limit_key)
-        .limit(1)
-        .correlate(here)
-        .scalar_subquery()
-    )
+    here, found = tasks.alias(), tasks.alias()
+    first = _first_key(bindparam("after_tenant", type_=Id()), bindparam("after_key", type_=Text()))
+    start = select(first.label("id"), literal(1, Integer).label("hop")).cte("hops", recursive=True)
     walked = start.union_all(
-        select(following, start.c.hop + 1)
+        select(_first_key(here.c.tenant_id, here.c.limit_key), start.c.hop + 1)
         .select_from(start.join(here, here.c.id == start.c.id))
         .where(start.c.hop < bindparam("most"))
     )
-    same = and_(
-        found.c.tenant_id == here.c.tenant_id,
-        found.c.limit_key == here.c.limit_key,
-        _is_due(found.c, _BOUND_NOW),
+    # The first in the order of their turns: a plan that reads in another order may go through all that have ended.
+    due = (
+        select(found.c.id)
+        .where(found.c.tenant_id == here.c.tenant_id, found.c.limit_key == here.c.limit_key)
+        .where(_is_due(found.c, _BOUND_NOW))
+        .order_by(found.c.priority.desc(), found.c.run_at, found.c.id)
+        .limit(literal_column("1"))
+        .correlate(here)
     )
+    mine = due.where(_is_mine(found.c)).scalar_subquery()
     return (
-        select(
-            here.c.tenant_id,
-            here.c.limit_key,
-            exists(select(1).select_from(found).where(same, _is_mine(found.c)).correlate(here)),
-            exists(select(1).select_from(found).where(same, not_(_is_mine(found.c))).correlate(here)),
-        )
+        select(here.c.tenant_id, here.c.limit_key, mine.is_not(None), due.scalar_subquery().is_not(None))
         .select_from(walked.join(here, here.c.id == walked.c.id))
         .order_by(here.c.tenant_id, here.c.limit_key)
     )
@@ -232,7 +233,7 @@ _KEYS_WAITING = _keys_waiting()
 _TYPES_WAITING = (
     select(_c.tenant_id, _c.key)
     .where(
-        literal_column("substr(limits.key, 1, 5) = 'type:'"),  # written as in the index
+        literal_column("substr(limits.key, 1, 5) = 'type:'"),  # as the index says it
         among(_c.key, "type_keys", "text"),
         exists(
             select(1)
@@ -242,7 +243,7 @@ _TYPES_WAITING = (
                 _t.type == func.substr(_c.key, len(TYPE_PREFIX) + 1),
                 _is_due(_t, _BOUND_NOW),
                 _is_mine(_t),
-                not_(_stands(_t.limit_key, tasks)),
+                has_no_key(tasks),
             )
             .correlate(limits)
         ),
@@ -269,7 +270,7 @@ def find_waiting(
     keys = tx.execute(
         _KEYS_WAITING, {**names, "after_tenant": start.tenant_id, "after_key": start.key, "most": most}
     ).all()
-    found = [Waiting(LimitKey(row[0], row[1]), bool(row[2]), bool(row[3])) for row in keys]
+    found = [Waiting(LimitKey(row[0], row[1]), bool(row[2]), bool(row[3] and not row[2])) for row in keys]
     of_types = tx.execute(_TYPES_WAITING, {**names, "type_keys": [TYPE_PREFIX + one for one in types]})
     found += [Waiting(LimitKey(row[0], row[1]), mine=True, others=False) for row in of_types]
     return found, LimitKey(keys[-1][0], keys[-1][1]) if len(keys) == most else None
@@ -285,7 +286,11 @@ _RUNS = _t.lease_owner.is_not(None)  # as in the index; who is leased is running
 _RUNNING = union_all(
     select(_t.tenant_id, _t.limit_key.label("key"), func.count())
     .where(
-        among(_t.tenant_id, "tenants"), among(_t.limit_key, "keys", "text"), _t.finished_at.is_(None), _RUNS
+        among(_t.tenant_id, "tenants"),
+        among(_t.limit_key, "keys", "text"),
+        _t.finished_at.is_(None),
+        _t.status == literal_column("'running'"),  # as in the index, or those that wait are read too
+        _RUNS,
     )
     .group_by(_t.tenant_id, _t.limit_key),
     select(_t.tenant_id, (TYPE_PREFIX + _t.type).label("key"), func.count())
@@ -352,7 +357,7 @@ _NEXT = (
     .with_for_update(skip_locked=True)
 )
 _NEXT_OF_KEY = _NEXT.where(_t.limit_key == bindparam("key"))
-_NEXT_OF_TYPE = _NEXT.where(_t.type == bindparam("type"), not_(_stands(_t.limit_key, tasks)))
+_NEXT_OF_TYPE = _NEXT.where(_t.type == bindparam("type"), has_no_key(tasks))
 
 
 def lock_next(
@@ -367,7 +372,7 @@ def lock_next(
 ) -> list[tuple[TaskId, str]]:
     """Lock up to `limit` due tasks that a limit holds for, but those `taken`: highest priority first, then oldest `run_at`.
 
-    Returns (id, type) each. Those of a key that stands are next under that key, and never under their type.
+    Returns (id, type) each. Those of a key are next under that key, and never under their type.
     """
     given: dict[str, Any] = {
         "tenant": name.tenant_id, "types": types, "functions": functions, "taken": taken, "limit": limit, "now": now,
@@ -459,15 +464,14 @@ def delete_limit(tx: Connection, name: LimitKey) -> bool:
     return tx.execute(_DELETE, {"tenant": name.tenant_id, "named": name.key}).rowcount == 1
 
 
-_PENDING = and_(_t.status == TaskStatus.PENDING, _t.finished_at.is_(None), not_(_t.held), not_(_t.gated))
 _WAIT = union_all(
     select(_t.limit_key.label("key"), func.count())
-    .where(_t.tenant_id == bindparam("tenant", type_=Id()), among(_t.limit_key, "keys", "text"), _PENDING)
-    .where(_t.run_at <= _BOUND_NOW)
+    .where(_t.tenant_id == bindparam("tenant", type_=Id()), among(_t.limit_key, "keys", "text"))
+    .where(_is_due(_t, _BOUND_NOW))
     .group_by(_t.limit_key),
     select((TYPE_PREFIX + _t.type).label("key"), func.count())
-    .where(_t.tenant_id == bindparam("tenant", type_=Id()), among(_t.type, "types", "text"), _PENDING)
-    .where(_t.run_at <= _BOUND_NOW)
+    .where(_t.tenant_id == bindparam("tenant", type_=Id()), among(_t.type, "types", "text"))
+    .where(_is_due(_t, _BOUND_NOW))
     .group_by(_t.type),
 )
 

@@ -50,7 +50,7 @@ from common.lifecycle import OPEN, TASK_MOVES, TaskStatus, sources
 from common.polls import POLL, begin_anew, unwrap
 from common.retry import RetryPolicy
 from common.store import turns
-from common.store.limits import is_unlimited
+from common.store.limits import has_no_key, is_unlimited_type
 from common.store.turns import FROM_THE_FIRST
 
 _t = tasks.c
@@ -290,7 +290,7 @@ def _may_start(rows: FromClause) -> tuple[ColumnElement[bool], ...]:
         *_waits(rows),
         rows.c.run_at <= bindparam("now", type_=UtcDateTime()),
         or_(rows.c.type != literal_column("'SYSTEM'"), among(rows.c.name, "functions", "text")),
-        is_unlimited(rows),
+        has_no_key(rows),
     )
 
 
@@ -299,6 +299,7 @@ def _due_pairs() -> Select[Any]:
     return select(pairs.c.tenant_id, pairs.c.type).where(
         among(pairs.c.type, "types", "text"),
         not_(among(pairs.c.tenant_id, "excluded")),
+        is_unlimited_type(pairs.c.tenant_id, pairs.c.type),
         _has_due(pairs.c.tenant_id, pairs.c.type),
     )
 
@@ -309,7 +310,11 @@ def _due_types() -> Select[Any]:
     return (
         select(tenants.c.tenant_id, mine.c.value.label("type"))
         .select_from(tenants.join(mine, true()))
-        .where(not_(among(tenants.c.tenant_id, "excluded")), _has_due(tenants.c.tenant_id, mine.c.value))
+        .where(
+            not_(among(tenants.c.tenant_id, "excluded")),
+            is_unlimited_type(tenants.c.tenant_id, mine.c.value),
+            _has_due(tenants.c.tenant_id, mine.c.value),
+        )
     )
 
 
@@ -957,12 +962,15 @@ def later(at: datetime, milliseconds: int | None) -> datetime | None:
     return None if milliseconds is None else at + timedelta(milliseconds=milliseconds)
 
 
-_IS_DUE = select(_t.id).where(among(_t.type, "types", "text"), *_may_start(tasks)).limit(1)
+_IS_DUE = _due_types().limit(1)
 
 
 def is_due(tx: Connection, *, types: Sequence[str], functions: Sequence[str], now: datetime) -> bool:
     """Tell whether a claim would find anything: asked on SQLite before taking the writer's turn."""
-    return tx.execute(_IS_DUE, {"types": types, "functions": functions, "now": now}).first() is not None
+    names: dict[str, Any] = {
+        "types": types, "functions": functions, "now": now, "turn_after": FROM_THE_FIRST, "excluded": (),
+    }  # fmt: skip
+    return tx.execute(_IS_DUE, names).first() is not None
 
 
 # -- skipping ---------------------------------------------------------------------------------------------------

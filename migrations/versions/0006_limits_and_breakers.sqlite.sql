@@ -65,7 +65,7 @@ CREATE TABLE breakers (
 
 DROP INDEX ix_tasks_due
 
-CREATE INDEX ix_tasks_due ON tasks (tenant_id, type, priority DESC, run_at, id) WHERE status = 'pending' AND NOT held AND NOT gated
+CREATE INDEX ix_tasks_due ON tasks (tenant_id, type, coalesce(limit_key, ''), priority DESC, run_at, id) WHERE status = 'pending' AND NOT held AND NOT gated
 
 DROP INDEX ix_inbox_ready
 

@@ -254,7 +254,7 @@ def test_without_its_row_a_task_is_not_limited(engine: Engine) -> None:
     with engine.database.transaction() as tx:
         assert limits.delete_limit(tx, LimitKey(engine.tenant_id, "key:crm"))
 
-    assert len(engine.claim_unlimited()) == 5
+    assert len(engine.claim()) == 5
 
 
 def test_the_limits_of_another_tenant_do_not_count(engine: Engine) -> None:
