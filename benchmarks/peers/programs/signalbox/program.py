@@ -1,0 +1,100 @@
+"""Signalbox for the comparison: what `signalbox bench --postgres` brings up, in its default configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from driver import SETTINGS, one_at_a_time, serve, timed
+
+from common.commands.definitions import apply_definition
+from common.commands.start import Start, start_instance
+from common.config import Limits, Settings
+from common.db import Database
+from common.observability import configure_logging
+from common.queues import doorbell
+from common.queues.changes import Changes
+from common.store import keys, listing
+from signalbox.bench import TENANT, Bench, Options, bench_stack
+from signalbox.cli.follow import ENDED
+
+HERE = Path(__file__).parent
+PATIENCE_SECONDS = 60.0
+
+
+def main() -> None:
+    configure_logging("bench", level="WARNING")
+    os.environ["SIGNALBOX_HANDLERS"] = SETTINGS["handlers"]
+    charts = {name: json.loads((HERE / f"{name}.json").read_text()) for name in ("three_steps", "fan_out")}
+    options = Options(instances=1, steps=3, modes=(), where="postgres", document=charts["three_steps"])
+    with ExitStack() as ending:
+        folder = ending.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-peers-"))
+        stack = ending.enter_context(bench_stack(options, Path(folder), _tell))
+        database = Database.open(stack.database_url, name="signalbox-peers")
+        ending.callback(database.dispose)
+        settings = Settings.load(database_url=stack.database_url, redis_url=stack.redis_url)
+        bells = doorbell.attach(database, settings)
+        if bells is not None:
+            ending.callback(bells.close)
+        changes = Changes.open(settings.redis_url)
+        ending.callback(changes.close)
+        with database.transaction() as tx:
+            tenant_id = keys.ensure_tenant(tx, TENANT)
+            for chart in charts.values():
+                apply_definition(tx, tenant_id, chart, actor="bench", limits=Limits())
+
+        def start(key: str = "three-steps", input: Any = None) -> str:
+            request = Start(definition_key=key, input=input)
+            return database.run(
+                lambda tx: start_instance(tx, tenant_id, request, actor="bench", limits=Limits())
+            ).instance_id
+
+        def run(key: str = "three-steps", input: Any = None) -> None:
+            """Start one and wait until it has ended, as a caller would."""
+            instance_id = start(key, input)
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            with changes.subscribe(instance_id) as changed:
+                while True:
+                    changed.clear()
+                    with database.reading() as tx:
+                        record = listing.read_instance(tx, tenant_id, instance_id)
+                    if record is not None and record.status in ENDED:
+                        if record.status != "completed":
+                            raise RuntimeError(f"{key} is {record.status}: {record.error}")
+                        return
+                    if time.monotonic() > deadline:
+                        raise TimeoutError(f"{key} did not end within {PATIENCE_SECONDS:g} s")
+                    changed.wait(0.005)
+
+        def fan_out(n: int) -> dict[str, Any]:
+            return timed(lambda: run("fan-out", {"items": list(range(n))}))
+
+        fan_out(20)
+        bench = Bench(stack, database, tenant_id, changes, start, options, _tell)
+
+        def rate(mode: Any, n: int) -> dict[str, Any]:
+            bench.options = Options(instances=n, steps=3, modes=(), where="postgres")
+            return {"seconds": bench.measure(mode).figures.seconds}
+
+        serve(
+            {
+                "live": lambda n: rate("live", n),
+                "backlog": lambda n: rate("backlog", n),
+                "latencies": lambda n: one_at_a_time(run, n),
+                "fan_out": fan_out,
+            }
+        )
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+if __name__ == "__main__":
+    main()
