@@ -43,10 +43,17 @@ def cancel_instance(
     """Ask for an instance to end: open tasks and timers are cancelled, exit actions run, then it is `cancelled`.
 
     What it has done is undone first where its definition says so; with `compensate` false it is not, and one that is being
-    undone ends in the middle. Raises `Conflict` (`compensation.stopped`) for one whose compensation has failed, unless so.
+    undone ends in the middle. Raises `Conflict` (`compensation.stopped`) for one whose compensation has failed, unless so,
+    and (`instance.business_key_held`) for one that would be undone under a key that another holds by now.
     """
     body = {"reason": reason_text(reason)} | ({} if compensate else {"compensate": False})
-    refuse = _refuse_stopped if compensate else None
+
+    def refuse(stored: instances.StoredInstance) -> None:
+        if compensate and stored.status is InstanceStatus.FAILED and stored.snapshot is not None:
+            _refuse_stopped(stored)
+            if read(stored.snapshot).get("compensation"):
+                _refuse_held_key(tx, stored)
+
     _command(tx, tenant_id, instance_id, InboxType.CANCEL, body, actor, refuse=refuse)
 
 
@@ -65,6 +72,8 @@ def compensate_instance(
             f"cannot compensate instance {stored.id}: nothing that it has done says how it is undone",
             code="compensation.nothing",
         )
+    if stored is not None:
+        _refuse_held_key(tx, stored)
     error = instances.read_error(tx, tenant_id, instance_id)
     body = {
         "error": None if error is None else read(error),
@@ -115,6 +124,8 @@ def retry_instance(
     def refuse(stored: instances.StoredInstance) -> None:
         refuse_ended_in_error(stored)
         refuse_without_room(tx, stored)
+        if stored.snapshot is not None and is_running(read(stored.snapshot)):
+            _refuse_held_key(tx, stored)
 
     _command(tx, tenant_id, instance_id, InboxType.RETRY, body, actor, refuse=refuse)
 
@@ -179,6 +190,20 @@ def _may_undo(tx: Connection, stored: instances.StoredInstance, *, failed: Colle
         return is_there_to_undo(load(read(definition.document)), snapshot, without=failed)
     except DefinitionInvalid:
         return False
+
+
+def _refuse_held_key(tx: Connection, stored: instances.StoredInstance) -> None:
+    """A failed instance has given its business key back; while it is undone it would hold it again."""
+    if stored.business_key is None or stored.status is not InstanceStatus.FAILED:
+        return
+    holder = instances.find_live(tx, stored.tenant_id, stored.definition_key, stored.business_key)
+    if holder is not None:
+        raise Conflict(
+            f'instance {stored.id} cannot be undone now: its business key "{stored.business_key}" is held by instance '
+            f"{holder}; wait until that has ended, or cancel without compensation",
+            code="instance.business_key_held",
+            instanceId=holder,
+        )
 
 
 def _refuse_stopped(stored: instances.StoredInstance) -> None:

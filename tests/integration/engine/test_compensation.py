@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
+from common import faults
 from common.commands.incidents import resolve_incident
 from common.config import Limits
 from common.errors import Conflict
 from common.lifecycle import InstanceStatus
-from tests.integration.engine.documents import assign
+from tests.integration.engine.documents import ON_SQLITE, assign
 from tests.integration.engine.sagas import ONCE, Ledger, step, trip
 from tests.support.engine import Engine
 from tests.support.manual_clock import ManualClock
@@ -17,7 +18,7 @@ from tests.support.manual_clock import ManualClock
 S = InstanceStatus
 
 
-def started(engine: Engine, document: dict[str, Any], **request: Any) -> str:
+def started(engine: Engine, document: dict[str, Any] | str, **request: Any) -> str:
     instance_id = engine.start(document, **request)
     engine.settle()
     return str(instance_id)
@@ -238,6 +239,27 @@ def test_a_result_that_was_on_its_way_when_the_cancel_overtook_it_is_undone_too(
     assert engine.status(instance_id) is S.CANCELLED
 
 
+@pytest.mark.parametrize(
+    "database_url", ["postgresql"], indirect=True
+)  # one writer at a time has no such moment
+def test_a_result_that_comes_while_the_cancel_is_stepped_is_undone_too(engine: Engine) -> None:
+    """Between the read of the inbox and the lock on the tasks: the cancel has not seen it, and cannot cancel it any more."""
+    ledger = Ledger(engine)
+    instance_id = engine.start(trip())
+    engine.advance()
+    [claim] = engine.claim()
+    engine.control("cancel", instance_id)
+
+    def report() -> None:
+        faults.disarm()
+        engine.report(engine.call(claim))
+
+    faults.arm("in_step", report)
+    engine.settle()
+    assert ledger.lines == ["do.flight", "undo.flight"]
+    assert engine.status(instance_id) is S.CANCELLED
+
+
 def test_work_that_was_taken_back_before_it_began_has_nothing_to_undo(engine: Engine) -> None:
     ledger = Ledger(engine)
     instance_id = engine.start(trip())
@@ -355,6 +377,27 @@ def test_a_cancel_does_not_pass_over_a_compensation_that_failed(engine: Engine) 
     assert items(engine, instance_id) == {"do.flight": "skipped", "do.hotel": "skipped"}
     assert incidents(engine) == [("compensation.failed", "resolved")]
     assert ledger.lines == ["do.flight", "do.hotel"]
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("verb", ["cancel", "compensate"])
+def test_nothing_is_undone_under_a_business_key_that_another_holds(engine: Engine, verb: str) -> None:
+    ledger = Ledger(engine)
+    ledger.failing.add("do.car")
+    instance_id = started(engine, trip(wait=True, compensation={"on": ["cancelled"]}), business_key="t-1")
+    engine.send(instance_id, "GO")
+    engine.settle()
+    assert engine.status(instance_id) is S.FAILED
+    other = started(engine, "trip", business_key="t-1")
+
+    with pytest.raises(Conflict) as refused:
+        engine.control(verb, instance_id)
+    assert refused.value.code == "instance.business_key_held"
+    engine.control("cancel", other, compensate=False)
+    engine.settle()
+    engine.control(verb, instance_id)
+    engine.settle()
+    assert ledger.lines[-2:] == ["undo.hotel", "undo.flight"]
 
 
 @pytest.mark.parametrize("kind", ["cleanup", "notification"])
@@ -526,7 +569,10 @@ def test_a_child_that_completes_as_its_parent_is_cancelled_is_undone_too(engine:
     parent, own = family()
     engine.apply(own)
     instance_id = started(engine, parent)
+    engine.control("pause", instance_id)
+    engine.advance()
     engine.send(child_of(engine), "GO")
+    engine.advance()  # the child has completed, and its answer waits
     engine.control("cancel", instance_id)
     engine.settle()
     assert ledger.lines[-2:] == ["undo.car", "undo.flight"]
