@@ -297,6 +297,22 @@ class Driver(ABC):
         self._hurt.append(_Hurt(blow, member, [watch] if watch else [], killed))
         return True
 
+    def restart(self, role: Role) -> bool:
+        """SIGTERM to a member, which its supervisor starts again: what a deployment does. No worse than a kill."""
+        member = self.pick(role)
+        process = self.site.process(member) if member else None
+        if member is None or process is None or not self._is_busy(role, process.pid):
+            return False
+        has_twin = len(self.site.members(role)) > 1
+        blow = self.begin(f"restarted {role}", self.site.lease + WAKE_SECONDS)
+        self.site.told.add(process.pid)
+        process.terminate()
+        watch = self.watch(
+            blow, self._touched_by(role, process.pid), since=time.monotonic() if has_twin else None
+        )
+        self._hurt.append(_Hurt(blow, member, [watch] if watch else [], process.pid))
+        return True
+
     def freeze(self, role: Role) -> bool:
         """SIGSTOP to a member until its lease is over, then SIGCONT."""
         member = self.pick(role)
@@ -375,6 +391,9 @@ class ProductionDriver(Driver):
             "kill api": lambda: self.kill("api"),
             "kill orchestrator": lambda: self.kill("orchestrator"),
             "kill task-runner": lambda: self.kill("task-runner"),
+            "restart api": lambda: self.restart("api"),
+            "restart orchestrator": lambda: self.restart("orchestrator"),
+            "restart task-runner": lambda: self.restart("task-runner"),
             "freeze api": lambda: self.freeze("api"),
             "freeze orchestrator": lambda: self.freeze("orchestrator"),
             "freeze task-runner": lambda: self.freeze("task-runner"),
@@ -459,6 +478,9 @@ class EmbeddedDriver(Driver):
             "kill task-runner": lambda: self.kill("task-runner"),
             "kill broker": self._kill_broker,
             "kill up": self._kill_up,
+            "restart api": lambda: self.restart("api"),
+            "restart orchestrator": lambda: self.restart("orchestrator"),
+            "restart task-runner": lambda: self.restart("task-runner"),
             "freeze api": lambda: self.freeze("api"),
             "freeze orchestrator": lambda: self.freeze("orchestrator"),
             "freeze task-runner": lambda: self.freeze("task-runner"),

@@ -65,6 +65,8 @@ class Site(ABC):
     lease: float
     roles: Mapping[str, Role]
     """The role of each member, by its name."""
+    told: set[int]
+    """The pids of members that were told to end; what they make of it has to be exit code 0."""
 
     @abstractmethod
     def tick(self) -> None:
@@ -80,11 +82,16 @@ class Site(ABC):
 
     @abstractmethod
     def crashes(self) -> list[str]:
-        """Members that ended although nobody killed them, as their supervisor tells it."""
+        """Members that ended although nobody killed them or told them to, as their supervisor tells it."""
 
     @abstractmethod
     def hold_transaction(self) -> ExitStack:
         """Read something in a transaction of a stranger and leave it open, until the answer is closed."""
+
+    def is_meant(self, text: str) -> bool:
+        """Whether an end that a supervisor tells of was ours: killed, or told to end and ended in order."""
+        in_order = any(f"(exit code 0, pid {pid})" in text for pid in self.told)
+        return in_order or "killed by SIGKILL" in text
 
     def members(self, role: Role) -> list[str]:
         return [member for member, its in self.roles.items() if its == role]
@@ -156,6 +163,7 @@ class Production(Site):
             **{f"orchestrator-{number}": "orchestrator" for number in (1, 2)},
             **{f"task-runner-{number}": "task-runner" for number in (1, 2)},
         }
+        self.told = set()
         self._crashes: list[str] = []
         self._without_database = 0.0
         self._supervisor = Supervisor(processes.folder, processes.folder, self._note)
@@ -217,7 +225,7 @@ class Production(Site):
 
     def _note(self, notice: Notice) -> None:
         """Keep what ended by itself. A worker that finds no database at its start may: that is its supervisor's to mend."""
-        ended = notice.text.startswith(("ended (", "did not end")) and "killed by SIGKILL" not in notice.text
+        ended = notice.text.startswith(("ended (", "did not end")) and not self.is_meant(notice.text)
         if ended and time.monotonic() > self._without_database:
             self._crashes.append(f"{notice.part}: {notice.text}")
 
@@ -299,6 +307,7 @@ class Embedded(Site):
             "broker": "broker",
         }
         self.lease = lease
+        self.told = set()
         self._processes = processes
         self._folder = DataFolder.at(processes.folder / "data")
         self.ledger = self._folder.path / "ledger"
@@ -349,7 +358,7 @@ class Embedded(Site):
     def crashes(self) -> list[str]:
         lives = [child.log() for child in self._processes.children if child.name == "up"]
         lines = [line for log in lives for line in log.splitlines()]
-        return [line for line in lines if "ended (" in line and "killed by SIGKILL" not in line]
+        return [line for line in lines if "ended (" in line and not self.is_meant(line)]
 
     def kill_up(self) -> None:
         """SIGKILL to `up` alone; its children must end with it. Then start it again: returns when it says that it is up."""
