@@ -1,13 +1,15 @@
-"""What sweeping finished instances costs the workflows that go on meanwhile, on PostgreSQL.
+"""What sweeping finished instances costs the workflows that go on meanwhile, on PostgreSQL and Valkey.
 
-    python -m benchmarks.retention                     100,000 finished instances
-    python -m benchmarks.retention -n 1000000 --seconds 120
-    python -m benchmarks.retention --json
+    python -m benchmarks.retention                     100,000 finished instances, 200 workflows a second
+    python -m benchmarks.retention -n 1000000 --seconds 240
+    python -m benchmarks.retention -n 1000000 --all    until the last one is swept
+    python -m benchmarks.retention --rate 50 --json
 
-One 3-step workflow is run to its end and copied in SQL with all its rows, finished long ago. Callers start workflows
-one after the other, each waiting for the end of its own, for periods of ten seconds in which in turn nobody sweeps and
-somebody does: what else the machine does meets both. The sweep is an orchestrator's, in this process. Latency is from
-accepted to finished, by the database's clock.
+One 3-step workflow is run to its end and copied in SQL with all its rows, finished long ago, ids and instants in order as
+they would have come. Workflows are started at a steady rate, whether or not the ones before have ended, for periods of ten
+seconds in which in turn nobody sweeps and somebody does: what else the machine does meets both. With `--all`, one period
+lasts until nothing is left, between a period before and one after it. The sweep is an orchestrator's, in this process.
+Latency is from accepted to finished, by the database's clock; each workflow belongs to the period that accepted it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from common.commands.start import Start, start_instance
 from common.config import Limits, Settings
 from common.db import Database
 from common.db.tables import attempts, history, instances, tasks
-from common.ids import TenantId
+from common.ids import InstanceId, TenantId
 from common.observability import configure_logging
 from common.queues import doorbell
 from common.retention import Keeping
@@ -39,10 +41,14 @@ from orchestrator.retention import sweep
 from signalbox.bench import TENANT, Options, bench_stack, steps_chart
 from signalbox.machine import describe_machine
 
-CALLERS = 4
+STARTERS = 4
 STEPS = 3
-COPY_AT_ONCE = 10_000
+COPY_AT_ONCE = 20_000
+TOLD_EVERY = 100_000
 PERIOD_SECONDS = 10.0
+END_SECONDS = 60.0
+"""How long the workflows that were started in a period may take to end after it."""
+TABLES = ("instances", "history", "tasks", "attempts", "tombstones")
 KEEPING = Keeping(completed=timedelta(days=1))
 LONG_AGO = "interval '30 days'"
 
@@ -57,10 +63,16 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=60.0, help="of workflows, half of them while sweeping"
     )
+    parser.add_argument("--rate", type=float, default=200.0, help="workflows started a second (200)")
+    parser.add_argument(
+        "--all", action="store_true", help="sweep until nothing is left, instead of for --seconds"
+    )
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     configure_logging("bench", level="WARNING")
-    report = measure(min(asked.instances, 1_000_000), seconds=asked.seconds)
+    report = measure(
+        min(asked.instances, 1_000_000), seconds=asked.seconds, rate=asked.rate, sweeps_all=asked.all
+    )
     if asked.json:
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
         return
@@ -68,7 +80,7 @@ def main() -> None:
         sys.stdout.write(f"{name:>34}  {value}\n")
 
 
-def measure(count: int, *, seconds: float) -> dict[str, Any]:
+def measure(count: int, *, seconds: float, rate: float, sweeps_all: bool = False) -> dict[str, Any]:
     options = Options(instances=count, steps=STEPS, modes=(), where="postgres")
     with ExitStack() as ending:
         folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-retention-")))
@@ -91,17 +103,36 @@ def measure(count: int, *, seconds: float) -> dict[str, Any]:
                 )
         _run_one(database, tenant_id, "old")
         _copy(database, count)
-        callers = _Callers(database, tenant_id)
-        without, sweeping, swept = _in_turn(database, callers, seconds)
-        idle = _sweep_for(database, lambda: time.sleep(PERIOD_SECONDS))
+        sizes = _sizes(database)
+        load = _Load(database, tenant_id, rate)
+        load.run(lambda: time.sleep(PERIOD_SECONDS))  # caches are filled, connections open
+        before = load.run(lambda: time.sleep(PERIOD_SECONDS))
+        without, sweeping, after = _Measured(), _Measured(), before
+        without.add(before)
+        swept = 0
+        for _ in range(1 if sweeps_all else max(round(seconds / PERIOD_SECONDS / 2), 1)):
+            measured, deleted = _while_sweeping(database, load, ends=not sweeps_all)
+            sweeping.add(measured)
+            swept += deleted
+            after = load.run(lambda: time.sleep(PERIOD_SECONDS))
+            without.add(after)
+            _tell(
+                f"{swept:,} swept; p99 {measured.quantile(0.99):.0f} ms meanwhile, {after.quantile(0.99):.0f} after"
+            )
         return {
             "machine": json.dumps(describe_machine()),
             "finished instances": count,
-            "callers": CALLERS,
+            "size before": sizes,
+            "size after": _sizes(database),
+            "swept": swept,
             "swept a second, under load": round(swept / sweeping.seconds),
-            "swept a second, nothing else to do": round(idle / PERIOD_SECONDS),
+            "workflows asked for a second": rate,
             "workflows a second, nobody sweeps": round(len(without.latencies) / without.seconds, 1),
             "workflows a second, sweeping": round(len(sweeping.latencies) / sweeping.seconds, 1),
+            **{
+                f"p{share}, ms: before, after": f"{before.quantile(share / 100):.1f}, {after.quantile(share / 100):.1f}"
+                for share in (50, 99)
+            },
             **{
                 f"p{share}, ms: without, sweeping, ratio": _compared(without, sweeping, share / 100)
                 for share in (50, 99)
@@ -109,29 +140,35 @@ def measure(count: int, *, seconds: float) -> dict[str, Any]:
         }
 
 
-def _in_turn(database: Database, callers: _Callers, seconds: float) -> tuple[_Measured, _Measured, int]:
-    """Workflows in periods without and with a sweep; how many instances went in the latter."""
-    without, sweeping, swept = _Measured(), _Measured(), 0
-    for _ in range(max(round(seconds / PERIOD_SECONDS / 2), 1)):
-        without.add(callers.run_for(PERIOD_SECONDS))
-        swept += _sweep_for(database, lambda: sweeping.add(callers.run_for(PERIOD_SECONDS)))
-    return without, sweeping, swept
+def _while_sweeping(database: Database, load: _Load, *, ends: bool) -> tuple[_Measured, int]:
+    """A period with a sweep, with the rests of an orchestrator: its workflows, and how many instances went.
 
-
-def _sweep_for(database: Database, meanwhile: Callable[[], object]) -> int:
-    """Sweep, with the rests of an orchestrator, for as long as `meanwhile` takes; how many instances went."""
+    `ends`: after the time of a period; otherwise when nothing is left.
+    """
     over = threading.Event()
     counts: list[int] = []
     thread = threading.Thread(
         target=lambda: counts.append(sweep(database, KEEPING, rest=over.wait)), daemon=True
     )
     thread.start()
-    meanwhile()
-    if not thread.is_alive():
+    measured = load.run(lambda: thread.join(PERIOD_SECONDS if ends else None))
+    if ends and not thread.is_alive():
         raise ValueError("everything was swept before the time was over: take more instances")
     over.set()
     thread.join()
-    return counts[0]
+    return measured, counts[0]
+
+
+def _sizes(database: Database) -> str:
+    """Rows and bytes, indexes included, of the tables that a sweep deletes from."""
+    with database.reading() as tx:
+        return ", ".join(
+            f"{name} {number:,} ({size})"
+            for name in TABLES
+            for number, size in tx.exec_driver_sql(
+                f"SELECT (SELECT count(*) FROM {name}), pg_size_pretty(pg_total_relation_size('{name}'))"
+            )
+        )
 
 
 def _compared(without: _Measured, sweeping: _Measured, share: float) -> str:
@@ -155,39 +192,65 @@ class _Measured:
         return ordered[min(int(len(ordered) * share), len(ordered) - 1)]
 
 
-class _Callers:
-    """Some threads that each start a workflow, wait for its end and start the next."""
+class _Load:
+    """Starts workflows at a steady rate, from a few threads, whether or not the ones before have ended."""
 
-    def __init__(self, database: Database, tenant_id: TenantId) -> None:
+    def __init__(self, database: Database, tenant_id: TenantId, rate: float) -> None:
         self._database = database
         self._tenant_id = tenant_id
+        self._rate = rate
 
-    def run_for(self, seconds: float) -> _Measured:
+    def run(self, meanwhile: Callable[[], object]) -> _Measured:
+        """Go on for as long as `meanwhile` takes, and wait for the ends of what was started."""
         over = threading.Event()
-        found: list[float] = []
         began = time.monotonic()
+        with self._database.reading() as tx:
+            since = tx.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
 
-        def call() -> None:
-            while not over.is_set():
-                found.append(_run_one(self._database, self._tenant_id, "live"))
+        def start(number: int) -> None:
+            due = began + number / self._rate
+            while not over.wait(max(due - time.monotonic(), 0.0)):
+                _start(self._database, self._tenant_id, "live")
+                due += STARTERS / self._rate
 
-        threads = [threading.Thread(target=call, daemon=True) for _ in range(CALLERS)]
+        threads = [threading.Thread(target=start, args=(n,), daemon=True) for n in range(STARTERS)]
         for thread in threads:
             thread.start()
-        time.sleep(seconds)
+        meanwhile()
         over.set()
         for thread in threads:
             thread.join()
-        return _Measured(found, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        return _Measured(self._latencies(since), seconds)
+
+    def _latencies(self, since: datetime) -> list[float]:
+        deadline = time.monotonic() + END_SECONDS
+        query = (
+            "SELECT extract(epoch FROM i.finished_at - i.created_at) * 1000 FROM instances i"
+            " JOIN definitions d ON d.id = i.definition_id WHERE d.key = 'live' AND i.created_at >= %(since)s"
+        )
+        while True:
+            with self._database.reading() as tx:
+                found = [row[0] for row in tx.exec_driver_sql(query, {"since": since})]
+            if None not in found:
+                return [float(one) for one in found]
+            if time.monotonic() > deadline:
+                raise ValueError(f"{found.count(None)} workflows have not ended: ask for a lower --rate")
+            time.sleep(0.2)
+
+
+def _start(database: Database, tenant_id: TenantId, key: str) -> InstanceId:
+    request = Start(definition_key=key)
+    started = database.run(lambda tx: start_instance(tx, tenant_id, request, actor="bench", limits=Limits()))
+    return started.instance_id
 
 
 def _run_one(database: Database, tenant_id: TenantId, key: str) -> float:
     """Start a workflow and wait for its end; milliseconds from accepted to finished, by the database's clock."""
-    request = Start(definition_key=key)
-    started = database.run(lambda tx: start_instance(tx, tenant_id, request, actor="bench", limits=Limits()))
+    started = _start(database, tenant_id, key)
     query = (
         "SELECT extract(epoch FROM finished_at - created_at) * 1000 FROM instances"
-        f" WHERE id = '{started.instance_id}' AND finished_at IS NOT NULL"
+        f" WHERE id = '{started}' AND finished_at IS NOT NULL"
     )
     while True:
         with database.reading() as tx:
@@ -198,14 +261,21 @@ def _run_one(database: Database, tenant_id: TenantId, key: str) -> float:
 
 
 def _copy(database: Database, count: int) -> None:
-    """Make the one instance of "old" into `count`, all finished long ago, with their rows; indexes and foreign keys on."""
+    """Make the one instance of "old" into `count`, all finished long ago, with their rows.
+
+    Ids and instants rise from one to the next, as they do where instances come one after the other: what is deleted
+    together stands together. Foreign keys are not asked for each row, which would take most of the time.
+    """
     began = time.monotonic()
     for start in range(1, count, COPY_AT_ONCE):
         number = min(COPY_AT_ONCE, count - start)
         with database.transaction() as tx:
+            tx.exec_driver_sql("SET LOCAL session_replication_role = replica")
+            tx.exec_driver_sql("SET LOCAL synchronous_commit = off")
             tx.exec_driver_sql(
-                "CREATE TEMP TABLE copies ON COMMIT DROP AS SELECT gen_random_uuid() AS new_id"
-                f" FROM generate_series(1, {number})"
+                f"CREATE TEMP TABLE copies ON COMMIT DROP AS SELECT n, {_rising_id('n')} AS new_id,"
+                f" now() - {LONG_AGO} + n * interval '1 ms' AS ended"
+                f" FROM generate_series({start}, {start + number - 1}) n"
             )
             tx.exec_driver_sql(
                 "CREATE TEMP TABLE first ON COMMIT DROP AS SELECT id FROM instances WHERE definition_key = 'old'"
@@ -214,13 +284,15 @@ def _copy(database: Database, count: int) -> None:
             first = "(SELECT id FROM first)"
             tx.exec_driver_sql(
                 "CREATE TEMP TABLE copied_tasks ON COMMIT DROP AS"
-                " SELECT copies.new_id AS new_instance, tasks.id AS old_task, gen_random_uuid() AS new_task"
+                " SELECT copies.new_id AS new_instance, tasks.id AS old_task, "
+                + _rising_id("copies.n")
+                + " AS new_task"
                 f" FROM copies CROSS JOIN tasks WHERE tasks.instance_id = {first}"
             )
             _insert(
                 tx,
                 instances,
-                {"id": "new_id", "finished_at": f"now() - {LONG_AGO}"},
+                {"id": "new_id", "finished_at": "ended"},
                 "copies",
                 f"o.id = {first}",
             )
@@ -233,7 +305,11 @@ def _copy(database: Database, count: int) -> None:
                 "o.id = old_task",
             )
             _insert(tx, attempts, {"task_id": "new_task"}, "copied_tasks", "o.task_id = old_task")
-    _sql(database, "ANALYZE")
+        if (start - 1) % TOLD_EVERY == 0:
+            _tell(f"{start - 1:,} of {count:,} finished instances made")
+    _tell("vacuum and analyze, as autovacuum would have done long ago")
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("VACUUM ANALYZE")
     _tell(f"{count:,} finished instances made in {time.monotonic() - began:.0f} s")
 
 
@@ -246,9 +322,9 @@ def _insert(tx: Any, table: Any, replaced: dict[str, str], source: str, where: s
     )
 
 
-def _sql(database: Database, statement: str) -> None:
-    with database.transaction() as tx:
-        tx.exec_driver_sql(statement)
+def _rising_id(number: str) -> str:
+    """SQL for a UUID whose first 48 bits are a number, as those of version 7 begin with their instant."""
+    return f"(lpad(to_hex({number}), 12, '0') || substr(md5(random()::text), 1, 20))::uuid"
 
 
 def _tell(line: str) -> None:
