@@ -186,3 +186,17 @@ def test_work_that_was_undone_and_not_done_is_wrong(cluster: Cluster, ledger: Le
     cluster.engine.execute("UPDATE tasks SET status = 'cancelled' WHERE name = 'right'")
 
     assert "wrong" in faults(judge(cluster, [story], ledger))
+
+
+def test_more_tasks_at_once_than_their_limit_allows_are_wrong(cluster: Cluster, ledger: Ledger) -> None:
+    number = chaos_chart.LIMIT["maxRunning"] + 1
+    stories = [tell(cluster, Story(one, [*ADDS, ("CLOSE", 0.0)])) for one in range(number)]
+    assert judge(cluster, stories, ledger).counts["limited_at_once"] == 1
+
+    cluster.engine.execute(
+        "UPDATE attempts SET ended_at = (SELECT max(ended_at) FROM attempts)"
+        " WHERE task_id IN (SELECT id FROM tasks WHERE limit_key IS NOT NULL)"
+    )
+
+    found = judge(cluster, stories, ledger)
+    assert f"{number} attempts at once under a limit of {number - 1}" in {one.text for one in found.findings}

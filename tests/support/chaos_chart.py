@@ -1,7 +1,7 @@
 """The workflow of the chaos suite: one chart in which each thing that the engine can be waiting for is met once.
 
 Two tasks in a row, of which the second fails twice and is retried; a timer; an event that it sends to itself for later; two
-regions side by side with a task each; a child that is waited for, and that waits for a place among its like; events from outside at any time, in any state. Whatever
+regions side by side with a task each, one of them under a limit that all instances share; a child that is waited for, and that waits for a place among its like; events from outside at any time, in any state. Whatever
 happens to the processes meanwhile, an instance that heard its CLOSE ends `completed`, with one possible context.
 """
 
@@ -34,10 +34,15 @@ def _add(amount: str) -> dict[str, Any]:
     return assign("sum", f"${{context.sum + {amount}}}")
 
 
+LIMIT: Document = {"key": "chaos", "maxRunning": 4}
+"""Of the task `left` of all instances."""
+
+
 def _invoke(name: str, *, ms: int, target: str) -> dict[str, Any]:
     """A task that belongs to its state, and adds what it brings."""
     return {
         "invoke": {
+            **({"limit": LIMIT} if name == "left" else {}),
             "src": "chaos.work",
             "id": name,
             "input": {"amount": AMOUNTS[name], "ms": ms},

@@ -12,12 +12,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sqlalchemy import select
+
 from common.canonical import read
 from common.commands.doctor import examine
+from common.db.tables import attempts, tasks
 from tests.support import chaos_chart, chaos_kinds, chaos_saga
 from tests.support.audit import Entry, find_gaps, read_entries
 from tests.support.chaos_callers import Story
-from tests.support.chaos_chart import CHILD_KEY, CHILDREN_AT_ONCE, context_at_the_end
+from tests.support.chaos_chart import CHILD_KEY, CHILDREN_AT_ONCE, LIMIT, context_at_the_end
 from tests.support.cluster import Cluster
 from tests.support.ledger import Ledger
 from tests.support.overlap import most_at_once
@@ -81,6 +84,7 @@ def judge(cluster: Cluster, stories: Sequence[Story], ledger: Ledger) -> Judgeme
     _judge_events(judgement, stories, entries, {one.id: one.status for one in instances})
     _judge_results(judgement, cluster, entries)
     _judge_attempts(judgement, cluster, ledger)
+    _judge_limit(judgement, cluster)
     _judge_timers(judgement, cluster)
     _judge_incidents(judgement, cluster)
     _judge_places(judgement, cluster)
@@ -235,6 +239,23 @@ def _judge_attempts(judgement: Judgement, cluster: Cluster, ledger: Ledger) -> N
             judgement.add(
                 "doubled", [f"attempt {attempt} was claimed {claimed[attempt]} times, made {began[attempt]}"]
             )
+
+
+def _judge_limit(judgement: Judgement, cluster: Cluster) -> None:
+    """Of the attempts on record under the limit never more than it allows were between their claim and their end.
+
+    A lost attempt ends with its lease. Its handler may go on for a while, and nobody can promise that it does not.
+    """
+    asked = select(attempts.c.started_at, attempts.c.ended_at)
+    asked = asked.join_from(attempts, tasks, tasks.c.id == attempts.c.task_id).where(
+        tasks.c.limit_key.is_not(None), attempts.c.ended_at.is_not(None)
+    )
+    with cluster.database.reading() as tx:
+        spans = [(began, ended) for began, ended in tx.execute(asked)]
+    most = most_at_once(spans)
+    judgement.counts |= {"limited_attempts": len(spans), "limited_at_once": most}
+    if most > LIMIT["maxRunning"]:
+        judgement.add("wrong", [f"{most} attempts at once under a limit of {LIMIT['maxRunning']}"])
 
 
 def _judge_timers(judgement: Judgement, cluster: Cluster) -> None:
