@@ -59,7 +59,7 @@ NO_CONFIG: Config = {}
 log = structlog.get_logger("signalbox.orchestrator")
 
 BATCH = 100
-SHARED_BATCH = 10
+SHARED_BATCH = 5
 SHARED_SECONDS = 5.0
 """While more than one tenant has events, and for so long after, batches are small: nobody waits for a hundred of another's."""
 STEP_BUDGET = 0.1
@@ -133,6 +133,10 @@ class Sweep:
             lap.found = True
 
     @property
+    def is_shared(self) -> bool:
+        return time.monotonic() < self.shared_until
+
+    @property
     def passed(self) -> dict[TenantId, int]:
         return {tenant: lap.after for tenant, lap in self.laps.items() if lap.after}
 
@@ -142,10 +146,9 @@ class Sweep:
             tenant: list(rows) for tenant, rows in groupby(page.rows, key=lambda row: row.tenant_id)
         }
         ways = [_Way(tenant, rows, self._seen(tenant)) for tenant, rows in of_tenants.items()]
-        is_shared = len(ways) > 1 or page.last_tenant is not None
-        if is_shared:
+        if len(ways) > 1 or page.last_tenant is not None:
             self.shared_until = time.monotonic() + SHARED_SECONDS
-        room = SHARED_BATCH if time.monotonic() < self.shared_until else BATCH
+        room = SHARED_BATCH if self.is_shared else BATCH
         room = max(room, len(ways))  # everybody has a turn
         going = ways
         while going and room:
@@ -264,7 +267,8 @@ def advance_pass(advancing: Advancing, sweep: Sweep) -> Pass:
 
 
 def _read_page(tx: Connection, sweep: Sweep) -> Page:
-    return inbox.page_ready(tx, sweep.passed, turn_after=sweep.turn_after)
+    at_most = inbox.LEAST_PAGE if sweep.is_shared else inbox.PAGE
+    return inbox.page_ready(tx, sweep.passed, turn_after=sweep.turn_after, at_most=at_most)
 
 
 def _peek(advancing: Advancing, sweep: Sweep) -> Page:

@@ -62,6 +62,8 @@ LIGHT_AT_ONCE = 256
 """Light handlers that are called in one transaction."""
 HELD_BACK_AT_ONCE = 64
 """Claims of limited tasks in a row, as long as some of each have to wait for their circuit breakers."""
+SHARED_CLAIM = 8
+"""Tasks of one claim while several tenants have some: light ones are called one after the other before its commit."""
 LAST_REPORT = 2.0
 """Seconds that a drain waits for the commit of what has ended."""
 ORDINARY_SECONDS = 60.0
@@ -219,6 +221,8 @@ class Runner:
         self._full = []
         if not self._shares.are_several:
             return room
+        if self._shares.are_several_now():
+            room = min(room, SHARED_CLAIM)
         with self._turn:
             held = Counter(one.claim.tenant_id for one in self._held.values())
         if max(held.values(), default=0) + room > self._shares.most:

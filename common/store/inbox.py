@@ -15,6 +15,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     FromClause,
+    Integer,
     bindparam,
     column,
     func,
@@ -22,6 +23,7 @@ from sqlalchemy import (
     literal_column,
     select,
     true,
+    tuple_,
     update,
 )
 
@@ -123,11 +125,19 @@ _passed = (
     .render_derived()
 )
 _turn = _TENANTS.cte("turn")
-_most = func.greatest(literal_column(str(LEAST_PAGE)), literal_column(str(PAGE)).op("/")(func.count()))
+_most = func.greatest(
+    literal_column(str(LEAST_PAGE)), bindparam("at_most", type_=Integer()).op("/")(func.count())
+)
 _ready = (
     select(_c.id, _c.instance_id, _c.accepted_at)
-    .where(*_is_ready(inbox), _c.tenant_id == _turn.c.tenant_id, _c.id > func.coalesce(_passed.c.after, 0))
-    .order_by(_c.id)
+    .where(
+        *_is_ready(inbox),
+        # Not `tenant_id =`: to a planner that knows of one tenant, the primary key then looks as good, and it would read
+        # all of a flood to find the rows of another.
+        tuple_(_c.tenant_id, _c.id) > tuple_(_turn.c.tenant_id, func.coalesce(_passed.c.after, 0)),
+        _c.tenant_id <= _turn.c.tenant_id,
+    )
+    .order_by(_c.tenant_id, _c.id)
     .limit(select(_most).select_from(_turn).scalar_subquery())
     .lateral("ready")
 )
@@ -139,20 +149,29 @@ _PAGE = (
 
 
 def page_ready(
-    tx: Connection, passed: Mapping[TenantId, int] = NOTHING_PASSED, *, turn_after: TenantId = FROM_THE_FIRST
+    tx: Connection,
+    passed: Mapping[TenantId, int] = NOTHING_PASSED,
+    *,
+    turn_after: TenantId = FROM_THE_FIRST,
+    at_most: int = PAGE,
 ) -> Page:
     """The oldest rows that may be stepped of up to 100 tenants behind `turn_after`, of each those behind the id `passed` for it.
 
-    All have their part of the page, so that a flood of one tenant's hides nobody else's.
+    All have their part of the `at_most` rows of the page, and 100 at least, so that a flood of one tenant's hides nobody else's.
     """
     if tx.dialect.name == "postgresql":
-        names = {"turn_after": turn_after, "tenants": list(passed), "afters": list(passed.values())}
+        names = {
+            "turn_after": turn_after,
+            "tenants": list(passed),
+            "afters": list(passed.values()),
+            "at_most": at_most,
+        }
         found = tx.execute(_PAGE, names).all()
         tenants = {row.tenant_id for row in found}
-        size = max(LEAST_PAGE, PAGE // max(len(tenants), 1))
+        size = max(LEAST_PAGE, at_most // max(len(tenants), 1))
     else:
         tenants = set(tx.execute(_TENANTS, {"turn_after": turn_after}).scalars())
-        size = max(LEAST_PAGE, PAGE // max(len(tenants), 1))
+        size = max(LEAST_PAGE, at_most // max(len(tenants), 1))
         found = [
             row
             for one in sorted(tenants)
