@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 from statechart.chart import Chart
 from statechart.compensation import (
-    PLACE,
     Ends,
     Item,
     Verdict,
@@ -136,11 +135,6 @@ def running_item(snapshot: Mapping[str, Json]) -> Item | None:
     """What is being undone."""
     registered = (snapshot.get("compensation") or {}).get("registered", ())
     return next((item for item in registered if item["status"] == "running"), None)
-
-
-def is_compensation(key: str) -> bool:
-    """Is this the key of a task that undoes?"""
-    return key.startswith(f"{PLACE}/")
 
 
 def _gone_on(draft: Draft) -> Step:
