@@ -18,7 +18,16 @@ import pytest
 
 from tests.conftest import migrate
 from tests.support import chaos_chart, chaos_kinds, chaos_saga
-from tests.support.chaos_blows import LONG, SHORT, Driver, EmbeddedDriver, Pace, ProductionDriver, tally
+from tests.support.chaos_blows import (
+    COOL_DOWN_SECONDS,
+    LONG,
+    SHORT,
+    Driver,
+    EmbeddedDriver,
+    Pace,
+    ProductionDriver,
+    tally,
+)
 from tests.support.chaos_callers import Callers, Operator, Story
 from tests.support.chaos_judge import judge
 from tests.support.chaos_recovery import crowd, slowest
@@ -39,6 +48,7 @@ IS_LONG = SECONDS > 60
 LEASE_SECONDS = 8.0 if IS_LONG else 2.0
 SETTINGS: Mapping[str, str] = {
     "SIGNALBOX_HTTP_ALLOW": "127.0.0.0/8",
+    "SIGNALBOX_BREAKER_COOL_DOWN_SECONDS": str(COOL_DOWN_SECONDS),
     **({} if IS_LONG else QUICK_LEASES),
 }
 PACE: Pace = LONG if IS_LONG else SHORT
@@ -63,11 +73,19 @@ def _key_of(number: int) -> str:
 
 def run_chaos(name: str, site: Site, make_driver: type[Driver], tell: Tell) -> None:
     """Run a site through its blows, and judge what it made of them."""
-    with serving(chaos_kinds.amount_server()) as amounts:
-        _run_chaos(name, site, make_driver, tell, amounts)
+    target = chaos_kinds.Amounts()
+    with serving(target) as amounts:
+        _run_chaos(name, site, make_driver, tell, amounts, target)
 
 
-def _run_chaos(name: str, site: Site, make_driver: type[Driver], tell: Tell, amounts: Server) -> None:
+def _run_chaos(
+    name: str,
+    site: Site,
+    make_driver: type[Driver],
+    tell: Tell,
+    amounts: Server,
+    target: chaos_kinds.Amounts,
+) -> None:
     tell(f"CHAOS_SEED={SEED} CHAOS_SECONDS={SECONDS:g} CHAOS_INSTANCES={INSTANCES}")
     began = time.monotonic()
     engine = site.cluster.engine
@@ -80,7 +98,7 @@ def _run_chaos(name: str, site: Site, make_driver: type[Driver], tell: Tell, amo
     callers = Callers(
         site.url, site.key, stories, seconds=SECONDS * SPREAD, callers=CALLERS, seed=chance.randrange(2**32)
     )
-    driver = make_driver(site, callers, seconds=SECONDS, seed=SEED, pace=PACE)
+    driver = make_driver(site, callers, target, seconds=SECONDS, seed=SEED, pace=PACE)
     try:
         with Operator(site.url, site.key) as operator, chaos_kinds.Clerk(site.url, site.key) as clerk:
             driver.run()

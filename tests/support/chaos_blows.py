@@ -19,11 +19,18 @@ import redis
 
 from common.store.invariants import stalled_instances
 from tests.support.chaos_callers import Callers
+from tests.support.chaos_kinds import Amounts
 from tests.support.chaos_recovery import Recovery, Touched, Watch, ask, crowd
 from tests.support.chaos_site import Embedded, Inside, Production, Role, Site
 from tests.support.up import freeze_holder, runs
 from tests.support.waiting import wait_until
 
+COOL_DOWN_SECONDS = 1.0
+"""Of circuit breakers in this suite."""
+ENOUGH_REFUSED = 6
+"""Calls that a target refuses while it is down: one more than open a breaker."""
+LONGEST_DOWN_SECONDS = 90.0
+"""How long a target stays down for them: on a crowded machine they come late."""
 WAKE_SECONDS = 2.0
 """Promise 4: with a doorbell or the broker lost, work goes on within this time."""
 LOCKS_LOST_SECONDS = 5.0
@@ -93,8 +100,11 @@ class _Hurt:
 class Driver(ABC):
     """Hurts a site for `seconds` while callers speak to it, then lets go of everything."""
 
-    def __init__(self, site: Site, callers: Callers, *, seconds: float, seed: int, pace: Pace) -> None:
+    def __init__(
+        self, site: Site, callers: Callers, target: Amounts, *, seconds: float, seed: int, pace: Pace
+    ) -> None:
         self.site = site
+        self.target = target
         self.callers = callers
         self.seconds = seconds
         self.pace = pace
@@ -119,7 +129,7 @@ class Driver(ABC):
 
     def counts(self) -> dict[str, int]:
         """What else was counted."""
-        return {}
+        return {"calls_refused": self.target.refused}
 
     # -- the run ---------------------------------------------------------------------------------------------------
 
@@ -375,6 +385,29 @@ class Driver(ABC):
         self.last(blow, self.pace.transaction, held.close)
         return True
 
+    def take_target_down(self) -> bool:
+        """What HTTP tasks call refuses every call for a while; afterwards those go on that waited."""
+        if self.target.is_down:
+            return False
+        before = self.target.refused
+        # Tasks that others touch may have to wait for all of it.
+        blow = self.begin("target down", self.pace.outage + COOL_DOWN_SECONDS + WAKE_SECONDS)
+        self.target.is_down = True
+
+        def end() -> None:
+            now = time.monotonic()
+            if self.target.refused - before < ENOUGH_REFUSED and now - blow.began < LONGEST_DOWN_SECONDS:
+                self.last(blow, 0.5, end)
+                return
+            self.target.is_down = False
+            blow.ended = now
+            watch = self.watch(blow, self.touched(Touched.by_target), since=time.monotonic())
+            if watch is not None:
+                watch.bound = COOL_DOWN_SECONDS + WAKE_SECONDS
+
+        self.last(blow, self.pace.outage, end)
+        return True
+
     def be_away(self, began: float) -> None:
         """Note that the database, or everything, was away from `began` until now, with a second for the workers' rest."""
         self._away.append((began, time.monotonic() + 1.0))
@@ -403,11 +436,12 @@ class ProductionDriver(Driver):
             "double messages": lambda: self._change_messages("doubled messages"),
             "drop messages": lambda: self._change_messages("dropped messages"),
             "hold transaction": self.hold_transaction,
+            "take target down": self.take_target_down,
         }
 
     def counts(self) -> dict[str, int]:
         relayed = self.site.relay.counts
-        return {
+        return super().counts() | {
             "messages_doubled": relayed.doubled,
             "messages_dropped": relayed.dropped,
             "messages_passed": relayed.passed,
@@ -488,7 +522,11 @@ class EmbeddedDriver(Driver):
             "flush broker": self._flush,
         }
         one_by_one = {kind: self._when_calm(deal) for kind, deal in alone.items()}
-        return {**one_by_one, "hold transaction": self.hold_transaction}
+        return {
+            **one_by_one,
+            "hold transaction": self.hold_transaction,
+            "take target down": self.take_target_down,
+        }
 
     def _when_calm(self, deal: Callable[[], bool]) -> Callable[[], bool]:
         return lambda: not (self._hurt or self._watches) and deal()

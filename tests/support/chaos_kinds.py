@@ -8,12 +8,13 @@ both. `Clerk` is the person.
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Mapping
 from typing import Any
 
 from tests.support.chaos_callers import LONGEST_PAUSE_SECONDS, Resident
 from tests.support.chaos_chart import CHART, assign
-from tests.support.http_server import Answer, fixed, ok
+from tests.support.http_server import ok
 
 KEY = "chaos-kinds"
 ITEMS = (1, 2, 4, 8)
@@ -77,9 +78,19 @@ def chart(url: str) -> dict[str, Any]:
     return {**CHART, "id": KEY, "initial": "map", "states": states}
 
 
-def amount_server() -> Answer:
-    """The other end of the HTTP request."""
-    return fixed(ok(b'{"amount": %d}' % AMOUNTS["http"], "Content-Type: application/json"))
+class Amounts:
+    """The other end of the HTTP request: answers with the amount, or refuses while it is down. Counts what it refused."""
+
+    def __init__(self) -> None:
+        self.is_down = False
+        self.refused = 0
+        self._good = ok(b'{"amount": %d}' % AMOUNTS["http"], "Content-Type: application/json")
+        self._bad = ok(status="503 Service Unavailable")
+
+    def __call__(self, connection: socket.socket, _request: bytes) -> None:
+        is_down = self.is_down
+        self.refused += is_down
+        connection.sendall(self._bad if is_down else self._good)
 
 
 class Clerk(Resident):

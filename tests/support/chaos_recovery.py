@@ -39,14 +39,15 @@ def ask(database: Database, question: Callable[[Connection], T]) -> T | None:
 
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """Inbox ids; due tasks as (id, attempt, lost), which a claim changes; held tasks as id → token."""
+    """Inbox ids; due tasks as (id, attempt, lost), which a claim changes; held tasks as id → token; tasks that a breaker holds back."""
 
     events: frozenset[int] = frozenset()
     due: frozenset[Due] = frozenset()
     held: Mapping[str, str] = field(default_factory=dict)
+    asleep: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
-        return bool(self.events or self.due or self.held)
+        return bool(self.events or self.due or self.held or self.asleep)
 
     @classmethod
     def by_lost_wake_ups(cls, tx: Connection) -> Touched:
@@ -68,6 +69,11 @@ class Touched:
         )
         return cls(held={row[0]: row[1] for row in tx.execute(held)})
 
+    @classmethod
+    def by_target(cls, tx: Connection) -> Touched:
+        """The tasks that wait for circuit breakers."""
+        return cls(asleep=_asleep(tx))
+
     def left(self, tx: Connection) -> Touched:
         """What of it nobody has taken up yet."""
         held = select(tasks.c.id, tasks.c.lease_token).where(tasks.c.id.in_(list(self.held)))
@@ -75,11 +81,19 @@ class Touched:
             self.events & _waiting(tx) if self.events else frozenset(),
             self.due & _due(tx) if self.due else frozenset(),
             {row[0]: row[1] for row in tx.execute(held) if row[1] == self.held[row[0]]} if self.held else {},
+            self.asleep & _asleep(tx) if self.asleep else frozenset(),
         )
 
 
 def _waiting(tx: Connection) -> frozenset[int]:
     return frozenset(row[0] for row in tx.execute(select(inbox.c.id).where(not_(inbox.c.parked))))
+
+
+def _asleep(tx: Connection) -> frozenset[str]:
+    query = select(tasks.c.id).where(
+        tasks.c.status == TaskStatus.PENDING, not_(tasks.c.held), tasks.c.breaker.is_not(None)
+    )
+    return frozenset(row[0] for row in tx.execute(query))
 
 
 def _due(tx: Connection) -> frozenset[Due]:
