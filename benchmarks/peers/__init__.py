@@ -1,6 +1,8 @@
 """Signalbox and its peers side by side: the same work, in turn, on one machine. See `benchmarks/README.md`."""
 
-from benchmarks.peers import absurd, celery, dbos, signalbox
+from benchmarks.peers import absurd, bullmq, celery, dbos, restate, signalbox
 
-PORTS = {port.name: port for module in (signalbox, celery, dbos, absurd) for port in module.PORTS}
+PORTS = {
+    port.name: port for module in (signalbox, celery, dbos, absurd, bullmq, restate) for port in module.PORTS
+}
 """Every system by its name, in the order of the rounds."""
