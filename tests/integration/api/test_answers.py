@@ -10,6 +10,7 @@ from api.routes import OPERATIONS
 from tests.integration.api.conftest import APPROVAL, PUBLIC_URL, Api
 from tests.integration.api.people import ask, say
 from tests.integration.api.test_instances import CRASHING, crash
+from tests.integration.engine.sagas import Ledger, trip
 from tests.support.ai import asking, decision, with_ai
 
 BY_ENDPOINT = {operation.name: operation for operation in OPERATIONS}
@@ -107,6 +108,8 @@ def visit_everything(api: Api) -> None:
     api.send_raw("DELETE", note)
     visit_people(api)
     visit_schedules(api)
+    visit_bounds(api)
+    visit_compensations(api)
     visit_suggestions(api)
     setting = {"module": "maps", "key": "start", "value": {"x": 1}}
     config = api.post("/configs", setting).json["id"]
@@ -164,6 +167,30 @@ def visit_schedules(api: Api) -> None:
     api.post("/events", {"type": "ordered"})
     api.put(trigger, {**started, "enabled": False})
     api.delete(trigger)
+
+
+def visit_bounds(api: Api) -> None:
+    """A limit and a circuit breaker, each verb once."""
+    api.put("/limits/type:HTTP", {"maxRunning": 3, "rate": {"count": 10, "per": "1s"}})
+    for path in ("/limits", "/limits/type:HTTP"):
+        api.get(path)
+    api.delete("/limits/type:HTTP")
+    for verb in ("open", "close"):
+        api.post(f"/breakers:{verb}", {"type": "HTTP", "target": "https://host:443"})
+        api.get("/breakers")
+    api.post("/breakers:reset", {"type": "HTTP", "target": "https://host:443"})
+
+
+def visit_compensations(api: Api) -> None:
+    """What is undone, before and after."""
+    Ledger(api.engine)
+    instance_id = api.engine.start(trip(wait=True))
+    api.engine.settle()
+    for verb in ("compensate", None):
+        api.get(f"/instances/{instance_id}/compensations")
+        if verb:
+            api.post(f"/instances/{instance_id}/{verb}", {"reason": "no"}, headers={"Prefer": "wait=0"})
+            api.engine.settle()
 
 
 def visit_suggestions(api: Api) -> None:

@@ -14,10 +14,14 @@ from tests.support.ai import asking, decision, with_ai
 
 CLOSED = [operation for operation in OPERATIONS if operation.permission is not None]
 BY_NAME = sorted(
-    (one for one in CLOSED if one.path_parameters and one.name not in ("setSecret", "getHandler")),
+    (
+        one
+        for one in CLOSED
+        if one.path_parameters and one.name not in ("setSecret", "setLimit", "getHandler")
+    ),
     key=lambda one: one.method == "DELETE",  # what is gone cannot be found by its owner either
 )
-"""A secret is made by its name, in one's own tenant: tests/integration/api/test_secrets.py. Handlers belong to no tenant."""
+"""Secrets and limits are made by their name, in one's own tenant: test_secrets.py, test_task_limits.py. Handlers belong to no tenant."""
 
 
 @pytest.fixture
@@ -27,6 +31,7 @@ def theirs(api: Api) -> dict[str, str]:
     api.start(asking([decision("APPROVE")], {"allowedEvents": ["APPROVE"]}))
     api.engine.handler("CRASH", crash)
     api.put("/secrets/THEIRS", {"value": "theirs"})
+    api.put("/limits/type:THEIRS", {"maxRunning": 1})
     instance_id = api.start(CRASHING, businessKey="theirs", labels={"whose": "theirs"})
     return {
         "instanceId": instance_id,
@@ -38,6 +43,7 @@ def theirs(api: Api) -> dict[str, str]:
         "key": "crashing",
         "version": "1",
         "secretName": "THEIRS",
+        "limitKey": "type:THEIRS",
         "scheduleId": api.post("/schedules", {"definitionKey": "crashing", "cron": "@daily"}).json["id"],
         "triggerId": api.post("/triggers", {"definitionKey": "crashing", "event": "theirs"}).json["id"],
         "definitionId": api.get("/definitions/crashing").json["id"],
@@ -96,7 +102,7 @@ def test_what_belongs_to_another_tenant_is_not_there(api: Api, theirs: dict[str,
 
 
 def test_what_is_elsewhere_and_what_is_nowhere_look_the_same(api: Api, theirs: dict[str, str]) -> None:
-    nowhere = dict.fromkeys(theirs, NOBODY) | {"key": "nothing!", "version": "1"}
+    nowhere = dict.fromkeys(theirs, NOBODY) | {"key": "nothing!", "version": "1", "limitKey": "type:NOTHING"}
 
     def shown(operation: Operation, names: dict[str, str]) -> str:
         text = json.dumps({**ask(api, operation, names, api.other_key).json, "traceId": ""})
