@@ -966,7 +966,7 @@ _IS_DUE = _due_types().limit(1)
 
 
 def is_due(tx: Connection, *, types: Sequence[str], functions: Sequence[str], now: datetime) -> bool:
-    """Tell whether a claim would find anything: asked on SQLite before taking the writer's turn."""
+    """Tell whether a claim would find anything: for SQLite alone, asked there before taking the writer's turn."""
     names: dict[str, Any] = {
         "types": types, "functions": functions, "now": now, "turn_after": FROM_THE_FIRST, "excluded": (),
     }  # fmt: skip

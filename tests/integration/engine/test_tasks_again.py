@@ -49,7 +49,10 @@ def test_a_failed_task_gets_another_series_of_attempts(clock: ManualClock, engin
     assert row(engine, "status", "attempt", "max_attempts", "lost", "error", "finished_at") == again
     assert str(row(engine, "id")[0]) == changed
     with engine.database.reading() as tx:
-        assert tasks.is_due(tx, types=["work"], functions=[], now=read_now(tx))
+        now = read_now(tx)
+        assert tasks.next_due_at(tx, types=["work"], after=now - timedelta(milliseconds=1)) == now, (
+            "due at once"
+        )
 
 
 def test_only_failed_tasks_are_taken_up_again(clock: ManualClock, engine: Engine) -> None:
