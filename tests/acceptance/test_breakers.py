@@ -76,6 +76,8 @@ def test_one_process_tries_for_all_is_killed_and_all_go_on_when_the_target_answe
         _, *runners = cluster.workers(orchestrators=1, task_runners=2)
         orders(cluster, server)
         wait_until(lambda: state(cluster) != "closed", what="the breaker to open", seconds=30)
+        # Calls that began before it opened are no tries: they must have ended before calls are kept and counted.
+        wait_until(lambda: waiting(cluster) == ORDERS, what="all to wait for the breaker", seconds=30)
 
         service.does = "keep"
         wait_until(lambda: len(probe(cluster)) == 1 and service.kept == 1, what="one to try", seconds=30)
