@@ -1,5 +1,35 @@
-"""What the acceptance suite shares: the line in which a test tells what it measured."""
+"""What the acceptance suite shares: the line in which a test tells what it measured, and workers that nobody rings."""
 
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.support.cluster import NO_BROKER, Cluster
+from tests.support.cluster_handlers import rest
 from tests.support.figures import tell
+from tests.support.processes import Processes
 
 __all__ = ["tell"]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def cluster(
+    request: pytest.FixtureRequest, processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Cluster]:
+    """Workers without a broker, so that what a dead process did not ring for is found by looking."""
+    url = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
+    ledger = str(tmp_path / "ledger")
+    monkeypatch.setenv("LEDGER", ledger)
+    settings = {
+        "SIGNALBOX_LEASE_SECONDS": "1",
+        "SIGNALBOX_BEAT_SECONDS": "0.25",
+        "SIGNALBOX_LOOK_SECONDS": "0.25",
+        "SIGNALBOX_DOORBELLS": "false",
+        "LEDGER": ledger,
+    }
+    with Cluster(processes, url, NO_BROKER, settings) as cluster:
+        cluster.engine.lease = timedelta(seconds=1)
+        cluster.engine.handler("test.rest", rest)
+        yield cluster

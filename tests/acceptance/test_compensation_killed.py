@@ -1,17 +1,13 @@
 """A process that dies in any step of a compensation costs nothing but time: all is undone, once, last first."""
 
 import signal
-from collections.abc import Iterator
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from common.lifecycle import InstanceStatus
-from tests.support.cluster import NO_BROKER, Cluster
-from tests.support.cluster_handlers import rest
-from tests.support.processes import Child, Processes
+from tests.support.cluster import Cluster
+from tests.support.processes import Child
 from tests.support.turns import Turns
 from tests.support.waiting import wait_until
 
@@ -39,27 +35,6 @@ def saga() -> dict[str, Any]:
         work = {"src": "test.rest", "id": name, "name": name, "input": {"ms": 10}, "compensate": undo}
         states[name] = {"invoke": {**work, "onDone": following}}
     return {"id": "saga", "initial": STEPS[0], "states": states}
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def cluster(
-    request: pytest.FixtureRequest, processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Cluster]:
-    """Workers without a broker, so that what a dead process did not ring for is found by looking."""
-    url = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
-    ledger = str(tmp_path / "ledger")
-    monkeypatch.setenv("LEDGER", ledger)
-    settings = {
-        "SIGNALBOX_LEASE_SECONDS": "1",
-        "SIGNALBOX_BEAT_SECONDS": "0.25",
-        "SIGNALBOX_LOOK_SECONDS": "0.25",
-        "SIGNALBOX_DOORBELLS": "false",
-        "LEDGER": ledger,
-    }
-    with Cluster(processes, url, NO_BROKER, settings) as cluster:
-        cluster.engine.lease = timedelta(seconds=1)
-        cluster.engine.handler("test.rest", rest)
-        yield cluster
 
 
 def waiting(cluster: Cluster) -> str:

@@ -6,7 +6,6 @@ test's own, takes its place, and the instance ends as its definition says: each 
 
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -21,10 +20,9 @@ from common.db.tables import Role
 from common.schedule import ScheduleKind
 from common.store import keys
 from signalbox.ports import LOOPBACK, free_port
-from tests.support.cluster import NO_BROKER, Cluster
-from tests.support.cluster_handlers import rest
+from tests.support.cluster import Cluster
 from tests.support.engine import LIMITS
-from tests.support.processes import Child, Processes
+from tests.support.processes import Child
 from tests.support.three_tasks import TASKS, three_tasks
 from tests.support.turns import Turns
 from tests.support.waiting import wait_until
@@ -51,27 +49,6 @@ pytestmark = pytest.mark.timeout(120)
 
 def test_every_fault_point_is_tried_here() -> None:
     assert {*ORCHESTRATOR, ITEMS, SCHEDULE, PLACES, *TASK_RUNNER, ANY_PROCESS, API} == faults.POINTS
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def cluster(
-    request: pytest.FixtureRequest, processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Cluster]:
-    """Workers without a broker, so that what a dead process did not ring for is found by looking."""
-    url = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
-    ledger = str(tmp_path / "ledger")
-    monkeypatch.setenv("LEDGER", ledger)
-    settings = {
-        "SIGNALBOX_LEASE_SECONDS": "1",
-        "SIGNALBOX_BEAT_SECONDS": "0.25",
-        "SIGNALBOX_LOOK_SECONDS": "0.25",
-        "SIGNALBOX_DOORBELLS": "false",
-        "LEDGER": ledger,
-    }
-    with Cluster(processes, url, NO_BROKER, settings) as cluster:
-        cluster.engine.lease = timedelta(seconds=1)
-        cluster.engine.handler("test.rest", rest)
-        yield cluster
 
 
 def assert_killed(child: Child) -> None:

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-import tarfile
+import zipfile
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -45,8 +45,8 @@ def git(*arguments: str) -> bytes:
 def old_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tree of the commit before the newest migration."""
     folder = tmp_path_factory.mktemp("previous")
-    with tarfile.open(fileobj=BytesIO(git("archive", told("the commit before it")))) as tree:
-        tree.extractall(folder, filter="data")
+    with zipfile.ZipFile(BytesIO(git("archive", "--format=zip", told("the commit before it")))) as tree:
+        tree.extractall(folder)
     return folder
 
 
