@@ -21,6 +21,7 @@ from typing import Any
 import structlog
 from flask import Flask
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import ThreadWorker
 from sqlalchemy.exc import SQLAlchemyError
@@ -77,6 +78,10 @@ class _Server(BaseApplication):  # type: ignore[misc]
         for name, value in self._options().items():
             self.cfg.set(name, value)
 
+    def run(self) -> None:
+        """Serve until the end, under our own master."""
+        _Master(self).run()
+
     def load(self) -> Flask:
         """Make the application; called in the process that serves."""
         self._app = create_app(self._settings, limits=self._limits, threads=self._threads)
@@ -132,6 +137,18 @@ class _Server(BaseApplication):  # type: ignore[misc]
 def _name_successor(arbiter: Any) -> None:
     """What SIGUSR2 starts. gunicorn would run this file by its path, with its folder before all others to import from."""
     arbiter.START_CTX["args"] = [sys.executable, "-m", "api.server"]
+
+
+class _Master(Arbiter):  # type: ignore[misc]
+    """gunicorn's master, and a SIGUSR2 that counts from the moment on in which the predecessor has gone.
+
+    gunicorn looks once a second whether the parent that passed it the socket is still there. Who rolls the API twice in
+    a row would fall into that second: the second signal would be ignored, and nothing but a log line would say so.
+    """
+
+    def handle_usr2(self) -> None:
+        self.maybe_promote_master()
+        super().handle_usr2()
 
 
 class _Worker(ThreadWorker):  # type: ignore[misc]

@@ -254,6 +254,19 @@ def test_an_api_started_again_on_a_socket_that_systemd_holds_refuses_nobody(
     tell(f"{2 * ROUNDS} restarts: {callers.calls} calls, longest {callers.longest * 1000:.0f} ms")
 
 
+def test_a_successor_is_followed_again_the_moment_its_predecessor_has_gone(
+    cluster: Cluster, callers: Callers, processes: Processes
+) -> None:
+    child = processes.start("api", "signalbox", "api")
+    child.wait_until_ready(lambda: answers(callers.url), what="an answer", seconds=60)
+
+    second = successor_of(psutil.Process(child.pid))
+    third = successor_of(second)  # gunicorn alone would ignore this signal for up to a second
+
+    assert runs(third)
+    assert answers(callers.url)
+
+
 def test_a_successor_that_cannot_start_ends_nobody(
     cluster: Cluster, callers: Callers, processes: Processes
 ) -> None:
