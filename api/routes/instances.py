@@ -83,7 +83,7 @@ def start(call: Call, body: StartBody) -> Answer:
     the definition holds is answered with that instance, or refused with `"onConflict": "reject"`.
     """
     started = _start(call, body)
-    record = _instance(call, started.instance_id)
+    record = started.record or _instance(call, started.instance_id)
     status = 201 if started.created else 200
     return Answer(
         instance_json(record),

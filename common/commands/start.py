@@ -6,6 +6,7 @@ if and only if the order, the payment, the user is committed too.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -14,9 +15,8 @@ from typing import Any, Literal
 from sqlalchemy import Connection
 
 from common.canonical import clean, dumps, read
-from common.clock import read_now
 from common.commands.admission import Asking, place_wanted, require_room
-from common.commands.contracts import CONTRACTS
+from common.commands.contracts import CONTRACTS, Contract
 from common.commands.send import require_size
 from common.config import Limits
 from common.db import ORCHESTRATOR_QUEUE, note_bell
@@ -24,13 +24,18 @@ from common.db.tables import DefinitionStatus, InboxType, TimerStatus
 from common.decide import START_TIMER
 from common.errors import Conflict, Invalid, NotFound
 from common.ids import InstanceId, TenantId, is_id, new_id
-from common.store import definitions, inbox, instances, places, timers
+from common.lifecycle import InstanceStatus
+from common.store import definitions, instances, places, starts, timers
 from common.store.definitions import DefinitionFacts
+from common.store.listing import InstanceRecord
+from common.store.starts import Accepted, NewStart
 from statechart.concurrency import Concurrency
 
 MAX_KEY = 500
 MAX_LABELS = 50
 PRIORITIES = range(-100, 101)
+KEPT = 1_024
+"""Definitions that are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +63,14 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The instance; `created` is False when a live one already held the business key."""
+    """The instance; `created` is False when a live one already held the business key.
+
+    `record`: how whoever reads it would see it, where it was created just now.
+    """
 
     instance_id: InstanceId
     created: bool
+    record: InstanceRecord | None = field(default=None, repr=False, compare=False)
 
 
 def start_instance(
@@ -73,34 +82,123 @@ def start_instance(
     `concurrency.full`), `Invalid` (`start.invalid`, `input.invalid`, `concurrency.key`) and `LimitExceeded`, before anything
     is written.
     """
-    _check(request)
-    body = dumps({"context": clean(request.context), "input": clean(request.input)})
-    require_size(body, "input and context are", limits)
-    definition = _definition(tx, tenant_id, request)
-    contract = CONTRACTS.of(tx, definition.id)
-    contract.check_input(clean(request.input))
+    asked = _Asked.read(tenant_id, request, actor, limits)
+    return _start_remembered(tx, asked) or _start_afresh(tx, asked)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A checked request: `input` cleaned, and the texts that are stored of it."""
+
+    tenant_id: TenantId
+    request: Start
+    actor: str
+    input: Any
+    input_text: str
+    body: str
+
+    @classmethod
+    def read(cls, tenant_id: TenantId, request: Start, actor: str, limits: Limits) -> _Asked:
+        _check(request)
+        input = clean(request.input)
+        input_text = dumps(input)
+        body = f'{{"context":{dumps(clean(request.context))},"input":{input_text}}}'
+        require_size(body, "input and context are", limits)
+        return cls(tenant_id, request, actor, input, input_text, body)
+
+    @property
+    def definition(self) -> _Named:
+        request = self.request
+        return self.tenant_id, request.definition_key, request.version, request.definition_id
+
+
+_Named = tuple[TenantId, str | None, int | None, str | None]
+"""How a start names its definition: tenant, key, version, id."""
+
+
+class _Remembered:
+    """The definitions that were started last, by how they were named, with what they say of a start.
+
+    Only a hint: a version may have been activated or archived since, by anybody. So nothing is refused for what is
+    remembered, and the statement that writes asks again whether the version is active.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[_Named, tuple[DefinitionFacts, Contract]] = {}
+        self._turn = threading.Lock()
+
+    def find(self, named: _Named) -> tuple[DefinitionFacts, Contract] | None:
+        return self._kept.get(named)
+
+    def keep(self, named: _Named, facts: DefinitionFacts, contract: Contract) -> None:
+        with self._turn:
+            self._kept[named] = facts, contract
+            while len(self._kept) > KEPT:
+                del self._kept[next(iter(self._kept))]
+
+    def forget(self, named: _Named) -> None:
+        with self._turn:
+            self._kept.pop(named, None)
+
+
+_REMEMBERED = _Remembered()
+
+
+def _start_remembered(tx: Connection, asked: _Asked) -> Started | None:
+    """Start what was started before, by one statement; None, with nothing written, where more has to be asked."""
+    found = _REMEMBERED.find(asked.definition)
+    if found is None:
+        return None
+    facts, contract = found
+    if contract.concurrency is not None:
+        return None
+    try:
+        contract.check_input(asked.input)
+    except Invalid:
+        return None  # perhaps for a version that is not the active one any more
+    accepted, new = _insert(tx, asked, facts, None)
+    if accepted is None:
+        _REMEMBERED.forget(asked.definition)
+    return _started(tx, asked, facts, new, accepted.at) if accepted and accepted.is_inserted else None
+
+
+def _start_afresh(tx: Connection, asked: _Asked) -> Started:
+    tenant_id, request = asked.tenant_id, asked.request
+    facts = _definition(tx, tenant_id, request)
+    contract = CONTRACTS.of(tx, facts.id)
+    contract.check_input(asked.input)
     if request.business_key is not None:
-        held = instances.find_live(tx, tenant_id, definition.key, request.business_key)
+        held = instances.find_live(tx, tenant_id, facts.key, request.business_key)
         if held is not None:
             return _held(request, held)
     concurrency = contract.concurrency
-    asking = None if concurrency is None else _ask_for_place(tx, tenant_id, request, definition, concurrency)
-    return _insert(tx, tenant_id, request, definition, body, actor, asking)
+    asking = None if concurrency is None else _ask_for_place(tx, asked, facts, concurrency)
+    accepted, new = _insert(tx, asked, facts, asking)
+    if accepted is None:  # until a moment ago it was
+        raise _not_active(_definition(tx, tenant_id, request))
+    _REMEMBERED.keep(asked.definition, facts, contract)
+    if accepted.is_inserted:
+        return _started(tx, asked, facts, new, accepted.at)
+    # Somebody started it between our look and our insert; under READ COMMITTED theirs is visible now.
+    held = instances.find_live(tx, tenant_id, facts.key, request.business_key or "")
+    if held is not None:
+        return _held(request, held)
+    raise Conflict(
+        f'business key "{request.business_key}" was held a moment ago; start again',
+        code="instance.business_key_held",
+    )
 
 
 def _ask_for_place(
-    tx: Connection,
-    tenant_id: TenantId,
-    request: Start,
-    definition: DefinitionFacts,
-    concurrency: Concurrency,
+    tx: Connection, asked: _Asked, definition: DefinitionFacts, concurrency: Concurrency
 ) -> Asking:
     """The place that a start wants, or has: where it may not wait, its key stays locked until `tx` ends."""
+    request = asked.request
     asking = place_wanted(
         concurrency,
-        tenant_id,
+        asked.tenant_id,
         definition,
-        input=clean(request.input),
+        input=asked.input,
         business_key=request.business_key,
         labels=request.labels,
     )
@@ -113,49 +211,68 @@ def _ask_for_place(
 
 
 def _insert(
-    tx: Connection,
-    tenant_id: TenantId,
-    request: Start,
-    definition: DefinitionFacts,
-    body: str,
-    actor: str,
-    asking: Asking | None,
-) -> Started:
-    now = read_now(tx)
-    instance_id = InstanceId(new_id())
-    row = {
-        "id": instance_id,
-        "tenant_id": tenant_id,
-        "definition_id": definition.id,
-        "definition_key": definition.key,
-        "definition_version": definition.version,
-        "business_key": request.business_key,
-        "input": dumps(clean(request.input)),
-        "priority": request.priority,
-        "labels": dict(request.labels),
-        "created_at": now,
-        "schedule_id": request.schedule_id,
-        "scheduled_at": request.scheduled_at,
-        "depth": request.depth,
-    }
-    if asking is not None:
-        row |= asking.columns()
-    if not instances.insert_pending(tx, row):
-        # Somebody started it between our look and our insert; under READ COMMITTED theirs is visible now.
-        held = instances.find_live(tx, tenant_id, definition.key, request.business_key or "")
-        if held is not None:
-            return _held(request, held)
-        raise Conflict(
-            f'business key "{request.business_key}" was held a moment ago; start again',
-            code="instance.business_key_held",
-        )
-    if request.start_at is not None and request.start_at > now:
-        later = dumps({**read(body), "by": actor})  # the row that starts it will come from its timer
-        _start_later(tx, tenant_id, instance_id, request.start_at, later, now)
-        return Started(instance_id, created=True)
-    inbox.put(tx, [inbox.new_row(tenant_id, instance_id, InboxType.START, body, actor, now)])
-    note_bell(tx, ORCHESTRATOR_QUEUE, instance_id)
-    return Started(instance_id, created=True)
+    tx: Connection, asked: _Asked, facts: DefinitionFacts, asking: Asking | None
+) -> tuple[Accepted | None, NewStart]:
+    request = asked.request
+    new = NewStart(
+        instance_id=InstanceId(new_id()),
+        tenant_id=asked.tenant_id,
+        definition_id=facts.id,
+        business_key=request.business_key,
+        input=asked.input_text,
+        body=asked.body,
+        actor=asked.actor,
+        priority=request.priority,
+        labels=request.labels,
+        depth=request.depth,
+        start_at=request.start_at,
+        schedule_id=request.schedule_id,
+        scheduled_at=request.scheduled_at,
+        concurrency_key=None if asking is None else asking.place.key,
+        is_queued=asking is not None and not asking.has_place,
+    )
+    return starts.insert_started(tx, new), new
+
+
+def _started(tx: Connection, asked: _Asked, facts: DefinitionFacts, new: NewStart, now: datetime) -> Started:
+    """Ring for what was accepted, or set the timer that will bring it; how it stands now."""
+    start_at = asked.request.start_at
+    if start_at is not None and start_at > now:
+        later = dumps(
+            {**read(asked.body), "by": asked.actor}
+        )  # the row that starts it will come from its timer
+        _start_later(tx, asked.tenant_id, new.instance_id, start_at, later, now)
+    else:
+        note_bell(tx, ORCHESTRATOR_QUEUE, new.instance_id)
+    return Started(new.instance_id, created=True, record=_pending(facts, new, now))
+
+
+def _pending(facts: DefinitionFacts, new: NewStart, now: datetime) -> InstanceRecord:
+    return InstanceRecord(
+        id=new.instance_id,
+        definition_id=facts.id,
+        definition_key=facts.key,
+        definition_version=facts.version,
+        business_key=new.business_key,
+        status=InstanceStatus.PENDING,
+        configuration="[]",
+        snapshot=None,
+        input=new.input,
+        output=None,
+        error=None,
+        labels=dict(new.labels),
+        priority=new.priority,
+        sequence=0,
+        parent_id=None,
+        depth=new.depth,
+        created_at=now,
+        started_at=None,
+        finished_at=None,
+        deadline_at=None,
+        erased_at=None,
+        concurrency_key=new.concurrency_key,
+        is_queued=new.is_queued,
+    )
 
 
 def _start_later(
@@ -223,11 +340,15 @@ def _definition(tx: Connection, tenant_id: TenantId, request: Start) -> Definiti
             wanted = f"{wanted} version {request.version}"
         raise NotFound(f'no definition "{wanted}"; apply it first', code="definition.not_found")
     if found.status is not DefinitionStatus.ACTIVE:
-        raise Conflict(
-            f'definition "{found.key}" version {found.version} is {found.status.value}; activate it to start instances',
-            code="definition.not_active",
-        )
+        raise _not_active(found)
     return found
+
+
+def _not_active(found: DefinitionFacts) -> Conflict:
+    return Conflict(
+        f'definition "{found.key}" version {found.version} is {found.status.value}; activate it to start instances',
+        code="definition.not_active",
+    )
 
 
 def _find(tx: Connection, tenant_id: TenantId, request: Start) -> DefinitionFacts | None:

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Text, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Text, bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import IntegrityError
 
 from common.clock import database_now
 from common.db.rows import Writes, insert_rows
@@ -114,26 +113,7 @@ def take_turn(tx: Connection, instance_id: InstanceId) -> bool:
     return tx.dialect.name == "sqlite" or bool(tx.execute(_TURN, {"id": instance_id}).scalar_one())
 
 
-def insert_pending(tx: Connection, row: Mapping[str, Any]) -> bool:
-    """Insert a new instance, `pending`. Returns False when a live instance holds its business key.
-
-    The insert runs in a savepoint, so that the caller's transaction survives the conflict.
-    """
-    values = {"status": InstanceStatus.PENDING.value, "head_hash": GENESIS, **row}
-    if values.get("business_key") is None:
-        tx.execute(insert(instances), values)
-        return True
-    try:
-        with tx.begin_nested():
-            tx.execute(insert(instances), values)
-    except IntegrityError as error:
-        if "business_key" not in str(error.orig):
-            raise
-        return False
-    return True
-
-
-_BUSINESS_KEY = next(index for index in instances.indexes if index.name == "uq_instances_business_key")
+BUSINESS_KEY = next(index for index in instances.indexes if index.name == "uq_instances_business_key")
 
 
 def insert_children(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> set[str]:
@@ -150,8 +130,8 @@ def insert_children(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> set[st
     unless_held = (
         dialect.insert(instances)
         .on_conflict_do_nothing(
-            index_elements=list(_BUSINESS_KEY.columns),
-            index_where=_BUSINESS_KEY.dialect_options[tx.dialect.name]["where"],
+            index_elements=list(BUSINESS_KEY.columns),
+            index_where=BUSINESS_KEY.dialect_options[tx.dialect.name]["where"],
         )
         .returning(_c.id)
     )

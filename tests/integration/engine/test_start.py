@@ -12,13 +12,16 @@ from common.commands.control import cancel_instance
 from common.commands.start import Start, Started, start_instance
 from common.config import Limits
 from common.db import Database
+from common.db.tables import DefinitionStatus
 from common.errors import Conflict, Invalid, LimitExceeded, NotFound, SignalboxError
 from common.ids import new_id
 from common.lifecycle import InstanceStatus
 from common.store import definitions
+from common.store.listing import read_instance
 from tests.integration.engine.documents import COUNTER, ON_SQLITE, assign, on_go, one_task
 from tests.support.engine import LIMITS, Engine
 from tests.support.manual_clock import ManualClock
+from tests.support.statements import statements
 
 
 def ask(engine: Engine, limits: Limits = LIMITS, **request: Any) -> Started:
@@ -290,3 +293,100 @@ def test_a_start_that_was_cancelled_before_its_time_never_comes(clock: ManualClo
     assert counter.status(instance_id) is InstanceStatus.CANCELLED
     assert counter.entry_types(instance_id) == ["instance.cancelled"]
     assert counter.execute("SELECT status FROM timers") == [("cancelled",)]
+
+
+# -- what it costs, and what is remembered for it -----------------------------------------------------------------
+
+
+def set_status(engine: Engine, version: int, status: DefinitionStatus) -> None:
+    """As another process does it, of which this one hears nothing."""
+    with engine.database.transaction() as tx:
+        definitions.set_status(tx, engine.tenant_id, "counter", version, status)
+
+
+@pytest.mark.parametrize("business_key", [None, "order-2"])
+def test_a_start_is_one_statement(counter: Engine, business_key: str | None) -> None:
+    ask(counter)
+
+    with statements(counter.database) as seen:
+        ask(counter, business_key=business_key)
+
+    # SQLite, where a statement costs no round trip: BEGIN, the definition with the clock, and a row for each table.
+    assert len(seen) == (4 if counter.database.is_sqlite else 1), seen
+
+
+def test_a_start_tells_what_whoever_reads_it_would_see(counter: Engine) -> None:
+    asked = {
+        "input": {"b": 1.0, "a": ["ü"]},
+        "labels": {"team": "x"},
+        "priority": 7,
+        "business_key": "order-3",
+    }
+    for _ in range(2):  # afresh, then as remembered
+        started = ask(counter, **asked)
+
+        with counter.database.reading() as tx:
+            assert started.record == read_instance(tx, counter.tenant_id, started.instance_id)
+        asked["business_key"] = "order-4"
+
+
+def test_a_version_that_is_not_active_any_more_is_started_by_nobody_who_remembers_it(counter: Engine) -> None:
+    ask(counter)
+    set_status(counter, 1, DefinitionStatus.INACTIVE)
+
+    error = refused(counter, Conflict)
+
+    assert error.code == "definition.not_active"
+    assert "version 1 is inactive" in str(error)
+    set_status(counter, 1, DefinitionStatus.ACTIVE)
+    assert ask(counter).created
+
+
+def test_the_version_that_has_become_the_active_one_is_started(counter: Engine) -> None:
+    ask(counter)
+    counter.apply({**COUNTER, "description": "the second"})
+
+    started = [ask(counter).record, ask(counter).record]
+
+    assert [one and one.definition_version for one in started] == [2, 2]
+
+
+def test_the_schema_of_the_version_that_was_active_before_refuses_nothing(engine: Engine) -> None:
+    engine.apply({**COUNTER, "input": {"type": "object", "required": ["name"]}})
+    ask(engine, input={"name": "Ada"})
+    assert refused(engine, Invalid).code == "input.invalid"
+    set_status(engine, 1, DefinitionStatus.INACTIVE)
+    engine.apply({**COUNTER, "input": {"type": "object", "required": ["number"]}})
+
+    assert ask(engine, input={"number": 1}).created
+    assert refused(engine, Invalid, input={"name": "Ada"}).code == "input.invalid"
+
+
+def test_another_tenants_definition_is_remembered_for_nobody_else(
+    counter: Engine, database: Database
+) -> None:
+    ask(counter)
+    with counter.database.reading() as tx:
+        known = definitions.find_facts(tx, counter.tenant_id, "counter")
+    assert known is not None
+    ask(counter, definition_key=None, definition_id=known.id)
+    other = Engine.on(database, tenant="other")
+
+    assert refused(other, NotFound).code == "definition.not_found"
+    assert (
+        refused(other, NotFound, definition_key=None, definition_id=known.id).code == "definition.not_found"
+    )
+
+
+def test_a_later_start_is_a_timer_also_of_what_is_remembered(counter: Engine, clock: ManualClock) -> None:
+    ask(counter)
+    counter.settle()
+
+    later = ask(counter, start_at=clock.now() + timedelta(hours=1))
+    at_once = ask(counter, start_at=clock.now())
+
+    rows = counter.execute("SELECT instance_id FROM inbox")
+    assert [str(row[0]) for row in rows] == [at_once.instance_id]
+    assert counter.execute("SELECT count(*) FROM timers WHERE status = 'armed'") == [(1,)]
+    assert later.record is not None
+    assert later.record.started_at is None
