@@ -26,7 +26,7 @@ from api.health import Health
 from api.link_gate import LinkGate
 from api.link_pages import LinkPages
 from api.openapi import build_document
-from api.operations import JSON, Answer, Call, Operation
+from api.operations import JSON, Answer, Call, LoneCall, Operation
 from api.problems import describe, unavailable
 from api.reading import read_body, read_idempotency_key, read_path, read_query
 from api.reference import Documents, render
@@ -38,6 +38,7 @@ from api.waiting import Waiter, wait_seconds
 from common.config import Limits, Settings
 from common.credentials import Principal, read_secret
 from common.db import Database
+from common.db.alone import Alone
 from common.links import PATH as LINKS
 from common.links import Links
 from common.queues.changes import Changes
@@ -180,12 +181,18 @@ def _serve(
     def handle(tx: Connection) -> Answer:
         return operation.handler(Call(services, principal, tx, address, trace_id), **arguments)
 
+    def handle_alone(one: Alone) -> Answer | None:
+        call = LoneCall(services, principal, one, address, trace_id)
+        return operation.alone(call, **arguments) if operation.alone is not None else None
+
+    alone = handle_alone if operation.alone is not None else None
     if operation.kind == "read":
-        return transactions.read(handle)
+        return transactions.read(handle, alone)
     asked = wait_seconds(request.headers.get("Prefer")) if operation.wait is not None else None
     command = Command(
         handle=handle,
         key=IdempotencyKey(principal.tenant_id, principal.key_id, key, digest) if key else None,
+        alone=alone,
         wait=asked if asked is not None else operation.wait or None,
         was_asked=asked is not None,
     )

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import NoneType
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Generic, Literal, TypeVar, get_args, get_type_hints
 
 from pydantic import BaseModel
 from pydantic.alias_generators import to_snake
@@ -23,6 +23,7 @@ from api.auth import Permission
 from api.services import Services
 from common.config import Limits
 from common.credentials import Principal
+from common.db.alone import Alone
 from common.errors import SignalboxError
 from common.ids import TenantId
 
@@ -38,16 +39,18 @@ _CONVERTERS = {"metadataKey": "path:"}
 """Names of callers' own choice, which may have slashes: WSGI does not tell a quoted one from another."""
 
 Handler = Callable[..., "Answer"]
+LoneHandler = Callable[..., "Answer | None"]
 H = TypeVar("H", bound=Handler)
+Where = TypeVar("Where", Connection, Alone)
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """One authenticated request: who asks, and the transaction that its handler works in."""
+class _Call(Generic[Where]):
+    """One authenticated request: who asks, and what its handler works in."""
 
     services: Services
     principal: Principal
-    tx: Connection
+    tx: Where
     path: str
     trace_id: str
 
@@ -62,6 +65,18 @@ class Call:
     @property
     def limits(self) -> Limits:
         return self.services.limits
+
+
+class Call(_Call[Connection]):
+    """A request whose handler works in the transaction `tx`."""
+
+    __slots__ = ()
+
+
+class LoneCall(_Call[Alone]):
+    """A request that is tried with statements that commit by themselves."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +124,8 @@ class Operation:
     """One method of one path, as it is routed, documented and checked.
 
     `wait`: whether `Prefer: wait` is understood, and the seconds that are waited where it is not sent; None: it is not.
+    `alone`: what takes the place of the handler, on PostgreSQL, where no answer has to be kept: takes the same arguments,
+    but a `LoneCall`, and returns None, with nothing done, where the handler and its transaction are needed after all.
     """
 
     method: Method
@@ -125,6 +142,7 @@ class Operation:
     query: type[BaseModel] | None = None
     wait: float | None = None
     example: Any = None  # of the body
+    alone: LoneHandler | None = None
     is_confidential: bool = False  # nothing of the body may be told, logged or kept
 
     @property
@@ -159,9 +177,11 @@ class Routes:
         *,
         answers: Mapping[int, Shape],
         permission: Permission | None = Permission.READ,
+        alone: LoneHandler | None = None,
     ) -> Callable[[H], H]:
         """A read. `permission` None opens it to everyone and gives its handler `services` instead of a call."""
-        return self._add("GET", path, "read" if permission else "open", permission, answers)
+        kind: Kind = "read" if permission else "open"
+        return self._add("GET", path, kind, permission, answers, alone=alone)
 
     def post(
         self,
@@ -172,6 +192,7 @@ class Routes:
         kind: Kind = "command",
         wait: float | None = None,
         example: Any = None,
+        alone: LoneHandler | None = None,
     ) -> Callable[[H], H]:
         """A command, or a calculation that takes a body."""
         return self._add(
@@ -182,6 +203,7 @@ class Routes:
             answers,
             wait=wait,
             example=example,
+            alone=alone,
         )
 
     def put(

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import orjson
 from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
 
 from api.operations import JSON, Answer, Follow
 from api.shapes import instance_json
@@ -23,6 +24,7 @@ from api.waiting import Waiter
 from common import faults
 from common.clock import read_now
 from common.db import Database
+from common.db.alone import Alone, alone
 from common.errors import Invalid
 from common.store.idempotency import IdempotencyKey, KeptAnswer, claim, forget, keep
 
@@ -44,12 +46,14 @@ class Sent:
 class Command:
     """A POST that has been read and checked. `handle` runs in a transaction, more than once if that was a deadlock victim.
 
+    `alone` may do the same without a transaction; None, with nothing done, where it may not.
     `wait`: the seconds to wait for the instance that the answer is about, None not to. `was_asked` tells that the
     caller asked for it, and is to be told that it was done.
     """
 
     handle: Callable[[Connection], Answer]
     key: IdempotencyKey | None
+    alone: Callable[[Alone], Answer | None] | None = None
     wait: float | None = None
     was_asked: bool = False
 
@@ -61,8 +65,13 @@ class Transactions:
         self._database = database
         self._waiter = waiter
 
-    def read(self, handle: Callable[[Connection], Answer]) -> Sent:
-        """Answer from one reading transaction."""
+    def read(
+        self, handle: Callable[[Connection], Answer], alone: Callable[[Alone], Answer | None] | None = None
+    ) -> Sent:
+        """Answer from one reading transaction, or from what `alone` reads."""
+        answer = self._try_alone(alone)
+        if answer is not None:
+            return send(answer)
         with self._database.reading() as tx:
             return send(handle(tx))
 
@@ -76,7 +85,9 @@ class Transactions:
 
     def command(self, command: Command) -> Sent:
         """Run a command in a transaction of its own, then wait for what it set in motion, where that is wanted."""
-        done = self._database.run(lambda tx: _once(tx, command))
+        done: Answer | KeptAnswer | None = None if command.key else self._try_alone(command.alone)
+        if done is None:
+            done = self._database.run(lambda tx: _once(tx, command))
         faults.hit("after_accept_commit")
         if isinstance(done, KeptAnswer):
             return _replay(done)
@@ -90,6 +101,15 @@ class Transactions:
     def run(self, work: Callable[[Connection], T]) -> T:
         """Run something in a transaction of its own."""
         return self._database.run(work)
+
+    def _try_alone(self, handle: Callable[[Alone], Answer | None] | None) -> Answer | None:
+        if handle is None or self._database.is_sqlite:
+            return None
+        try:
+            with alone(self._database) as one:
+                return handle(one)
+        except IntegrityError:
+            return None  # what it points at was deleted in between: in a transaction it is told so
 
     def _settle(self, command: Command, follow: Follow, sent: Sent) -> Sent:
         seconds = command.wait or 0.0

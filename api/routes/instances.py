@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from sqlalchemy import Connection
 
 from api.auth import Permission
-from api.operations import Answer, Call, Follow, Routes, Shape
+from api.operations import Answer, Call, Follow, LoneCall, Routes, Shape
 from api.pages import Paging
 from api.problems import item_problem
 from api.reading import missing, refused_members
@@ -45,8 +45,8 @@ from common.commands.absent import absent_instance
 from common.commands.configs import Wanted, read_wanted, scope_id_of
 from common.commands.contracts import CONTRACTS
 from common.commands.limits import explain_waits
-from common.commands.send import add_note, send_event
-from common.commands.start import Start, Started, start_instance
+from common.commands.send import add_note, send_alone, send_event
+from common.commands.start import Start, Started, start_alone, start_instance
 from common.commands.verify import verify_instance
 from common.db.tables import IncidentStatus
 from common.errors import LimitExceeded, SignalboxError
@@ -65,6 +65,13 @@ EXPLAINED = 20  # open tasks and incidents that an explanation shows
 # -- starting -----------------------------------------------------------------------------------------------------
 
 
+def _start_alone(call: LoneCall, body: StartBody) -> Answer | None:
+    started = start_alone(call.tx, call.tenant_id, _request(body), actor=call.actor, limits=call.limits)
+    return (
+        None if started is None or started.record is None else _started(call.tenant_id, started.record, 201)
+    )
+
+
 @routes.post(
     "/instances",
     permission=Permission.OPERATE,
@@ -74,6 +81,7 @@ EXPLAINED = 20  # open tasks and incidents that an explanation shows
         202: Shape("with Prefer: started, and not settled in that time", Instance),
     },
     wait=0.0,
+    alone=_start_alone,
     example={"definitionKey": "hello-workflow", "businessKey": "order-1001", "input": {"customer": "Ada"}},
 )
 def start(call: Call, body: StartBody) -> Answer:
@@ -84,12 +92,15 @@ def start(call: Call, body: StartBody) -> Answer:
     """
     started = _start(call, body)
     record = started.record or _instance(call, started.instance_id)
-    status = 201 if started.created else 200
+    return _started(call.tenant_id, record, 201 if started.created else 200)
+
+
+def _started(tenant_id: TenantId, record: listing.InstanceRecord, status: int) -> Answer:
     return Answer(
         instance_json(record),
         status,
         {"Location": f"/api/v1/instances/{record.id}"},
-        follow=Follow(call.tenant_id, record.id, settled_status=status, unsettled_status=202),
+        follow=Follow(tenant_id, record.id, settled_status=status, unsettled_status=202),
     )
 
 
@@ -145,9 +156,13 @@ def _batch_item(
 
 
 def _start(call: Call, body: StartBody) -> Started:
+    return start_instance(call.tx, call.tenant_id, _request(body), actor=call.actor, limits=call.limits)
+
+
+def _request(body: StartBody) -> Start:
     if body.definition_id is not None and not is_id(body.definition_id):
         raise missing("definition", body.definition_id)
-    request = Start(
+    return Start(
         definition_key=body.definition_key,
         definition_id=body.definition_id,
         version=body.version,
@@ -159,7 +174,6 @@ def _start(call: Call, body: StartBody) -> Started:
         labels=body.labels,
         on_conflict=body.on_conflict,
     )
-    return start_instance(call.tx, call.tenant_id, request, actor=call.actor, limits=call.limits)
 
 
 # -- sending ------------------------------------------------------------------------------------------------------
@@ -170,11 +184,17 @@ ACCEPTED = {
 }
 
 
+def _send_alone(call: LoneCall, instance_id: str, body: EventBody) -> Answer | None:
+    record = send_alone(call.tx, call.tenant_id, instance_id, body.root, actor=call.actor, limits=call.limits)
+    return None if record is None else _accepted(call.tenant_id, record)
+
+
 @routes.post(
     "/instances/{instanceId}/events",
     permission=Permission.OPERATE,
     answers=ACCEPTED,
     wait=0.0,
+    alone=_send_alone,
     example={"type": "APPROVED", "by": "ada"},
 )
 def send(call: Call, instance_id: str, body: EventBody) -> Answer:
@@ -206,8 +226,12 @@ def append_note(call: Call, instance_id: str, body: NoteBody) -> Answer:
 
 def accepted(call: Call, instance_id: str) -> Answer:
     """The answer to what was put into an instance's inbox: the instance, as it stands or once it has settled."""
-    follow = Follow(call.tenant_id, instance_id, settled_status=200, unsettled_status=202)
-    return Answer(instance_json(_instance(call, instance_id)), 202, follow=follow)
+    return _accepted(call.tenant_id, _instance(call, instance_id))
+
+
+def _accepted(tenant_id: TenantId, record: listing.InstanceRecord) -> Answer:
+    follow = Follow(tenant_id, record.id, settled_status=200, unsettled_status=202)
+    return Answer(instance_json(record), 202, follow=follow)
 
 
 # -- reading ------------------------------------------------------------------------------------------------------
@@ -240,7 +264,12 @@ def list_instances(call: Call, query: InstanceQuery) -> Answer:
     return Answer(paging.answer(page.items, instance_json, [page.items[-1].id] if page.has_more else None))
 
 
-@routes.get("/instances/{instanceId}", answers={200: Shape("the instance", Instance)})
+def _get_alone(call: LoneCall, instance_id: str) -> Answer | None:
+    record = listing.read_instance(call.tx, call.tenant_id, instance_id)
+    return None if record is None else Answer(instance_json(record))
+
+
+@routes.get("/instances/{instanceId}", answers={200: Shape("the instance", Instance)}, alone=_get_alone)
 def get_instance(call: Call, instance_id: str) -> Answer:
     """Read an instance."""
     return Answer(instance_json(_instance(call, instance_id)))

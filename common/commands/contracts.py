@@ -131,13 +131,19 @@ class Contracts:
         self._kept: OrderedDict[str, Contract] = OrderedDict()
         self._turn = threading.Lock()
 
-    def of(self, tx: Connection, definition_id: str) -> Contract:
-        """The contract of a stored definition, read once."""
+    def known(self, definition_id: str) -> Contract | None:
+        """The contract of a stored definition, where it has been read before and is still kept."""
         with self._turn:
             found = self._kept.get(definition_id)
             if found is not None:
                 self._kept.move_to_end(definition_id)
-                return found
+            return found
+
+    def of(self, tx: Connection, definition_id: str) -> Contract:
+        """The contract of a stored definition, read once."""
+        found = self.known(definition_id)
+        if found is not None:
+            return found
         text = definitions.read_document(tx, definition_id)
         contract = NOTHING_SAID if text is None else contract_of(read(text))
         with self._turn:

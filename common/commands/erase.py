@@ -21,7 +21,8 @@ from common.db.tables import InboxType
 from common.errors import Conflict
 from common.ids import InstanceId, TenantId, is_id
 from common.lifecycle import instance_can
-from common.store import erasure, inbox, instances, listing
+from common.store import erasure, inbox, listing
+from common.store.accepting import read_standing
 from common.store.listing import InstanceFilter
 
 NAMED = 5
@@ -44,7 +45,7 @@ def erase_instance(
     """
     why = reason_text(reason)
     require_ended(tx, tenant_id, instance_id, cancel=cancel, children=children)
-    found = instances.find_status(tx, tenant_id, instance_id)
+    found = read_standing(tx, tenant_id, instance_id)
     if found is not None and not instance_can("erase", found.status):
         cancel_instance(tx, tenant_id, instance_id, reason=why, actor=actor)
     body = dumps({"cancel": cancel, "children": children, "reason": why})
@@ -59,7 +60,7 @@ def require_ended(
     tx: Connection, tenant_id: TenantId, instance_id: str, *, cancel: bool, children: bool
 ) -> None:
     """Raise `NotFound`, or `Conflict` (`instance.not_ended`) where somebody has not ended and is not to be cancelled."""
-    found = instances.find_status(tx, tenant_id, instance_id) if is_id(instance_id) else None
+    found = read_standing(tx, tenant_id, instance_id) if is_id(instance_id) else None
     if found is None:
         raise absent_instance(tx, tenant_id, instance_id)
     status = found.status

@@ -26,7 +26,8 @@ from common.ids import InstanceId, TaskId, TenantId, is_id
 from common.lifecycle import TaskStatus, instance_can
 from common.links import Link, person_name
 from common.people import Person, Refusal
-from common.store import instances, people, used_links
+from common.store import people, used_links
+from common.store.accepting import read_standing
 from common.store.people import HumanTask
 from statechart.durations import parse_duration
 
@@ -179,7 +180,7 @@ def _task_id(tx: Connection, link: Link) -> TaskId | None:
 def _is_open(tx: Connection, link: Link, task: HumanTask | None) -> bool:
     if link.verb != "send":
         return task is not None and task.status is TaskStatus.RUNNING and not task.gated
-    found = instances.find_status(tx, link.tenant_id, link.instance_id)
+    found = read_standing(tx, link.tenant_id, link.instance_id)
     return found is not None and instance_can("send", found[0])
 
 
@@ -194,7 +195,7 @@ def follow_link(tx: Connection, link: Link, *, limits: Limits) -> Seen:
     """
     now = read_now(tx)
     task = _task(tx, link)
-    if instances.find_status(tx, link.tenant_id, link.instance_id) is None:
+    if read_standing(tx, link.tenant_id, link.instance_id) is None:
         return Seen(link, LinkState.FINISHED)
     used = used_links.used_at(tx, link.tenant_id, link.digest) is not None
     if not used and now >= link.expires_at:

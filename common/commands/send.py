@@ -9,17 +9,20 @@ from typing import Any, Literal
 from sqlalchemy import Connection
 
 from common.canonical import clean, dumps, read, size
-from common.clock import instant_text, read_now
+from common.clock import instant_text
 from common.commands.absent import absent_instance
 from common.commands.contracts import CONTRACTS
 from common.config import Limits
 from common.db import ORCHESTRATOR_QUEUE, note_bell
+from common.db.alone import Alone
 from common.db.tables import InboxType
 from common.errors import Conflict, Invalid, LimitExceeded
 from common.event_names import MAX_TYPE, RESERVED, is_reserved, is_well_formed
 from common.ids import DefinitionId, InstanceId, TenantId, is_id
 from common.lifecycle import InstanceStatus, instance_can
-from common.store import inbox, instances
+from common.store import inbox
+from common.store.accepting import Standing, put_alone, read_standing
+from common.store.listing import InstanceRecord, read_instance_now
 
 MAX_NOTE = 10_000
 MAX_REASON = 2_000
@@ -44,10 +47,38 @@ def send_event(
     """
     text = event_text(event, limits=limits)
     body = text if source is None else dumps({**read(text), "source": dict(source)})
+
+    def check(definition_id: DefinitionId) -> None:
+        contract = CONTRACTS.of(tx, definition_id)
+        if contract.events:
+            contract.check_event(read(text))
+
     accept(
-        tx, tenant_id, instance_id, "send", InboxType.EVENT, body, lane=inbox.ORDINARY, actor=actor,
-        check=lambda definition_id: CONTRACTS.of(tx, definition_id).check_event(read(text)),
+        tx, tenant_id, instance_id, "send", InboxType.EVENT, body, lane=inbox.ORDINARY, actor=actor, check=check
     )  # fmt: skip
+
+
+def send_alone(
+    alone: Alone, tenant_id: TenantId, instance_id: str, event: Any, *, actor: str, limits: Limits
+) -> InstanceRecord | None:
+    """Do as `send_event` with one look and one write that commits; the instance as it stood when it was looked at.
+
+    None, with nothing done, for all that takes more: an instance that is not there, or whose definition has schemas for
+    events. Raises what `send_event` raises otherwise.
+    """
+    text = event_text(event, limits=limits)
+    found = read_instance_now(alone, tenant_id, instance_id) if is_id(instance_id) else None
+    if found is None:
+        return None
+    record, now = found
+    if not instance_can("send", record.status):
+        raise illegal("send", instance_id, record.status, record.finished_at)
+    contract = CONTRACTS.known(record.definition_id)
+    if contract is None or contract.events:
+        return None
+    put_alone(alone, inbox.new_row(tenant_id, record.id, InboxType.EVENT, text, actor, now))
+    alone.note_bell(ORCHESTRATOR_QUEUE, record.id)
+    return record
 
 
 def add_note(tx: Connection, tenant_id: TenantId, instance_id: str, note: str, *, actor: str) -> None:
@@ -108,10 +139,10 @@ def accept(
 
     `check` may refuse it for what the definition of the instance says. One that loses the race with the instance's end is recorded there as `event.rejected`.
     """
-    definition_id = require_legal(tx, tenant_id, instance_id, verb)
+    standing = _require_legal(tx, tenant_id, instance_id, verb)
     if check is not None:
-        check(definition_id)
-    row = inbox.new_row(tenant_id, InstanceId(instance_id), type, body, actor, read_now(tx), lane=lane)
+        check(standing.definition_id)
+    row = inbox.new_row(tenant_id, InstanceId(instance_id), type, body, actor, standing.now, lane=lane)
     inbox.put(tx, [row])
     note_bell(tx, ORCHESTRATOR_QUEUE, instance_id)
 
@@ -127,12 +158,16 @@ def reason_text(reason: str | None) -> str | None:
 
 def require_legal(tx: Connection, tenant_id: TenantId, instance_id: str, verb: str) -> DefinitionId:
     """Raise `NotFound` or `Conflict` where `verb` may not be said of the instance now; else its definition."""
-    found = instances.find_status(tx, tenant_id, instance_id) if is_id(instance_id) else None
+    return _require_legal(tx, tenant_id, instance_id, verb).definition_id
+
+
+def _require_legal(tx: Connection, tenant_id: TenantId, instance_id: str, verb: str) -> Standing:
+    found = read_standing(tx, tenant_id, instance_id) if is_id(instance_id) else None
     if found is None:
         raise absent_instance(tx, tenant_id, instance_id)
     if not instance_can(verb, found.status):
         raise illegal(verb, instance_id, found.status, found.finished_at)
-    return found.definition_id
+    return found
 
 
 def illegal(verb: str, instance_id: str, status: InstanceStatus, finished_at: datetime | None) -> Conflict:

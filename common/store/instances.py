@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Connection, Text, bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -199,24 +199,6 @@ def find_live(
             _c.status.in_(LIVE),
         )
     ).scalar_one_or_none()
-
-
-class Standing(NamedTuple):
-    """What decides whether something may be said to an instance."""
-
-    status: InstanceStatus
-    finished_at: datetime | None
-    definition_id: DefinitionId
-
-
-def find_status(tx: Connection, tenant_id: TenantId, instance_id: str) -> Standing | None:
-    """How an instance stands, read without a lock; None when this tenant has no such instance."""
-    row = tx.execute(
-        select(_c.status, _c.finished_at, _c.definition_id).where(
-            _c.tenant_id == tenant_id, _c.id == instance_id
-        )
-    ).one_or_none()
-    return None if row is None else Standing(InstanceStatus(row.status), row.finished_at, row.definition_id)
 
 
 def existing(tx: Connection, tenant_id: TenantId, ids: Iterable[str]) -> set[str]:

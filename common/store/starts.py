@@ -7,7 +7,7 @@ remembers of it, nor where a live instance holds the business key.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +17,7 @@ from sqlalchemy import Connection, TextClause, bindparam, insert, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from common.clock import database_now
+from common.db.alone import Alone, Lone
 from common.db.tables import DefinitionStatus, InboxType, definitions, instances
 from common.ids import DefinitionId, InstanceId, TenantId
 from common.lifecycle import InstanceStatus
@@ -59,12 +60,17 @@ class Accepted:
     is_inserted: bool
 
 
-def insert_started(tx: Connection, new: NewStart) -> Accepted | None:
+def insert_started(on: Connection | Alone, new: NewStart) -> Accepted | None:
     """Accept a start; None where its definition is not active, and nothing was written."""
-    if tx.dialect.name == "postgresql":
-        row = tx.execute(_STARTED[new.business_key is not None], _parameters(new)).one_or_none()
-        return None if row is None else Accepted(row[0].astimezone(UTC), row[1] == 1)
-    return _insert_in_turn(tx, new)
+    is_keyed = new.business_key is not None
+    row: Sequence[Any] | None
+    if isinstance(on, Alone):
+        row = next(iter(on.execute(_LONE[is_keyed], _parameters(new))), None)
+    elif on.dialect.name == "postgresql":
+        row = on.execute(_STARTED[is_keyed], _parameters(new)).one_or_none()
+    else:
+        return _insert_in_turn(on, new)
+    return None if row is None else Accepted(row[0].astimezone(UTC), row[1] == 1)
 
 
 # -- PostgreSQL ---------------------------------------------------------------------------------------------------
@@ -117,6 +123,7 @@ def _started(*, is_keyed: bool) -> TextClause:
 
 
 _STARTED = {is_keyed: _started(is_keyed=is_keyed) for is_keyed in (False, True)}
+_LONE = {is_keyed: Lone(statement) for is_keyed, statement in _STARTED.items()}
 
 # -- SQLite, in process: a statement costs no round trip ------------------------------------------------------------
 

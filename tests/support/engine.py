@@ -28,6 +28,7 @@ from common.ids import InstanceId, TenantId, WorkerId, new_id, new_token
 from common.lifecycle import InstanceStatus
 from common.retention import retention_text
 from common.store import definitions, history, instances, keys, tasks
+from common.store.accepting import read_standing
 from common.store.tasks import TaskClaim
 from orchestrator.advance import Advancing, Pass, advance_ready
 from orchestrator.map_children import start_items
@@ -216,7 +217,7 @@ class Engine:
 
     def status(self, instance_id: str) -> InstanceStatus:
         with self.database.reading() as tx:
-            found = instances.find_status(tx, self.tenant_id, instance_id)
+            found = read_standing(tx, self.tenant_id, instance_id)
         assert found is not None, f"no instance {instance_id}"
         return found.status
 

@@ -1,0 +1,189 @@
+"""Requests without a transaction: what one statement does on PostgreSQL is answered as a transaction would answer it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+
+from api.app import services_of
+from api.operations import Answer
+from api.transactions import Transactions
+from common.clock import read_now
+from common.db import ORCHESTRATOR_QUEUE, Bells, Database
+from common.db.alone import Alone, Lone, alone
+from common.db.tables import DefinitionStatus
+from common.ids import new_id
+from common.lifecycle import InstanceStatus
+from common.store import definitions
+from tests.conftest import POSTGRESQL
+from tests.integration.api.conftest import APPROVAL, Api, problem_of
+from tests.support.statements import statements
+
+
+@pytest.fixture
+def served(api: Api) -> Database:
+    """The database as the API has it open."""
+    return services_of(api.app).database
+
+
+@contextmanager
+def rung(database: Database) -> Iterator[list[Bells]]:
+    heard: list[Bells] = []
+    database.listeners.append(heard.append)
+    yield heard
+    database.listeners.remove(heard.append)
+
+
+def without_times(instance: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in instance.items() if name not in ("id", "createdAt")}
+
+
+def test_starts_and_events_and_reads_need_no_transaction_on_postgresql(api: Api, served: Database) -> None:
+    instance_id = api.start()
+
+    with statements(served) as seen:
+        assert api.post("/instances", {"definitionKey": "approval"}).status_code == 201
+        assert api.post(f"/instances/{instance_id}/events", {"type": "LOOKED"}).status_code == 202
+        assert api.get(f"/instances/{instance_id}").status_code == 200
+
+    # SQLAlchemy executes nothing for them; on SQLite: 4 for the start, 4 for the event and the answer to it, 2 to read.
+    assert len(seen) == (10 if served.is_sqlite else 0), seen
+
+
+def test_a_start_is_answered_alike_the_first_time_and_when_it_is_remembered(api: Api) -> None:
+    api.apply()
+    asked = {"definitionKey": "approval", "input": {"b": 1, "a": "ü"}, "labels": {"team": "x"}, "priority": 3}
+
+    first, second = (api.post("/instances", asked) for _ in range(2))
+
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert without_times(first.json or {}) == without_times(second.json or {})
+    for answer in (first, second):
+        read = api.get(f"/instances/{(answer.json or {})['id']}")
+        assert read.json == answer.json, "and as whoever reads it before its first step sees it"
+        assert answer.headers["Location"].endswith(f"/instances/{(answer.json or {})['id']}")
+
+
+def test_what_was_accepted_rings_after_its_commit_and_what_was_refused_rings_nobody(
+    api: Api, served: Database
+) -> None:
+    instance_id = api.start()
+    with rung(served) as heard:
+        started = api.post("/instances", {"definitionKey": "approval"}).json or {}
+        api.post(f"/instances/{instance_id}/events", {"type": "LOOKED"})
+        api.post(f"/instances/{new_id()}/events", {"type": "LOOKED"})
+        api.post(f"/instances/{instance_id}/events", {"type": "done.state.x"})
+
+    assert heard == [{ORCHESTRATOR_QUEUE: [started["id"]]}, {ORCHESTRATOR_QUEUE: [instance_id]}]
+    assert api.engine.execute("SELECT count(*) FROM inbox") == [(2,)]
+
+
+def test_a_business_key_that_is_held_answers_with_its_holder(api: Api) -> None:
+    api.start()
+    asked = {"definitionKey": "approval", "businessKey": "order-1"}
+    first = api.post("/instances", asked)
+
+    again = api.post("/instances", asked)
+    refused = api.post("/instances", asked | {"onConflict": "reject"})
+
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert (again.json or {})["id"] == (first.json or {})["id"]
+    problem_of(refused, 409, "instance.business_key_held")
+    assert api.engine.execute("SELECT count(*) FROM inbox") == [(1,)]
+
+
+def test_a_version_that_another_process_has_deactivated_is_refused_at_once(api: Api) -> None:
+    api.start()
+    with api.engine.database.transaction() as tx:
+        definitions.set_status(tx, api.engine.tenant_id, "approval", 1, DefinitionStatus.INACTIVE)
+
+    answer = api.post("/instances", {"definitionKey": "approval"})
+
+    problem_of(answer, 409, "definition.not_active")
+
+
+def test_an_event_for_a_finished_instance_is_refused(api: Api) -> None:
+    instance_id = api.start()
+    api.post(f"/instances/{instance_id}/events", {"type": "APPROVED"})
+    api.engine.settle()
+    assert api.engine.status(instance_id) is InstanceStatus.COMPLETED
+
+    answer = api.post(f"/instances/{instance_id}/events", {"type": "LOOKED"})
+
+    problem_of(answer, 409, "instance.finished")
+    assert api.engine.execute("SELECT count(*) FROM inbox") == [(0,)]
+
+
+def test_the_schema_of_an_event_is_asked_also_where_it_has_not_been_read_yet(api: Api) -> None:
+    schema = {"type": "object", "required": ["by"]}
+    instance_id = api.start({**APPROVAL, "id": "strict", "events": {"APPROVED": schema}})
+
+    refused = [api.post(f"/instances/{instance_id}/events", {"type": "APPROVED"}) for _ in range(2)]
+    accepted = api.post(f"/instances/{instance_id}/events", {"type": "APPROVED", "by": "ada"})
+
+    for answer in refused:
+        problem_of(answer, 422, "event.invalid")
+    assert accepted.status_code == 202
+
+
+def test_an_instance_of_another_tenant_is_not_there(api: Api) -> None:
+    instance_id = api.start()
+
+    problem_of(api.get(f"/instances/{instance_id}", key=api.other_key), 404, "instance.not_found")
+    answer = api.post(f"/instances/{instance_id}/events", {"type": "LOOKED"}, key=api.other_key)
+    problem_of(answer, 404, "instance.not_found")
+    problem_of(
+        api.post("/instances", {"definitionKey": "approval"}, key=api.other_key), 404, "definition.not_found"
+    )
+
+
+# -- the connection -----------------------------------------------------------------------------------------------
+
+ONE = Lone(text("SELECT 1"))
+NOBODY = Lone(
+    text(
+        "INSERT INTO inbox (tenant_id, instance_id, lane, type, body, source, accepted_at)"
+        " VALUES (CAST(:id AS uuid), CAST(:id AS uuid), 1, 'event', '{}', 'test', clock_timestamp()) RETURNING id"
+    )
+)
+LOSE = Lone(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+
+ON_POSTGRESQL = pytest.mark.parametrize("database_url", [POSTGRESQL], indirect=True)
+
+
+@ON_POSTGRESQL
+def test_a_connection_that_was_lost_is_told_as_trouble_and_not_used_again(database: Database) -> None:
+    with pytest.raises(OperationalError), alone(database) as one:
+        one.execute(LOSE, {})
+
+    with alone(database) as one:
+        assert one.execute(ONE, {}) == [[1]]
+    with database.transaction() as tx:
+        assert read_now(tx).tzinfo is not None
+
+
+@ON_POSTGRESQL
+def test_what_the_database_refuses_leaves_the_connection_as_it_was(database: Database) -> None:
+    with pytest.raises(IntegrityError), alone(database) as one:
+        one.execute(NOBODY, {"id": new_id()})
+    with pytest.raises(ProgrammingError), alone(database) as one:
+        one.execute(NOBODY, {"other": "parameters"})
+
+    with database.engine.connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        assert driver.autocommit is False, "whoever takes it next begins a transaction"
+
+
+@ON_POSTGRESQL
+def test_what_was_deleted_between_look_and_write_is_told_by_a_transaction(api: Api, served: Database) -> None:
+    def put(one: Alone) -> Answer | None:
+        one.execute(NOBODY, {"id": new_id()})
+        raise AssertionError("there is no such instance")
+
+    told = Transactions(served, services_of(api.app).waiter).read(lambda _tx: Answer({"told": True}), put)
+
+    assert told.payload == b'{"told":true}'
