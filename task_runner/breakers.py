@@ -43,14 +43,6 @@ RELOOK = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
-    """Those of some claims that may be called. `has_locked`: breakers are locked, behind which nothing else is waited for."""
-
-    claims: Sequence[TaskClaim]
-    has_locked: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Breakers:
     """The breakers of a runner's handlers. `policy` None: there are none."""
 
@@ -61,25 +53,25 @@ class Breakers:
         tx: Connection,
         claims: Sequence[TaskClaim],
         find: Callable[[TaskClaim], Handler | None],
-    ) -> Admitted:
+    ) -> Sequence[TaskClaim]:
         """Those of some claims of this transaction that may be called; the others wait for their breakers."""
         policy = self.policy
         if policy is None:
-            return Admitted(claims)
+            return claims
         guarded = {}
         for claim in claims:
             key = key_of(claim, find(claim))
             if key is not None:
                 guarded[claim.id] = Guarded(key, policy)
         if not guarded:
-            return Admitted(claims)
+            return claims
         watched = [
             replace(claim, guarded=guarded[claim.id]) if claim.id in guarded else claim for claim in claims
         ]
         doubtful = store.find_not_closed(tx, {one.key for one in guarded.values()})
         if not doubtful:
-            return Admitted(watched)
-        return Admitted(self._decide(tx, watched, doubtful), has_locked=True)
+            return watched
+        return self._decide(tx, watched, doubtful)
 
     def _decide(
         self, tx: Connection, claims: Sequence[TaskClaim], doubtful: set[BreakerKey]

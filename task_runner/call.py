@@ -67,4 +67,5 @@ def ended(
         claim.id, claim.tenant_id, claim.instance_id, claim.token, claim.key, claim.asked_as or claim.type, claim.name, claim.attempt,
         claim.retry, claim.completion_event, claim.failure_event, output, error, released, timed_out,
         polls=Counted.read(claim.polls).polls if claim.asked_as == POLL else None, guarded=claim.guarded,
+        only_since=claim.claimed_at if claim.is_first else None,
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """Light handlers: claimed, called and reported in one transaction, without lease and beat.
 
-A handler that is `light` promises to wait for nothing and to take less than 10 ms, so that a commit may wait for it. Its
-attempt is a row like any other, written with its outcome. If the process dies meanwhile, the transaction never was:
+A handler that is `light` promises to wait for nothing and to take less than 10 ms, so that a commit may wait for it. Its task
+is locked, called, and where it just succeeds written once: ended, with one attempt that tells of its beginning and its end.
+What ends otherwise, or writes by itself, is begun first, as any other task. If the process dies meanwhile, the transaction never was:
 nothing counts, and the task is due as before. So that one which kills its process does not do so for ever, light handlers
 are run as ordinary ones, with a lease and an attempt on record first, wherever a runner has just died unsaid; and one
 that breaks its promise loses the privilege in this process.
@@ -11,9 +12,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from datetime import datetime
 
 import structlog
 
+from common.commands.outcome import AtOnce, Outcome
+from common.ids import TaskId
+from common.store.tasks import TaskClaim
 from task_runner.registry import Handler
 
 log = structlog.get_logger("signalbox.task_runner")
@@ -51,3 +56,36 @@ class LightHandlers:
         log.warning(
             "handler.not_light", handler=name, seconds=round(seconds, 3), promised_seconds=PROMISE_SECONDS
         )
+
+
+class LightEnds:
+    """How the light handlers of one claim ended: `at_once` is what nobody has begun, `outcomes` is what holds a lease by then."""
+
+    def __init__(self) -> None:
+        self.at_once: list[AtOnce] = []
+        self.outcomes: list[Outcome] = []
+        self._begun: set[TaskId] = set()
+        self._unbegun: list[TaskClaim] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.at_once or self.outcomes)
+
+    def note_begun(self, claim: TaskClaim) -> bool:
+        """Note that a claim is begun now, before its handler has ended. False when it was already."""
+        is_news = claim.id not in self._begun
+        self._begun.add(claim.id)
+        return is_news
+
+    def add(self, claim: TaskClaim, outcome: Outcome, ended_at: datetime) -> None:
+        """Take how a handler ended, at that instant of the database's clock."""
+        if outcome.is_plain_success and claim.id not in self._begun:
+            self.at_once.append(AtOnce(claim, outcome, ended_at))
+            return
+        self.outcomes.append(outcome)
+        if claim.id not in self._begun:
+            self._unbegun.append(claim)
+
+    def take_unbegun(self) -> list[TaskClaim]:
+        """The claims that have to be begun before their outcomes can be reported."""
+        taken, self._unbegun = self._unbegun, []
+        return taken

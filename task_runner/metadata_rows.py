@@ -23,13 +23,22 @@ T = TypeVar("T")
 
 
 class MetadataRows:
-    """A `MetadataPort` on the database. `tx`: the open transaction of a light handler, which has its rows to itself."""
+    """A `MetadataPort` on the database. `tx`: the open transaction of a light handler, which has its rows to itself;
+    `before_write` is called then before anything is written, which only a lease allows.
+    """
 
-    def __init__(self, claim: TaskClaim, database: Database, tx: Connection | None = None) -> None:
+    def __init__(
+        self,
+        claim: TaskClaim,
+        database: Database,
+        tx: Connection | None = None,
+        before_write: Callable[[], None] = lambda: None,
+    ) -> None:
         self._claim = claim
         self._lease = Lease(claim.id, claim.token)
         self._database = database
         self._tx = tx
+        self._before_write = before_write
 
     def read(self, key: str) -> str | None:
         claim = self._claim
@@ -75,4 +84,7 @@ class MetadataRows:
             return use_case(tx)
 
     def _writing(self, use_case: Callable[[Connection], T]) -> T:
-        return use_case(self._tx) if self._tx is not None else self._database.run(use_case)
+        if self._tx is None:
+            return self._database.run(use_case)
+        self._before_write()
+        return use_case(self._tx)

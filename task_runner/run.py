@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import structlog
@@ -32,20 +33,20 @@ from common.commands.breakers import log_turned
 from common.commands.limits import Runs
 from common.commands.outcome import Outcome, Reported, report_outcomes
 from common.db import TASK_RUNNER_QUEUE, Database, is_trouble, note_bell
+from common.db.rows import Writes
 from common.ids import TaskId, TenantId, WorkerId, new_token
 from common.queues.dispatcher import Drained
 from common.retry import RetryPolicy
 from common.store import tasks
-from common.store.limits import read_now_and_any
-from common.store.tasks import TaskClaim
+from common.store.tasks import Due, TaskClaim
 from common.store.turns import FROM_THE_FIRST, next_turn
 from common.task_error import TaskError
 from task_runner.attempt import described
-from task_runner.breakers import Admitted, Breakers
+from task_runner.breakers import Breakers
 from task_runner.call import call_handler, ended, ended_with
 from task_runner.context import TaskContext
 from task_runner.isolate import Children, IsolatedCall, Surroundings
-from task_runner.light import BUDGET_SECONDS, LightHandlers
+from task_runner.light import BUDGET_SECONDS, LightEnds, LightHandlers
 from task_runner.limited import LimitedTasks
 from task_runner.metadata_rows import MetadataRows
 from task_runner.registry import PLAIN, Handler, HandlerError, Options, Registry
@@ -258,108 +259,113 @@ class Runner:
         """
         allowed = [_allowance(claim, self._options(claim)) for claim in claims]
         tasks.allow_attempts(tx, [row for row in allowed if row is not None])
-        admitted = self._admitted(tx, claims).claims
+        admitted = self._admitted(tx, claims)
         prepared = NOTHING_PREPARED if self._resolver is None else self._resolver.prepare(tx, admitted)
         return admitted, prepared
 
     def _claim_in(self, tx: Connection, limit: int, *, calls_light: bool) -> _Batch:
-        """Claim; call and report what is light in the same transaction; hand out the rest.
+        """Lock due tasks; call what is light and write it with its outcome; lease and hand out the rest.
 
-        As long as all that was claimed is light there is another claim, because a report and its commit cost more than
-        many calls: the items of a MAP come by the thousand.
+        As long as all that was found is light there is another look, because a report and its commit cost more than many
+        calls: the items of a MAP come by the thousand.
         """
         until = 0.0
-        claimed = 0
-        outcomes: list[Outcome] = []
+        taken: list[TaskClaim] = []
+        light = LightEnds()
         while True:
-            due = self._claim_due(tx, limit)
-            # From the end of the first claim: how long its statement took, the first time above all, says nothing of handlers.
+            due = self._lock_due(tx, limit, taken)
+            # From the end of the first look: how long its statement took, the first time above all, says nothing of handlers.
             until = until or time.monotonic() + BUDGET_SECONDS
-            claimed += len(due)
-            admitted = self._admitted(tx, due)
-            claims = admitted.claims
-            prepared = NOTHING_PREPARED if self._resolver is None else self._resolver.prepare(tx, claims)
-            # What a light handler reports may wait for a MAP, and nobody waits for one behind a breaker that is locked.
-            may_call = calls_light and not admitted.has_locked
-            left = self._call_light(tx, claims, prepared, outcomes, until) if may_call else list(claims)
-            is_full = len(due) == limit
+            taken += due.claims
+            prepared = NOTHING_PREPARED if self._resolver is None else self._resolver.prepare(tx, due.claims)
+            left = self._call_light(tx, due, prepared, light, until) if calls_light else due.claims
+            self._begin(tx, [*left, *light.take_unbegun()], due.now)
+            is_full = len(due.claims) == limit
             if (
                 left
-                or admitted.has_locked
                 or not is_full
-                or claimed >= LIGHT_AT_ONCE
+                or len(taken) >= LIGHT_AT_ONCE
                 or self._shares.are_several_now()
                 or time.monotonic() > until
             ):
                 break
         if is_full:  # there may be more than fits here: let others join in
             note_bell(tx, TASK_RUNNER_QUEUE)
-        if outcomes:
-            report_outcomes(tx, outcomes, now=read_now(tx))
+        if light:
+            report_outcomes(tx, light.outcomes, at_once=light.at_once, worker=self.worker)
             faults.hit("before_outcome_commit")
-        return _Batch(claimed, left, prepared, is_full=is_full)
+        # Breakers are locked last: nobody waits for anything behind them.
+        return _Batch(len(taken), list(self._admitted(tx, left)), prepared, is_full=is_full)
 
-    def _claim_due(self, tx: Connection, limit: int) -> list[TaskClaim]:
-        claims = tasks.claim_due(
+    def _lock_due(self, tx: Connection, limit: int, taken: Sequence[TaskClaim]) -> Due:
+        due = tasks.lock_due(
             tx,
-            worker=self.worker,
             token=new_token(),
             types=self._types,
             functions=self._functions,
             limit=limit,
-            lease=self.lease,
-            now=self._read_now(tx),
             turn_after=self._turn_after,
             excluded=self._full,
+            taken=[claim.id for claim in taken],
         )
-        served = {claim.tenant_id for claim in claims}
+        self.limited.are_any = due.are_limited
+        served = {claim.tenant_id for claim in due.claims}
         self._turn_after = next_turn(served, limit, self._turn_after)
         self._shares.note(served)
+        return due
+
+    def _begin(self, tx: Connection, claims: Sequence[TaskClaim], now: datetime) -> None:
+        """Lease locked tasks to this process."""
+        if not claims:
+            return
+        writes = Writes(tx)
+        tasks.begin(writes, claims, worker=self.worker, lease=self.lease, now=now)
+        writes.run()
+        self._allow(tx, claims)
+
+    def _allow(self, tx: Connection, claims: Sequence[TaskClaim]) -> None:
         allowed = [_allowance(claim, self._options(claim)) for claim in claims]
         tasks.allow_attempts(tx, [row for row in allowed if row is not None])
-        return claims
 
-    def _admitted(self, tx: Connection, claims: Sequence[TaskClaim]) -> Admitted:
+    def _admitted(self, tx: Connection, claims: Sequence[TaskClaim]) -> Sequence[TaskClaim]:
         """Those of some claims that may be called; the others wait for their circuit breakers."""
-        if not self._watched:
-            return Admitted(claims)
-        return self._breakers.admit(tx, claims, self._find)
+        return self._breakers.admit(tx, claims, self._find) if self._watched else claims
 
     def _call_light(
-        self,
-        tx: Connection,
-        claims: Sequence[TaskClaim],
-        prepared: Prepared,
-        outcomes: list[Outcome],
-        until: float,
+        self, tx: Connection, due: Due, prepared: Prepared, light: LightEnds, until: float
     ) -> list[TaskClaim]:
-        """Call the light ones of some claims and add their `outcomes`; return what is left for the slots."""
+        """Call the light ones of some locked tasks and note their ends in `light`; return what is left for the slots."""
         left: list[TaskClaim] = []
-        for claimed in claims:
-            claim = in_force(claimed, self._options(claimed))
+        looked = time.monotonic()
+        for locked in due.claims:
+            claim = in_force(locked, self._options(locked))
             handler = self._find(claim)
             bounded = claim.timeout_ms is not None or claim.heartbeat_ms is not None
             if handler is None or bounded or not self._light.has(handler) or time.monotonic() > until:
-                left.append(claimed)
+                left.append(locked)
                 continue
             began = time.monotonic()
-            # In this very transaction, before joins and limits: docs/architecture.md, "Locks and their order".
-            context = TaskContext(claim, metadata=MetadataRows(claim, self.database, tx))
+            # In this very transaction, before joins and limits: docs/architecture.md, "Locks and their order". What a
+            # handler writes has to be written under a lease.
+            begins = partial(self._begin_early, tx, locked, light, due.now)
+            context = TaskContext(claim, metadata=MetadataRows(claim, self.database, tx, before_write=begins))
             outcome = call_handler(
                 self.registry, claim, context, max_output_bytes=self.max_output_bytes, prepared=prepared
             )
-            self._light.note(handler.name, time.monotonic() - began)
-            outcomes.append(replace(outcome, progress=context.last_progress))
+            ended = time.monotonic()
+            self._light.note(handler.name, ended - began)
+            ended_at = due.now + timedelta(seconds=ended - looked)
+            light.add(locked, replace(outcome, progress=context.last_progress), ended_at)
         return left
+
+    def _begin_early(self, tx: Connection, claim: TaskClaim, light: LightEnds, now: datetime) -> None:
+        if light.note_begun(claim):
+            self._begin(tx, [claim], now)
 
     def _is_anything_due(self) -> bool:
         with self.database.reading() as tx:
-            return tasks.is_due(tx, types=self._types, functions=self._functions, now=self._read_now(tx))
-
-    def _read_now(self, tx: Connection) -> datetime:
-        """The database's time; the same statement tells whether there are limits to be claimed under."""
-        now, self.limited.are_any = read_now_and_any(tx)
-        return now
+            is_any, self.limited.are_any = tasks.is_due(tx, types=self._types, functions=self._functions)
+        return is_any
 
     def _find(self, claim: TaskClaim) -> Handler | None:
         try:
@@ -512,7 +518,7 @@ class Runner:
 
     def _report_once(self, group: list[Outcome]) -> Reported:
         def use_case(tx: Connection) -> Reported:
-            reported = report_outcomes(tx, group, now=read_now(tx))
+            reported = report_outcomes(tx, group)
             faults.hit("before_outcome_commit")
             return reported
 
@@ -579,7 +585,7 @@ class Runner:
         self._watch.close()
         self._children.close()
         if rest:
-            self.database.run(lambda tx: report_outcomes(tx, rest, now=read_now(tx)))
+            self.database.run(lambda tx: report_outcomes(tx, rest))
         self._committer.join(5)
         return len(rest)
 

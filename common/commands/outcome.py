@@ -18,19 +18,20 @@ from sqlalchemy import Connection
 from common.breaker import Call, Guarded, Verdict, error_text, verdict_on
 from common.canonical import dumps, read
 from common.commands.breakers import Turned, count_calls
-from common.commands.digests import attempts_digests
+from common.commands.digests import attempts_digest, attempts_digests
 from common.commands.joins import EndedMap, ItemEnd, Items, close, count_items
 from common.commands.suggestions import suggested
 from common.config import Limits
 from common.db import ORCHESTRATOR_QUEUE, TASK_RUNNER_QUEUE, note_bell
+from common.db.rows import Writes
 from common.db.tables import AttemptOutcome, InboxType
-from common.ids import InstanceId, LeaseToken, TaskId, TenantId, new_id
+from common.ids import InstanceId, LeaseToken, TaskId, TenantId, WorkerId, new_id
 from common.lifecycle import TaskStatus
 from common.polls import KEPT_ATTEMPTS, TRIMMED_EVERY
 from common.retry import MAX_LOST, RetryPolicy
 from common.store import inbox, joins, people, suggestions, tasks
 from common.store.people import HumanTask
-from common.store.tasks import ExpiredTask, OverdueTask, WonTask
+from common.store.tasks import ExpiredTask, OverdueTask, TaskClaim, WonTask
 from common.task_error import TaskError
 from statechart.ai import AI
 from statechart.maps import map_key
@@ -50,7 +51,7 @@ class Outcome:
     milliseconds later. Of a POLL, `polls` is how many checks there were, and `state` is stored however it ended.
     `retry` is the policy in force, as JSON text: the task's own or its handler's. `timed_out` names an error that is
     the end of the attempt's time; `progress` is what the handler last told and no beat has stored yet. `guarded` is the
-    circuit breaker that watches the call.
+    circuit breaker that watches the call. `only_since`: when the attempt began, where it is known to be the task's only one.
     """
 
     task_id: TaskId
@@ -73,6 +74,22 @@ class Outcome:
     state: str | None = None
     polls: int | None = None
     guarded: Guarded | None = None
+    only_since: datetime | None = None
+
+    @property
+    def is_plain_success(self) -> bool:
+        """Is there nothing to store but that it succeeded, and its output?"""
+        told = (self.error, self.again_ms, self.state, self.progress, self.polls, self.guarded)
+        return not self.released and all(one is None for one in told)
+
+
+@dataclass(frozen=True, slots=True)
+class AtOnce:
+    """The outcome of a claim that is written with it: `outcome` is a plain success, `ended_at` on the database's clock."""
+
+    claim: TaskClaim
+    outcome: Outcome
+    ended_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +171,22 @@ def outcome_body(
     return f'{{{by_whom}"entry":{dumps(entry)},"event":{event},"key":{dumps(key)}}}'
 
 
-def report_outcomes(tx: Connection, outcomes: Sequence[Outcome], *, now: datetime) -> Reported:
+def report_outcomes(
+    tx: Connection,
+    outcomes: Sequence[Outcome],
+    *,
+    at_once: Sequence[AtOnce] = (),
+    worker: WorkerId | None = None,
+) -> Reported:
     """Make outcomes true that hold their lease; record the others as late. One group, one transaction (operation: OUTCOME).
 
-    A token that still holds its row wins, whatever the clock says. Rings the orchestrator for what became final.
+    A token that still holds its row wins, whatever the clock says. `at_once` is what `worker` has locked and nobody has
+    begun: it is written with its end. Rings the orchestrator for what became final.
     """
-    won = tasks.lock_won(tx, sorted(o.task_id for o in outcomes), sorted({o.token for o in outcomes}))
+    won, now = _lock_won(tx, outcomes) if outcomes else ({}, max(end.ended_at for end in at_once))
     group = _Group(now)
+    for end in at_once:
+        group.add_at_once(end)
     refused: list[Outcome] = []
     for outcome in outcomes:
         claim = (outcome.task_id, outcome.token)
@@ -168,7 +194,7 @@ def report_outcomes(tx: Connection, outcomes: Sequence[Outcome], *, now: datetim
             group.add(outcome, won.pop(claim))  # a claim ends once, however often it is in the group
         else:
             refused.append(outcome)
-    group.save(tx)
+    group.save(tx, worker)
     # Afterwards, because what ended the attempt may stand in this very group: a time-out, and what came too late for it.
     late = sum(_record_late(tx, outcome, now) for outcome in refused)
     # Breakers come last in the order of locks.
@@ -176,6 +202,12 @@ def report_outcomes(tx: Connection, outcomes: Sequence[Outcome], *, now: datetim
     return Reported(
         group.succeeded, group.failed, group.retried, group.released, late, group.continued, tuple(turned)
     )
+
+
+def _lock_won(
+    tx: Connection, outcomes: Sequence[Outcome]
+) -> tuple[dict[tuple[TaskId, LeaseToken], WonTask], datetime]:
+    return tasks.lock_won(tx, sorted(o.task_id for o in outcomes), sorted({o.token for o in outcomes}))
 
 
 def _call(outcome: Outcome, guarded: Guarded) -> Call:
@@ -217,6 +249,7 @@ class _Ended:
     items: Items | None = None
     by: str | None = None  # the principal that ended it
     decided: Mapping[str, Any] | None = None
+    digest: str | None = None  # of its attempts, where no other than this one was made
 
 
 class _Group:
@@ -242,6 +275,14 @@ class _Group:
         self._decide: list[dict[str, Any]] = []
         self._release: list[dict[str, Any]] = []
         self._attempts: list[dict[str, Any]] = []
+        self._at_once: list[dict[str, Any]] = []
+
+    def add_at_once(self, end: AtOnce) -> None:
+        outcome, claim = end.outcome, end.claim
+        self.succeeded += 1
+        self._at_once.append({"claim": claim, "output": outcome.output, "finished_at": end.ended_at})
+        digest = _only_attempt(outcome, AttemptOutcome.SUCCEEDED, end.ended_at)
+        self._ended.append(_ended(outcome, claim.joined_keys, claim.parent_task_id, digest))
 
     def add(self, outcome: Outcome, won: WonTask) -> None:
         if outcome.progress is not None:
@@ -386,14 +427,8 @@ class _Group:
             self._thought.append(outcome.task_id)
             self._suggest(outcome, outcome.output)
         self._end_attempt(outcome.task_id, outcome.token, attempt, outcome.error)
-        event_type = outcome.completion_event if outcome.error is None else outcome.failure_event
-        self._ended.append(
-            _Ended(
-                outcome.task_id, outcome.tenant_id, outcome.instance_id, _keys(outcome.key, row.joined_keys),
-                outcome.type, outcome.name, outcome.attempt, event_type, outcome.output, outcome.error, outcome.polls,
-                row.parent_task_id,
-            )
-        )  # fmt: skip
+        digest = _only_attempt(outcome, attempt, self.now)
+        self._ended.append(_ended(outcome, row.joined_keys, row.parent_task_id, digest))
 
     def _suggest(self, outcome: Outcome, output: str) -> None:
         """What a model would send, and its policy leaves to a person."""
@@ -441,17 +476,18 @@ class _Group:
             {"task_id": task_id, "token": token, "ended_at": self.now, "outcome": ended.value, "error": told}
         )
 
-    def save(self, tx: Connection) -> None:
+    def save(self, tx: Connection, worker: WorkerId | None = None) -> None:
+        """Write everything collected. `worker` is who made the attempts that are written at once."""
         tasks.save_progress(tx, self._progress)
         tasks.save_states(tx, self._states)
-        tasks.finish(tx, self._finish)
-        tasks.forget_states(tx, self._thought)
-        suggestions.put(tx, self._suggestions)
-        tasks.time_out(tx, self._time_out)
-        people.decide(tx, self._decide)
-        tasks.release(tx, self._release)
-        tasks.end_attempts(tx, self._attempts)
-        tasks.drop_old_attempts(tx, self._well_tried, kept=KEPT_ATTEMPTS)
+        writes = Writes(tx)
+        tasks.finish(writes, self._finish)
+        tasks.end_attempts(writes, self._attempts)
+        if worker is not None:
+            tasks.end_at_once(writes, self._at_once, worker)
+        if self._has_more_to_write:
+            writes.run()
+            self._write_more(tx)
         if self.released or self.continued or self.taken_back:
             note_bell(tx, TASK_RUNNER_QUEUE)
         for ended in self._ended:
@@ -459,10 +495,34 @@ class _Group:
                 _tell_of_item(tx, ended, ended.decided, self.now)
         items = [_item_end(ended) for ended in self._ended if ended.parent_task_id is not None]
         told = [ended for ended in self._ended if ended.parent_task_id is None]
-        closed = close(tx, [ended.task_id for ended in told if ended.type == "MAP"], now=self.now)
+        maps = [ended.task_id for ended in told if ended.type == "MAP"]
+        if items or maps:
+            writes.run()  # what is counted has to stand in its rows
+        closed = close(tx, maps, now=self.now)
         told = [replace(ended, items=closed.get(ended.task_id)) for ended in told]
-        self._tell(tx, told)
+        self._tell(writes, told)
+        writes.run()
         self.count(tx, items)
+
+    @property
+    def _has_more_to_write(self) -> bool:
+        """Is there what only some outcomes come with?"""
+        return bool(
+            self._thought
+            or self._suggestions
+            or self._time_out
+            or self._decide
+            or self._release
+            or self._well_tried
+        )
+
+    def _write_more(self, tx: Connection) -> None:
+        tasks.forget_states(tx, self._thought)
+        suggestions.put(tx, self._suggestions)
+        tasks.time_out(tx, self._time_out)
+        people.decide(tx, self._decide)
+        tasks.release(tx, self._release)
+        tasks.drop_old_attempts(tx, self._well_tried, kept=KEPT_ATTEMPTS)
 
     def count(self, tx: Connection, ends: Sequence[ItemEnd], *, also: Sequence[str] = ()) -> None:
         """Count items that ended for their MAPs, and tell of those MAPs that ended by it."""
@@ -470,17 +530,27 @@ class _Group:
         if counted.opened:
             note_bell(tx, TASK_RUNNER_QUEUE, *counted.opened)
             note_bell(tx, ORCHESTRATOR_QUEUE)  # some may be workflows, which it starts
-        self._tell(tx, [_ended_map(one) for one in counted.ended])
+        writes = Writes(tx)
+        self._tell(writes, [_ended_map(one) for one in counted.ended])
+        writes.run()
 
-    def _tell(self, tx: Connection, told: list[_Ended]) -> None:
-        """Put what ended into the inboxes of its instances."""
+    def _tell(self, writes: Writes, told: list[_Ended]) -> None:
+        """Put what ended into the inboxes of its instances; read what it was tried by, where that is not known."""
         if not told:
             return
-        digests = attempts_digests(tx, [ended.task_id for ended in told])
-        inbox.put(tx, [row for ended in told for row in self._deliveries(ended, digests)])
-        note_bell(tx, ORCHESTRATOR_QUEUE, *(ended.instance_id for ended in told))
+        unknown = [ended.task_id for ended in told if ended.digest is None]
+        if unknown:
+            writes.run()
+        digests = attempts_digests(writes.tx, unknown) if unknown else {}
+        rows = [
+            row
+            for ended in told
+            for row in self._deliveries(ended, ended.digest or digests.get(ended.task_id))
+        ]
+        inbox.put(writes, rows)
+        note_bell(writes.tx, ORCHESTRATOR_QUEUE, *(ended.instance_id for ended in told))
 
-    def _deliveries(self, ended: _Ended, digests: dict[str, str]) -> list[dict[str, Any]]:
+    def _deliveries(self, ended: _Ended, digest: str | None) -> list[dict[str, Any]]:
         return [
             inbox.new_row(
                 ended.tenant_id,
@@ -495,7 +565,7 @@ class _Group:
                     event_type=ended.event_type,
                     output=ended.output or "null",
                     error=ended.error.to_json() if ended.error else None,
-                    attempts_digest=digests.get(ended.task_id),
+                    attempts_digest=digest,
                     polls=ended.polls,
                     items=ended.items,
                     decided=ended.decided if key == ended.keys[0] else None,
@@ -505,6 +575,23 @@ class _Group:
             )
             for key in ended.keys
         ]
+
+
+def _ended(
+    outcome: Outcome, joined_keys: str | None, parent_task_id: TaskId | None, digest: str | None
+) -> _Ended:
+    event_type = outcome.completion_event if outcome.error is None else outcome.failure_event
+    return _Ended(
+        outcome.task_id, outcome.tenant_id, outcome.instance_id, _keys(outcome.key, joined_keys), outcome.type, outcome.name,
+        outcome.attempt, event_type, outcome.output, outcome.error, outcome.polls, parent_task_id, digest=digest,
+    )  # fmt: skip
+
+
+def _only_attempt(outcome: Outcome, ended: AttemptOutcome, ended_at: datetime) -> str | None:
+    """The digest of a task's attempts where this was the only one; None: they have to be read."""
+    if outcome.only_since is None:
+        return None
+    return attempts_digest([(outcome.attempt, ended.value, outcome.only_since, ended_at)])
 
 
 def _tell_of_item(tx: Connection, ended: _Ended, decided: Mapping[str, Any], now: datetime) -> None:

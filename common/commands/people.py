@@ -282,7 +282,7 @@ def report_leased(
         claim.id, claim.tenant_id, claim.instance_id, claim.token, claim.key, claim.type, claim.name, claim.attempt,
         claim.retry, claim.completion_event, claim.failure_event, output=None if error else text, error=error,
     )  # fmt: skip
-    done = report_outcomes(tx, [outcome], now=read_now(tx))
+    done = report_outcomes(tx, [outcome])
     return None if done.succeeded + done.failed + done.retried else refusal
 
 

@@ -13,12 +13,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import count
 from typing import Any
 
 import orjson
 from sqlalchemy import Connection, Executable, Table, TextClause, bindparam, delete, insert, text, update
 from sqlalchemy.dialects import postgresql
 
+from common.db.prepared import as_text
+from common.db.prepared import run as execute_text
 from common.db.types import among
 
 _POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
@@ -79,13 +82,13 @@ class Unmatched(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Write:
-    """One part of a statement: its text with `{}` where its parameter goes, and that parameter.
+    """One part of a statement: its text with `{}` where its parameters go, and those.
 
     `expected` rows have to change; None: however many do.
     """
 
     text: str
-    parameter: Any
+    parameters: tuple[str | None, ...]
     expected: int | None = None
 
 
@@ -108,22 +111,31 @@ class Writes:
     def insert(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Rows that all have the same members, named as the columns."""
         if rows and self._is_collected:
-            self._parts.append(_Write(_insert_text(table, tuple(rows[0])), _packed(rows)))
+            self._parts.append(_Write(_insert_text(table, tuple(rows[0])), (_packed(rows),)))
         elif rows:
             insert_rows(self.tx, table, rows)
 
     def update(
-        self, table: Table, rows: Sequence[Mapping[str, Any]], *, match: Match, only_if: str = "true"
+        self,
+        table: Table,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        match: Match,
+        only_if: str = "true",
+        cleared: tuple[str, ...] = (),
+        may_miss: bool = False,
     ) -> None:
-        """As `update_rows`; each row has to change. Raises `Unmatched`, where it executes at once."""
+        """As `update_rows`; each row has to change unless it `may_miss`. Raises `Unmatched`, where it executes at once."""
         if not rows:
             return
         if self._is_collected:
             changed = _changed(rows, match)
-            text = _update_text(table, changed, match, only_if, ())
-            self._parts.append(_Write(text, _packed(rows), len(rows)))
-        else:
-            _require(update_rows(self.tx, table, rows, match=match, only_if=only_if), len(rows))
+            text = _update_text(table, changed, match, only_if, cleared)
+            self._parts.append(_Write(text, (_packed(rows),), None if may_miss else len(rows)))
+            return
+        found = update_rows(self.tx, table, rows, match=match, only_if=only_if, cleared=cleared)
+        if not may_miss:
+            _require(found, len(rows))
 
     def delete(self, table: Table, ids: Sequence[int]) -> None:
         """Rows by their identity; each has to go. Raises `Unmatched`, where it executes at once."""
@@ -131,7 +143,7 @@ class Writes:
             return
         if self._is_collected:
             text = f"DELETE FROM {table.name} WHERE id = ANY(CAST({{}} AS bigint[]))"
-            self._parts.append(_Write(text, list(ids), len(ids)))
+            self._parts.append(_Write(text, (as_text(ids),), len(ids)))
         else:
             _require(self.tx.execute(_deleting(table), {"ids": ids}).rowcount, len(ids))
 
@@ -141,9 +153,8 @@ class Writes:
         if not parts:
             return
         statement = _together(tuple((part.text, part.expected is not None) for part in parts))
-        counts = self.tx.execute(
-            statement, {f"p{number}": part.parameter for number, part in enumerate(parts)}
-        ).one()
+        parameters = [one for part in parts for one in part.parameters]
+        counts = execute_text(self.tx, statement, parameters).fetchone() or ()
         expected = [part.expected for part in parts if part.expected is not None]
         for found, wanted in zip(counts, expected, strict=False):
             _require(found, wanted)
@@ -155,15 +166,17 @@ def _require(found: int, wanted: int) -> None:
 
 
 @lru_cache
-def _together(parts: tuple[tuple[str, bool], ...]) -> TextClause:
+def _together(parts: tuple[tuple[str, bool], ...]) -> str:
     """One statement of several parts; it answers with the counts of those that are to be counted."""
     steps, counts = [], []
-    for number, (part, is_counted) in enumerate(parts):
+    numbers = count(1)
+    for at, (part, is_counted) in enumerate(parts):
+        named = part.format(*(f"${next(numbers)}" for _ in range(part.count("{}"))))
         returning = " RETURNING 1" if is_counted else ""
-        steps.append(f"w{number} AS ({part.format(f':p{number}')}{returning})")
+        steps.append(f"w{at} AS ({named}{returning})")
         if is_counted:
-            counts.append(f"(SELECT count(*) FROM w{number})")
-    return text(f"WITH {', '.join(steps)} SELECT {', '.join(counts) or '0'}")
+            counts.append(f"(SELECT count(*) FROM w{at})")
+    return f"WITH {', '.join(steps)} SELECT {', '.join(counts) or '0'}"
 
 
 @lru_cache

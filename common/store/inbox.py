@@ -27,6 +27,7 @@ from sqlalchemy import (
     update,
 )
 
+from common.db.prepared import Prepared
 from common.db.rows import Writes, insert_rows
 from common.db.tables import InboxType, inbox
 from common.db.types import BigIdList, Id, IdList, among, unset
@@ -141,7 +142,7 @@ _ready = (
     .limit(select(_most).select_from(_turn).scalar_subquery())
     .lateral("ready")
 )
-_PAGE = (
+_PAGE = Prepared(
     select(_ready.c.id, _ready.c.instance_id, _turn.c.tenant_id, _ready.c.accepted_at)
     .select_from(_turn.outerjoin(_passed, _passed.c.tenant_id == _turn.c.tenant_id).outerjoin(_ready, true()))
     .order_by(_turn.c.tenant_id, _ready.c.id)
@@ -166,8 +167,8 @@ def page_ready(
             "afters": list(passed.values()),
             "at_most": at_most,
         }
-        found = tx.execute(_PAGE, names).all()
-        tenants = {row.tenant_id for row in found}
+        found: Sequence[Any] = _PAGE.rows(tx, names)
+        tenants = {row[2] for row in found}
         size = max(LEAST_PAGE, at_most // max(len(tenants), 1))
     else:
         tenants = set(tx.execute(_TENANTS, {"turn_after": turn_after}).scalars())
@@ -177,7 +178,7 @@ def page_ready(
             for one in sorted(tenants)
             for row in tx.execute(_PAGE_OF, {"tenant_id": one, "after": passed.get(one, 0), "size": size})
         ]
-    rows = [ReadyRow(*row) for row in found if row.id is not None]
+    rows = [ReadyRow(*row) for row in found if row[0] is not None]
     last = max(tenants) if len(tenants) == TENANTS_AT_ONCE else None
     return Page(rows, size, last)
 
@@ -196,7 +197,7 @@ _theirs = lateral(
     .order_by(_c.lane, _c.id)
     .limit(PER_INSTANCE)
 ).alias("theirs")
-_OF_MANY = select(_theirs).select_from(_asked.join(_theirs, literal_column("true")))
+_OF_MANY = Prepared(select(_theirs).select_from(_asked.join(_theirs, literal_column("true"))))
 
 
 def read_ready(tx: Connection, instance_ids: Sequence[str]) -> list[InboxRow]:
@@ -206,7 +207,7 @@ def read_ready(tx: Connection, instance_ids: Sequence[str]) -> list[InboxRow]:
     that was waited for, and rows would be read that another process has already consumed.
     """
     if tx.dialect.name == "postgresql":
-        rows = tx.execute(_OF_MANY, {"ids": instance_ids}).all()
+        rows: Sequence[Any] = _OF_MANY.rows(tx, {"ids": instance_ids})
     else:
         rows = [row for one in instance_ids for row in tx.execute(_OF_ONE, {"instance_id": one})]
     return [_inbox_row(row) for row in rows]

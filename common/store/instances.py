@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Text, bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from common.clock import database_now
+from common.db.prepared import Prepared
 from common.db.rows import Writes, insert_rows
 from common.db.tables import definitions, instances
 from common.db.types import among
@@ -66,7 +67,7 @@ _COLUMNS = (
 # The clock comes with the lock: it saves a round trip, and a step's time is never before its lock.
 # FOR NO KEY UPDATE: every insert of an inbox row takes KEY SHARE on its instance through the foreign key. A plain
 # FOR UPDATE conflicts with that: busy instances would be skipped for ever, and senders would deadlock with us.
-_LOCK = (
+_LOCK = Prepared(
     select(*_COLUMNS, database_now())
     .where(among(_c.id, "ids"))
     .order_by(_c.id)
@@ -76,7 +77,7 @@ _LOCK = (
 
 def lock_ready(tx: Connection, ids: Sequence[str]) -> list[LockedInstance]:
     """Lock those of `ids` that nobody else holds, in id order, until the transaction ends. Others are skipped."""
-    return [_locked(row) for row in tx.execute(_LOCK, {"ids": ids})]
+    return [_locked(row) for row in _LOCK.rows(tx, {"ids": ids})]
 
 
 def _locked(row: Any) -> LockedInstance:

@@ -42,7 +42,6 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningInsert
 
-from common.clock import database_now
 from common.db.rows import update_rows
 from common.db.tables import Source, limits, tasks
 from common.db.types import Id, UtcDateTime, among, unset
@@ -154,13 +153,11 @@ _HAS_KEYS = (
     .limit(literal_column("1"))
     .scalar_subquery()
 )
-_NOW = select(database_now(), or_(exists(select(1).select_from(limits)), _HAS_KEYS.is_not(None)))
 
 
-def read_now_and_any(tx: Connection) -> tuple[datetime, bool]:
-    """The database's time, and whether a limit may hold for anything: one statement, where a claim asks for the time anyway."""
-    now, found = tx.execute(_NOW).one()
-    return now, bool(found)
+def may_limit_any() -> ColumnElement[bool]:
+    """Whether a limit may hold for anything; for statements that a claim executes anyway."""
+    return or_(exists(select(1).select_from(limits)), _HAS_KEYS.is_not(None))
 
 
 # -- who waits ----------------------------------------------------------------------------------------------------

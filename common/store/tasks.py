@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
-    CTE,
     ColumnElement,
     Connection,
     FromClause,
@@ -40,7 +39,8 @@ from sqlalchemy import (
 
 from common.breaker import Guarded
 from common.canonical import read
-from common.clock import read_now
+from common.clock import database_now, read_now
+from common.db.prepared import Prepared
 from common.db.rows import Writes, insert_rows, update_rows, write_rows
 from common.db.tables import AttemptOutcome, attempts, handlers, tasks
 from common.db.types import Id, TextList, UtcDateTime, among, unset
@@ -50,7 +50,7 @@ from common.lifecycle import OPEN, TASK_MOVES, TaskStatus, sources
 from common.polls import POLL, begin_anew, unwrap
 from common.retry import RetryPolicy
 from common.store import turns
-from common.store.limits import has_no_key, is_unlimited_type
+from common.store.limits import has_no_key, is_unlimited_type, may_limit_any
 from common.store.turns import FROM_THE_FIRST
 
 _t = tasks.c
@@ -238,7 +238,8 @@ class TaskClaim:
     """A task leased to this process. `input`, `retry`, `options`, `progress`, `state` and `secrets` are stored JSON texts.
 
     Of a POLL, `state` is that of the inner handler and `polls` what is counted (`common.polls`). `claimed_at` is the database's.
-    `guarded` is added by the runner: the circuit breaker that watches the call.
+    `is_first`: no attempt was made before, not even one that counts for nothing. `guarded` is added by the runner: the
+    circuit breaker that watches the call.
     """
 
     id: TaskId
@@ -266,13 +267,24 @@ class TaskClaim:
     state: str | None = None
     polls: str | None = None
     claimed_at: datetime | None = None
+    parent_task_id: TaskId | None = None
+    is_first: bool = False
     guarded: Guarded | None = None
 
 
-def _claim(row: Any, token: LeaseToken, now: datetime) -> TaskClaim:
-    *facts, asked_as, secrets, state = row
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Due tasks that the caller has locked, as they are once they are begun. `are_limited`: limits may hold for some other."""
+
+    now: datetime
+    are_limited: bool
+    claims: list[TaskClaim]
+
+
+def _claim(row: Sequence[Any], token: LeaseToken, now: datetime) -> TaskClaim:
+    *facts, asked_as, secrets, state, parent_task_id, is_first = row
     inner, polls = (unwrap(state), state) if asked_as == POLL else (state, None)
-    return TaskClaim(*(*facts, token, asked_as, secrets, inner, polls, now))
+    return TaskClaim(*(*facts, token, asked_as, secrets, inner, polls, now, parent_task_id, bool(is_first)))
 
 
 DUE_TYPES_MAX = 8
@@ -285,10 +297,14 @@ def _waits(rows: FromClause) -> tuple[ColumnElement[bool], ...]:
     return (rows.c.status == literal_column("'pending'"), unset(rows.c.held), unset(rows.c.gated))
 
 
+_clock = select(database_now().label("now"), may_limit_any().label("are_limited")).cte("clock")
+"""Once, and before anything is compared with it: an expression that reads the clock finds no index."""
+
+
 def _may_start(rows: FromClause) -> tuple[ColumnElement[bool], ...]:
     return (
         *_waits(rows),
-        rows.c.run_at <= bindparam("now", type_=UtcDateTime()),
+        rows.c.run_at <= select(_clock.c.now).scalar_subquery(),
         or_(rows.c.type != literal_column("'SYSTEM'"), among(rows.c.name, "functions", "text")),
         has_no_key(rows),
     )
@@ -323,20 +339,32 @@ def _has_due(tenant_id: ColumnElement[Any], type: ColumnElement[Any]) -> ColumnE
     return exists().where(rows.c.tenant_id == tenant_id, rows.c.type == type, *_may_start(rows))
 
 
-def _in_turn(*, locks: bool) -> CTE:
+_LOCKED = (
+    "id", "tenant_id", "instance_id", "key", "type", "name", "attempt", "max_attempts", "idempotency_key", "input", "retry",
+    "timeout_ms", "heartbeat_ms", "options", "progress", "completion_event", "failure_event", "joined_keys", "run_at",
+    "asked_as", "secrets", "state", "parent_task_id",
+)  # fmt: skip
+"""The columns of a claim, in the order of `_claim`; there the attempt is the one that begins."""
+
+
+def _in_turn(*, locks: bool) -> Select[Any]:
     """The tasks to claim: those that are due of each tenant by priority and age, and of the tenants one each in turn.
 
-    A WITH query that locks is run once, whatever the plan. As a subquery it may be run for each row of `tasks`, finds
-    other rows each time because those before are locked, and claims them all, far beyond the limit.
-    So that little more is locked than is taken, nobody is asked for more than `share` rows of a type: with many tenants
-    due that is `generosity` times what each gets if all have enough.
+    Their columns come from the very rows that were locked: read by another look at the table they would be as old as the
+    statement, and somebody may have written them since. So that little more is locked than is taken, nobody is asked for
+    more than `share` rows of a type: with many tenants due that is `generosity` times what each gets if all have enough.
     """
     limit = bindparam("limit", type_=Integer())
     due = (_due_pairs() if locks else _due_types()).limit(limit * DUE_TYPES_MAX).cte("due")
     rows = tasks.alias()
     theirs = (
-        select(rows.c.id, rows.c.priority, rows.c.run_at)
-        .where(rows.c.tenant_id == due.c.tenant_id, rows.c.type == due.c.type, *_may_start(rows))
+        select(*(rows.c[name] for name in (*_LOCKED, "priority")))
+        .where(
+            rows.c.tenant_id == due.c.tenant_id,
+            rows.c.type == due.c.type,
+            not_(among(rows.c.id, "taken")),
+            *_may_start(rows),
+        )
         .order_by(rows.c.priority.desc(), rows.c.run_at, rows.c.id)
     )
     share: ColumnElement[int] = limit
@@ -352,13 +380,24 @@ def _in_turn(*, locks: bool) -> CTE:
         joined = due.join(oldest, oldest.c.id.in_(ids))
     best = (oldest.c.priority.desc(), oldest.c.run_at, oldest.c.id)
     place = func.row_number().over(partition_by=due.c.tenant_id, order_by=best)
-    taken = select(oldest.c.id, due.c.tenant_id, place.label("place")).select_from(joined).cte("taken")
-    return (
-        select(taken.c.id, share.label("share"))
+    columns = [oldest.c[name] for name in _LOCKED]
+    taken = select(*columns, place.label("place")).select_from(joined).cte("taken")
+    first = ~exists().where(_a.task_id == taken.c.id)
+    in_turn = (
+        select(*(taken.c[name] for name in _LOCKED), first.label("is_first"), share.label("share"))
         .order_by(taken.c.place, taken.c.tenant_id)
         .limit(limit)
         .cte("in_turn")
     )
+    facts: list[ColumnElement[Any]] = [in_turn.c[name] for name in _LOCKED]
+    facts[_LOCKED.index("attempt")] = in_turn.c.attempt + 1
+    return select(
+        _clock.c.now,
+        _clock.c.are_limited,
+        in_turn.c.share if locks else literal(0),
+        *facts,
+        in_turn.c.is_first,
+    ).select_from(_clock.outerjoin(in_turn, true()))
 
 
 _CLAIM = update(tasks).values(
@@ -369,17 +408,123 @@ _CLAIM = update(tasks).values(
     lease_expires_at=bindparam("expires_at", type_=UtcDateTime()),
     start_by_at=None,
 )
-_CLAIMED = (
-    _t.id, _t.tenant_id, _t.instance_id, _t.key, _t.type, _t.name, _t.attempt, _t.max_attempts, _t.idempotency_key,
-    _t.input, _t.retry, _t.timeout_ms, _t.heartbeat_ms, _t.options, _t.progress, _t.completion_event, _t.failure_event,
-    _t.joined_keys, _t.run_at, _t.asked_as, _t.secrets, _t.state,
-)  # fmt: skip
-_in_turn_locked, _in_turn_found = _in_turn(locks=True), _in_turn(locks=False)
-_CLAIM_IN_TURN = {
-    "postgresql": _CLAIM.where(_t.id == _in_turn_locked.c.id).returning(_in_turn_locked.c.share, *_CLAIMED),
-    "sqlite": _CLAIM.where(_t.id.in_(select(_in_turn_found.c.id))).returning(literal(0), *_CLAIMED),
-}
-_CLAIM_LOCKED = _CLAIM.where(among(_t.id, "ids"), _t.status == TaskStatus.PENDING).returning(*_CLAIMED)
+_LOCK_DUE = {"postgresql": Prepared(_in_turn(locks=True)), "sqlite": Prepared(_in_turn(locks=False))}
+_CLAIM_LOCKED = _CLAIM.where(among(_t.id, "ids"), _t.status == TaskStatus.PENDING).returning(
+    *(_t[name] for name in _LOCKED), literal(False)
+)
+
+
+def lock_due(
+    tx: Connection,
+    *,
+    token: LeaseToken,
+    types: Sequence[str],
+    functions: Sequence[str],
+    limit: int,
+    turn_after: TenantId = FROM_THE_FIRST,
+    excluded: Sequence[TenantId] = (),
+    taken: Sequence[TaskId] = (),
+) -> Due:
+    """Lock up to `limit` due tasks of `types` (SYSTEM: of `functions`), of the tenants that are not `excluded` in turn.
+
+    Of one tenant those of the highest priority first, then the oldest `run_at`. The first turn is that of the tenant behind
+    `turn_after` (by id), so that a caller who names the last one he served gets round to everyone: of T tenants with due
+    tasks nobody waits for more than T / limit claims. A priority says nothing to other tenants.
+
+    Tasks that a limit holds for are left out; `common.commands.limits` claims those. So are those that the caller has
+    `taken` in this transaction already.
+
+    Rows locked by another claim are skipped, so concurrent callers get disjoint ones. One `token` serves the whole claim:
+    a task cannot be in it twice, and the token is never used again. Nothing is written: see `begin` and `end_at_once`;
+    what is given to neither is free again with the end of the transaction.
+    """
+    names: dict[str, Any] = {"types": types, "functions": functions, "excluded": excluded}
+    due: Due | None = None
+    for after, generosity in ((turn_after, 2), (FROM_THE_FIRST, UNBOUNDED)):
+        before = [] if due is None else due.claims
+        names |= {"limit": limit - len(before), "turn_after": after, "generosity": generosity}
+        names["taken"] = [*taken, *(claim.id for claim in before)]
+        rows = _LOCK_DUE[tx.dialect.name].rows(tx, names)
+        now, are_limited, share, *_ = rows[0]
+        now = now if due is None else due.now
+        found = [_claim(row[3:], token, now) for row in rows if row[3] is not None]
+        due = Due(now, bool(are_limited), [*before, *found])
+        # Who was given all of his share may have more, and so may those up to `turn_after`.
+        is_bounded = share in Counter(claim.tenant_id for claim in found).values()
+        if len(due.claims) == limit or (after == FROM_THE_FIRST and not is_bounded):
+            break
+    assert due is not None, "at least one look"  # noqa: S101
+    return due
+
+
+def begin(
+    writes: Writes, claims: Sequence[TaskClaim], *, worker: WorkerId, lease: timedelta, now: datetime
+) -> None:
+    """Lease locked tasks to a worker, each with the attempt that begins."""
+    writes.update(
+        tasks,
+        [
+            {
+                "id": claim.id,
+                "attempt": claim.attempt,
+                "status": TaskStatus.RUNNING.value,
+                "lease_owner": worker,
+                "lease_token": claim.token,
+                "lease_expires_at": now + lease,
+            }
+            for claim in claims
+        ],
+        match=_BY_ID,
+        only_if="tasks.status = 'pending'",
+        cleared=("start_by_at",),
+    )
+    writes.insert(attempts, _begun(claims, worker))
+
+
+def _begun(claims: Sequence[TaskClaim], worker: WorkerId) -> list[dict[str, Any]]:
+    return [
+        {
+            "task_id": claim.id,
+            "token": claim.token,
+            "tenant_id": claim.tenant_id,
+            "attempt": claim.attempt,
+            "worker_id": worker,
+            "started_at": claim.claimed_at,
+        }
+        for claim in claims
+    ]
+
+
+def end_at_once(writes: Writes, rows: Sequence[Mapping[str, Any]], worker: WorkerId) -> None:
+    """Write attempts that began and succeeded in this transaction: rows {claim, output, finished_at} of locked tasks."""
+    writes.update(
+        tasks,
+        [
+            {
+                "id": row["claim"].id,
+                "attempt": row["claim"].attempt,
+                "status": TaskStatus.SUCCEEDED.value,
+                "output": row["output"],
+                "error": None,
+                "finished_at": row["finished_at"],
+            }
+            for row in rows
+        ],
+        match=_BY_ID,
+        only_if="tasks.status = 'pending'",
+        cleared=("start_by_at",),
+    )
+    writes.insert(
+        attempts,
+        [
+            {
+                **begun,
+                "ended_at": row["finished_at"],
+                "outcome": AttemptOutcome.SUCCEEDED.value,
+            }
+            for begun, row in zip(_begun([row["claim"] for row in rows], worker), rows, strict=True)
+        ],
+    )
 
 
 def claim_due(
@@ -391,36 +536,14 @@ def claim_due(
     functions: Sequence[str],
     limit: int,
     lease: timedelta,
-    now: datetime,
     turn_after: TenantId = FROM_THE_FIRST,
-    excluded: Sequence[TenantId] = (),
 ) -> list[TaskClaim]:
-    """Claim up to `limit` due tasks of `types` (SYSTEM: of `functions`), of the tenants that are not `excluded` in turn.
-
-    Of one tenant those of the highest priority first, then the oldest `run_at`. The first turn is that of the tenant behind
-    `turn_after` (by id), so that a caller who names the last one he served gets round to everyone: of T tenants with due
-    tasks nobody waits for more than T / limit claims. A priority says nothing to other tenants.
-
-    Tasks that a limit holds for are left out; `common.commands.limits` claims those.
-
-    Rows locked by another claim are skipped, so concurrent callers get disjoint claims. One token serves the whole
-    claim: a task cannot be in it twice, and the token is never used again. An attempt row is written for each.
-    """
-    names: dict[str, Any] = {
-        "worker": worker, "token": token, "types": types, "functions": functions, "now": now,
-        "expires_at": now + lease, "excluded": excluded,
-    }  # fmt: skip
-    claimed: list[TaskClaim] = []
-    for after, generosity in ((turn_after, 2), (FROM_THE_FIRST, UNBOUNDED)):
-        room = limit - len(claimed)
-        names |= {"limit": room, "turn_after": after, "generosity": generosity}
-        rows: Sequence[Any] = tx.execute(_CLAIM_IN_TURN[tx.dialect.name], names).all()
-        claimed += [_claim(row[1:], token, now) for row in rows]
-        # Who was given all of his share may have more, and so may those up to `turn_after`.
-        is_bounded = bool(rows) and rows[0][0] in Counter(row[2] for row in rows).values()
-        if len(claimed) == limit or (after == FROM_THE_FIRST and not is_bounded):
-            break
-    return _on_record(tx, claimed, worker)
+    """Lock due tasks as `lock_due` does, and begin all of them."""
+    due = lock_due(tx, token=token, types=types, functions=functions, limit=limit, turn_after=turn_after)
+    writes = Writes(tx)
+    begin(writes, due.claims, worker=worker, lease=lease, now=due.now)
+    writes.run()
+    return due.claims
 
 
 def claim_locked(
@@ -432,25 +555,13 @@ def claim_locked(
     lease: timedelta,
     now: datetime,
 ) -> list[TaskClaim]:
-    """Claim pending tasks that the caller has locked, as `claim_due` does."""
+    """Claim pending tasks that the caller has locked by their ids alone, as `begin` does."""
     if not ids:
         return []
     names = {"ids": ids, "worker": worker, "token": token, "expires_at": now + lease}
     rows: Iterable[Any] = tx.execute(_CLAIM_LOCKED, names)
-    return _on_record(tx, [_claim(row, token, now) for row in rows], worker)
-
-
-def _on_record(tx: Connection, claims: list[TaskClaim], worker: WorkerId) -> list[TaskClaim]:
-    """Write the attempt that each claim begins."""
-    insert_rows(
-        tx,
-        attempts,
-            [
-                {"task_id": task.id, "token": task.token, "tenant_id": task.tenant_id, "attempt": task.attempt,
-                 "worker_id": worker, "started_at": task.claimed_at}
-                for task in claims
-            ],
-        )  # fmt: skip
+    claims = [_claim(row, token, now) for row in rows]
+    insert_rows(tx, attempts, _begun(claims, worker))
     return claims
 
 
@@ -542,11 +653,12 @@ class WonTask:
     parent_task_id: TaskId | None
 
 
-_WON = (
+_WON = Prepared(
     select(
-        _t.id, _t.lease_token, _t.joined_keys, _t.max_attempts, _t.start_within_ms, _t.finish_by_at, _t.parent_task_id
+        _t.id, _t.lease_token, _t.joined_keys, _t.max_attempts, _t.start_within_ms, _t.finish_by_at, _t.parent_task_id,
+        database_now(),
     )
-    .where(among(_t.id, "ids"), among(_t.lease_token, "tokens"), _t.status == TaskStatus.RUNNING)
+    .where(among(_t.id, "ids"), among(_t.lease_token, "tokens"), _t.status == literal_column("'running'"))
     .order_by(_t.id)
     .with_for_update()
 )  # fmt: skip
@@ -554,14 +666,15 @@ _WON = (
 
 def lock_won(
     tx: Connection, ids: Sequence[TaskId], tokens: Sequence[LeaseToken]
-) -> dict[tuple[TaskId, LeaseToken], WonTask]:
-    """Lock the tasks of `ids` that run under one of `tokens`, in id order, by id and the row's token.
+) -> tuple[dict[tuple[TaskId, LeaseToken], WonTask], datetime]:
+    """Lock the tasks of `ids` that run under one of `tokens`, in id order, by id and the row's token; and the time by then.
 
     A group may hold an old and a new claim of one task. Who asks must find its own pair here: the id alone would let
     the old claim's result pass under the new claim's token.
     """
-    rows = tx.execute(_WON, {"ids": ids, "tokens": tokens})
-    return {(row.id, row.lease_token): WonTask(*row[2:]) for row in rows}
+    rows = _WON.rows(tx, {"ids": ids, "tokens": tokens})
+    now = rows[-1][-1] if rows else read_now(tx)
+    return {(row[0], row[1]): WonTask(*row[2:-1]) for row in rows}, now
 
 
 @dataclass(frozen=True, slots=True)
@@ -615,10 +728,9 @@ _RELEASE = (
 )  # fmt: skip
 
 
-def finish(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
-    """End locked tasks: rows {id, held_token, status, output, error, finished_at}. Returns how many changed."""
-    return update_rows(
-        tx,
+def finish(writes: Writes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """End locked tasks: rows {id, held_token, status, output, error, finished_at}."""
+    writes.update(
         tasks,
         rows,
         match=(("id", "id"), ("lease_token", "held_token")),
@@ -635,14 +747,14 @@ def release(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     write_rows(tx, _RELEASE, rows)
 
 
-def end_attempts(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Close attempt rows: {task_id, token, ended_at, outcome, error}."""
-    update_rows(
-        tx,
+def end_attempts(writes: Writes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Close attempt rows: {task_id, token, ended_at, outcome, error}; one that is closed already stays as it is."""
+    writes.update(
         attempts,
         rows,
         match=(("task_id", "task_id"), ("token", "token")),
         only_if="attempts.ended_at IS NULL",
+        may_miss=True,
     )
 
 
@@ -962,15 +1074,19 @@ def later(at: datetime, milliseconds: int | None) -> datetime | None:
     return None if milliseconds is None else at + timedelta(milliseconds=milliseconds)
 
 
-_IS_DUE = _due_types().limit(1)
+_IS_DUE = select(_due_types().limit(1).exists(), _clock.c.are_limited)
 
 
-def is_due(tx: Connection, *, types: Sequence[str], functions: Sequence[str], now: datetime) -> bool:
-    """Tell whether a claim would find anything: for SQLite alone, asked there before taking the writer's turn."""
+def is_due(tx: Connection, *, types: Sequence[str], functions: Sequence[str]) -> tuple[bool, bool]:
+    """Whether a claim would find anything, and `Due.are_limited`: for SQLite alone, asked there before taking the writer's turn."""
     names: dict[str, Any] = {
-        "types": types, "functions": functions, "now": now, "turn_after": FROM_THE_FIRST, "excluded": (),
-    }  # fmt: skip
-    return tx.execute(_IS_DUE, names).first() is not None
+        "types": types,
+        "functions": functions,
+        "turn_after": FROM_THE_FIRST,
+        "excluded": (),
+    }
+    is_any, are_limited = tx.execute(_IS_DUE, names).one()
+    return bool(is_any), bool(are_limited)
 
 
 # -- skipping ---------------------------------------------------------------------------------------------------

@@ -161,9 +161,8 @@ class Engine:
                 functions=self.registry.functions(),
                 limit=limit,
                 lease=self.lease,
-                now=read_now(tx),
             )
-            return list(Breakers(self.breakers).admit(tx, claims, self._find).claims)
+            return list(Breakers(self.breakers).admit(tx, claims, self._find))
 
     def _find(self, claim: TaskClaim) -> Handler | None:
         return self.registry.get(claim.name if claim.type == SYSTEM else claim.type)
@@ -191,7 +190,7 @@ class Engine:
 
     def report(self, *outcomes: Outcome) -> Reported:
         with self.database.transaction() as tx:
-            return report_outcomes(tx, outcomes, now=read_now(tx))
+            return report_outcomes(tx, outcomes)
 
     def work(self) -> int:
         """Claim, call and report everything that is due now; how many attempts that were."""

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from common.clock import read_now
 from common.commands.outcome import Outcome
 from common.db import Database
 from common.ids import LeaseToken, new_token
@@ -272,7 +271,6 @@ def test_a_claim_keeps_its_limit_under_the_worst_plan(postgres_url: str) -> None
             functions=[],
             limit=10,
             lease=LEASE,
-            now=read_now(tx),
         )
 
     assert len(claimed) == 10

@@ -8,7 +8,6 @@ import pytest
 from sqlalchemy import Connection
 
 from common import faults
-from common.clock import read_now
 from common.commands.incidents import resolve_incident
 from common.commands.outcome import report_outcomes
 from common.commands.people import complete_task, reject_task
@@ -397,7 +396,7 @@ def test_a_crash_before_the_commit_of_a_report_counts_nothing(engine: Engine, la
     outcome = engine.call(second if last else first)
 
     def report_and_die(tx: Connection) -> None:
-        report_outcomes(tx, [outcome], now=read_now(tx))
+        report_outcomes(tx, [outcome])
         raise FaultInjected
 
     with pytest.raises(FaultInjected):

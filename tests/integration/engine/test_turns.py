@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from common.clock import read_now
 from common.db import Database
 from common.ids import InstanceId, TenantId, new_id, new_token
 from common.lifecycle import InstanceStatus
@@ -48,7 +47,6 @@ def claim(engine: Engine, limit: int, turn_after: TenantId = FROM_THE_FIRST) -> 
             functions=[],
             limit=limit,
             lease=timedelta(seconds=8),
-            now=read_now(tx),
             turn_after=turn_after,
         )
 

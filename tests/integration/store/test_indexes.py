@@ -69,8 +69,10 @@ def plan_of(database: Database, work: Any) -> str:
     plans: list[str] = []
 
     def explain(_c: Any, cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> None:
-        if statement.startswith(("SELECT", "WITH", "UPDATE")) and "clock_timestamp" not in statement:
-            with cursor.connection.cursor() as other:
+        if statement.startswith(("SELECT", "WITH", "UPDATE")) and " FROM " in statement.replace("\n", " "):
+            with type(cursor)(
+                cursor.connection
+            ) as other:  # of its kind: they name parameters in different ways
                 other.execute(f"EXPLAIN {statement}", parameters)
                 plans.append("\n".join(row[0] for row in other.fetchall()))
 
@@ -86,7 +88,6 @@ def plan_of(database: Database, work: Any) -> str:
 
 
 def claim(tx: Connection) -> None:
-    now = read_now(tx)
     claimed = tasks.claim_due(
         tx,
         worker=new_token(),
@@ -95,7 +96,6 @@ def claim(tx: Connection) -> None:
         functions=[],
         limit=10,
         lease=timedelta(seconds=8),
-        now=now,
     )  # type: ignore[arg-type]
     assert len(claimed) == 10
 
