@@ -25,7 +25,7 @@ from common.db.migrate import require_schema
 from common.observability import configure_logging
 from common.queues import bootstep, doorbell
 from common.queues.app import ADVANCE, make_app
-from common.queues.calls import Calls
+from common.queues.calls import Listener
 from common.queues.changes import Changes
 from common.queues.dispatcher import Dispatcher, Drained
 from common.retention import Keeping
@@ -60,7 +60,7 @@ class Orchestrator:
         )
         require_schema(self.database)
         self.bells = doorbell.attach(self.database, settings)
-        self.calls = Calls.open(settings.redis_url)
+        self.calls = Listener.open(settings.redis_url)
         self.changes = Changes.open(settings.redis_url)
         self.presence = Presence.of("orchestrator")
         limits = self.limits = Limits()

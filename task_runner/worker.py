@@ -25,7 +25,7 @@ from common.links import Links
 from common.observability import configure_logging
 from common.queues import bootstep, doorbell
 from common.queues.app import RUN, make_app
-from common.queues.calls import Calls
+from common.queues.calls import Listener
 from common.queues.dispatcher import Dispatcher
 from common.sealing import SealingKeys
 from common.store.workers import PublishedHandler
@@ -52,7 +52,7 @@ class TaskRunner:
         )
         require_schema(self.database)
         self.bells = doorbell.attach(self.database, settings)
-        self.calls = Calls.open(settings.redis_url)
+        self.calls = Listener.open(settings.redis_url)
         self.presence = Presence.of("task-runner", types=REGISTRY.types(), slots=settings.slots)
         self.runner = Runner(
             self.database,

@@ -25,7 +25,7 @@ from kombu import Connection as Broker
 from common.config import Settings
 from common.db import Bells, Database
 from common.queues.app import TASK_OF_QUEUE, make_app
-from common.queues.calls import Calls
+from common.queues.calls import Caller
 
 log = structlog.get_logger("signalbox.doorbell")
 
@@ -67,6 +67,9 @@ class _Bell:
         interval = HEARD_INTERVAL if self.is_heard else INTERVAL
         return self.rang_at + interval if self.wants_ring else _NEVER
 
+    def called(self, now: float, *, is_heard: bool) -> None:
+        self.wants_call, self.called_at, self.is_heard = False, now, is_heard
+
     def take_hints(self) -> tuple[list[str], int]:
         hints = self.ids, self.count
         self.ids, self.count, self.wants_ring = [], 0, False
@@ -78,7 +81,7 @@ class Doorbells:
 
     def __init__(self, broker_url: str) -> None:
         self._app: Celery = make_app(broker_url, name="signalbox", queue=next(iter(TASK_OF_QUEUE)))
-        self._calls = Calls.open(broker_url)
+        self._calls = Caller.open(broker_url)
         self._bells = {queue: _Bell() for queue in TASK_OF_QUEUE}
         self._wake = threading.Condition()
         self._closing = False
@@ -86,15 +89,24 @@ class Doorbells:
         self._full: set[str] = set()
         self._broker: Broker | None = None
         self._quiet_until = 0.0
+        self._sleeps_until = 0.0  # when the thread looks by itself; it is woken only for what comes before
         self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
         self._thread.start()
 
     def ring(self, bells: Bells) -> None:
-        """Ask for queues to be rung, with ids as hints for whoever watches Flower. Never blocks, never raises."""
+        """Ask for queues to be rung, with ids as hints for whoever watches Flower. Never blocks, never raises.
+
+        A call goes out from here where it is its turn: another thread would first have to wait for this one.
+        """
         with self._wake:
             for queue, ids in bells.items():
-                self._bells[queue].note(ids)
-            self._wake.notify()
+                bell = self._bells[queue]
+                bell.note(ids)
+                now = time.monotonic()
+                if bell.call_at <= now and self._calls.call_at_once(queue):
+                    bell.called(now, is_heard=self._calls.is_heard(queue))
+            if self._next_turn() < self._sleeps_until:
+                self._wake.notify()
 
     def close(self, *, wait: float = 1.0) -> None:
         """Ring what was noted and stop."""
@@ -116,21 +128,26 @@ class Doorbells:
                 ]
                 is_last = self._closing
                 for queue in calls:
-                    self._bells[queue].wants_call = False
-                    self._bells[queue].called_at = now
+                    self._bells[queue].called(now, is_heard=self._bells[queue].is_heard)
             for queue in calls:
                 self._bells[queue].is_heard = self._calls.call(queue)
             self._tell(rings)
             if is_last:
                 break
         self._hang_up()
+        self._calls.close()
 
     def _wait_for_a_turn(self) -> None:
         while not self._closing:
-            turn = min(min(bell.call_at, bell.ring_at) for bell in self._bells.values())
+            turn = self._next_turn()
             if turn <= time.monotonic():
-                return
+                break
+            self._sleeps_until = turn
             self._wake.wait(None if turn == _NEVER else turn - time.monotonic())
+        self._sleeps_until = 0.0
+
+    def _next_turn(self) -> float:
+        return min(min(bell.call_at, bell.ring_at) for bell in self._bells.values())
 
     def _tell(self, queues: Sequence[str]) -> None:
         """Ring queues whose turn it is. A heard call comes first, and makes its ring wait for the longer interval."""

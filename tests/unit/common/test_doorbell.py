@@ -16,7 +16,7 @@ from common.config import Settings
 from common.db import ORCHESTRATOR_QUEUE, TASK_RUNNER_QUEUE, Database, note_bell
 from common.queues import doorbell
 from common.queues.app import ADVANCE, RUN, transport_options
-from common.queues.calls import Calls
+from common.queues.calls import UNANSWERED, Caller, Listener
 from common.queues.doorbell import ENOUGH, HINTS, INTERVAL, Doorbells
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
@@ -176,7 +176,7 @@ def test_a_frozen_broker_keeps_neither_the_caller_nor_the_end(valkey: ValkeyServ
 
 
 def test_a_call_is_heard_by_those_who_listen_and_says_so(valkey_url: str) -> None:
-    listener, caller = Calls.open(valkey_url), Calls.open(valkey_url)
+    listener, caller = Listener.open(valkey_url), Caller.open(valkey_url)
     heard: list[int] = []
     assert caller.call(ORCHESTRATOR_QUEUE) is False, "nobody is there"
     listener.listen(ORCHESTRATOR_QUEUE, lambda: heard.append(1))
@@ -189,12 +189,44 @@ def test_a_call_is_heard_by_those_who_listen_and_says_so(valkey_url: str) -> Non
 
 
 def test_calls_without_a_broker_are_unheard_and_raise_nothing() -> None:
-    assert Calls.open(NOWHERE).call(ORCHESTRATOR_QUEUE) is False
-    assert Calls.open("memory://").call(ORCHESTRATOR_QUEUE) is False
+    for broker in (NOWHERE, "memory://"):
+        caller = Caller.open(broker)
+        assert caller.call(ORCHESTRATOR_QUEUE) is False
+        assert caller.call_at_once(ORCHESTRATOR_QUEUE) is False
+        assert caller.is_heard(ORCHESTRATOR_QUEUE) is False
+
+
+def test_a_call_at_once_waits_for_nothing_and_learns_later_who_heard_it(valkey: ValkeyServer) -> None:
+    listener, caller = Listener.open(valkey.url), Caller.open(valkey.url)
+    heard: list[int] = []
+    assert caller.call_at_once(ORCHESTRATOR_QUEUE) is False, (
+        "there is no connection yet, and it waits for none"
+    )
+    assert caller.call(ORCHESTRATOR_QUEUE) is False, "which this one makes"
+    listener.listen(ORCHESTRATOR_QUEUE, lambda: heard.append(1))
+    wait_until(lambda: heard == [1], what="what was called before it listened")
+
+    assert caller.call_at_once(ORCHESTRATOR_QUEUE) is True
+    wait_until(lambda: heard == [1, 1], what="the call")
+    assert caller.call_at_once(TASK_RUNNER_QUEUE) is True
+    assert caller.is_heard(TASK_RUNNER_QUEUE) is False
+    wait_until(
+        lambda: caller.call_at_once(ORCHESTRATOR_QUEUE) and caller.is_heard(ORCHESTRATOR_QUEUE),
+        what="the answer to an earlier call",
+    )
+
+    valkey.freeze()
+    began = time.monotonic()
+    said = sum(caller.call_at_once(ORCHESTRATOR_QUEUE) for _ in range(10 * UNANSWERED))
+    assert time.monotonic() - began < 1.0
+    assert said <= UNANSWERED, "a broker that does not answer is not written to for ever"
+    valkey.thaw()
+    wait_until(lambda: caller.call_at_once(ORCHESTRATOR_QUEUE), what="it to be called again")
+    listener.close()
 
 
 def test_while_calls_are_heard_rings_come_slower_and_calls_at_once(valkey_url: str) -> None:
-    listener = Calls.open(valkey_url)
+    listener = Listener.open(valkey_url)
     heard: list[float] = []
     listener.listen(ORCHESTRATOR_QUEUE, lambda: heard.append(time.monotonic()))
     wait_until(lambda: heard, what="the listener to be ready")
