@@ -56,7 +56,10 @@ class Orchestrator:
         faults.arm_from_environment(settings.faults)
         self.settings = settings
         self.database = Database.open(
-            settings.database_url, name="signalbox-orchestrator", longest_transaction=LONGEST_TRANSACTION
+            settings.database_url,
+            name="signalbox-orchestrator",
+            longest_transaction=LONGEST_TRANSACTION,
+            keeps_plans=True,
         )
         require_schema(self.database)
         self.bells = doorbell.attach(self.database, settings)

@@ -92,9 +92,7 @@ class TaskContext:
         """What the attempt before said to go on from (`Continue`), or None at the first."""
         self.options: Mapping[str, Any] = read(claim.options) if claim.options else {}
         """What the task says beside its input, by the names of definitions: `policy`, `title`, `labels`, …"""
-        self.log = structlog.get_logger("signalbox.handler").bind(
-            tenant_id=claim.tenant_id, instance_id=claim.instance_id, task_id=claim.id, attempt=claim.attempt
-        )
+        self._log: Any = None
         self.heard_at = time.monotonic()
         """When the handler last gave a sign of life, on this process's monotonic clock."""
         self.redaction = NOTHING_HIDDEN
@@ -112,13 +110,27 @@ class TaskContext:
         if not redaction:
             return
         self.redaction = redaction
-        *before, last = structlog.get_config()["processors"]
-        self.log = structlog.wrap_logger(
-            None,
-            processors=[*before, redaction.line, last],
-            logger_factory_args=("signalbox.handler",),
-            **structlog.get_context(self.log),
-        )
+        self._log = None
+
+    @property
+    def log(self) -> Any:
+        """A logger whose lines name this attempt, without what the handler was given in confidence."""
+        if self._log is None:  # most handlers say nothing
+            about: dict[str, Any] = {
+                "tenant_id": self._tenant_id, "instance_id": self.instance_id, "task_id": self.task_id,
+                "attempt": self.attempt,
+            }  # fmt: skip
+            if self.redaction:
+                *before, last = structlog.get_config()["processors"]
+                self._log = structlog.wrap_logger(
+                    None,
+                    processors=[*before, self.redaction.line, last],
+                    logger_factory_args=("signalbox.handler",),
+                    **about,
+                )
+            else:
+                self._log = structlog.get_logger("signalbox.handler").bind(**about)
+        return self._log
 
     def redact(self, text: str) -> str:
         """`text` without the values of secrets. Whatever is returned or raised is redacted anyway; redact before you cut."""

@@ -355,7 +355,7 @@ class Runner:
             ended = time.monotonic()
             self._light.note(handler.name, ended - began)
             ended_at = due.now + timedelta(seconds=ended - looked)
-            light.add(locked, replace(outcome, progress=context.last_progress), ended_at)
+            light.add(locked, _with_progress(outcome, context), ended_at)
         return left
 
     def _begin_early(self, tx: Connection, claim: TaskClaim, light: LightEnds, now: datetime) -> None:
@@ -402,7 +402,7 @@ class Runner:
         else:
             outcome = self._call_isolated(held, handler, held.isolated, prepared)
         self._watch.drop(held)
-        return replace(outcome, progress=context.last_progress)
+        return _with_progress(outcome, context)
 
     def _call_isolated(
         self, held: _Held, handler: Handler, call: IsolatedCall, prepared: Prepared
@@ -592,7 +592,7 @@ class Runner:
 
 def in_force(claim: TaskClaim, options: Options) -> TaskClaim:
     """A claim with what its handler says where neither the task nor its definition did."""
-    if options is PLAIN:
+    if options.retry is None and options.timeout_ms is None and options.heartbeat_ms is None:
         return claim
     allowance = _allowance(claim, options)
     return replace(
@@ -609,6 +609,11 @@ def _allowance(claim: TaskClaim, options: Options) -> dict[str, Any] | None:
     if claim.retry is not None or options.retry is None or claim.attempt != 1:
         return None
     return {"b_id": claim.id, "b_max_attempts": RetryPolicy.read(options.retry).max_attempts}
+
+
+def _with_progress(outcome: Outcome, context: TaskContext) -> Outcome:
+    progress = context.last_progress
+    return outcome if progress is None else replace(outcome, progress=progress)
 
 
 def _text(error: Exception) -> str:

@@ -48,7 +48,10 @@ class TaskRunner:
         self.settings = settings
         discover(settings.handlers)
         self.database = Database.open(
-            settings.database_url, name="signalbox-task-runner", longest_transaction=LONGEST_TRANSACTION
+            settings.database_url,
+            name="signalbox-task-runner",
+            longest_transaction=LONGEST_TRANSACTION,
+            keeps_plans=True,
         )
         require_schema(self.database)
         self.bells = doorbell.attach(self.database, settings)

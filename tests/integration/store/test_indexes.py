@@ -75,6 +75,9 @@ def plan_of(database: Database, work: Any) -> str:
             ) as other:  # of its kind: they name parameters in different ways
                 other.execute(f"EXPLAIN {statement}", parameters)
                 plans.append("\n".join(row[0] for row in other.fetchall()))
+                if "$1" in statement:  # what workers keep: `common.db.engine.KEPT_PLANS`
+                    other.execute(f"EXPLAIN (GENERIC_PLAN) {statement}")
+                    plans.append("\n".join(row[0] for row in other.fetchall()))
 
     with database.transaction() as tx:
         event.listen(database.engine, "before_cursor_execute", explain)
