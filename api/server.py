@@ -23,11 +23,11 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
-from gunicorn.workers.gthread import ThreadWorker
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.app import THREADS, create_app, services_of
 from api.startup import prepare
+from api.worker import Worker
 from common.config import Limits, Settings
 from common.db import Database
 from common.db.migrate import require_schema
@@ -94,7 +94,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         return {
             "bind": f"{host}:{self._settings.port}" if fd is None else f"fd://{fd}",
-            "worker_class": _Worker,
+            "worker_class": Worker,
             "workers": 1,
             "threads": self._threads,
             "graceful_timeout": GRACEFUL_SECONDS,
@@ -149,28 +149,6 @@ class _Master(Arbiter):  # type: ignore[misc]
     def handle_usr2(self) -> None:
         self.maybe_promote_master()
         super().handle_usr2()
-
-
-class _Worker(ThreadWorker):  # type: ignore[misc]
-    """gunicorn's threads, and an end that leaves nobody in the queue of a socket that nobody listens to.
-
-    gunicorn stops accepting at once but holds the socket until the last connection is over. For these seconds the kernel
-    would go on to complete connections, only to reset them in the end: a caller, or the proxy before us, has sent its
-    request by then and cannot know what became of it. So what has connected is served, and what comes later is refused,
-    which is safe to try elsewhere, or is the successor's where the socket is shared.
-    """
-
-    def set_accept_enabled(self, enabled: bool) -> None:
-        super().set_accept_enabled(enabled)
-        if enabled or self.alive:
-            return
-        for listener in self.sockets:
-            listener.setblocking(False)
-            before = -1
-            while before < self.nr_conns < self.worker_connections:
-                before = self.nr_conns
-                self.accept(listener)
-            listener.close()
 
 
 class _QuietLogger(Logger):  # type: ignore[misc]

@@ -278,3 +278,64 @@ def test_plain_gunicorn_serves_it_too(processes: Processes, sqlite_url: str) -> 
 
         assert client.get("/health/ready").json()["status"] == "ready"
         assert client.get("/docs").status_code == 200
+
+
+def request(server: Server, method: str, path: str, *more: str) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: test", f"Authorization: Bearer {server.key}", *more]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def test_an_answer_goes_out_in_one_piece_and_the_connection_serves_on(serve: Callable[..., Server]) -> None:
+    server = serve()
+    with socket.create_connection((LOOPBACK, server.port), timeout=20) as connection:
+        for _ in range(20):
+            connection.sendall(request(server, "GET", "/api/v1/definitions"))
+            piece = connection.recv(65_536)
+
+            assert piece.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"\r\nConnection: keep-alive\r\n" in piece
+            assert json.loads(piece.partition(b"\r\n\r\n")[2]) == {"items": [], "nextCursor": None}
+
+
+def test_requests_sent_in_one_go_are_answered_in_order(serve: Callable[..., Server]) -> None:
+    server = serve()
+    paths = ["/health/live", "/api/v1/definitions", "/api/v1/nothing", "/health/live"]
+    with socket.create_connection((LOOPBACK, server.port), timeout=20) as connection:
+        connection.sendall(b"".join(request(server, "GET", path) for path in paths))
+        seen = b""
+        while seen.count(b"HTTP/1.1 ") < len(paths):
+            seen += connection.recv(65_536)
+
+    statuses = [part.split()[0] for part in seen.split(b"HTTP/1.1 ")[1:]]
+    assert statuses == [b"200", b"200", b"404", b"200"]
+
+
+def test_a_body_that_nobody_reads_is_not_taken_for_the_next_request(serve: Callable[..., Server]) -> None:
+    server = serve()
+    unread = b'{"definitionKey": "nothing"}'
+    with socket.create_connection((LOOPBACK, server.port), timeout=20) as connection:
+        connection.sendall(
+            request(server, "POST", "/api/v1/nowhere", f"Content-Length: {len(unread)}") + unread
+        )
+        first = connection.recv(65_536)
+        connection.sendall(request(server, "GET", "/health/live"))
+        second = connection.recv(65_536)
+
+    assert first.startswith(b"HTTP/1.1 404")
+    assert second.startswith(b"HTTP/1.1 200")
+
+
+def test_an_idle_connection_is_asked_again_and_a_closed_one_disturbs_nobody(
+    serve: Callable[..., Server],
+) -> None:
+    server = serve()
+    with socket.create_connection((LOOPBACK, server.port), timeout=20) as idle:
+        idle.sendall(request(server, "GET", "/health/live"))
+        assert idle.recv(65_536).startswith(b"HTTP/1.1 200")
+        for _ in range(50):
+            with socket.create_connection((LOOPBACK, server.port), timeout=20) as leaving:
+                leaving.sendall(request(server, "GET", "/health/live"))
+                assert leaving.recv(65_536).startswith(b"HTTP/1.1 200")
+
+        idle.sendall(request(server, "GET", "/health/live"))
+        assert idle.recv(65_536).startswith(b"HTTP/1.1 200")

@@ -1,0 +1,218 @@
+"""gunicorn's threads, with fewer ways between them, and an end that leaves nobody in a queue.
+
+A request of ours takes some hundred microseconds, so what a server does around it counts. gunicorn's thread hands a connection
+that it has answered back to the main thread through a pipe, and that one waits for the next request on it; here the thread
+puts it where the main thread waits already. An answer goes out in one piece, head and body.
+"""
+
+from __future__ import annotations
+
+import selectors
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from gunicorn.http import wsgi
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    """What serves.
+
+    gunicorn stops accepting at once but holds the socket until the last connection is over. For these seconds the kernel
+    would go on to complete connections, only to reset them in the end: a caller, or the proxy before us, has sent its
+    request by then and cannot know what became of it. So what has connected is served, and what comes later is refused,
+    which is safe to try elsewhere, or is the successor's where the socket is shared.
+    """
+
+    def get_thread_pool(self) -> Threads:
+        return Threads(self.cfg.threads)
+
+    def enqueue_req(self, conn: Any) -> None:
+        self.tpool.submit(partial(self._serve, conn))
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        super().set_accept_enabled(enabled)
+        if enabled or self.alive:
+            return
+        for listener in self.sockets:
+            listener.setblocking(False)
+            before = -1
+            while before < self.nr_conns < self.worker_connections:
+                before = self.nr_conns
+                self.accept(listener)
+            listener.close()
+
+    # -- in a thread that serves ----------------------------------------------------------------------------------
+
+    def _serve(self, conn: Any) -> None:
+        result: Any = False
+        try:
+            result = self.handle(conn)
+        except BaseException:  # a thread outlives whatever it has called, as those of an executor do
+            self.log.exception("Error handling request")
+        if not (result is True and self.alive and self._await_next(conn)):
+            self.method_queue.defer(self.finish_request, conn, _Done(result))
+
+    def _await_next(self, conn: Any) -> bool:
+        """Leave a connection to the main thread, which is waiting on this poller and need not be woken for it.
+
+        False where that cannot be: its next request has been read already, or it is broken.
+        """
+        if conn.parser.unreader.buf.getvalue():
+            return False
+        conn.set_timeout()
+        # First into the list: once it is registered, the main thread may take it out again.
+        self.keepalived_conns.append(conn)
+        try:
+            self.poller.register(
+                conn.sock, selectors.EVENT_READ, partial(self.on_client_socket_readable, conn)
+            )
+        except (OSError, ValueError, KeyError):
+            self.keepalived_conns.remove(conn)
+            return False
+        if not self.alive:  # it has begun to end meanwhile, and may have looked through the list already
+            conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
+        return True
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        for conn in tuple(self.keepalived_conns):  # threads may still add to it
+            conn.timeout = min(conn.timeout, deadline)
+
+    def handle_request(self, req: Any, conn: Any) -> bool:
+        """Answer one request; True when the connection may be used for another one."""
+        response, environ = wsgi.create(
+            req, conn.sock, conn.client, conn.server, self.cfg, response_class=_Response
+        )
+        environ["wsgi.multithread"] = True
+        if not self.alive or len(self.keepalived_conns) >= self.max_keepalived:
+            response.force_close()
+        try:
+            pieces = self.wsgi(environ, response.start_response)
+            try:
+                for piece in pieces:
+                    response.write(piece)
+                response.close()
+            finally:
+                if hasattr(pieces, "close"):
+                    pieces.close()
+        except OSError:
+            raise
+        except Exception:
+            if response.headers_sent:
+                # Whatever gunicorn would answer to an error would stand in the middle of this answer.
+                self.log.exception("Error handling request")
+                raise StopIteration from None
+            raise
+        return not response.should_close()
+
+    def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
+        if keepalive and _is_read(conn.parser.mesg.body):
+            return True
+        return bool(super()._keepalive_after(conn, keepalive))
+
+
+def _is_read(body: Any) -> bool:
+    """Whether a body of known length has been read to its end, as almost every one has."""
+    return getattr(body.reader, "length", None) == 0 and not body.failed and not body.buf.tell()
+
+
+class _Done:
+    """How a request ended, in the form of a future, which is what gunicorn's main thread takes."""
+
+    def __init__(self, result: Any) -> None:
+        self._result = result
+
+    def cancelled(self) -> bool:
+        return False
+
+    def result(self) -> Any:
+        return self._result
+
+
+class _Response(wsgi.Response):  # type: ignore[misc]
+    """Sends head and body together where the body comes in one piece: one packet, and one system call."""
+
+    def write(self, arg: bytes) -> None:
+        if self.headers_sent or self.chunked or self._omits_body or len(arg) != self.response_length:
+            super().write(arg)
+            return
+        lines = self.default_headers()
+        lines.extend([f"{name}: {value}\r\n" for name, value in self.headers])
+        lines.append("\r\n")
+        self.headers_sent: bool = True
+        self.sent = len(arg)
+        self.sock.sendall("".join(lines).encode("latin-1") + arg)
+
+
+class Threads:
+    """Threads that call what is submitted, at most `most` at once.
+
+    Who became free last is taken first, so that no more threads are in use than there is work for: each that wakes competes
+    for the interpreter, and finds its stack out of the processor's caches.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._turn = threading.Lock()
+        self._started = 0
+        self._free: list[_Thread] = []
+        self._waiting: deque[Call] = deque()
+        self._is_over = False
+
+    def submit(self, call: Call) -> None:
+        """Call it in a thread, now or as soon as one becomes free."""
+        with self._turn:
+            if not self._free and self._started >= self._most:
+                self._waiting.append(call)
+                return
+            thread = self._free.pop() if self._free else None
+            self._started += thread is None
+        if thread is None:
+            _Thread(self._next, call).start()
+        else:
+            thread.wake(call)
+
+    def shutdown(self, wait: bool = True) -> None:
+        """Let threads end that have nothing to do, and the others when they have done it."""
+        with self._turn:
+            self._is_over = True
+            free, self._free = self._free, []
+        for thread in free:
+            thread.wake(None)
+            if wait:
+                thread.join()
+
+    def _next(self, thread: _Thread) -> None:
+        """Give a thread that has done its call another one, or None to end; else it is free, and will be woken."""
+        with self._turn:
+            if not self._waiting and not self._is_over:
+                self._free.append(thread)
+                return
+            call = self._waiting.popleft() if self._waiting else None
+        thread.wake(call)
+
+
+Call = Callable[[], None]
+
+
+class _Thread(threading.Thread):
+    def __init__(self, ask: Callable[[_Thread], None], call: Call) -> None:
+        super().__init__(name="serve", daemon=True)
+        self._ask = ask
+        self._call: Call | None = call
+        self._bell = threading.Lock()
+        self._bell.acquire()
+
+    def wake(self, call: Call | None) -> None:
+        self._call = call
+        self._bell.release()
+
+    def run(self) -> None:
+        while self._call is not None:
+            self._call()
+            self._ask(self)
+            self._bell.acquire()
