@@ -106,6 +106,9 @@ class Settings(BaseSettings):
     )
     retention_days_cancelled: float | None = Field(None, gt=0, le=36_500)
     retention_days_timed_out: float | None = Field(None, gt=0, le=36_500)
+    retention_look_seconds: float = Field(
+        60.0, ge=0.1, le=86_400, description="how often an orchestrator deletes what was kept long enough"
+    )
     public_url: str = Field(
         "", description="the address at which people reach the API: what links begin with"
     )

@@ -22,7 +22,6 @@ from common.store.retention import Position, Rule, Swept
 
 log = structlog.get_logger("signalbox.retention")
 
-LOOK_SECONDS = 60.0
 REST_IDLE, REST_BUSY = 1.0, 4.0
 """How long a sweep rests after a batch, in times of what the batch took."""
 LONGEST_REST = 2.0
@@ -79,7 +78,7 @@ def _is_busy(database: Database) -> bool:
 class Sweeper:
     """Sweeps in a thread of its own, every `look_seconds`."""
 
-    def __init__(self, database: Database, keeping: Keeping, *, look_seconds: float = LOOK_SECONDS) -> None:
+    def __init__(self, database: Database, keeping: Keeping, *, look_seconds: float) -> None:
         self._database = database
         self._keeping = keeping
         self._look_seconds = look_seconds

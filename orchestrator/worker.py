@@ -78,7 +78,9 @@ class Orchestrator:
         self.dispatcher = Dispatcher(
             "orchestrator", work=self._work, due=self._due, look_seconds=settings.look_seconds
         )
-        self.sweeper = Sweeper(self.database, Keeping.of(settings))
+        self.sweeper = Sweeper(
+            self.database, Keeping.of(settings), look_seconds=settings.retention_look_seconds
+        )
         self._sweep = Sweep()
         self._places = PlaceLook()
         self._ending = threading.Event()

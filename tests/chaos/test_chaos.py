@@ -1,5 +1,5 @@
 """Real processes hurt at random while callers start and speak to instances: each ends as its story says, nothing is lost or
-doubled, nobody waits for nothing, and work goes on in time after each blow.
+doubled, nobody waits for nothing, and work goes on in time after each blow. Schedules fire meanwhile and instances expire.
 
 `CHAOS_SEED` deals the same blows again (their moments depend on the machine as well), `CHAOS_SECONDS` says how long they fall
 and `CHAOS_INSTANCES` how many instances are started meanwhile. Beyond 60 s it is the long form: leases of 8 s as by default,
@@ -12,16 +12,18 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import migrate
-from tests.support import chaos_chart, chaos_kinds, chaos_saga
+from tests.support import chaos_chart, chaos_keeping, chaos_kinds, chaos_saga, chaos_ticks
 from tests.support.chaos_blows import (
     COOL_DOWN_SECONDS,
     LONG,
     SHORT,
+    WAKE_SECONDS,
     Driver,
     EmbeddedDriver,
     Pace,
@@ -49,6 +51,7 @@ LEASE_SECONDS = 8.0 if IS_LONG else 2.0
 SETTINGS: Mapping[str, str] = {
     "SIGNALBOX_HTTP_ALLOW": "127.0.0.0/8",
     "SIGNALBOX_BREAKER_COOL_DOWN_SECONDS": str(COOL_DOWN_SECONDS),
+    "SIGNALBOX_RETENTION_LOOK_SECONDS": "0.5",
     **({} if IS_LONG else QUICK_LEASES),
 }
 PACE: Pace = LONG if IS_LONG else SHORT
@@ -60,6 +63,8 @@ KINDS_SHARE = 4
 """One story in so many is told to the chart of all kinds of work, which takes longer."""
 SAGA_SHARE = 5
 """One of the others in so many is told to the saga."""
+GUESTS_SHARE = 8
+"""For so many stories there is one instance that expires, or is cancelled or erased."""
 REPORTS = Path(__file__).resolve().parents[2] / "build" / "chaos"
 
 pytestmark = pytest.mark.timeout(SECONDS * 4 + 420)
@@ -93,20 +98,33 @@ def _run_chaos(
     engine.apply(chaos_chart.CHART)
     engine.apply(chaos_saga.SAGA)
     engine.apply(chaos_kinds.chart(amounts.url()))
+    engine.apply(chaos_ticks.CHART)
+    engine.apply(chaos_keeping.CHILD)
+    engine.apply(chaos_keeping.CHART)
     chance = random.Random(SEED)
     stories = [Story.invent(number, chance, _key_of(number)) for number in range(INSTANCES)]
     callers = Callers(
         site.url, site.key, stories, seconds=SECONDS * SPREAD, callers=CALLERS, seed=chance.randrange(2**32)
     )
     driver = make_driver(site, callers, target, seconds=SECONDS, seed=SEED, pace=PACE)
+    host = chaos_keeping.Host(
+        site.url, site.key, guests=INSTANCES // GUESTS_SHARE, seconds=SECONDS * SPREAD, seed=SEED
+    )
     try:
-        with Operator(site.url, site.key) as operator, chaos_kinds.Clerk(site.url, site.key) as clerk:
+        with Operator(site.url, site.key) as operator, chaos_kinds.Clerk(site.url, site.key) as clerk, host:
+            tickers = chaos_ticks.create(host.caller)
             driver.run()
+            driver.wait_for(lambda: host.is_done, what="every guest to be started and dealt with")
+            lateness = WAKE_SECONDS * crowd() + chaos_ticks.LONGEST_JITTER_SECONDS
+            chaos_ticks.pause(host.caller, tickers)
             driver.settle(seconds=SETTLE_SECONDS)
     finally:
         callers.close()
     site.end()
     judgement = judge(site.cluster, stories, Ledger(site.ledger))
+    judgement.add_all(chaos_keeping.judge_keeping(site.cluster, host.guests))
+    ticks = chaos_ticks.judge_ticks(site.cluster, lateness=timedelta(seconds=lateness))
+    judgement.add_all(ticks.findings)
     report = Report(
         site=name,
         seed=SEED,
@@ -119,6 +137,9 @@ def _run_chaos(
             **callers.counts.by_name(),
             "retried_by_operator": operator.retried,
             "completed_by_clerk": clerk.completed,
+            "fired_by_schedules": ticks.number,
+            "fired_latest_ms": ticks.latest // timedelta(milliseconds=1),
+            **chaos_keeping.tally(site.cluster),
             "samples_of_stalled": driver.samples,
             **driver.counts(),
         },

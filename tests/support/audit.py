@@ -16,6 +16,8 @@ from tests.support.cluster import Cluster
 from tests.support.load import Load, Sent
 
 SHOWN = 20
+ERASED = "erased"
+"""The type of an entry whose body is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,9 @@ def read_entries(cluster: Cluster) -> list[Entry]:
     )
     entries = []
     for instance_id, sequence, input_text, changes in rows:
+        if input_text is None:
+            entries.append(Entry(str(instance_id), sequence, ERASED, None, []))
+            continue
         consumed = read(input_text)
         entries.append(Entry(str(instance_id), sequence, consumed["type"], consumed["body"], read(changes)))
     return entries

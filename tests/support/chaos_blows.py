@@ -19,6 +19,7 @@ import redis
 
 from common.store.invariants import stalled_instances
 from tests.support.chaos_callers import Callers
+from tests.support.chaos_keeping import count_due
 from tests.support.chaos_kinds import Amounts
 from tests.support.chaos_recovery import Recovery, Touched, Watch, ask, crowd
 from tests.support.chaos_site import Embedded, Inside, Production, Role, Site
@@ -141,7 +142,7 @@ class Driver(ABC):
         wait_until(self._turn, what="every blow to be got over and every story to be told", seconds=bound)
 
     def settle(self, *, seconds: float) -> None:
-        """Wait until every instance is final; what is not by then, the judgement calls stuck."""
+        """Wait until every instance is final or deleted; what is not by then, the judgement calls stuck."""
         began = time.monotonic()
 
         def settled() -> bool:
@@ -151,9 +152,19 @@ class Driver(ABC):
                 for status, number in (self._statuses() or {"unknown": 1}).items()
                 if status not in ("completed", "cancelled")
             )
-            return not unfinished or time.monotonic() - began > seconds * crowd()
+            due = ask(self.site.cluster.database, count_due) if not unfinished else None
+            return due == 0 or time.monotonic() - began > seconds * crowd()
 
-        wait_until(settled, what="every instance to be final", seconds=10 * seconds)
+        wait_until(settled, what="every instance to be final or deleted", seconds=10 * seconds)
+
+    def wait_for(self, condition: Callable[[], bool], *, what: str) -> None:
+        """Wait for what others do, and keep the site up meanwhile."""
+
+        def holds() -> bool:
+            self._look_after()
+            return condition()
+
+        wait_until(holds, what=what, seconds=2 * GIVE_UP_SECONDS)
 
     def _statuses(self) -> dict[str, int] | None:
         query = "SELECT status, count(*) FROM instances GROUP BY status"
@@ -512,6 +523,7 @@ class EmbeddedDriver(Driver):
             "kill task-runner": lambda: self.kill("task-runner"),
             "kill broker": self._kill_broker,
             "kill up": self._kill_up,
+            "restart up": self._restart_up,
             "restart api": lambda: self.restart("api"),
             "restart orchestrator": lambda: self.restart("orchestrator"),
             "restart task-runner": lambda: self.restart("task-runner"),
@@ -553,11 +565,18 @@ class EmbeddedDriver(Driver):
         return True
 
     def _kill_up(self) -> bool:
+        return self._begin_anew("killed up", self.site.kill_up)
+
+    def _restart_up(self) -> bool:
+        return self._begin_anew("restarted up", self.site.restart_up)
+
+    def _begin_anew(self, kind: str, end_and_start: Callable[[], None]) -> bool:
+        """End everything, one way or the other, and start it again."""
         if any(not self.site.is_ready(member) for member in self.site.roles):
             return False
-        blow = self.begin("killed up", self.site.lease + WAKE_SECONDS)
+        blow = self.begin(kind, self.site.lease + WAKE_SECONDS)
         touched = self.touched(Touched.by_lost_wake_ups)
-        self.site.kill_up()
+        end_and_start()
         self.be_away(blow.began)
         self.watch(blow, touched, since=time.monotonic())
         blow.ended = time.monotonic()

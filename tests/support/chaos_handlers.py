@@ -6,6 +6,7 @@ twice.
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -34,6 +35,12 @@ def refuse(input: Any, context: Any) -> None:
     """Fail for good."""
     rest({"ms": 20}, context)
     raise Permanent("it is refused, as always", code="chaos.refused")
+
+
+@handler("brief.work")
+def brief(input: Any, context: Any) -> None:
+    """Take `ms` milliseconds, and write no ledger."""
+    time.sleep(input["ms"] / 1_000)
 
 
 READY_AFTER = timedelta(milliseconds=250)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import select
 
@@ -21,11 +21,11 @@ from tests.support import chaos_chart, chaos_kinds, chaos_saga
 from tests.support.audit import Entry, find_gaps, read_entries
 from tests.support.chaos_callers import Story
 from tests.support.chaos_chart import CHILD_KEY, CHILDREN_AT_ONCE, LIMIT, context_at_the_end
+from tests.support.chaos_report import Fault
 from tests.support.cluster import Cluster
 from tests.support.ledger import Ledger
 from tests.support.overlap import most_at_once
 
-Fault = Literal["lost", "doubled", "stuck", "wrong"]
 FINAL = ("completed", "cancelled")
 SUMS = {
     chaos_chart.KEY: chaos_chart.SUM,
@@ -36,6 +36,8 @@ SUMS = {
 EXCUSED = ("task.lost", "map.item_failed", "engine.poison", chaos_saga.REFUSED)
 """Incidents that enough blows on one task or instance bring about by the rules; an operator retries them."""
 SHOWN = 20
+_ERASED = "SELECT id FROM instances WHERE erased_at IS NOT NULL"
+"""Of these nobody can tell what their events said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,9 @@ class Judgement:
 
     def add(self, fault: Fault, texts: Iterable[str]) -> None:
         self.findings += [Finding(fault, text) for text in texts]
+
+    def add_all(self, findings: Iterable[tuple[Fault, str]]) -> None:
+        self.findings += [Finding(fault, text) for fault, text in findings]
 
     def number(self, fault: Fault) -> int:
         return sum(finding.fault == fault for finding in self.findings)
@@ -195,7 +200,8 @@ def _judge_results(judgement: Judgement, cluster: Cluster, entries: Sequence[Ent
     )
     # Items of a MAP are told by the one answer that their MAP gives.
     rows = cluster.query(
-        "SELECT instance_id, key FROM tasks WHERE status = 'succeeded' AND parent_task_id IS NULL"
+        "SELECT instance_id, key FROM tasks WHERE status = 'succeeded' AND parent_task_id IS NULL "
+        f"AND instance_id NOT IN ({_ERASED})"
     )
     succeeded = {(str(instance_id), key) for instance_id, key in rows}
     judgement.add("lost", (f"the result of task {pair} is nowhere" for pair in succeeded - told.keys()))
@@ -208,7 +214,7 @@ def _judge_results(judgement: Judgement, cluster: Cluster, entries: Sequence[Ent
     late = sum(entry.type == "task.late" for entry in entries)
     refused = cluster.count(  # of the items of a MAP the attempts alone tell
         "SELECT count(*) FROM attempts a JOIN tasks t ON t.id = a.task_id "
-        "WHERE a.outcome = 'late' AND t.parent_task_id IS NULL"
+        f"WHERE a.outcome = 'late' AND t.parent_task_id IS NULL AND t.instance_id NOT IN ({_ERASED})"
     )
     if late != refused:
         judgement.add("wrong", [f"{refused} late attempts, {late} on record"])

@@ -6,7 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+Fault = Literal["lost", "doubled", "stuck", "wrong"]
+"""What can be wrong with a run."""
 
 
 @dataclass(frozen=True)

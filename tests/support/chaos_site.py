@@ -371,6 +371,14 @@ class Embedded(Site):
             what="the children of a killed `signalbox up` to end with it",
             seconds=10,
         )
+        self._start_again()
+
+    def restart_up(self) -> None:
+        """SIGTERM to `up`, which ends its children and itself in order. Then start it again, as `kill_up` does."""
+        self.end()
+        self._start_again()
+
+    def _start_again(self) -> None:
         self._up = Up.start(self._processes, self._env, port=self._port)
         self.broker_url = self._folder.broker_url() or ""  # another port and password
 
