@@ -18,6 +18,7 @@ from flask import Flask, Response, g, request
 from sqlalchemy import Connection
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from werkzeug.routing import Map, Rule
 
 from api.answering import discard_body, harden, refuse, respond
 from api.auth import KeyRing, require
@@ -67,19 +68,13 @@ def create_app(
     settings = settings or Settings.load()
     limits = limits or Limits()
     app = Flask("api", static_folder=None)
-    app.url_map.merge_slashes = False
+    app.url_map = _url_map()
     app.config["MAX_CONTENT_LENGTH"] = limits.max_body_bytes + 1  # see reading._bounded
     services = _open_services(app, settings, limits, threads)
     app.extensions[_EXTENSION] = services
     transactions = Transactions(services.database, services.waiter)
     for operation in OPERATIONS:
-        app.add_url_rule(
-            operation.rule,
-            endpoint=operation.name,
-            view_func=_view(operation, services, transactions),
-            methods=[operation.method],
-            provide_automatic_options=False,
-        )
+        app.view_functions[operation.name] = _view(operation, services, transactions)
     app.before_request(_begin)
     app.after_request(_finish)
     app.register_error_handler(Exception, _refused)
@@ -97,6 +92,15 @@ def _documents() -> Documents:
     """What /docs shows: it tells of the operations alone, so one writing serves every application of a process."""
     document = build_document(OPERATIONS, version=signalbox_version())
     return render(document, Flask("api", static_folder=None).jinja_env)
+
+
+@cache
+def _url_map() -> Map:
+    """Which operation an address means: for every application of a process, like what /docs shows."""
+    rules = (
+        Rule(operation.rule, endpoint=operation.name, methods=[operation.method]) for operation in OPERATIONS
+    )
+    return Map(list(rules), merge_slashes=False)
 
 
 def _open_services(app: Flask, settings: Settings, limits: Limits, threads: int) -> Services:

@@ -12,10 +12,13 @@ from common.db import Database
 from common.db.migrate import upgrade
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.processes import Processes
+from tests.support.statements import share_compiled_statements
 from tests.support.valkey import DATABASES, ValkeyServer, emptied_database, valkey_server
 
 SQLITE = "sqlite"
 POSTGRESQL = "postgresql"
+
+share_compiled_statements()
 
 
 def migrate(url: str) -> None:

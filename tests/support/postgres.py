@@ -98,8 +98,11 @@ class PostgresServer:
     def create_database(self, *, template: str | None = None) -> str:
         """Create an empty database, or a copy of `template`; its name."""
         name = f"{self._prefix}_{next(self._numbers)}"
+        # Where nobody waits for a disk, copying the files is twice as fast as writing every page to the log.
+        quick = self.own is not None and not self.own.fsync
+        statement: LiteralString = "CREATE DATABASE {} TEMPLATE {}" + (" STRATEGY FILE_COPY" if quick else "")
         # `template1` is what PostgreSQL copies when it is not told anything.
-        self._administer("CREATE DATABASE {} TEMPLATE {}", name, template or "template1")
+        self._administer(statement, name, template or "template1")
         return name
 
     def drop_database(self, name: str) -> None:
