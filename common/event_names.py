@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-RESERVED = ("xstate.", "error.", "done.")
-"""How the engine's own event types begin."""
+from statechart.people import EVENTS as PEOPLE_EVENTS
+
+RESERVED = ("xstate.", "error.", "done.", *PEOPLE_EVENTS)
+"""How the engine's own event types begin: who could send them could say that a task is done, or overdue."""
 MAX_TYPE = 200
 
 

@@ -190,7 +190,7 @@ def test_an_event_for_a_finished_instance_is_refused(api: Api) -> None:
 def test_the_engines_own_events_are_not_for_callers(api: Api) -> None:
     instance_id = api.start()
 
-    for name in ("xstate.done.actor.x", "done.task.go", "error.task.go", "xstate."):
+    for name in ("xstate.done.actor.x", "done.task.go", "error.task.go", "xstate.", "due.task.go"):
         problem_of(api.post(f"/instances/{instance_id}/events", {"type": name}), 422, "event.reserved", name)
 
 

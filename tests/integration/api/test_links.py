@@ -287,6 +287,7 @@ BAD: list[tuple[str, dict[str, Any], int, str]] = [
     ("task", {"person": ADA, "output": {"ok": True}, "expiresIn": 0}, 422, "link.invalid"),
     ("event", {"person": ADA, "event": {"type": "done.task.review"}}, 422, "event.reserved"),
     ("event", {"person": ADA, "event": {"type": "error.x"}}, 422, "event.reserved"),
+    ("event", {"person": ADA, "event": {"type": "due.task.review"}}, 422, "event.reserved"),
     ("event", {"person": ADA, "event": {"type": "xstate.init"}}, 422, "event.reserved"),
     ("event", {"person": ADA, "event": {}}, 422, "event.invalid"),
     ("event", {"person": ADA, "event": "GO"}, 422, "request.invalid"),

@@ -115,6 +115,7 @@ def test_one_that_cannot_start_is_told_and_stops_no_other(api: Api) -> None:
         ({"type": 3}, "event.invalid"),
         ({"type": "done.task.x"}, "event.reserved"),
         ({"type": "xstate.init"}, "event.reserved"),
+        ({"type": "escalated.task.x"}, "event.reserved"),
         ({"type": "A", "correlation": {}}, "correlation.invalid"),
         ({"type": "A", "correlation": {"definitionKey": "x"}}, "correlation.invalid"),
         ({"type": "A", "correlation": {"businessKey": 3}}, "correlation.invalid"),

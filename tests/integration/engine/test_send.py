@@ -81,7 +81,17 @@ def test_events_sent_at_once_are_each_taken_once(engine: Engine, instance_id: st
 
 
 @pytest.mark.parametrize(
-    "type_", ["xstate.done.actor.x", "error.task.x", "done.task.x", "error.", "done.state"]
+    "type_",
+    [
+        "xstate.done.actor.x",
+        "error.task.x",
+        "done.task.x",
+        "error.",
+        "done.state",
+        "reminder.task.x",
+        "due.task.x",
+        "escalated.task.x",
+    ],
 )
 @ON_SQLITE
 def test_names_of_the_engine_are_refused(engine: Engine, instance_id: str, type_: str) -> None:

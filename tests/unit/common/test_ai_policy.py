@@ -109,7 +109,7 @@ def test_every_combination_of_the_three_switches(listed: bool, direct: bool, hum
 
 
 @pytest.mark.parametrize(
-    "name", ["xstate.done.actor.x", "error.task.x", "done.task.x", "done.", "error.execution"]
+    "name", ["xstate.done.actor.x", "error.task.x", "done.task.x", "done.", "error.execution", "due.task.x"]
 )
 def test_the_engines_events_are_refused_even_where_a_policy_lists_them(name: str) -> None:
     assert rule({**OPEN, "allowedEvents": [name]}, name, {}, {}).why is Why.EVENT_RESERVED
