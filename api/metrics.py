@@ -11,10 +11,11 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 from sqlalchemy import Connection
 
+from common.breaker import BreakerState
 from common.clock import read_now
 from common.ids import TenantId
 from common.lifecycle import InstanceStatus, TaskStatus
-from common.store import overview
+from common.store import breakers, overview, places
 from common.store.invariants import count_open_incidents, read_delays, stalled_instances
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -51,6 +52,24 @@ def _gauges(tx: Connection, tenant_id: TenantId | None) -> Iterable[Metric]:
         "Instances that nothing will ever wake; anything but 0 is a defect",
         len(stalled_instances(tx, tenant_id)),
     )
+    yield _one(
+        "signalbox_queued_instances",
+        "Instances that wait for a place among those of their definition that may run at once",
+        places.count_queued(tx, tenant_id),
+    )
+    # By state alone: targets are whatever tasks call, and a series for each would never end. `GET /breakers` names them.
+    yield _by(
+        "signalbox_breakers",
+        "Circuit breakers by state, one for each type of task and target of which a call has failed",
+        BreakerState,
+        breakers.count_by_state(tx, tenant_id),
+        label="state",
+    )
+    yield _one(
+        "signalbox_tasks_behind_breakers",
+        "Pending tasks that wait for a circuit breaker",
+        breakers.count_waiting(tx, tenant_id),
+    )
     if tenant_id is None:
         delays = read_delays(tx, now=read_now(tx))
         yield _one(
@@ -76,9 +95,11 @@ def _one(name: str, said: str, value: float) -> Metric:
     return GaugeMetricFamily(name, said, value=value)
 
 
-def _by(name: str, said: str, statuses: type[StrEnum], counts: Mapping[str, int]) -> Metric:
+def _by(
+    name: str, said: str, statuses: type[StrEnum], counts: Mapping[str, int], *, label: str = "status"
+) -> Metric:
     """A gauge for every status, those without rows too: a series that comes and goes is no use to an alarm."""
-    gauge = GaugeMetricFamily(name, said, labels=["status"])
+    gauge = GaugeMetricFamily(name, said, labels=[label])
     for status in statuses:
         gauge.add_metric([status.value], counts.get(status.value, 0))
     return gauge

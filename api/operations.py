@@ -35,7 +35,7 @@ Kind = Literal["read", "command", "calculation", "open", "link"]
 """`command` writes, in one transaction; `calculation` is a POST that only reads; `open` needs neither key nor database; `link`
 is for who has a signed link instead of a key."""
 
-_CONVERTERS = {"metadataKey": "path:"}
+_CONVERTERS = {"limitKey": "path:", "metadataKey": "path:"}
 """Names of callers' own choice, which may have slashes: WSGI does not tell a quoted one from another."""
 
 Handler = Callable[..., "Answer"]

@@ -211,7 +211,7 @@ def declare(tx: Connection, wanted: Mapping[LimitKey, tuple[Figures, str]], *, n
 
 MAX_FIGURE = 1_000_000
 MAX_LIMIT_KEY = 210
-_KEY = re.compile(r"(type|key):[^\x00-\x1f\x7f/]+")
+_KEY = re.compile(r"(type|key):[^\x00-\x1f\x7f]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +233,7 @@ def set_limit(
     """
     if not _KEY.fullmatch(key) or len(key) > MAX_LIMIT_KEY:
         raise Invalid(
-            f'"{key[:100]}" is no key of a limit: expected type:TYPE or key:TEXT, without "/" and control '
+            f'"{key[:100]}" is no key of a limit: expected type:TYPE or key:TEXT, without control '
             f"characters, at most {MAX_LIMIT_KEY} in all",
             code="limit.key_invalid",
         )

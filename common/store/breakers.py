@@ -349,6 +349,22 @@ def list_breakers(
     return Page(found[:limit], len(found) > limit)
 
 
+def count_by_state(tx: Connection, tenant_id: TenantId | None) -> dict[str, int]:
+    """How many breakers have each state, of a tenant or (None) of all; a state that none has is left out."""
+    query = select(_b.state, func.count()).group_by(_b.state)
+    if tenant_id is not None:
+        query = query.where(_b.tenant_id == tenant_id)
+    return {str(state): count for state, count in tx.execute(query)}
+
+
+def count_waiting(tx: Connection, tenant_id: TenantId | None) -> int:
+    """How many tasks wait for breakers, of a tenant or (None) of all."""
+    query = select(func.count()).select_from(tasks).where(_WAITS)
+    if tenant_id is not None:
+        query = query.where(_t.tenant_id == tenant_id)
+    return tx.execute(query).scalar_one()
+
+
 _WAITING_OF = (
     select(_t.id, _t.breaker, _t.breaker_since)
     .where(_t.tenant_id == bindparam("tenant_id"), _t.instance_id == bindparam("instance_id"), _WAITS)

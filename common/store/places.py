@@ -79,6 +79,7 @@ def lock(tx: Connection, places: Collection[Place]) -> None:
         tx.execute(_LOCK, {"names": [f"places:{dumps(list(place))}" for place in sorted(places)]}).all()
 
 
+_COUNT_QUEUED = select(func.count()).where(_i.queued, _PENDING)
 _COUNT_TAKEN = select(func.count()).where(_OF_KEY, not_(_i.queued), _LIVING)
 _COUNT_WANTED = select(func.count()).where(_WANTS)
 
@@ -181,3 +182,9 @@ _AHEAD = select(func.count()).where(
 def count_ahead(tx: Connection, place: Place, *, priority: int, instance_id: str) -> int:
     """How many get a place before this instance."""
     return tx.execute(_AHEAD, {**_named(place), "priority": priority, "id": instance_id}).scalar_one()
+
+
+def count_queued(tx: Connection, tenant_id: TenantId | None) -> int:
+    """How many instances wait for a place of their definition's `concurrency`, of a tenant or (None) of all."""
+    query = _COUNT_QUEUED if tenant_id is None else _COUNT_QUEUED.where(_i.tenant_id == tenant_id)
+    return tx.execute(query).scalar_one()

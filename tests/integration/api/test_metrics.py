@@ -6,6 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.api.conftest import Api, problem_of
+from tests.integration.api.test_breakers import broken
 from tests.integration.api.test_instances import CRASHING, crash
 
 
@@ -44,6 +45,36 @@ def test_an_instance_that_nothing_will_wake_is_counted(api: Api) -> None:
     api.engine.execute(f"UPDATE instances SET accepts_events = false WHERE id = '{instance_id}'")
     assert gauges(api.send_raw("GET", "/metrics", key=""))["signalbox_stalled_instances", ""] == 1
     assert api.get("/stats").json["stalled"] == 1
+
+
+def test_open_breakers_and_who_waits_for_a_place_are_counted(api: Api) -> None:
+    alone = {
+        "id": "alone", "initial": "a", "concurrency": {"max": 1},
+        "states": {"a": {"on": {"GO": "b"}}, "b": {"type": "final"}},
+    }  # fmt: skip
+    api.engine.apply(alone)
+    for _ in range(3):
+        api.engine.start("alone")
+    api.engine.settle()
+    api.post("/breakers:open", {"type": "HTTP", "target": "https://a.example:443"}, key=api.keys["operator"])
+    api.post("/breakers:close", {"type": "AI", "target": "https://b.example:443"}, key=api.keys["operator"])
+
+    read = gauges(api.send_raw("GET", "/metrics", key=""))
+    theirs = gauges(api.send_raw("GET", "/metrics", key=api.other_key))
+
+    assert read["signalbox_queued_instances", ""] == 2
+    assert read["signalbox_breakers", "open"] == read["signalbox_breakers", "closed"] == 1
+    assert read["signalbox_breakers", "half_open"] == 0
+    assert theirs["signalbox_queued_instances", ""] == theirs["signalbox_breakers", "open"] == 0
+
+
+def test_tasks_that_wait_for_a_breaker_are_counted(api: Api) -> None:
+    broken(api)
+
+    read = gauges(api.send_raw("GET", "/metrics", key=""))
+
+    assert read["signalbox_breakers", "open"] == 1
+    assert read["signalbox_tasks_behind_breakers", ""] == api.get("/breakers").json["items"][0]["waiting"] > 0
 
 
 def test_a_key_shows_its_own_tenant_and_no_more(api: Api) -> None:

@@ -57,6 +57,17 @@ def test_a_limit_is_set_changed_told_and_deleted(api: Api) -> None:
     assert len(api.engine.claim_unlimited()) == 1
 
 
+@pytest.mark.parametrize("key", ["key:crm/eu", "key:https://crm.example/v1/", "key:a%2Fb"])
+def test_a_key_with_slashes_has_its_address(api: Api, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    with served(api) as url:
+        cli = Cli(api, url, monkeypatch)
+        assert cli.json("limits", "set", key, "--max-running", "1")["key"] == key
+        assert cli.json("limits", "show", key)["maxRunning"] == 1
+        assert [one["key"] for one in cli.json("limits", "list")["items"]] == [key]
+        assert cli.json("limits", "delete", key) == {"key": key, "deleted": True}
+        assert cli.json("limits", "list")["items"] == []
+
+
 def test_a_definition_s_limit_is_told_and_an_operator_s_counts_more(api: Api) -> None:
     start(api, 1, limit={"key": "crm eu", "maxRunning": 3})
     [asked] = api.get("/limits").json["items"]
