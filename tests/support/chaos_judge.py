@@ -191,7 +191,9 @@ def _judge_events(
 
 
 def _judge_results(judgement: Judgement, cluster: Cluster, entries: Sequence[Entry]) -> None:
-    """Each task that succeeded is told once as succeeded; each late result once."""
+    """Each task that succeeded is told once as succeeded; each late result once. Of who is erased half of it is gone."""
+    erased = {str(row[0]) for row in cluster.query(_ERASED)}
+    entries = [entry for entry in entries if entry.instance_id not in erased]
     told = Counter(
         (entry.instance_id, change["key"])
         for entry in entries

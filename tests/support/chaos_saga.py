@@ -81,11 +81,14 @@ def judge_sagas(cluster: Cluster, entries: Sequence[Entry]) -> Iterator[str]:
                 undone[entry.instance_id].append(change["undoes"])
     succeeded: dict[str, list[str]] = defaultdict(list)
     spans: dict[str, list[tuple[Any, Any, str]]] = defaultdict(list)
-    for instance_id, name, created, finished in cluster.query(
-        "SELECT instance_id, name, created_at, finished_at FROM tasks WHERE status = 'succeeded' AND type <> 'WORKFLOW'"
+    for instance_id, name, started, finished in cluster.query(
+        # From its first claim: a step reads the time before it reads its inbox, and so may create a task
+        # a moment before the outcome that asked for it.
+        "SELECT instance_id, name, (SELECT min(started_at) FROM attempts WHERE task_id = tasks.id), finished_at "
+        "FROM tasks WHERE status = 'succeeded' AND type <> 'WORKFLOW'"
     ):
         if str(instance_id) in sagas and name.startswith("undo-"):
-            spans[str(instance_id)].append((created, finished, name))
+            spans[str(instance_id)].append((started, finished, name))
         elif str(instance_id) in sagas:
             succeeded[str(instance_id)].append(name)
     # The task of a child that completes while it is being cancelled is cancelled: the child itself says whether it was done.
