@@ -1,16 +1,17 @@
 """Statements of the hot paths: compiled once, sent without SQLAlchemy's machinery.
 
-Executing a statement through SQLAlchemy costs 100 to 150 µs of client time on PostgreSQL, most of it for making the key of
-its cache, parsing placeholders and wrapping rows, again at each execution; `Prepared` leaves 45 to 55 (docs/performance.md).
-It runs on the connection of the caller's transaction, prepared on the server from its first use on, and every parameter
-travels as text under the cast that the statement names, so that one shape is one prepared statement. Elsewhere, and where
-nothing is gained, it is an ordinary statement.
+Executing a statement through SQLAlchemy costs 100 to 150 µs of client time, most of it for making the key of its cache,
+for placeholders and for wrapping rows, again at each execution; `Prepared` leaves 45 to 55 on PostgreSQL and 10 on SQLite
+(docs/decisions/prepared-statements.md). It runs on the connection of the caller's transaction. On PostgreSQL it is prepared on the
+server from its first use on, and every parameter travels as text under the cast that the statement names, so that one shape
+is one prepared statement.
 
 Errors are those of SQLAlchemy, and who listens for `before_cursor_execute` hears of these statements too.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,15 +20,21 @@ from typing import Any
 import psycopg
 from sqlalchemy import Connection, Executable
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
 
 from common.db.types import Id, UtcDateTime
 
-_DIALECT = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
+_DIALECTS: Mapping[str, Any] = {
+    "postgresql": PGDialect_psycopg(paramstyle="numeric_dollar"),  # type: ignore[no-untyped-call]
+    "sqlite": SQLiteDialect_pysqlite(paramstyle="qmark"),
+}
 _NOTHING: Mapping[str, Any] = {}
 
 Row = Sequence[Any]
 """The columns of a row, in the order of the statement."""
+Convert = Callable[[Any], Any]
 
 
 class Prepared:
@@ -35,17 +42,16 @@ class Prepared:
 
     def __init__(self, statement: Executable) -> None:
         self._statement = statement
-        self._compiled: _Compiled | None = None
+        self._compiled: dict[str, _Compiled] = {}
 
     def rows(self, tx: Connection, values: Mapping[str, Any] = _NOTHING) -> Sequence[Row]:
         """Execute with `values` by name; all rows of the answer."""
-        if tx.dialect.name != "postgresql":
-            return tx.execute(self._statement, dict(values)).all()
-        compiled = self._compiled
+        dialect = tx.dialect.name
+        compiled = self._compiled.get(dialect)
         if compiled is None:
-            compiled = self._compiled = _compiled(self._statement)
-        cursor = run(tx, compiled.text, [_sent(values, one) for one in compiled.names])
-        rows: Sequence[Row] = cursor.fetchall()
+            compiled = self._compiled[dialect] = _compiled(self._statement, dialect)
+        parameters = [name.sent(values) for name in compiled.names]
+        rows: Sequence[Row] = run(tx, compiled.text, parameters).fetchall()
         if not compiled.readers:
             return rows
         return [_read(row, compiled.readers) for row in rows]
@@ -53,51 +59,59 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class _Name:
-    """A placeholder: the parameter's name, or the value that stands in the statement itself."""
+    """A placeholder: the parameter's name, or the value that stands in the statement itself, and how it is sent."""
 
     name: str
+    convert: Convert | None
     value: Any = None
     is_fixed: bool = False
+
+    def sent(self, values: Mapping[str, Any]) -> Any:
+        value = self.value if self.is_fixed else values[self.name]
+        return value if self.convert is None else self.convert(value)
 
 
 @dataclass(frozen=True, slots=True)
 class _Compiled:
     text: str
     names: Sequence[_Name]
-    readers: Sequence[tuple[int, Callable[[Any], Any]]]
+    readers: Sequence[tuple[int, Convert]]
 
 
-def _compiled(statement: Any) -> _Compiled:
-    compiled = statement.compile(dialect=_DIALECT)
-    names = [
-        _Name(name, compiled.binds[name].value, is_fixed=not compiled.binds[name].required)
-        for name in compiled.positiontup or ()
-    ]
-    return _Compiled(str(compiled), names, _readers(compiled))
+def _compiled(statement: Any, dialect: str) -> _Compiled:
+    compiled = statement.compile(dialect=_DIALECTS[dialect])
+    names = []
+    for name in compiled.positiontup or ():
+        bound = compiled.binds[name]
+        convert = as_text if dialect == "postgresql" else sqlite_convert(bound.type)
+        names.append(_Name(name, convert, bound.value, is_fixed=not bound.required))
+    return _Compiled(str(compiled), names, _readers(compiled, dialect))
 
 
-def _readers(compiled: Any) -> list[tuple[int, Callable[[Any], Any]]]:
-    """What SQLAlchemy would do to the columns that psycopg does not read as Python wants them."""
+def sqlite_convert(type: TypeEngine[Any]) -> Convert | None:
+    """How SQLAlchemy would have a value of a type written into SQLite; None: as it is."""
+    convert: Convert | None = type._cached_bind_processor(_DIALECTS["sqlite"])
+    return convert
+
+
+def _readers(compiled: Any, dialect: str) -> list[tuple[int, Convert]]:
+    """What SQLAlchemy would do to the columns that the driver does not read as Python wants them."""
     readers = []
     # Nothing public tells the types of columns that have not been read yet.
     for at, column in enumerate(compiled._result_columns):
-        if isinstance(column.type, (Id, UtcDateTime)):
+        if dialect == "postgresql" and isinstance(column.type, (Id, UtcDateTime)):
             continue  # sessions load UUIDs as text, and are in UTC: psycopg's instants are aware, and in UTC
-        reader = column.type._cached_result_processor(_DIALECT, None)
+        reader = column.type._cached_result_processor(_DIALECTS[dialect], None)
         if reader is not None:
             readers.append((at, reader))
     return readers
 
 
-def _read(row: Row, readers: Sequence[tuple[int, Callable[[Any], Any]]]) -> Row:
+def _read(row: Row, readers: Sequence[tuple[int, Convert]]) -> Row:
     values = list(row)
     for at, reader in readers:
         values[at] = reader(values[at])
     return values
-
-
-def _sent(values: Mapping[str, Any], name: _Name) -> str | None:
-    return as_text(name.value if name.is_fixed else values[name.name])
 
 
 def as_text(value: Any) -> str | None:
@@ -132,15 +146,36 @@ def _quoted(element: Any) -> str:
     return f'"{element}"'
 
 
-def run(tx: Connection, text: str, parameters: Sequence[str | None]) -> psycopg.Cursor[Any]:
-    """Execute `text`, with `$1` and so on for its parameters, on the connection of a PostgreSQL transaction."""
+def run(tx: Connection, text: str, parameters: Sequence[Any]) -> Any:
+    """Execute `text` on the connection of a transaction; its cursor. Parameters are `$1` and so on, texts, on PostgreSQL; `?` on SQLite."""
     connection: Any = tx.connection.driver_connection
-    cursor: psycopg.RawCursor[Any] = psycopg.RawCursor(connection)
+    on_sqlite = tx.dialect.name == "sqlite"
+    cursor = connection.cursor() if on_sqlite else psycopg.RawCursor(connection)
     for listener in tx.dispatch.before_cursor_execute:
         listener(tx, cursor, text, parameters, None, False)
     try:
-        return cursor.execute(text, parameters, prepare=True)
-    except psycopg.Error as error:
-        raise DBAPIError.instance(
-            text, None, error, psycopg.Error, hide_parameters=True, dialect=tx.dialect
-        ) from error
+        return (
+            cursor.execute(text, parameters) if on_sqlite else cursor.execute(text, parameters, prepare=True)
+        )
+    except (psycopg.Error, sqlite3.Error) as error:
+        raise _told(tx, text, error) from error
+
+
+def run_many(tx: Connection, text: str, rows: Sequence[Sequence[Any]]) -> int:
+    """Execute `text` once for each of `rows`, on SQLite alone; how many rows changed in all."""
+    connection: Any = tx.connection.driver_connection
+    cursor = connection.cursor()
+    for listener in tx.dispatch.before_cursor_execute:
+        listener(tx, cursor, text, rows, None, True)
+    try:
+        changed: int = cursor.executemany(text, rows).rowcount
+    except sqlite3.Error as error:
+        raise _told(tx, text, error) from error
+    return changed
+
+
+def _told(tx: Connection, text: str, error: Exception) -> DBAPIError:
+    base = sqlite3.Error if tx.dialect.name == "sqlite" else psycopg.Error
+    told = DBAPIError.instance(text, None, error, base, hide_parameters=True, dialect=tx.dialect)
+    assert isinstance(told, DBAPIError), "an error of the driver is one of its base class"  # noqa: S101
+    return told

@@ -17,12 +17,10 @@ from itertools import count
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Executable, Table, TextClause, bindparam, delete, insert, text, update
+from sqlalchemy import Connection, Executable, Table
 from sqlalchemy.dialects import postgresql
 
-from common.db.prepared import as_text
-from common.db.prepared import run as execute_text
-from common.db.types import among
+from common.db.prepared import Convert, as_text, run, run_many, sqlite_convert
 
 _POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
 
@@ -39,9 +37,12 @@ def insert_rows(tx: Connection | Writes, table: Table, rows: Sequence[Mapping[st
     if isinstance(tx, Writes):
         tx.insert(table, rows)
         return 0
-    if len(rows) <= 1 or tx.dialect.name != "postgresql":
-        return write_rows(tx, _inserting(table), rows)
-    return tx.execute(_inserting_many(table, tuple(rows[0])), {"rows": _packed(rows)}).rowcount
+    if not rows:
+        return 0
+    names = tuple(rows[0])
+    if tx.dialect.name == "postgresql":
+        return int(run(tx, _insert_text(table, names).format("$1"), [_packed(rows)]).rowcount)
+    return _run_for_each(tx, _sqlite_insert(table, names), rows)
 
 
 Match = tuple[tuple[str, str], ...]
@@ -64,16 +65,22 @@ def update_rows(
     """
     if not rows:
         return 0
-    finding = {member for _, member in match}
     changed = _changed(rows, match)
-    if len(rows) <= 1 or tx.dialect.name != "postgresql":
-        named = [
-            {f"b_{name}" if name in finding else name: value for name, value in row.items()} for row in rows
+    if tx.dialect.name == "postgresql":
+        text = _update_text(table, changed, match, only_if, cleared).format("$1")
+        return int(run(tx, text, [_packed(rows)]).rowcount)
+    return _run_for_each(tx, _sqlite_update(table, changed, match, only_if, cleared), rows)
+
+
+def _run_for_each(tx: Connection, each: _Each, rows: Sequence[Mapping[str, Any]]) -> int:
+    sent = [
+        [
+            row[name] if convert is None else convert(row[name])
+            for name, convert in zip(each.names, each.converts, strict=True)
         ]
-        return write_rows(tx, _updating(table, changed, match, only_if, cleared), named)
-    return tx.execute(
-        _updating_many(table, changed, match, only_if, cleared), {"rows": _packed(rows)}
-    ).rowcount
+        for row in rows
+    ]
+    return int(run(tx, each.text, sent[0]).rowcount) if len(sent) == 1 else run_many(tx, each.text, sent)
 
 
 class Unmatched(Exception):
@@ -145,7 +152,8 @@ class Writes:
             text = f"DELETE FROM {table.name} WHERE id = ANY(CAST({{}} AS bigint[]))"
             self._parts.append(_Write(text, (as_text(ids),), len(ids)))
         else:
-            _require(self.tx.execute(_deleting(table), {"ids": ids}).rowcount, len(ids))
+            text = f"DELETE FROM {table.name} WHERE id IN (SELECT value FROM json_each(?))"
+            _require(int(run(self.tx, text, [orjson.dumps(list(ids)).decode()]).rowcount), len(ids))
 
     def run(self) -> None:
         """Execute what was collected. Raises `Unmatched`."""
@@ -154,7 +162,7 @@ class Writes:
             return
         statement = _together(tuple((part.text, part.expected is not None) for part in parts))
         parameters = [one for part in parts for one in part.parameters]
-        counts = execute_text(self.tx, statement, parameters).fetchone() or ()
+        counts = run(self.tx, statement, parameters).fetchone() or ()
         expected = [part.expected for part in parts if part.expected is not None]
         for found, wanted in zip(counts, expected, strict=False):
             _require(found, wanted)
@@ -179,37 +187,32 @@ def _together(parts: tuple[tuple[str, bool], ...]) -> str:
     return f"WITH {', '.join(steps)} SELECT {', '.join(counts) or '0'}"
 
 
-@lru_cache
-def _deleting(table: Table) -> Executable:
-    return delete(table).where(among(table.c.id, "ids", "big"))
+@dataclass(frozen=True, slots=True)
+class _Each:
+    """A statement for SQLite that is executed for each row: the members that it takes, in order, and how they are sent."""
+
+    text: str
+    names: tuple[str, ...]
+    converts: tuple[Convert | None, ...]
 
 
 @lru_cache
-def _inserting(table: Table) -> Executable:
-    return insert(table)
+def _sqlite_insert(table: Table, names: tuple[str, ...]) -> _Each:
+    places = ", ".join("?" * len(names))
+    text = f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({places})"
+    return _Each(text, names, tuple(sqlite_convert(table.c[name].type) for name in names))
 
 
 @lru_cache
-def _updating(
+def _sqlite_update(
     table: Table, changed: tuple[str, ...], match: Match, only_if: str, cleared: tuple[str, ...]
-) -> Executable:
-    found = (
-        table.c[column] == bindparam(f"b_{member}", type_=table.c[column].type) for column, member in match
-    )
-    values = {name: bindparam(name, type_=table.c[name].type) for name in changed}
-    return update(table).where(*found, text(only_if)).values(values | dict.fromkeys(cleared))
-
-
-@lru_cache
-def _inserting_many(table: Table, columns: tuple[str, ...]) -> TextClause:
-    return text(_insert_text(table, columns).format(":rows"))
-
-
-@lru_cache
-def _updating_many(
-    table: Table, changed: tuple[str, ...], match: Match, only_if: str, cleared: tuple[str, ...]
-) -> TextClause:
-    return text(_update_text(table, changed, match, only_if, cleared).format(":rows"))
+) -> _Each:
+    sets = [f"{name} = ?" for name in changed] + [f"{name} = NULL" for name in cleared]
+    found = [f"{column} = ?" for column, _ in match] + [only_if]
+    columns = (*changed, *(column for column, _ in match))
+    text = f"UPDATE {table.name} SET {', '.join(sets)} WHERE {' AND '.join(found)}"
+    names = (*changed, *(member for _, member in match))
+    return _Each(text, names, tuple(sqlite_convert(table.c[column].type) for column in columns))
 
 
 def _changed(rows: Sequence[Mapping[str, Any]], match: Match) -> tuple[str, ...]:

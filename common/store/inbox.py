@@ -113,8 +113,9 @@ def _is_ready(rows: FromClause) -> tuple[ColumnElement[bool], ...]:
 
 
 _walk = turns.tenants(inbox, _is_ready)
-_TENANTS = select(_walk.c.tenant_id).where(_walk.c.tenant_id.is_not(None)).limit(TENANTS_AT_ONCE)
-_PAGE_OF = (
+_tenants = select(_walk.c.tenant_id).where(_walk.c.tenant_id.is_not(None)).limit(TENANTS_AT_ONCE)
+_TENANTS = Prepared(_tenants)
+_PAGE_OF = Prepared(
     select(_c.id, _c.instance_id, _c.tenant_id, _c.accepted_at)
     .where(*_is_ready(inbox), _c.tenant_id == bindparam("tenant_id", type_=Id()), _c.id > bindparam("after"))
     .order_by(_c.id)
@@ -125,7 +126,7 @@ _passed = (
     .table_valued(column("tenant_id", Id()), column("after", BigInteger()), name="passed")
     .render_derived()
 )
-_turn = _TENANTS.cte("turn")
+_turn = _tenants.cte("turn")
 _most = func.greatest(
     literal_column(str(LEAST_PAGE)), bindparam("at_most", type_=Integer()).op("/")(func.count())
 )
@@ -171,12 +172,12 @@ def page_ready(
         tenants = {row[2] for row in found}
         size = max(LEAST_PAGE, at_most // max(len(tenants), 1))
     else:
-        tenants = set(tx.execute(_TENANTS, {"turn_after": turn_after}).scalars())
+        tenants = {row[0] for row in _TENANTS.rows(tx, {"turn_after": turn_after})}
         size = max(LEAST_PAGE, at_most // max(len(tenants), 1))
         found = [
             row
             for one in sorted(tenants)
-            for row in tx.execute(_PAGE_OF, {"tenant_id": one, "after": passed.get(one, 0), "size": size})
+            for row in _PAGE_OF.rows(tx, {"tenant_id": one, "after": passed.get(one, 0), "size": size})
         ]
     rows = [ReadyRow(*row) for row in found if row[0] is not None]
     last = max(tenants) if len(tenants) == TENANTS_AT_ONCE else None
@@ -184,7 +185,7 @@ def page_ready(
 
 
 _ROW = (_c.id, _c.instance_id, _c.lane, _c.type, _c.body, _c.source, _c.accepted_at)
-_OF_ONE = (
+_OF_ONE = Prepared(
     select(*_ROW)
     .where(_c.instance_id == bindparam("instance_id"), ~_c.parked)
     .order_by(_c.lane, _c.id)
@@ -209,7 +210,7 @@ def read_ready(tx: Connection, instance_ids: Sequence[str]) -> list[InboxRow]:
     if tx.dialect.name == "postgresql":
         rows: Sequence[Any] = _OF_MANY.rows(tx, {"ids": instance_ids})
     else:
-        rows = [row for one in instance_ids for row in tx.execute(_OF_ONE, {"instance_id": one})]
+        rows = [row for one in instance_ids for row in _OF_ONE.rows(tx, {"instance_id": one})]
     return [_inbox_row(row) for row in rows]
 
 

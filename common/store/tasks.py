@@ -942,7 +942,7 @@ def allow_attempts(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     write_rows(tx, _MAX_ATTEMPTS, rows)
 
 
-_READ_ATTEMPTS = (
+_READ_ATTEMPTS = Prepared(
     select(_a.task_id, _a.attempt, _a.outcome, _a.started_at, _a.ended_at)
     .where(among(_a.task_id, "ids"))
     .order_by(_a.task_id, _a.started_at, _a.token)
@@ -952,7 +952,7 @@ _READ_ATTEMPTS = (
 def read_attempts(tx: Connection, ids: Sequence[TaskId]) -> dict[str, list[tuple[Any, ...]]]:
     """The attempts of tasks, oldest first: id → [(attempt, outcome, started_at, ended_at)]."""
     found: dict[str, list[tuple[Any, ...]]] = {}
-    for row in tx.execute(_READ_ATTEMPTS, {"ids": ids}):
+    for row in _READ_ATTEMPTS.rows(tx, {"ids": ids}):
         found.setdefault(row[0], []).append(tuple(row[1:]))
     return found
 
@@ -1074,7 +1074,7 @@ def later(at: datetime, milliseconds: int | None) -> datetime | None:
     return None if milliseconds is None else at + timedelta(milliseconds=milliseconds)
 
 
-_IS_DUE = select(_due_types().limit(1).exists(), _clock.c.are_limited)
+_IS_DUE = Prepared(select(_due_types().limit(1).exists(), _clock.c.are_limited))
 
 
 def is_due(tx: Connection, *, types: Sequence[str], functions: Sequence[str]) -> tuple[bool, bool]:
@@ -1085,7 +1085,7 @@ def is_due(tx: Connection, *, types: Sequence[str], functions: Sequence[str]) ->
         "turn_after": FROM_THE_FIRST,
         "excluded": (),
     }
-    is_any, are_limited = tx.execute(_IS_DUE, names).one()
+    [[is_any, are_limited]] = _IS_DUE.rows(tx, names)
     return bool(is_any), bool(are_limited)
 
 
