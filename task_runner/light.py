@@ -39,6 +39,11 @@ class LightHandlers:
         self._breaches: dict[str, int] = {}
         self._turn = threading.Lock()
 
+    @property
+    def are_any(self) -> bool:
+        """Is there any handler in this process that has the privilege?"""
+        return bool(self._names)
+
     def has(self, handler: Handler) -> bool:
         """Tell whether a handler may be called inside the claiming transaction."""
         return handler.options.light and handler.name in self._names

@@ -257,11 +257,15 @@ class Runner:
         """What is written and read of claims before their handlers are called, in the transaction that claims them; and
         those of them that may be called.
         """
-        allowed = [_allowance(claim, self._options(claim)) for claim in claims]
-        tasks.allow_attempts(tx, [row for row in allowed if row is not None])
+        self._allow(tx, claims)
+        return self._admit_prepared(tx, claims)
+
+    def _admit_prepared(
+        self, tx: Connection, claims: Sequence[TaskClaim]
+    ) -> tuple[Sequence[TaskClaim], Prepared]:
+        """Those of some claims that may be called, and what they refer to."""
         admitted = self._admitted(tx, claims)
-        prepared = NOTHING_PREPARED if self._resolver is None else self._resolver.prepare(tx, admitted)
-        return admitted, prepared
+        return admitted, NOTHING_PREPARED if self._resolver is None else self._resolver.prepare(tx, admitted)
 
     def _claim_in(self, tx: Connection, limit: int, *, calls_light: bool) -> _Batch:
         """Lock due tasks; call what is light and write it with its outcome; lease and hand out the rest.
@@ -269,6 +273,8 @@ class Runner:
         As long as all that was found is light there is another look, because a report and its commit cost more than many
         calls: the items of a MAP come by the thousand.
         """
+        if not (calls_light and self._light.are_any):
+            return self._claim_ordinary(tx, limit)
         until = 0.0
         taken: list[TaskClaim] = []
         light = LightEnds()
@@ -278,7 +284,7 @@ class Runner:
             until = until or time.monotonic() + BUDGET_SECONDS
             taken += due.claims
             prepared = NOTHING_PREPARED if self._resolver is None else self._resolver.prepare(tx, due.claims)
-            left = self._call_light(tx, due, prepared, light, until) if calls_light else due.claims
+            left = self._call_light(tx, due, prepared, light, until)
             self._begin(tx, [*left, *light.take_unbegun()], due.now)
             is_full = len(due.claims) == limit
             if (
@@ -297,6 +303,27 @@ class Runner:
         # Breakers are locked last: nobody waits for anything behind them.
         return _Batch(len(taken), list(self._admitted(tx, left)), prepared, is_full=is_full)
 
+    def _claim_ordinary(self, tx: Connection, limit: int) -> _Batch:
+        """Lease due tasks and hand them out."""
+        due = tasks.claim_due(
+            tx,
+            worker=self.worker,
+            token=new_token(),
+            types=self._types,
+            functions=self._functions,
+            limit=limit,
+            lease=self.lease,
+            turn_after=self._turn_after,
+            excluded=self._full,
+        )
+        self._note_turns(due, limit)
+        self._allow(tx, due.claims)
+        is_full = len(due.claims) == limit
+        if is_full:
+            note_bell(tx, TASK_RUNNER_QUEUE)
+        admitted, prepared = self._admit_prepared(tx, due.claims)
+        return _Batch(len(due.claims), list(admitted), prepared, is_full=is_full)
+
     def _lock_due(self, tx: Connection, limit: int, taken: Sequence[TaskClaim]) -> Due:
         due = tasks.lock_due(
             tx,
@@ -308,11 +335,14 @@ class Runner:
             excluded=self._full,
             taken=[claim.id for claim in taken],
         )
+        self._note_turns(due, limit)
+        return due
+
+    def _note_turns(self, due: Due, limit: int) -> None:
         self.limited.are_any = due.are_limited
         served = {claim.tenant_id for claim in due.claims}
         self._turn_after = next_turn(served, limit, self._turn_after)
         self._shares.note(served)
-        return due
 
     def _begin(self, tx: Connection, claims: Sequence[TaskClaim], now: datetime) -> None:
         """Lease locked tasks to this process."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -30,6 +30,7 @@ _DIALECTS: Mapping[str, Any] = {
     "postgresql": PGDialect_psycopg(paramstyle="numeric_dollar"),  # type: ignore[no-untyped-call]
     "sqlite": SQLiteDialect_pysqlite(paramstyle="qmark"),
 }
+_MICROSECOND = timedelta(microseconds=1)
 _NOTHING: Mapping[str, Any] = {}
 
 Row = Sequence[Any]
@@ -129,6 +130,8 @@ def as_text(value: Any) -> str | None:
             return str(value)
         case datetime():
             return value.isoformat()
+        case timedelta():
+            return f"{value / _MICROSECOND:.0f} microseconds"
         case bytes():
             return f"\\x{value.hex()}"
         case list() | tuple() | set() | frozenset():

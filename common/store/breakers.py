@@ -31,7 +31,7 @@ _STATE = (
     _b.state, _b.forced, _b.successes, _b.failures, _b.in_a_row, _b.counted_from, _b.opened_at, _b.retry_at,
     _b.probe_task_id, _b.probe_token, _b.last_error,
 )  # fmt: skip
-_NAMES = tuple(column.name for column in _STATE)
+_NAMES = tuple(f"{column.name}" for column in _STATE)  # plain texts, as the columns of rows have to be
 _WAITS = and_(_t.breaker.is_not(None), _t.status == TaskStatus.PENDING)
 _CLAIMABLE = and_(_WAITS, ~_t.held, ~_t.gated)
 

@@ -153,7 +153,7 @@ class Engine:
 
     def claim_unlimited(self, limit: int = 100) -> list[TaskClaim]:
         with self.database.transaction() as tx:
-            claims = tasks.claim_due(
+            due = tasks.claim_due(
                 tx,
                 worker=self.worker,
                 token=new_token(),
@@ -162,7 +162,7 @@ class Engine:
                 limit=limit,
                 lease=self.lease,
             )
-            return list(Breakers(self.breakers).admit(tx, claims, self._find))
+            return list(Breakers(self.breakers).admit(tx, due.claims, self._find))
 
     def _find(self, claim: TaskClaim) -> Handler | None:
         return self.registry.get(claim.name if claim.type == SYSTEM else claim.type)

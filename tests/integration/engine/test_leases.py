@@ -263,7 +263,7 @@ def test_a_claim_keeps_its_limit_under_the_worst_plan(postgres_url: str) -> None
     with database.transaction() as tx:
         for method in WORST_PLAN:
             tx.exec_driver_sql(f"SET LOCAL enable_{method} = off")
-        claimed = tasks.claim_due(
+        due = tasks.claim_due(
             tx,
             worker=engine.worker,
             token=new_token(),
@@ -273,5 +273,5 @@ def test_a_claim_keeps_its_limit_under_the_worst_plan(postgres_url: str) -> None
             lease=LEASE,
         )
 
-    assert len(claimed) == 10
+    assert len(due.claims) == 10
     database.dispose()

@@ -39,7 +39,7 @@ def with_due_tasks(engine: Engine, tenant: str, count: int, **columns: object) -
 
 def claim(engine: Engine, limit: int, turn_after: TenantId = FROM_THE_FIRST) -> list[TaskClaim]:
     with engine.database.transaction() as tx:
-        return tasks.claim_due(
+        due = tasks.claim_due(
             tx,
             worker=engine.worker,
             token=new_token(),
@@ -49,6 +49,7 @@ def claim(engine: Engine, limit: int, turn_after: TenantId = FROM_THE_FIRST) -> 
             lease=timedelta(seconds=8),
             turn_after=turn_after,
         )
+    return due.claims
 
 
 def test_a_flood_of_one_tenant_hides_nobody(engine: Engine) -> None:

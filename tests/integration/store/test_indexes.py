@@ -91,7 +91,7 @@ def plan_of(database: Database, work: Any) -> str:
 
 
 def claim(tx: Connection) -> None:
-    claimed = tasks.claim_due(
+    due = tasks.claim_due(
         tx,
         worker=new_token(),
         token=new_token(),
@@ -100,7 +100,7 @@ def claim(tx: Connection) -> None:
         limit=10,
         lease=timedelta(seconds=8),
     )  # type: ignore[arg-type]
-    assert len(claimed) == 10
+    assert len(due.claims) == 10
 
 
 def page(tx: Connection) -> None:
