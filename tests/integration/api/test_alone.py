@@ -20,7 +20,7 @@ from common.lifecycle import InstanceStatus
 from common.store import definitions
 from tests.conftest import POSTGRESQL
 from tests.integration.api.conftest import APPROVAL, Api, problem_of
-from tests.support.statements import statements
+from tests.support.executed import statements
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from common.store import definitions
 from common.store.listing import read_instance
 from tests.integration.engine.documents import COUNTER, ON_SQLITE, assign, on_go, one_task
 from tests.support.engine import LIMITS, Engine
+from tests.support.executed import statements
 from tests.support.manual_clock import ManualClock
-from tests.support.statements import statements
 
 
 def ask(engine: Engine, limits: Limits = LIMITS, **request: Any) -> Started:
