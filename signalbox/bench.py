@@ -175,12 +175,12 @@ def _servers(
     supervisor = Supervisor(folder.logs, folder.path, lambda notice: tell(f"{notice.part}: {notice.text}"))
     ending.callback(supervisor.stop)
     supervisor.start(server.part)
-    _await_database(server.url, supervisor)
+    await_database(server.url, supervisor)
     tell("postgres: from the wheel, fsync on")
     return server.url, None
 
 
-def _await_database(url: str, supervisor: Supervisor) -> None:
+def await_database(url: str, supervisor: Supervisor) -> None:
     import psycopg  # noqa: PLC0415 - only this way of measuring speaks to PostgreSQL before our own engine does
 
     deadline = time.monotonic() + POSTGRES_SECONDS
