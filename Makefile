@@ -17,6 +17,9 @@ TIMED_SUITES := tests/acceptance/test_recovery_times.py tests/acceptance/test_be
   tests/chaos/test_chaos.py
 PROCESS_SUITES := tests/acceptance $(addprefix --ignore=,$(TIMED_SUITES))
 
+# A dozen interpreters load the same code here, and none of them should have to compile it again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test check up bench chaos stress conformance docs lock clean
 .DELETE_ON_ERROR:
@@ -34,11 +37,20 @@ demo: $(VENV)/.project ## install, then run hello-workflow end to end on real pa
 	@$(BIN)/signalbox demo
 
 test: $(VENV)/.dev $(VENV)/.project ## install, then run every suite, real PostgreSQL and Valkey included
-	@failed=0; \
-	for suites in "-n 2 $(PURE_SUITES)" "-n 2 $(SERVER_SUITES)" "-n 3 $(PROCESS_SUITES)" "$(TIMED_SUITES)"; do \
-	  case "$$suites" in "$(TIMED_SUITES)") fsync=on;; *) fsync=off;; esac; \
+	@failed=0; took=; \
+	for part in pure servers processes timed; do \
+	  fsync=off; \
+	  case $$part in \
+	    pure) suites="-n 2 $(PURE_SUITES)";; \
+	    servers) suites="-n 2 $(SERVER_SUITES)";; \
+	    processes) suites="-n 3 $(PROCESS_SUITES)";; \
+	    timed) suites="$(TIMED_SUITES)"; fsync=on;; \
+	  esac; \
+	  began=$$(date +%s); \
 	  TEST_FSYNC=$$fsync $(BIN)/pytest $$suites $(ARGS) || { code=$$?; test $$code = 5 && test -n '$(subst ','\'',$(ARGS))' || failed=1; }; \
+	  took="$$took $$part $$(($$(date +%s) - began))"; \
 	done; \
+	echo; echo "seconds that each part took:"; printf '  %-9s %5d s\n' $$took; \
 	exit $$failed
 
 check: $(VENV)/.dev $(VENV)/.project ## the static part: format, lint, types, imports, dead code, dependencies
@@ -89,7 +101,7 @@ UV := UV_NATIVE_TLS=true UV_SYSTEM_CERTS=true UV_HTTP_RETRIES=1 uv
 define install
 	@echo "installing $(1) into $(VENV) ..."
 	@if command -v uv >/dev/null 2>&1 \
-	    && $(UV) pip install --quiet --python $(BIN)/python --require-hashes -r $(1); then :; \
+	    && $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r $(1); then :; \
 	else \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r $(1); \
 	fi

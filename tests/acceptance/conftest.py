@@ -1,7 +1,6 @@
 """What the acceptance suite shares: the line in which a test tells what it measured, and workers that nobody rings."""
 
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -30,6 +29,5 @@ def cluster(
         "LEDGER": ledger,
     }
     with Cluster(processes, url, NO_BROKER, settings) as cluster:
-        cluster.engine.lease = timedelta(seconds=1)
         cluster.engine.handler("test.rest", rest)
         yield cluster

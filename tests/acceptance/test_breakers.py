@@ -14,7 +14,6 @@ from tests.support.waiting import wait_until
 ORDERS = 40
 COOL_DOWN = 1.0
 
-pytestmark = pytest.mark.timeout(180)
 
 CALLING = {
     "id": "calling",

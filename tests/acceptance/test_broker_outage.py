@@ -4,22 +4,18 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 
-import pytest
-
 from common.ids import InstanceId
 from tests.support.cluster import Cluster, end_all
 from tests.support.figures import Tell
 from tests.support.processes import Processes
 from tests.support.three_tasks import TASKS, three_tasks
 from tests.support.valkey import ValkeyServer
-from tests.support.waiting import wait_until
+from tests.support.waiting import crowd, wait_until
 
 INSTANCES = 50
 GOES_ON_SECONDS = 2.0
 """Promise 4: with the broker gone, work goes on within two seconds."""
 IN_TIME_SECONDS = 10.0
-
-pytestmark = pytest.mark.timeout(120)
 
 
 def start_many(cluster: Cluster) -> list[InstanceId]:
@@ -53,10 +49,10 @@ def run_through(
 
     cluster.assert_each_result_counted_once(tasks=3 * INSTANCES * TASKS)
     cluster.assert_healthy()
-    assert pause < GOES_ON_SECONDS
+    assert pause < GOES_ON_SECONDS * crowd()
     began = time.monotonic()
     assert end_all(workers) == [0, 0]
-    assert time.monotonic() - began < IN_TIME_SECONDS
+    assert time.monotonic() - began < IN_TIME_SECONDS * crowd()
 
 
 def test_a_flushed_broker(processes: Processes, postgres_url: str, valkey: ValkeyServer, tell: Tell) -> None:

@@ -2,8 +2,6 @@
 
 from collections import Counter
 
-import pytest
-
 from tests.integration.engine.documents import Document, assign
 from tests.support.cluster import QUICK_LEASES, Cluster
 from tests.support.figures import Tell
@@ -14,7 +12,6 @@ FAMILIES = 50
 INSTANCES = 4 * FAMILIES  # a parent, two children, and a child of one of these
 ANSWERS = 3 * FAMILIES
 
-pytestmark = pytest.mark.timeout(120)
 
 LEAF: Document = {
     "id": "leaf",

@@ -11,8 +11,6 @@ from tests.support.processes import Child
 from tests.support.turns import Turns
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(120)
-
 STEPS = ("one", "two")
 # The cancel, and the end of each compensation: with three steps of the orchestrator and two tasks everything is passed.
 ORCHESTRATOR = [

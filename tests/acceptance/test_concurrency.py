@@ -28,8 +28,6 @@ STARTS, CALLERS, MAX = 24, 24, 3
 LIVING = "('pending', 'running', 'waiting', 'paused', 'compensating')"
 WORK_MS = 150
 
-pytestmark = pytest.mark.timeout(180)
-
 
 def limited(on_full: str, *, key: str | None = None) -> dict[str, Any]:
     work = {"src": "test.rest", "input": {"ms": WORK_MS}, "onDone": "over"}

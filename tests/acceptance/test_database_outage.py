@@ -3,7 +3,6 @@
 import time
 
 import psycopg
-import pytest
 
 from tests.support.cluster import QUICK_LEASES, Cluster, end_all
 from tests.support.figures import Tell
@@ -14,7 +13,6 @@ from tests.support.waiting import wait_until
 INSTANCES = 50
 BREAKS = 5
 
-pytestmark = pytest.mark.timeout(120)
 
 END_SESSIONS = """
     SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity

@@ -44,8 +44,6 @@ ENTRIES = Counter(
     {"task.created": TASKS, "task.succeeded": TASKS, "instance.started": 1, "instance.completed": 1}
 )
 
-pytestmark = pytest.mark.timeout(120)
-
 
 def test_every_fault_point_is_tried_here() -> None:
     assert {*ORCHESTRATOR, ITEMS, SCHEDULE, PLACES, *TASK_RUNNER, ANY_PROCESS, API} == faults.POINTS

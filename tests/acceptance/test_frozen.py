@@ -17,15 +17,15 @@ from tests.support.processes import Processes
 from tests.support.three_tasks import three_tasks
 from tests.support.turns import Turns
 from tests.support.up import Up, freeze_holder
-from tests.support.waiting import wait_until
+from tests.support.waiting import crowd, wait_until
 
 LEASE_SECONDS = 2.0
 TAKEN_OVER_WITHIN = LEASE_SECONDS + 2.0
 LOCKS_LOST_AFTER = 5.0
 """`idle_in_transaction_session_timeout` of every connection of the engine."""
 LOOK_SECONDS = 1.0
-
-pytestmark = pytest.mark.timeout(150)
+LONG_ENOUGH_MS = 1_500
+"""A task still runs when its runner is frozen, however late this process sees that it has begun."""
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_the_task_of_a_frozen_runner_is_taken_over_and_its_late_result_refused(
     cluster: Cluster, ledger: Ledger, tell: Tell
 ) -> None:
     runners = {worker.pid: worker for worker in cluster.workers(orchestrators=1, task_runners=2)[1:]}
-    instance_id = cluster.engine.start(ONE_TASK, input=300)
+    instance_id = cluster.engine.start(ONE_TASK, input=LONG_ENOUGH_MS)
     [first] = ledger.wait_until_begun()
     frozen = runners[first.pid]
     frozen.freeze()
@@ -71,7 +71,7 @@ def test_the_task_of_a_frozen_runner_is_taken_over_and_its_late_result_refused(
     cluster.assert_each_result_counted_once(tasks=1)
     cluster.assert_healthy()
     tell(f"taken over {taken_over:.2f} s after the freeze, completed after {completed:.2f} s, lease 2 s")
-    assert taken_over < TAKEN_OVER_WITHIN
+    assert taken_over < TAKEN_OVER_WITHIN * crowd()
 
 
 def test_an_orchestrator_that_freezes_inside_a_transaction_loses_its_locks(
@@ -79,6 +79,7 @@ def test_an_orchestrator_that_freezes_inside_a_transaction_loses_its_locks(
 ) -> None:
     cluster.engine.handler("test.rest", lambda _input: None)
     doomed = cluster.orchestrator(env={"SIGNALBOX_FAULTS": "before_commit=stop"})
+    started = time.monotonic()
     instance_id = cluster.engine.start(ONE_TASK, input=1)
     wait_until(
         lambda: psutil.Process(doomed.pid).status() == psutil.STATUS_STOPPED,
@@ -90,7 +91,7 @@ def test_an_orchestrator_that_freezes_inside_a_transaction_loses_its_locks(
     with Turns.of_task_runner(cluster.engine):
         with Turns.of_orchestrator(cluster.engine):  # another one, which does not have to start first
             wait_until(lambda: cluster.engine.entries(instance_id), what="the instance to move", seconds=20)
-            freed = time.monotonic() - began
+            moved = time.monotonic()
             cluster.wait_for_all("completed", 1, seconds=20)
         assert cluster.engine.entry_types(instance_id).count("instance.started") == 1
 
@@ -104,8 +105,9 @@ def test_an_orchestrator_that_freezes_inside_a_transaction_loses_its_locks(
         )
     assert doomed.terminate() == 0
     cluster.assert_healthy()
-    tell(f"its instance moved again {freed:.2f} s after the freeze")
-    assert LOCKS_LOST_AFTER - 1.0 < freed < LOCKS_LOST_AFTER + LOOK_SECONDS + 2.0
+    tell(f"its instance moved again {moved - began:.2f} s after the freeze")
+    assert moved - started >= LOCKS_LOST_AFTER
+    assert moved - began < LOCKS_LOST_AFTER + (LOOK_SECONDS + 2.0) * crowd()
 
 
 def test_up_kills_a_writer_that_freezes_with_the_write_lock_of_sqlite(

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
-
 from signalbox.ports import free_port
 from tests.support.cluster import NO_BROKER, QUICK_LEASES, Cluster
 from tests.support.figures import Tell
@@ -21,8 +19,6 @@ INSTANCES = 50
 ALL_TASKS = INSTANCES * TASKS
 COMPLETE_SECONDS = 60.0
 STARTERS = 4
-
-pytestmark = pytest.mark.timeout(180)
 
 
 def kill_and_bring_back(

@@ -17,7 +17,6 @@ from tests.support.processes import Processes, plain_environment
 from tests.support.turns import Turns
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(120)
 HANDLERS = "tests.support.overrun_handlers,tests.support.isolated_handlers"
 
 

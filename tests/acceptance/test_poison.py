@@ -2,8 +2,6 @@
 
 import time
 
-import pytest
-
 from signalbox.ports import free_port
 from tests.support.cluster import NO_BROKER, QUICK_LEASES, Cluster
 from tests.support.figures import Tell
@@ -15,8 +13,6 @@ from tests.support.waiting import wait_until
 NEIGHBOURS = 6
 DEATHS = 3
 """In a batch with others, alone after the first strike, alone after the second."""
-
-pytestmark = pytest.mark.timeout(180)
 
 
 def test_an_instance_whose_step_kills_the_orchestrator_is_given_up_and_the_others_complete(

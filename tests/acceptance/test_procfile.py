@@ -88,12 +88,11 @@ def healthy(production: Production, service: str) -> bool:
 
 
 def page(port: str, path: str) -> str:
-    with urlopen(f"http://{LOOPBACK}:{port}{path}", timeout=5) as answer:
+    with urlopen(f"http://{LOOPBACK}:{port}{path}", timeout=30) as answer:
         text: str = answer.read().decode()
         return text
 
 
-@pytest.mark.timeout(240)  # ten processes start, and a dozen commands, each an interpreter of its own
 def test_the_production_set_runs_hello_workflow_is_healthy_and_ends_when_asked(production):
     assert production.run(*SERVICES["migrate"]["command"]).returncode == 0
     key = production.signalbox("keys", "create", "--tenant", "default", "--name", "first", "--role", "admin")[
@@ -116,8 +115,12 @@ def test_the_production_set_runs_hello_workflow_is_healthy_and_ends_when_asked(p
     assert done["configuration"] == ["done"]
     assert list(production.processes.folder.glob("**/*.eml")), "without SMTP_URL, mail is written to a folder"
     assert production.run("signalbox", "doctor").returncode == 0
-    workers = page(production.env["FLOWER_PORT"], "/workers?json=1")
-    assert {"orchestrator", "task-runner"} <= set(re.findall(r"(orchestrator|task-runner)@", workers))
+
+    def shown() -> set[str]:
+        workers = page(production.env["FLOWER_PORT"], "/workers?json=1")
+        return set(re.findall(r"(orchestrator|task-runner)@", workers))
+
+    wait_until(lambda: {"orchestrator", "task-runner"} <= shown(), what="Flower to show both workers")
 
     for name in ("web", "task-runner", "orchestrator"):
         assert production.children[name].terminate() == 0, production.children[name].log_tail()

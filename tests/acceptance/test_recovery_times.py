@@ -12,15 +12,15 @@ from tests.support.figures import Tell
 from tests.support.ledger import Ledger
 from tests.support.one_task import ONE_TASK
 from tests.support.processes import Child, Processes
-from tests.support.waiting import wait_until
+from tests.support.waiting import crowd, wait_until
 
 UNHEARD_WITHIN = 2.0
 LEASE_SECONDS = 2.0
 TAKEN_OVER_WITHIN = LEASE_SECONDS + 2.0
 TIMES = 5
 QUIET_SECONDS = 0.3
-
-pytestmark = pytest.mark.timeout(120)
+LONG_ENOUGH_MS = 1_500
+"""A task still runs when its runner is killed, however late this process sees that it has begun."""
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_doorbell_that_nobody_hears_is_made_good_by_the_look(cluster: Cluster,
         f"first step after the commit: {unheard[middle]:.2f} s (median), {unheard[-1]:.2f} s at most of {TIMES} "
         f"without a doorbell; {heard[middle] * 1000:.0f} ms (median) with one"
     )
-    assert unheard[-1] < UNHEARD_WITHIN
+    assert unheard[-1] < UNHEARD_WITHIN * crowd()
 
 
 def test_the_task_of_a_dead_runner_is_taken_over_when_its_lease_ends(
@@ -73,7 +73,7 @@ def test_the_task_of_a_dead_runner_is_taken_over_when_its_lease_ends(
     key = cluster.engine.apply(ONE_TASK)
     taken_over = []
     for death in range(2):
-        instance_id = cluster.engine.start(key, input=400)
+        instance_id = cluster.engine.start(key, input=LONG_ENOUGH_MS)
         begun = ledger.wait_until_begun(2 * death + 1)
         victim = runners[begun[-1].pid]
         victim.popen.send_signal(signal.SIGKILL)
@@ -89,4 +89,4 @@ def test_the_task_of_a_dead_runner_is_taken_over_when_its_lease_ends(
     cluster.assert_each_result_counted_once(tasks=2)
     cluster.assert_healthy()
     tell(f"taken over {max(taken_over):.2f} s after the kill at most, lease {LEASE_SECONDS:g} s")
-    assert max(taken_over) < TAKEN_OVER_WITHIN
+    assert max(taken_over) < TAKEN_OVER_WITHIN * crowd()

@@ -55,7 +55,7 @@ CHART: dict[str, Any] = {
     },
 }  # fmt: skip
 
-pytestmark = pytest.mark.timeout(120 + 90 * ROUNDS)
+pytestmark = pytest.mark.timeout(300 + 90 * ROUNDS)
 
 
 @dataclass

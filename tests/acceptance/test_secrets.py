@@ -29,8 +29,6 @@ from tests.support.postgres import PostgresServer
 from tests.support.processes import BIN, Processes
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(240)
-
 VALUE = 'sk_live/"4711"+q\\0815~end'
 """With what JSON escapes and URLs quote; in visible ASCII, because it is sent in a header."""
 IN_PATH = "path-of-a-secret-0815"

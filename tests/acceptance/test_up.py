@@ -159,7 +159,7 @@ def test_hello_workflow_from_the_command_line(up: Up) -> None:
     assert up.json("apply", str(HELLO))["items"][0]["version"] == 1
 
     started = up.json(
-        "start", "hello-workflow", "--label", "team=a", "--business-key", "first", "--wait", "10"
+        "start", "hello-workflow", "--label", "team=a", "--business-key", "first", "--wait", "60"
     )
 
     assert started["status"] == "completed"
@@ -195,13 +195,13 @@ def test_an_event_moves_a_waiting_instance(up: Up) -> None:
         "states": {"open": {"on": {"APPROVED": "done"}}, "done": {"type": "final"}},
     }
     assert up.cli("apply", "-", stdin=json.dumps(document)).returncode == 0
-    identity = up.json("start", "approval", "--wait", "10")["id"]
+    identity = up.json("start", "approval", "--wait", "60")["id"]
     timed_out = up.cli("watch", identity, "--timeout", "0.2")
     assert (timed_out.returncode, "is waiting after 0.2 s" in timed_out.stderr) == (6, True)
 
     sent = up.json("send", identity, "APPROVED", "--data", '{"by": "alice"}')
     assert sent["id"] == identity
-    assert up.cli("watch", identity, "--timeout", "20").returncode == 0
+    assert up.cli("watch", identity, "--timeout", "60").returncode == 0
 
     late = up.cli("send", identity, "APPROVED")
     assert late.returncode == 4
@@ -304,7 +304,7 @@ def test_people_do_their_tasks_from_the_command_line(up: Up, tmp_path: Path) -> 
     assert httpx2.post(link).status_code == 410
     assert httpx2.post(made["url"]).status_code in (409, 410)
     for instance_id, state in ((first, "approved"), (second, "rejected"), (third, "rejected")):
-        watched = up.cli("watch", instance_id, "--timeout", "20")
+        watched = up.cli("watch", instance_id, "--timeout", "60")
         assert watched.returncode == 0, watched.stderr
         assert up.json("show", instance_id)["configuration"] == [state]
     told = [entry["type"] for entry in up.json("history", first)["items"]]
@@ -314,11 +314,11 @@ def test_people_do_their_tasks_from_the_command_line(up: Up, tmp_path: Path) -> 
 def test_a_cancelled_instance_is_a_no(up: Up) -> None:
     document = {"id": "patience", "initial": "open", "states": {"open": {"on": {"GO": "open"}}}}
     assert up.cli("apply", "-", stdin=json.dumps(document)).returncode == 0
-    identity = up.json("start", "patience", "--wait", "10")["id"]
+    identity = up.json("start", "patience", "--wait", "60")["id"]
 
     up.json("cancel", identity, "--reason", "not needed")
 
-    assert up.cli("watch", identity, "--timeout", "20").returncode == 1
+    assert up.cli("watch", identity, "--timeout", "60").returncode == 1
     assert up.json("show", identity)["status"] == "cancelled"
     assert "not needed" in up.cli("history", identity).stdout
 
@@ -330,7 +330,7 @@ def test_control_from_the_command_line(up: Up) -> None:
         "states": {"open": {"on": {"GO": "shut"}}, "shut": {"on": {"GO": "open"}}},
     }
     assert up.cli("apply", "-", stdin=json.dumps(document)).returncode == 0
-    ids = [up.json("start", "patience", "--label", "kind=slow", "--wait", "10")["id"] for _ in range(2)]
+    ids = [up.json("start", "patience", "--label", "kind=slow", "--wait", "60")["id"] for _ in range(2)]
 
     assert up.json("pause", ids[0], "--reason", "a look")["status"] == "paused"
     up.json("send", ids[0], "GO")
@@ -346,7 +346,7 @@ def test_control_from_the_command_line(up: Up) -> None:
     unsure = up.cli("cancel", "--label", "kind=slow")
     assert (unsure.returncode, "cancel 2 instances; say --yes" in unsure.stderr) == (2, True)
     assert set(up.json("cancel", "--label", "kind=slow", "--yes")["accepted"]) == set(ids)
-    assert {up.cli("watch", one, "--timeout", "20").returncode for one in ids} == {1}
+    assert {up.cli("watch", one, "--timeout", "60").returncode for one in ids} == {1}
     again = up.cli("cancel", "--label", "kind=slow", "--yes", "--json")
     assert again.returncode == 4
     assert {one["code"] for one in json.loads(again.stdout)["refused"]} == {"instance.finished"}
@@ -436,7 +436,7 @@ def test_every_killed_part_is_started_again_and_it_says_so(processes: Processes)
 
         up.child.wait_for_log(f"{part} │ ended (killed by SIGKILL, pid {pid}); starting it again in 0.2 s")
         wait_until(
-            lambda: up.cli("start", "hello-workflow", "--wait", "10", "--json").returncode == 0,
+            lambda: up.cli("start", "hello-workflow", "--wait", "60", "--json").returncode == 0,
             what=f"starts to be accepted without the old {part}",
             seconds=40,
         )
@@ -462,7 +462,7 @@ def test_a_part_that_freezes_with_the_write_lock_is_killed_and_work_goes_on(proc
         f"pid {frozen} held the database's write lock for more than 5 s; killing it", seconds=30
     )
     up.child.wait_for_log(f"orchestrator │ ended (killed by SIGKILL, pid {frozen})")
-    assert up.cli("watch", identity, "--timeout", "30").returncode == 0
+    assert up.cli("watch", identity, "--timeout", "60").returncode == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -482,7 +482,7 @@ def test_up_takes_everything_down_when_it_is_asked_to(processes: Processes, numb
 def test_a_killed_up_leaves_no_child_and_the_next_one_goes_on(processes: Processes) -> None:
     up = start_up(processes)
     up.json("apply", str(HELLO))
-    identity = up.json("start", "hello-workflow", "--wait", "10")["id"]
+    identity = up.json("start", "hello-workflow", "--wait", "60")["id"]
     everything = family(up.child.pid)
     url, key = up.url, (up.data / "key").read_text()
 
@@ -492,14 +492,14 @@ def test_a_killed_up_leaves_no_child_and_the_next_one_goes_on(processes: Process
     again = start_up(processes, name="again")
     assert (again.url, (again.data / "key").read_text()) == (url, key)
     assert again.json("show", identity)["status"] == "completed"
-    assert again.json("start", "hello-workflow", "--wait", "10")["status"] == "completed"
+    assert again.json("start", "hello-workflow", "--wait", "60")["status"] == "completed"
 
 
 def test_without_a_broker_work_goes_on_by_looking(processes: Processes) -> None:
     up = start_up(processes, "--no-broker")
     up.json("apply", str(HELLO))
 
-    done = up.json("start", "hello-workflow", "--wait", "15")
+    done = up.json("start", "hello-workflow", "--wait", "60")
 
     assert done["status"] == "completed"
     assert set(up.pids()) == PARTS - {"broker"}

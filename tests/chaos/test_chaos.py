@@ -32,7 +32,7 @@ from tests.support.chaos_blows import (
 )
 from tests.support.chaos_callers import Callers, Operator, Story
 from tests.support.chaos_judge import judge
-from tests.support.chaos_recovery import crowd, slowest
+from tests.support.chaos_recovery import slowest
 from tests.support.chaos_report import Report
 from tests.support.chaos_site import FAKETIME, Embedded, Production, Site
 from tests.support.cluster import QUICK_LEASES
@@ -42,6 +42,7 @@ from tests.support.ledger import Ledger
 from tests.support.postgres import own_postgres_server
 from tests.support.processes import Processes
 from tests.support.valkey import ValkeyServer
+from tests.support.waiting import crowd
 
 SEED = int(os.environ.get("CHAOS_SEED") or secrets.randbelow(1_000_000))
 SECONDS = float(os.environ.get("CHAOS_SECONDS") or 12)

@@ -21,10 +21,10 @@ from common.store.invariants import stalled_instances
 from tests.support.chaos_callers import Callers
 from tests.support.chaos_keeping import count_due
 from tests.support.chaos_kinds import Amounts
-from tests.support.chaos_recovery import Recovery, Touched, Watch, ask, crowd
+from tests.support.chaos_recovery import Recovery, Touched, Watch, ask
 from tests.support.chaos_site import Embedded, Inside, Production, Role, Site
 from tests.support.up import freeze_holder, runs
-from tests.support.waiting import wait_until
+from tests.support.waiting import crowd, wait_until
 
 COOL_DOWN_SECONDS = 1.0
 """Of circuit breakers in this suite."""

@@ -7,7 +7,6 @@ the last was taken up depends on what queued there before. Of what a victim held
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -159,11 +158,6 @@ class Recovery:
     @property
     def is_in_time(self) -> bool:
         return not self.left and self.seconds <= self.bound
-
-
-def crowd() -> float:
-    """How much longer things may take because others use the machine: runnable processes per core, at least 1."""
-    return max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0)
 
 
 def slowest(recoveries: Iterable[Recovery]) -> dict[str, dict[str, Any]]:

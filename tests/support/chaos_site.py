@@ -29,14 +29,14 @@ from signalbox.folder import DataFolder
 from signalbox.parts import api_command, worker_command
 from signalbox.ports import LOOPBACK, free_port
 from signalbox.supervisor import Notice, Part, Supervisor
-from tests.support.chaos_recovery import ask, crowd
+from tests.support.chaos_recovery import ask
 from tests.support.chaos_relay import Relay
 from tests.support.cluster import NO_BROKER, Cluster
 from tests.support.postgres import OwnServer
 from tests.support.processes import Processes, plain_environment
 from tests.support.up import Up, runs
 from tests.support.valkey import ValkeyServer, answers_ping
-from tests.support.waiting import wait_until
+from tests.support.waiting import crowd, wait_until
 
 Role = Literal["api", "orchestrator", "task-runner", "broker"]
 

@@ -11,7 +11,7 @@ from signalbox import handler
 AT_ONCE = {"maxAttempts": 2, "interval": 0, "jitter": 0}
 
 
-@handler("overrun.spin", timeout="500ms", retry=AT_ONCE)
+@handler("overrun.spin", timeout="1s", retry=AT_ONCE)
 def spin(_input: Any, context: Any) -> dict[str, Any]:
     """Compute without end, the first time: until it is told that nobody waits."""
     while context.attempt == 1 and not context.cancelled:
@@ -19,7 +19,7 @@ def spin(_input: Any, context: Any) -> dict[str, Any]:
     return {"attempt": context.attempt}
 
 
-@handler("overrun.hang", timeout="300ms", retry=AT_ONCE)
+@handler("overrun.hang", timeout="1s", retry=AT_ONCE)
 def hang(_input: Any, context: Any) -> dict[str, Any]:
     """Hang, the first time, whatever it is told."""
     if context.attempt == 1:

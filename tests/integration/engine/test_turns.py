@@ -16,7 +16,10 @@ from orchestrator.advance import Sweep, advance_pass
 from tests.integration.engine.documents import COUNTER, one_task
 from tests.support.engine import Engine
 
-pytestmark = pytest.mark.breaks_promises  # rows that no step asked for
+pytestmark = [
+    pytest.mark.usefixtures("unhurried"),
+    pytest.mark.breaks_promises,  # rows that no step asked for
+]
 
 EARLIER = datetime(2020, 1, 1, tzinfo=UTC)
 

@@ -289,7 +289,7 @@ def test_it_sleeps_no_longer_than_until_the_next_due_instant(table: Table) -> No
     with running(table, due=due):
         wait_until(lambda: len(asked) >= 4, what="the clock to be asked again and again")
 
-    assert asked[3] - asked[0] < module.DUE_CHECK, "not at the half second at which it asks anyway"
+    assert asked[3] - asked[0] < 3 * module.DUE_CHECK, "not at the half second at which it asks anyway"
 
 
 def test_an_error_while_asking_the_clock_does_not_end_the_looking(
