@@ -5,8 +5,7 @@
 
 A real PostgreSQL is filled in SQL: of each of instances, tasks, inbox and timers so many rows, all ended, parked or not
 due but for a few. Then every hot statement is called as the engine calls it, and explained with its very parameters; those that
-workers keep prepared also as `EXPLAIN (GENERIC_PLAN)`. All of it is done twice: with PostgreSQL's own settings, and with
-those of the workers' connections (`common.db.engine.KEPT_PLANS`). Nothing is timed, so a busy machine changes nothing.
+workers keep prepared also as `EXPLAIN (GENERIC_PLAN)`. Nothing is timed, so a busy machine changes nothing.
 """
 
 from __future__ import annotations
@@ -83,22 +82,17 @@ def examine(url: str, rows: int) -> dict[str, Any]:
     """Bring the empty database at `url` to the newest schema, fill it, and explain."""
     statements: dict[str, set[str]] = {}
     bad: list[str] = []
-    for keeps_plans in (False, True):
-        database = Database.open(url, name="signalbox-plans", keeps_plans=keeps_plans)
-        try:
-            if not keeps_plans:
-                upgrade(database)
-                fill(database, rows)
-            for name, plans in explain(database, HOT).items():
-                statements.setdefault(name, set()).update(
-                    found
-                    for plan in plans
-                    for found in re.findall(r"\b(?:using|on) ((?:ix|pk|uq)_\w+)", plan)
-                )
-                bad += [f"{name}:\n{plan}" for plan in plans if reads_whole(plan)]
-        finally:
-            database.dispose()
-        _tell(f"explained, with {'the plans that workers keep' if keeps_plans else 'ordinary plans'}")
+    database = Database.open(url, name="signalbox-plans")
+    try:
+        upgrade(database)
+        fill(database, rows)
+        for name, plans in explain(database, HOT).items():
+            statements.setdefault(name, set()).update(
+                found for plan in plans for found in re.findall(r"\b(?:using|on) ((?:ix|pk|uq)_\w+)", plan)
+            )
+            bad += [f"{name}:\n{plan}" for plan in plans if reads_whole(plan)]
+    finally:
+        database.dispose()
     return {"statements": {name: sorted(found) for name, found in statements.items()}, "read whole": bad}
 
 
@@ -205,7 +199,9 @@ HOT: Mapping[str, Hot] = {
     "inbox.read_answers": lambda tx: inbox.read_answers(tx, _ready(tx)),
     "instances.lock_ready": lambda tx: instances.lock_ready(tx, _ready(tx)),
     "tasks.claim_due": _claim,
-    "tasks.next_due_at": lambda tx: tasks.next_due_at(tx, types=["work"], after=read_now(tx)),
+    "tasks.next_due_at": lambda tx: tasks.next_due_at(
+        tx, types=["work"], since=read_now(tx), now=read_now(tx)
+    ),
     "tasks.lock_open": lambda tx: tasks.lock_open(tx, _ready(tx)),
     "tasks.read_answering": lambda tx: tasks.read_answering(tx, _ready(tx)),
     "tasks.lock_expired": lambda tx: tasks.lock_expired(tx, now=read_now(tx)),

@@ -59,7 +59,6 @@ class Orchestrator:
             settings.database_url,
             name="signalbox-orchestrator",
             longest_transaction=LONGEST_TRANSACTION,
-            keeps_plans=True,
         )
         require_schema(self.database)
         self.bells = doorbell.attach(self.database, settings)

@@ -31,8 +31,7 @@ class DueTasks:
         """
         now = read_now(tx)
         since = (self._seen_until or now) - LATE_COMMIT
-        oldest = tasks.next_due_at(tx, types=self.types, after=since)
-        coming = tasks.next_due_at(tx, types=self.types, after=now)
+        oldest, coming = tasks.next_due_at(tx, types=self.types, since=since, now=now)
         self._seen_until = now
         fell_due = oldest is not None and oldest <= now and oldest != self._told_of
         if fell_due:

@@ -6,6 +6,7 @@ Celery carries doorbells; handlers run in our own slots, so that tasks claimed t
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -39,6 +40,10 @@ from task_runner.run import Runner
 
 log = structlog.get_logger("signalbox.task_runner")
 
+LONG_LOOK = 0.01
+LOOK_SHARE = 20
+"""How many times as long as a long look for delayed tasks took nobody looks again: at most a twentieth of the time goes into it."""
+
 
 class TaskRunner:
     """This process's duty: claim, call, beat, report."""
@@ -51,7 +56,6 @@ class TaskRunner:
             settings.database_url,
             name="signalbox-task-runner",
             longest_transaction=LONGEST_TRANSACTION,
-            keeps_plans=True,
         )
         require_schema(self.database)
         self.bells = doorbell.attach(self.database, settings)
@@ -88,6 +92,7 @@ class TaskRunner:
         self._is_worn_out = False
         self._ended = threading.Event()
         self._delayed = DueTasks(REGISTRY.types())
+        self._rests_until = 0.0
         self._beat = threading.Thread(target=self._stay, name="beat", daemon=True)
 
     def start(self) -> None:
@@ -140,9 +145,19 @@ class TaskRunner:
             bootstep.end_worn_out()
 
     def _due(self) -> float | None:
-        """Ring for delayed tasks and retries whose time has come; tell how long until the next."""
+        """Ring for delayed tasks and retries whose time has come; tell how long until the next.
+
+        A look reads all that waits, so it may take its part of the time and no more: whoever has that many tasks is busy.
+        """
+        rest = self._rests_until - time.monotonic()
+        if rest > 0:
+            return rest
+        began = time.monotonic()
         with self.database.reading() as tx:
             fell_due, seconds = self._delayed.look(tx)
+        took = time.monotonic() - began
+        if took > LONG_LOOK:
+            self._rests_until = time.monotonic() + LOOK_SHARE * took
         if fell_due:
             self.dispatcher.ring()
         return seconds

@@ -65,12 +65,9 @@ class Database:
         pool_size: int = 8,
         name: str = "signalbox",
         longest_transaction: timedelta | None = None,
-        keeps_plans: bool = False,
     ) -> Database:
         """Open `postgresql://…` or `sqlite:///path`; connects lazily.
 
-        With `keeps_plans` PostgreSQL plans a prepared statement once, without looking at its parameters, and by index: for
-        workers, whose statements are few and all made for an index (`KEPT_PLANS`).
         A transaction that is not over after `longest_transaction` (whole milliseconds) loses its session, on PostgreSQL
         17 and later.
         Raises `Misconfigured` for another scheme or an unusable folder.
@@ -78,13 +75,7 @@ class Database:
         parsed = make_url(url)
         if parsed.get_backend_name() == "postgresql":
             return cls(
-                _postgresql(
-                    url,
-                    pool_size=pool_size,
-                    name=name,
-                    longest_transaction=longest_transaction,
-                    keeps_plans=keeps_plans,
-                )
+                _postgresql(url, pool_size=pool_size, name=name, longest_transaction=longest_transaction)
             )
         if parsed.get_backend_name() == "sqlite" and parsed.database and parsed.database != ":memory:":
             path = Path(parsed.database).absolute()
@@ -230,16 +221,7 @@ PING_AFTER = 2.0
 """Seconds of rest after which a pooled connection is asked whether it still lives; busy ones save the round trip."""
 
 
-KEPT_PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off"
-"""Left to itself PostgreSQL finds that a plan for the three ids at hand is better than one for any number of them, and
-plans most of our statements anew each time, which takes as long as executing them. And a plan that is made while a table
-is still empty, and kept, must not read all of it when it is not."""
-
-
-def _postgresql(
-    url: str, *, pool_size: int, name: str, longest_transaction: timedelta | None, keeps_plans: bool
-) -> Engine:
-    options = "-c idle_in_transaction_session_timeout=5000 -c timezone=UTC"
+def _postgresql(url: str, *, pool_size: int, name: str, longest_transaction: timedelta | None) -> Engine:
     engine = create_engine(
         url,
         pool_size=pool_size,
@@ -247,7 +229,7 @@ def _postgresql(
         connect_args={
             "application_name": name,
             "connect_timeout": 5,
-            "options": f"{options} {KEPT_PLANS}" if keeps_plans else options,
+            "options": "-c idle_in_transaction_session_timeout=5000 -c timezone=UTC",
             "prepare_threshold": 2,
         },
     )

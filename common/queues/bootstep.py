@@ -66,7 +66,9 @@ def install(app: Celery, make_duty: Any) -> None:
             # What was imported stays: a collection that looks through it would take milliseconds of a step.
             gc.collect()
             gc.freeze()
-            atexit.register(self._leave)  # before all that were registered earlier, once the main thread is done
+            atexit.register(
+                self._leave
+            )  # before all that were registered earlier, once the main thread is done
             self.duty.start()
 
         def begin_drain(self, **_: Any) -> None:

@@ -628,18 +628,23 @@ def claim_locked(
     return claims
 
 
-_NEXT = select(func.min(_t.run_at)).where(
-    _t.status == TaskStatus.PENDING,
-    not_(_t.held),
-    not_(_t.gated),
-    among(_t.type, "types", "text"),
-    _t.run_at > bindparam("after", type_=UtcDateTime()),
+_NEXT = Prepared(
+    select(
+        func.min(_t.run_at).filter(_t.run_at > bindparam("since", type_=UtcDateTime())),
+        func.min(_t.run_at).filter(_t.run_at > bindparam("now", type_=UtcDateTime())),
+    ).where(*_waits(tasks), among(_t.type, "types", "text"))
 )
 
 
-def next_due_at(tx: Connection, *, types: Sequence[str], after: datetime) -> datetime | None:
-    """When the next delayed task of `types` falls due after the instant `after`."""
-    return tx.execute(_NEXT, {"types": types, "after": after}).scalar_one_or_none()
+def next_due_at(
+    tx: Connection, *, types: Sequence[str], since: datetime, now: datetime
+) -> tuple[datetime | None, datetime | None]:
+    """The earliest `run_at` of pending tasks of `types` after `since`, and the earliest after `now`.
+
+    Reads the index entry of each that waits: with a hundred thousand of them it takes some 50 ms.
+    """
+    [[oldest, coming]] = _NEXT.rows(tx, {"types": types, "since": since, "now": now})
+    return oldest, coming
 
 
 # -- beating ----------------------------------------------------------------------------------------------------

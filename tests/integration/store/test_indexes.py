@@ -75,7 +75,7 @@ def plan_of(database: Database, work: Any) -> str:
             ) as other:  # of its kind: they name parameters in different ways
                 other.execute(f"EXPLAIN {statement}", parameters)
                 plans.append("\n".join(row[0] for row in other.fetchall()))
-                if "$1" in statement:  # what workers keep: `common.db.engine.KEPT_PLANS`
+                if "$1" in statement:  # the plan that may be kept
                     other.execute(f"EXPLAIN (GENERIC_PLAN) {statement}")
                     plans.append("\n".join(row[0] for row in other.fetchall()))
 

@@ -9,7 +9,7 @@ from common.db import Database
 from tests.support.postgres import PostgresServer
 
 ROWS = 20_000
-"""With 5,000 PostgreSQL rightly joins the rows of a claim to all of a table that is hardly larger than its index."""
+"""With 5,000 the plan of a claim that may be kept reads a table whole: for so few rows PostgreSQL finds that cheaper."""
 
 
 @pytest.fixture
