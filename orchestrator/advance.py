@@ -59,7 +59,7 @@ NO_CONFIG: Config = {}
 log = structlog.get_logger("signalbox.orchestrator")
 
 BATCH = 100
-SHARED_BATCH = 5
+SHARED_BATCH = 3
 SHARED_SECONDS = 5.0
 """While more than one tenant has events, and for so long after, batches are small: nobody waits for a hundred of another's."""
 STEP_BUDGET = 0.1

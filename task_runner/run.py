@@ -63,7 +63,7 @@ LIGHT_AT_ONCE = 256
 """Light handlers that are called in one transaction."""
 HELD_BACK_AT_ONCE = 64
 """Claims of limited tasks in a row, as long as some of each have to wait for their circuit breakers."""
-SHARED_CLAIM = 8
+SHARED_CLAIM = 4
 """Tasks of one claim while several tenants have some: light ones are called one after the other before its commit."""
 LAST_REPORT = 2.0
 """Seconds that a drain waits for the commit of what has ended."""
