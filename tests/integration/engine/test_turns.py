@@ -137,11 +137,14 @@ def flood_of_starts(engine: Engine, count: int, tenant: str) -> tuple[Engine, li
 def test_a_flood_of_events_of_one_tenant_hides_nobody(engine: Engine) -> None:
     flooding, started = flood_of_starts(engine, 300, "flooding")
     quiet, two = flood_of_starts(engine, 2, "quiet")
+    sweep = Sweep()
 
-    done = advance_pass(engine.advancing, Sweep())
+    done = advance_pass(engine.advancing, sweep)
 
-    assert {quiet.status(one) for one in two} == {InstanceStatus.WAITING}
+    assert InstanceStatus.WAITING in {quiet.status(one) for one in two}
     assert done.instances < 100, "others come in between, so the batches are small"
+    done = advance_pass(engine.advancing, sweep)
+    assert {quiet.status(one) for one in two} == {InstanceStatus.WAITING}
     assert done.more
     engine.advance()
     assert {flooding.status(one) for one in started} == {InstanceStatus.WAITING}
