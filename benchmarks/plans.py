@@ -4,8 +4,9 @@
     python -m benchmarks.plans --rows 100000 --json
 
 A real PostgreSQL is filled in SQL: of each of instances, tasks, inbox and timers so many rows, all ended, parked or not
-due but for a few. Then every hot statement is called as the engine calls it, and explained with its very parameters; those that
-workers keep prepared also as `EXPLAIN (GENERIC_PLAN)`. Nothing is timed, so a busy machine changes nothing.
+due but for a few. Then the statements that find rows are called as the engine calls them, and explained with their very parameters; those that
+workers keep prepared also as `EXPLAIN (GENERIC_PLAN)`. Nothing is timed, so a busy machine changes nothing. Only sequential scans
+are told of: that an index is read whole, as `tasks.next_due_at` does, is not seen here.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def reads_whole(plan: str) -> bool:
 
 
 def fill(database: Database, rows: int) -> None:
-    """`rows` instances that ended, each with a task, a parked inbox row and a fired timer; of each table `READY` are ready."""
+    """`rows` instances that wait, each with a task, a parked inbox row and a fired timer; of each table `READY` are ready."""
     with database.transaction() as tx:
         tenant = keys.ensure_tenant(tx, TENANT)
         chart = {**steps_chart(1), "id": "plans"}

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.plans` in small: it fills, calls and explains every hot statement, and knows a bad plan."""
+"""`python -m benchmarks.plans` in small: it fills, calls and explains the hot statements, and knows a bad plan."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from common.db import Database
 from tests.support.postgres import PostgresServer
 
 ROWS = 20_000
-"""With 5,000 the plan of a claim that may be kept reads a table whole: for so few rows PostgreSQL finds that cheaper."""
+"""So many that reading a table whole is never the cheaper way to a few of its rows."""
 
 
 @pytest.fixture
