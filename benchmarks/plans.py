@@ -1,12 +1,13 @@
 """How PostgreSQL finds the rows of the hot statements when very many lie around that are not theirs.
 
-    python -m benchmarks.plans                        1,000,000 instances; exits 1 when a big table is read whole
+    python -m benchmarks.plans                        1,000,000 instances; exits 1 when a statement reads far more than it finds
     python -m benchmarks.plans --rows 100000 --json
 
-A real PostgreSQL is filled in SQL: of each of instances, tasks, inbox and timers so many rows, all ended, parked or not
-due but for a few. Then the statements that find rows are called as the engine calls them, and explained with their very parameters; those that
-workers keep prepared also as `EXPLAIN (GENERIC_PLAN)`. Nothing is timed, so a busy machine changes nothing. Only sequential scans
-are told of: that an index is read whole, as `tasks.next_due_at` does, is not seen here.
+A real PostgreSQL is filled in SQL: of each of instances, tasks, inbox and timers so many rows. Tasks are ended, due or delayed,
+a third each; the rest is ended, parked or not due but for a few. Then the statements that find rows are called as the engine
+calls them, and executed under `EXPLAIN (ANALYZE, BUFFERS)` with their very parameters; of those that workers keep prepared the
+plan for any parameters is looked at too. Told are plans in which a big table is read whole, and statements that read
+many more rows or pages than they find. Nothing is timed, so a busy machine changes nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ from common.store import inbox, instances, joins, keys, places, tasks, timers
 from signalbox.bench import TENANT, await_database, steps_chart
 from signalbox.folder import DataFolder
 from signalbox.machine import describe_machine
+from signalbox.signals import end_in_order_on_sigterm
 from signalbox.supervisor import Supervisor
 from signalbox.throwaway_postgres import throwaway_postgres
 
@@ -42,8 +45,40 @@ READY = 20
 """Rows of each table that a hot statement shall find."""
 AT_ONCE = 100_000
 BIG_TABLES = ("instances", "tasks", "inbox", "timers")
+MOST_ROWS = 50
+MOST_PAGES = 40
+"""What a statement may read for each row that it finds, or of `READY` rows where it finds less: indexes have levels, what is
+looked up in a second table or locked is read again, and where few are ready each may be compared with each."""
 
 Hot = Callable[[Connection], object]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One statement as it was executed: the plan, and what it came to. `generic`: its plan for any parameters, if it is kept."""
+
+    plan: str
+    generic: str
+    found: int
+    rows_read: int
+    pages_read: int
+
+    @property
+    def reads_whole(self) -> bool:
+        return any(re.search(rf"Seq Scan on {table}\b", self.plan + self.generic) for table in BIG_TABLES)
+
+    @property
+    def reads_in_vain(self) -> bool:
+        wanted = max(self.found, READY)
+        return self.rows_read > MOST_ROWS * wanted or self.pages_read > MOST_PAGES * wanted
+
+    @property
+    def indexes(self) -> set[str]:
+        return set(re.findall(r"\b(?:using|on) ((?:ix|pk|uq)_\w+)", self.plan + self.generic))
+
+    def __str__(self) -> str:
+        read = f"{self.found:,} rows found, {self.rows_read:,} rows and {self.pages_read:,} pages read"
+        return "\n".join(part for part in (read, self.plan, self.generic) if part)
 
 
 def main() -> None:
@@ -51,19 +86,21 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000, help="of each big table")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
+    end_in_order_on_sigterm()
     report = measure(asked.rows)
     if asked.json:
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
     else:
         for name, found in report["statements"].items():
-            sys.stdout.write(f"{name:>34}  {', '.join(found)}\n")
-        for found in report["read whole"]:
-            sys.stdout.write(f"\n{found}\n")
-    sys.exit(1 if report["read whole"] else 0)
+            figures = f"{found['found']:>7,} {found['rows read']:>9,} {found['pages read']:>10,}"
+            sys.stdout.write(f"{name:>26} {figures}  {', '.join(found['indexes'])}\n")
+        for problem in report["problems"]:
+            sys.stdout.write(f"\n{problem}\n")
+    sys.exit(1 if report["problems"] else 0)
 
 
 def measure(rows: int) -> dict[str, Any]:
-    """The indexes that every hot statement uses, and the plans in which a big table is read whole."""
+    """What every hot statement reads and finds, and the plans of those that read too much."""
     with ExitStack() as ending:
         folder = DataFolder.at(
             Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-plans-")))
@@ -81,28 +118,34 @@ def measure(rows: int) -> dict[str, Any]:
 
 def examine(url: str, rows: int) -> dict[str, Any]:
     """Bring the empty database at `url` to the newest schema, fill it, and explain."""
-    statements: dict[str, set[str]] = {}
-    bad: list[str] = []
     database = Database.open(url, name="signalbox-plans")
     try:
         upgrade(database)
         fill(database, rows)
-        for name, plans in explain(database, HOT).items():
-            statements.setdefault(name, set()).update(
-                found for plan in plans for found in re.findall(r"\b(?:using|on) ((?:ix|pk|uq)_\w+)", plan)
-            )
-            bad += [f"{name}:\n{plan}" for plan in plans if reads_whole(plan)]
+        explained = explain(database, HOT)
     finally:
         database.dispose()
-    return {"statements": {name: sorted(found) for name, found in statements.items()}, "read whole": bad}
-
-
-def reads_whole(plan: str) -> bool:
-    return any(re.search(rf"Seq Scan on {table}\b", plan) for table in BIG_TABLES)
+    return {
+        "statements": {
+            name: {
+                "found": sum(one.found for one in statements),
+                "rows read": sum(one.rows_read for one in statements),
+                "pages read": sum(one.pages_read for one in statements),
+                "indexes": sorted(set().union(*(one.indexes for one in statements))),
+            }
+            for name, statements in explained.items()
+        },
+        "problems": [
+            f"{name}:\n{one}"
+            for name, statements in explained.items()
+            for one in statements
+            if one.reads_whole or one.reads_in_vain
+        ],
+    }
 
 
 def fill(database: Database, rows: int) -> None:
-    """`rows` instances that wait, each with a task, a parked inbox row and a fired timer; of each table `READY` are ready."""
+    """`rows` instances that wait, each with a task, an inbox row and a timer: see the module. `READY` rows and timers are ready."""
     with database.transaction() as tx:
         tenant = keys.ensure_tenant(tx, TENANT)
         chart = {**steps_chart(1), "id": "plans"}
@@ -122,10 +165,12 @@ def fill(database: Database, rows: int) -> None:
         tx.exec_driver_sql(
             "INSERT INTO tasks (id, tenant_id, instance_id, key, type, name, status, run_at, max_attempts,"
             " completion_event, failure_event, input, created_at, finished_at) SELECT gen_random_uuid(), tenant_id, id,"
-            f" 'k', 'work', 'work', CASE WHEN {is_ready} THEN 'pending' ELSE 'succeeded' END, created_at, 1, 'A', 'B',"
-            f" 'null', created_at, CASE WHEN {is_ready} THEN NULL ELSE created_at END FROM {numbered}"
+            " 'k', 'work', 'work', CASE WHEN mod(n, 3) = 0 THEN 'succeeded' ELSE 'pending' END,"
+            " created_at + n * interval '1 us' + CASE WHEN mod(n, 3) = 1 THEN interval '30 days' ELSE interval '0' END,"
+            " 1, 'A', 'B',"
+            f" 'null', created_at, CASE WHEN mod(n, 3) = 0 THEN created_at ELSE NULL END FROM {numbered}"
         )
-        _tell("tasks")
+        _tell("tasks, a third of them due")
         tx.exec_driver_sql(
             "INSERT INTO timers (id, tenant_id, instance_id, key, due_at, status, body, created_at, finished_at)"
             f" SELECT gen_random_uuid(), tenant_id, id, 'k', created_at + CASE WHEN {is_ready} THEN interval '0'"
@@ -139,29 +184,29 @@ def fill(database: Database, rows: int) -> None:
             f" NOT ({is_ready}) FROM {numbered}"
         )
         _tell("inbox")
-        tx.exec_driver_sql("ANALYZE")
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("VACUUM ANALYZE")
 
 
-def explain(database: Database, hot: Mapping[str, Hot]) -> dict[str, list[str]]:
-    """What PostgreSQL says of every statement that the calls of `hot` execute; each call is undone."""
-    found: dict[str, list[str]] = {}
+def explain(database: Database, hot: Mapping[str, Hot]) -> dict[str, list[Explained]]:
+    """What PostgreSQL does in every statement that the calls of `hot` execute; each call is undone."""
+    found: dict[str, list[Explained]] = {}
     for name, call in hot.items():
-        plans: list[str] = found.setdefault(name, [])
+        into = found.setdefault(name, [])
 
         def ask(
-            _c: Any, cursor: Any, statement: str, parameters: Any, _x: Any, _m: bool, into: list[str] = plans
+            _c: Any,
+            cursor: Any,
+            statement: str,
+            parameters: Any,
+            _x: Any,
+            _m: bool,
+            into: list[Explained] = into,
         ) -> None:
             if statement.startswith(("SELECT", "WITH", "UPDATE", "DELETE")) and " FROM " in statement.replace(
                 "\n", " "
             ):
-                with type(cursor)(
-                    cursor.connection
-                ) as other:  # of its kind: they name parameters in different ways
-                    other.execute(f"EXPLAIN {statement}", parameters)
-                    into.append("\n".join(row[0] for row in other.fetchall()))
-                    if "$1" in statement:
-                        other.execute(f"EXPLAIN (GENERIC_PLAN) {statement}")
-                        into.append("\n".join(row[0] for row in other.fetchall()))
+                into.append(_explained(cursor, statement, parameters))
 
         with database.transaction() as tx:
             event.listen(database.engine, "before_cursor_execute", ask)
@@ -170,9 +215,41 @@ def explain(database: Database, hot: Mapping[str, Hot]) -> dict[str, list[str]]:
             finally:
                 event.remove(database.engine, "before_cursor_execute", ask)
             tx.rollback()
-        if not plans:
+        if not into:
             raise RuntimeError(f"{name}: expected statements to explain, found none")
     return found
+
+
+def _explained(cursor: Any, statement: str, parameters: Any) -> Explained:
+    """Execute a statement for its plan, and undo it."""
+    with type(cursor)(cursor.connection) as other:  # of its kind: they name parameters in different ways
+
+        def asked(options: str, *values: Any) -> list[Any]:
+            other.execute(f"EXPLAIN ({options}) {statement}", *values)
+            return [row[0] for row in other.fetchall()]
+
+        other.execute("SAVEPOINT explained")
+        plan = asked("COSTS OFF", parameters)
+        generic = asked("COSTS OFF, GENERIC_PLAN") if "$1" in statement else []
+        [[executed]] = asked("ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON", parameters)
+        other.execute("ROLLBACK TO SAVEPOINT explained")
+    top = executed["Plan"]
+    return Explained(
+        "\n".join(plan),
+        "\n".join(generic),
+        round(top["Actual Rows"]),
+        _rows_read(top),
+        top["Shared Hit Blocks"] + top["Shared Read Blocks"],
+    )
+
+
+def _rows_read(node: Mapping[str, Any]) -> int:
+    """Rows of big tables that a node of a plan and those below it looked at, kept or not."""
+    mine = 0.0
+    if node.get("Relation Name") in BIG_TABLES and node["Node Type"] != "ModifyTable":
+        removed = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
+        mine = (node["Actual Rows"] + removed) * node["Actual Loops"]
+    return round(mine) + sum(_rows_read(below) for below in node.get("Plans", []))
 
 
 def _claim(tx: Connection) -> None:
@@ -201,7 +278,7 @@ HOT: Mapping[str, Hot] = {
     "instances.lock_ready": lambda tx: instances.lock_ready(tx, _ready(tx)),
     "tasks.claim_due": _claim,
     "tasks.next_due_at": lambda tx: tasks.next_due_at(
-        tx, types=["work"], since=read_now(tx), now=read_now(tx)
+        tx, types=["work"], since=read_now(tx) - timedelta(seconds=1), now=read_now(tx)
     ),
     "tasks.lock_open": lambda tx: tasks.lock_open(tx, _ready(tx)),
     "tasks.read_answering": lambda tx: tasks.read_answering(tx, _ready(tx)),

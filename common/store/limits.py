@@ -134,9 +134,14 @@ def _limit(row: Any) -> Limit:
 _NO_KEY: ColumnElement[str] = literal_column("''")
 
 
+def key_or_empty(of: FromClause) -> ColumnElement[str]:
+    """The limit that a row of `tasks`, or of an alias, waits for, empty without one: as the index of what is due says it."""
+    return func.coalesce(of.c.limit_key, _NO_KEY)
+
+
 def has_no_key(of: FromClause) -> ColumnElement[bool]:
-    """Did no definition ask for a limit for a row of `tasks`, or of an alias? As the index of what is due says it."""
-    return func.coalesce(of.c.limit_key, _NO_KEY) == _NO_KEY
+    """Did no definition ask for a limit for a row of `tasks`, or of an alias?"""
+    return key_or_empty(of) == _NO_KEY
 
 
 def is_unlimited_type(tenant_id: ColumnElement[Any], type: ColumnElement[Any]) -> ColumnElement[bool]:

@@ -53,7 +53,7 @@ from common.lifecycle import OPEN, TASK_MOVES, TaskStatus, sources
 from common.polls import POLL, begin_anew, unwrap
 from common.retry import RetryPolicy
 from common.store import turns
-from common.store.limits import has_no_key, is_unlimited_type, may_limit_any
+from common.store.limits import has_no_key, is_unlimited_type, key_or_empty, may_limit_any
 from common.store.turns import FROM_THE_FIRST
 
 _t = tasks.c
@@ -628,12 +628,56 @@ def claim_locked(
     return claims
 
 
-_NEXT = Prepared(
-    select(
-        func.min(_t.run_at).filter(_t.run_at > bindparam("since", type_=UtcDateTime())),
-        func.min(_t.run_at).filter(_t.run_at > bindparam("now", type_=UtcDateTime())),
-    ).where(*_waits(tasks), among(_t.type, "types", "text"))
-)
+GROUPS_MAX = 500
+"""How many groups of what is due a look goes through; what is behind them, the next claim finds without it."""
+
+
+def _group(rows: FromClause) -> tuple[ColumnElement[Any], ...]:
+    """What the entries of the index of what is due stand by, before `run_at`: rows with the same are in its order."""
+    return rows.c.tenant_id, rows.c.type, key_or_empty(rows), rows.c.priority
+
+
+def _next_group(here: FromClause) -> ColumnElement[Any]:
+    """The first task of the group behind that of a task: one to four probes of the index, however many each group has."""
+    one = tasks.alias()
+    mine, theirs = _group(here), _group(one)
+    directions = (*theirs[:3], theirs[3].desc())
+    probes = []
+    for differs in (3, 2, 1, 0):
+        same = [theirs[n] == mine[n] for n in range(differs)]
+        behind = theirs[differs] < mine[differs] if differs == 3 else theirs[differs] > mine[differs]
+        found = select(one.c.id).where(*_waits(one), *same, behind).order_by(*directions[differs:])
+        probes.append(found.limit(literal_column("1")).correlate(here).scalar_subquery())
+    return func.coalesce(*probes)
+
+
+def _next_due() -> Select[Any]:
+    """Of each group of what is due the first `run_at` behind an instant, by a loose index scan, and of those the first."""
+    here, one = tasks.alias(), tasks.alias()
+    first = select(_t.id).where(*_waits(tasks)).order_by(*_group(tasks)[:3], _t.priority.desc())
+    start = select(
+        first.limit(literal_column("1")).scalar_subquery().label("id"), literal(1, Integer).label("hop")
+    )
+    hops = start.cte("hops", recursive=True)
+    onward = select(_next_group(here), hops.c.hop + 1).select_from(hops.join(here, here.c.id == hops.c.id))
+    hops = hops.union_all(onward.where(hops.c.hop < literal_column(str(GROUPS_MAX))))
+
+    def after(instant: str) -> ColumnElement[Any]:
+        behind = select(one.c.run_at).where(
+            *_waits(one), one.c.run_at > bindparam(instant, type_=UtcDateTime())
+        )
+        same = (theirs == mine for theirs, mine in zip(_group(one), _group(here), strict=True))
+        found = behind.where(*same).order_by(one.c.run_at).limit(literal_column("1")).correlate(here)
+        return func.min(found.scalar_subquery())
+
+    return (
+        select(after("since"), after("now"))
+        .select_from(hops.join(here, here.c.id == hops.c.id))
+        .where(among(here.c.type, "types", "text"))
+    )
+
+
+_NEXT = Prepared(_next_due())
 
 
 def next_due_at(
@@ -641,7 +685,8 @@ def next_due_at(
 ) -> tuple[datetime | None, datetime | None]:
     """The earliest `run_at` of pending tasks of `types` after `since`, and the earliest after `now`.
 
-    Reads the index entry of each that waits: with a hundred thousand of them it takes some 50 ms.
+    Goes through the groups of tenant, type, limit and priority that wait, however many tasks each has, and no further than
+    `GROUPS_MAX` of them.
     """
     [[oldest, coming]] = _NEXT.rows(tx, {"types": types, "since": since, "now": now})
     return oldest, coming

@@ -19,20 +19,33 @@ def empty_url(postgres: PostgresServer) -> Iterator[str]:
     postgres.drop_database(name)
 
 
-def test_no_hot_statement_reads_a_big_table_whole(empty_url: str) -> None:
+def test_no_hot_statement_reads_far_more_than_it_finds(empty_url: str) -> None:
     report = plans.examine(empty_url, ROWS)
 
-    assert report["read whole"] == [], "\n\n".join(report["read whole"])
-    assert set(report["statements"]) == set(plans.HOT)
-    assert "ix_tasks_due" in report["statements"]["tasks.claim_due"]
-    assert "ix_timers_due" in report["statements"]["timers.lock_due"]
+    assert report["problems"] == [], "\n\n".join(report["problems"])
+    statements = report["statements"]
+    assert set(statements) == set(plans.HOT)
+    assert "ix_tasks_due" in statements["tasks.claim_due"]["indexes"]
+    assert statements["tasks.claim_due"]["found"] == plans.READY // 2
+    assert "ix_timers_due" in statements["timers.lock_due"]["indexes"]
 
     database = Database.open(empty_url)
     try:
         told = plans.explain(
             database,
-            {"whole": lambda tx: tx.exec_driver_sql("SELECT count(body)\n FROM inbox WHERE type = 'X'")},
+            {
+                "whole": lambda tx: tx.exec_driver_sql(
+                    "SELECT count(body)\n FROM inbox WHERE strpos(body, 'nothing') > 0"
+                ),
+                "an index": lambda tx: tx.exec_driver_sql(
+                    f"SELECT count(*) FROM (SELECT id FROM tasks ORDER BY id LIMIT {ROWS // 2}) AS half"
+                ),
+                "a row": lambda tx: tx.exec_driver_sql("SELECT id FROM tasks ORDER BY id LIMIT 1"),
+            },
         )
     finally:
         database.dispose()
-    assert [plans.reads_whole(plan) for plan in told["whole"]] == [True]
+    [whole], [index], [row] = told.values()
+    assert whole.reads_whole
+    assert (index.reads_whole, index.reads_in_vain, index.rows_read) == (False, True, ROWS // 2), index
+    assert (row.reads_whole, row.reads_in_vain, row.found, row.rows_read) == (False, False, 1, 1), row
