@@ -7,6 +7,7 @@ import pytest
 
 from common.lifecycle import InstanceStatus
 from tests.support.cluster import Cluster
+from tests.support.forked import doomed_orchestrator, doomed_task_runner
 from tests.support.processes import Child
 from tests.support.turns import Turns
 from tests.support.waiting import wait_until
@@ -61,7 +62,7 @@ def assert_undone(cluster: Cluster, instance_id: str) -> None:
 @pytest.mark.parametrize("fault", ORCHESTRATOR)
 def test_an_orchestrator_that_dies_while_it_undoes(fault: str, cluster: Cluster) -> None:
     instance_id = waiting(cluster)
-    doomed = cluster.processes.orchestrator(env={"SIGNALBOX_FAULTS": fault})
+    doomed = doomed_orchestrator(cluster.processes, fault=fault)
     cluster.engine.control("cancel", instance_id)
     with Turns.of_task_runner(cluster.engine):
         assert_killed(doomed)
@@ -72,7 +73,7 @@ def test_an_orchestrator_that_dies_while_it_undoes(fault: str, cluster: Cluster)
 @pytest.mark.parametrize("fault", TASK_RUNNER)
 def test_a_task_runner_that_dies_while_it_undoes(fault: str, cluster: Cluster) -> None:
     instance_id = waiting(cluster)
-    doomed = cluster.processes.task_runner(env={"SIGNALBOX_FAULTS": fault})
+    doomed = doomed_task_runner(cluster.processes, fault=fault)
     cluster.engine.control("cancel", instance_id)
     with Turns.of_orchestrator(cluster.engine):
         assert_killed(doomed)

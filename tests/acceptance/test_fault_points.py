@@ -22,6 +22,7 @@ from common.store import keys
 from signalbox.ports import LOOPBACK, free_port
 from tests.support.cluster import Cluster
 from tests.support.engine import LIMITS
+from tests.support.forked import doomed_orchestrator, doomed_task_runner
 from tests.support.processes import Child
 from tests.support.three_tasks import TASKS, three_tasks
 from tests.support.turns import Turns
@@ -64,7 +65,7 @@ def assert_ended_as_defined(cluster: Cluster, instance_id: str) -> None:
 
 @pytest.mark.parametrize("point", [*ORCHESTRATOR, ANY_PROCESS])
 def test_an_orchestrator_that_dies(point: str, cluster: Cluster) -> None:
-    doomed = cluster.processes.orchestrator(env={"SIGNALBOX_FAULTS": f"{point}=kill"})
+    doomed = doomed_orchestrator(cluster.processes, fault=f"{point}=kill")
     instance_id = cluster.engine.start(three_tasks(ms=10))
     assert_killed(doomed)
 
@@ -87,7 +88,7 @@ def test_an_orchestrator_that_dies_while_it_starts_the_children_of_a_map(cluster
         },
     }
     cluster.engine.apply(SHORT)
-    doomed = cluster.processes.orchestrator(env={"SIGNALBOX_FAULTS": f"{ITEMS}=kill"})
+    doomed = doomed_orchestrator(cluster.processes, fault=f"{ITEMS}=kill")
     cluster.engine.start(document)
     assert_killed(doomed)
 
@@ -99,7 +100,7 @@ def test_an_orchestrator_that_dies_while_it_starts_the_children_of_a_map(cluster
 
 def test_an_orchestrator_that_dies_while_it_gives_places(cluster: Cluster) -> None:
     document = {**three_tasks(ms=10), "concurrency": {"max": 1}}
-    doomed = cluster.processes.orchestrator(env={"SIGNALBOX_FAULTS": f"{PLACES}=kill"})
+    doomed = doomed_orchestrator(cluster.processes, fault=f"{PLACES}=kill")
     ids = [cluster.engine.start(document) for _ in range(2)]
     assert_killed(doomed)
 
@@ -125,7 +126,7 @@ def test_an_orchestrator_that_dies_while_it_starts_what_is_scheduled(cluster: Cl
     request = ScheduleRequest("short", ScheduleKind.AT, at)
     with cluster.database.transaction() as tx:
         create_schedule(tx, engine.tenant_id, request, actor="test", limits=LIMITS)
-    doomed = cluster.processes.orchestrator(env={"SIGNALBOX_FAULTS": f"{SCHEDULE}=kill"})
+    doomed = doomed_orchestrator(cluster.processes, fault=f"{SCHEDULE}=kill")
     assert_killed(doomed)
 
     cluster.orchestrator()
@@ -136,7 +137,7 @@ def test_an_orchestrator_that_dies_while_it_starts_what_is_scheduled(cluster: Cl
 
 @pytest.mark.parametrize("point", [*TASK_RUNNER, ANY_PROCESS])
 def test_a_task_runner_that_dies(point: str, cluster: Cluster, tmp_path: Path) -> None:
-    doomed = cluster.processes.task_runner(env={"SIGNALBOX_FAULTS": f"{point}=kill"})
+    doomed = doomed_task_runner(cluster.processes, fault=f"{point}=kill")
     with Turns.of_orchestrator(cluster.engine):
         instance_id = cluster.engine.start(three_tasks(ms=10))
         assert_killed(doomed)

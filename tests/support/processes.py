@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from tests.support.waiting import crowd, wait_until
 
@@ -33,12 +33,27 @@ class Account:
     gid: int
 
 
+class Running(Protocol):
+    """What is asked of the handle of a process: `subprocess.Popen`, or one like it."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, number: int, /) -> None: ...
+
+    def terminate(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class Child:
     """One running process: its name in messages, its handle, and the file that it logs to."""
 
     name: str
-    popen: subprocess.Popen[bytes]
+    popen: Running
     log_path: Path
 
     @property

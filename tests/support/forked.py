@@ -1,0 +1,115 @@
+"""Workers for tests that are about how they die: forked from a process that has loaded all libraries already.
+
+An interpreter of its own spends a second of CPU time on imports, and the tests of fault points kill sixty workers at the
+first thing that they do. What runs is what `celery -A … worker` runs, with an environment, a folder, a process group and a
+log of its own; only the libraries were loaded before. How a worker starts and ends when asked is for others to test:
+`multiprocessing` ends its processes without calling what is registered for the end.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+
+from tests.support.processes import Child, Processes, die_with_parent, plain_environment
+
+LIBRARIES = [
+    "celery.bin.celery",
+    "celery.apps.worker",
+    "celery.worker.consumer",
+    "kombu.transport.memory",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "sqlalchemy.dialects.sqlite",
+    "common.db.migrate",
+    "common.queues.bootstep",
+    "common.queues.dispatcher",
+    "orchestrator.advance",
+    "orchestrator.places",
+    "orchestrator.retention",
+    "orchestrator.schedules",
+    "orchestrator.sweep",
+    "task_runner.isolate",
+    "task_runner.links",
+    "task_runner.resolve",
+    "task_runner.run",
+]
+"""None of them reads the environment when it is loaded; the modules of the workers do, and are loaded by each."""
+
+
+class Forked:
+    """What a test needs of `subprocess.Popen`, for a process that another one forked for us."""
+
+    def __init__(self, process: ForkServerProcess) -> None:
+        self._process = process
+        assert process.pid is not None
+        self.pid = process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        code = self._process.exitcode
+        if code is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+
+def doomed_orchestrator(processes: Processes, *, fault: str) -> Child:
+    """An orchestrator that dies at `fault`, as SIGNALBOX_FAULTS has it."""
+    return _worker(processes, "orchestrator.worker", "workflow-orchestrator", fault)
+
+
+def doomed_task_runner(processes: Processes, *, fault: str) -> Child:
+    """A task runner that dies at `fault`, as SIGNALBOX_FAULTS has it."""
+    return _worker(processes, "task_runner.worker", "workflow-task-runner", fault)
+
+
+def _worker(processes: Processes, app: str, queue: str, fault: str) -> Child:
+    node = f"{app.partition('.')[0]}-{len(processes.children)}@%h"
+    argv = ("celery", "-A", app, "worker", "-Q", queue, "-n", node, "--loglevel", "INFO")
+    env = plain_environment(processes.folder, {**processes.env, "SIGNALBOX_FAULTS": fault})
+    log_path = processes.folder / f"{len(processes.children):02d}-{queue}.log"
+    log_path.touch()
+    process = _context().Process(target=_run, args=(argv, env, processes.folder, log_path), daemon=True)
+    process.start()
+    child = Child(queue, Forked(process), log_path)
+    processes.children.append(child)
+    return child
+
+
+@cache
+def _context() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(LIBRARIES)
+    return context
+
+
+def _run(argv: Sequence[str], env: Mapping[str, str], folder: Path, log_path: Path) -> None:
+    """The life of the forked process."""
+    os.setsid()
+    die_with_parent()
+    log = os.open(log_path, os.O_WRONLY | os.O_APPEND)
+    for descriptor, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, log), (2, log)):
+        os.dup2(source, descriptor)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(folder)
+    sys.argv = list(argv)
+    from celery.__main__ import main  # noqa: PLC0415 - in the process that becomes a worker
+
+    main()
