@@ -18,7 +18,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from common.db import Database
-from common.db.migrate import require_schema
+from common.db.schema import require_schema
 from common.errors import Misconfigured
 
 State = Literal["up", "down", "off", "outdated"]

@@ -30,7 +30,7 @@ from api.startup import prepare
 from api.worker import Worker
 from common.config import Limits, Settings
 from common.db import Database
-from common.db.migrate import require_schema
+from common.db.schema import require_schema
 from common.errors import Misconfigured
 
 GRACEFUL_SECONDS = 5

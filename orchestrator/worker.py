@@ -21,7 +21,7 @@ from common.clock import read_now
 from common.commands.presence import Presence, arrive, leave, stay
 from common.config import Limits, Settings
 from common.db import LONGEST_TRANSACTION, ORCHESTRATOR_QUEUE, Database
-from common.db.migrate import require_schema
+from common.db.schema import require_schema
 from common.observability import configure_logging
 from common.queues import bootstep, doorbell
 from common.queues.app import ADVANCE, make_app

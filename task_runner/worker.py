@@ -21,7 +21,7 @@ from common.canonical import dumps
 from common.commands.presence import Presence, arrive, leave, stay
 from common.config import Limits, Settings
 from common.db import LONGEST_TRANSACTION, TASK_RUNNER_QUEUE, Database
-from common.db.migrate import require_schema
+from common.db.schema import require_schema
 from common.links import Links
 from common.observability import configure_logging
 from common.queues import bootstep, doorbell

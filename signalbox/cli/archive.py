@@ -43,7 +43,7 @@ def export(
 
     What moves (neither finished, nor paused, nor failed) is in the file too, and no import takes it: pause it first.
     """
-    from common.db.migrate import head_version
+    from common.db.schema import head_version
     from common.ids import is_id
     from common.lifecycle import InstanceStatus
     from common.store.listing import InstanceFilter

@@ -111,7 +111,7 @@ def local_environment(settings: Settings) -> dict[str, str]:
 @contextmanager
 def open_database() -> Iterator[Database]:
     """The database that settings or the data folder name, its schema as new as this code."""
-    from common.db.migrate import require_schema
+    from common.db.schema import require_schema
     from signalbox.access import opened_database
 
     url = local_settings().database_url

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from common.credentials import make_secret
-from common.db.migrate import head_version
+from common.db.schema import head_version
 from signalbox.ports import free_port
 from tests.support.cluster import QUICK_LEASES, Cluster, end_all, ready
 from tests.support.processes import Processes

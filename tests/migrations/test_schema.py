@@ -17,7 +17,9 @@ from sqlalchemy import Column, Connection, inspect, text
 
 import migrations
 from common.db import Database
-from common.db.migrate import current_version, head_version, require_schema, upgrade
+from common.db.migrate import upgrade
+from common.db.schema import current_version, head_version, require_schema
+from common.db.schema import versions as known_versions
 from common.db.tables import metadata
 from common.errors import Misconfigured
 
@@ -125,6 +127,11 @@ def by_name(things: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def test_the_versions_form_one_line():
     assert len(scripts().get_heads()) == 1
     assert len(scripts().get_bases()) == 1
+
+
+def test_processes_know_the_versions_that_alembic_has() -> None:
+    assert list(known_versions()) == versions()
+    assert head_version() == scripts().get_current_head()
 
 
 def test_the_upgraded_schema_is_the_one_in_the_code(empty_database):

@@ -27,7 +27,7 @@ LIBRARIES = [
     "kombu.transport.memory",
     "sqlalchemy.dialects.postgresql.psycopg",
     "sqlalchemy.dialects.sqlite",
-    "common.db.migrate",
+    "common.db.schema",
     "common.queues.bootstep",
     "common.queues.dispatcher",
     "orchestrator.advance",

@@ -1,0 +1,52 @@
+"""Which version a database's schema has, and whether this code can work on it.
+
+Every process asks this when it starts, therefore nothing here loads Alembic, which writes what is read here
+(`common.db.migrate`). A version is the number that its file in `migrations/versions` begins with.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+from sqlalchemy import Connection, column, inspect, select, table
+
+from common.db.engine import Database
+from common.errors import Misconfigured
+
+_VERSION_TABLE = "alembic_version"
+_VERSION = select(column("version_num")).select_from(table(_VERSION_TABLE))
+
+
+def require_schema(database: Database) -> None:
+    """Raise `Misconfigured` when the schema is older than this code. A newer one is fine: old code runs on new schema."""
+    found = current_version(database)
+    if found is None:
+        raise Misconfigured("the database has no Signalbox schema; run `signalbox db upgrade` first")
+    if found != head_version() and found in versions():
+        raise Misconfigured(
+            f'the database schema is at "{found}", this code needs "{head_version()}"; run `signalbox db upgrade` first'
+        )
+
+
+def current_version(database: Database) -> str | None:
+    """The schema's version, or None for an empty database."""
+    with database.reading() as tx:
+        return read_version(tx)
+
+
+def read_version(tx: Connection) -> str | None:
+    """The same within a transaction."""
+    return tx.execute(_VERSION).scalar_one_or_none() if inspect(tx).has_table(_VERSION_TABLE) else None
+
+
+def head_version() -> str:
+    """The version that this code was written for."""
+    return versions()[-1]
+
+
+@cache
+def versions() -> tuple[str, ...]:
+    """Every version that this code knows, oldest first."""
+    found = (path.name.partition("_") for path in files("migrations.versions").iterdir())
+    return tuple(sorted({number for number, _, _ in found if number.isdigit()}))
