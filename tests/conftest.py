@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Generator, Iterator
 from itertools import count
 from pathlib import Path
@@ -12,6 +13,7 @@ from common.db import Database
 from common.db.migrate import upgrade
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.processes import Processes
+from tests.support.scratch import scratch_folder, waits_for_disk
 from tests.support.statements import share_compiled_statements
 from tests.support.valkey import DATABASES, ValkeyServer, emptied_database, valkey_server
 
@@ -61,12 +63,21 @@ def migrated_sqlite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def sqlite_files() -> Iterator[Path]:
+    """The folder of this run's SQLite files."""
+    with scratch_folder("signalbox-sqlite-", on_disk=waits_for_disk()) as folder:
+        yield folder
+
+
 @pytest.fixture
-def sqlite_url(migrated_sqlite_file: Path, tmp_path: Path) -> str:
-    """The URL of a migrated SQLite file of this test's own."""
-    path = tmp_path / "signalbox.db"
+def sqlite_url(migrated_sqlite_file: Path, sqlite_files: Path) -> Iterator[str]:
+    """The URL of a migrated SQLite file of this test's own, in a folder of its own that is deleted after it."""
+    folder = Path(tempfile.mkdtemp(dir=sqlite_files))
+    path = folder / "signalbox.db"
     shutil.copyfile(migrated_sqlite_file, path)
-    return f"sqlite:///{path}"
+    yield f"sqlite:///{path}"
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(params=[SQLITE, POSTGRESQL])

@@ -3,9 +3,8 @@
 One server a pytest process (each xdist worker has its own), started when the first test asks and
 ended with the run. `TEST_DATABASE_URL` names a server to use instead: a role there that may create databases.
 
-The shared server keeps its files in memory and does not wait for a disk, unless `TEST_FSYNC=on`: what fsync guards against
-is a machine that loses power, which no test takes away, and a killed server loses nothing without it. Whoever measures times turns it on
-(`make test` does for the timed suites), and a server of a test's own has it always.
+The shared server keeps its files in memory and does not wait for a disk, unless `TEST_FSYNC=on` (`scratch.py` says why that is
+enough); a server of a test's own waits always.
 
 The wheel's own Python wrapper is not used: it serves a Unix socket only, hides the process from us
 and widens the permissions of the folders above it. We run its `initdb` and `postgres` ourselves.
@@ -19,7 +18,6 @@ import shutil
 import signal
 import stat
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,13 +31,12 @@ from sqlalchemy.engine import make_url
 
 from signalbox.ports import LOOPBACK, free_port
 from tests.support.processes import Account, Child, spawn
+from tests.support.scratch import scratch_folder, waits_for_disk
 from tests.support.waiting import wait_until
 
 SUPERUSER = "postgres"
 UNPRIVILEGED_USER = "nobody"  # PostgreSQL refuses to run as root; this account exists everywhere
 START_ATTEMPTS = 3
-IN_MEMORY = "/dev/shm"
-ROOM = 4 << 30
 
 SETTINGS = {
     "listen_addresses": LOOPBACK,
@@ -137,28 +134,19 @@ def postgres_server() -> Iterator[PostgresServer]:
     if elsewhere:
         yield from _serve(PostgresServer(elsewhere))
         return
-    with own_postgres_server(fsync=os.environ.get("TEST_FSYNC") == "on") as server:
+    with own_postgres_server(fsync=waits_for_disk()) as server:
         yield server
 
 
 @contextmanager
 def own_postgres_server(*, fsync: bool = True) -> Iterator[PostgresServer]:
     """A server from the wheel that nobody else uses: a test may stop it and start it again, by its `own`."""
-    # Not pytest's own folder: only its owner may enter that one, and as root we are someone else.
-    folder = Path(tempfile.mkdtemp(prefix="signalbox-postgres-", dir=None if fsync else _in_memory()))
-    try:
+    with scratch_folder("signalbox-postgres-", on_disk=fsync) as folder:
         own = _start(folder, fsync=fsync)
         try:
             yield from _serve(PostgresServer(own.url, own))
         finally:
             own.stop_immediately()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _in_memory() -> str | None:
-    """Where files never reach a disk, if there is room for a run's databases: each has some 300 files, new for each test."""
-    return IN_MEMORY if os.path.isdir(IN_MEMORY) and shutil.disk_usage(IN_MEMORY).free > ROOM else None
 
 
 def _serve(server: PostgresServer) -> Iterator[PostgresServer]:

@@ -381,18 +381,19 @@ def test_the_database_lets_bodies_go_and_refuses_every_other_change(engine: Engi
 # -- bytes on the disk ---------------------------------------------------------------------------------------------
 
 
-def bytes_of(folder: Path, name: str) -> bytes:
-    return b"".join(path.read_bytes() for path in folder.glob(name) if path.is_file())
+def bytes_of(database: Path) -> bytes:
+    """The bytes of a SQLite file, and of all that it has beside it."""
+    return b"".join(path.read_bytes() for path in database.parent.glob(f"{database.name}*"))
 
 
 @ON_SQLITE
-def test_a_vacuum_takes_the_bytes_out_of_the_file_and_its_log(engine: Engine, tmp_path: Path) -> None:
+def test_a_vacuum_takes_the_bytes_out_of_the_file_and_its_log(engine: Engine, database_url: str) -> None:
     instance_id, values = personal_instance(engine)
     erase(engine, instance_id)
 
     assert engine.database.vacuum(TABLES_WITH_BODIES)
 
-    held = bytes_of(tmp_path, "signalbox.db*")
+    held = bytes_of(Path(database_url.removeprefix("sqlite:///")))
     assert len(held) > 100_000
     assert [value for value in values if value.encode() in held] == []
 
