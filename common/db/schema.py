@@ -9,13 +9,13 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
-from sqlalchemy import Connection, column, inspect, select, table
+from sqlalchemy import Connection, Select, Text, column, inspect, select, table
 
 from common.db.engine import Database
 from common.errors import Misconfigured
 
 _VERSION_TABLE = "alembic_version"
-_VERSION = select(column("version_num")).select_from(table(_VERSION_TABLE))
+_VERSION: Select[str] = select(column("version_num", Text)).select_from(table(_VERSION_TABLE))
 
 
 def require_schema(database: Database) -> None:
@@ -37,7 +37,7 @@ def current_version(database: Database) -> str | None:
 
 def read_version(tx: Connection) -> str | None:
     """The same within a transaction."""
-    return tx.execute(_VERSION).scalar_one_or_none() if inspect(tx).has_table(_VERSION_TABLE) else None
+    return tx.execute(_VERSION).scalar() if inspect(tx).has_table(_VERSION_TABLE) else None
 
 
 def head_version() -> str:

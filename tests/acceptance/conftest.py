@@ -28,6 +28,6 @@ def cluster(
         "SIGNALBOX_DOORBELLS": "false",
         "LEDGER": ledger,
     }
-    with Cluster(processes, url, NO_BROKER, settings) as cluster:
+    with Cluster(processes, url, NO_BROKER, settings, forks=True) as cluster:
         cluster.engine.handler("test.rest", rest)
         yield cluster

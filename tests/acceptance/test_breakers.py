@@ -65,7 +65,7 @@ def cluster(request: pytest.FixtureRequest, processes: Processes) -> Iterator[Cl
         "SIGNALBOX_BREAKER_COOL_DOWN_SECONDS": str(COOL_DOWN),
         "SIGNALBOX_SLOTS": "8",
     }
-    with Cluster(processes, url, settings=settings) as cluster:
+    with Cluster(processes, url, settings=settings, forks=True) as cluster:
         yield cluster
 
 

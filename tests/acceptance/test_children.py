@@ -64,7 +64,9 @@ TOP: Document = {
 def test_families_survive_the_death_of_their_workers(
     processes: Processes, postgres_url: str, valkey_url: str, tell: Tell
 ) -> None:
-    with Cluster(processes, postgres_url, valkey_url, {**QUICK_LEASES, "SIGNALBOX_SLOTS": "8"}) as cluster:
+    with Cluster(
+        processes, postgres_url, valkey_url, {**QUICK_LEASES, "SIGNALBOX_SLOTS": "8"}, forks=True
+    ) as cluster:
         doomed = cluster.workers()
         for document in (LEAF, MIDDLE, TOP):
             cluster.engine.apply(document)

@@ -48,7 +48,7 @@ def cluster(
     url = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
     monkeypatch.setenv("LEDGER", str(tmp_path / "ledger"))
     settings = {**QUICK_LEASES, "LEDGER": str(tmp_path / "ledger")}
-    with Cluster(processes, url, request.getfixturevalue("valkey_url"), settings) as cluster:
+    with Cluster(processes, url, request.getfixturevalue("valkey_url"), settings, forks=True) as cluster:
         yield cluster
 
 

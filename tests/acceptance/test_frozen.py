@@ -36,7 +36,7 @@ def ledger(tmp_path: Path) -> Ledger:
 @pytest.fixture
 def cluster(processes: Processes, postgres_url: str, valkey_url: str, ledger: Ledger) -> Iterator[Cluster]:
     settings = {**QUICK_LEASES, "LEDGER": str(ledger.path)}
-    with Cluster(processes, postgres_url, valkey_url, settings) as cluster:
+    with Cluster(processes, postgres_url, valkey_url, settings, forks=True) as cluster:
         yield cluster
 
 

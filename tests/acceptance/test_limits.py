@@ -33,7 +33,7 @@ pytestmark = pytest.mark.timeout(SECONDS + 300)
 @pytest.fixture(params=["sqlite", "postgresql"])
 def cluster(request: pytest.FixtureRequest, processes: Processes, valkey_url: str) -> Iterator[Cluster]:
     url = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
-    with Cluster(processes, url, valkey_url, SETTINGS) as cluster:
+    with Cluster(processes, url, valkey_url, SETTINGS, forks=True) as cluster:
         yield cluster
 
 

@@ -190,7 +190,7 @@ def test_a_secret_is_nowhere(
     }
     with (
         Broker(valkey_url).listening() as broker,
-        Cluster(processes, database_url, valkey_url, settings) as cluster,
+        Cluster(processes, database_url, valkey_url, settings, forks=True) as cluster,
         serving(echo) as server,
     ):
         cluster.workers()

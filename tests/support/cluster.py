@@ -17,6 +17,7 @@ from common.db import Database
 from common.queues import doorbell
 from common.queues.doorbell import Doorbells
 from tests.support.engine import Engine
+from tests.support.forked import forked_orchestrator, forked_task_runner
 from tests.support.processes import Child, Processes
 from tests.support.waiting import wait_until
 
@@ -28,12 +29,16 @@ READY_SECONDS = 40.0
 
 @dataclass
 class Cluster:
-    """Processes that share a database and a broker. `settings` are environment variables of every worker."""
+    """Processes that share a database and a broker. `settings` are environment variables of every worker.
+
+    With `forks` the workers are forked (`tests.support.forked`): where neither their start nor their end is what is tested.
+    """
 
     processes: Processes
     database_url: str
     redis_url: str = NO_BROKER
     settings: Mapping[str, str] = field(default_factory=dict)
+    forks: bool = False
     database: Database = field(init=False)
     engine: Engine = field(init=False)
     bells: Doorbells | None = field(init=False)
@@ -66,17 +71,27 @@ class Cluster:
 
     def orchestrator(self, *, env: Mapping[str, str] | None = None) -> Child:
         """Start an orchestrator and wait until it works."""
-        return ready(self.processes.orchestrator(env=env))
+        return ready(self._start_orchestrator(env=env))
 
     def task_runner(self, *, env: Mapping[str, str] | None = None) -> Child:
         """Start a task runner and wait until it works."""
-        return ready(self.processes.task_runner(env=env))
+        return ready(self._start_task_runner(env=env))
 
     def workers(self, *, orchestrators: int = 1, task_runners: int = 1) -> list[Child]:
         """Start several workers at once; orchestrators first in the list."""
-        started = [self.processes.orchestrator() for _ in range(orchestrators)]
-        started += [self.processes.task_runner() for _ in range(task_runners)]
+        started = [self._start_orchestrator() for _ in range(orchestrators)]
+        started += [self._start_task_runner() for _ in range(task_runners)]
         return [ready(child) for child in started]
+
+    def _start_orchestrator(self, *, env: Mapping[str, str] | None = None) -> Child:
+        if self.forks:
+            return forked_orchestrator(self.processes, env=env)
+        return self.processes.orchestrator(env=env)
+
+    def _start_task_runner(self, *, env: Mapping[str, str] | None = None) -> Child:
+        if self.forks:
+            return forked_task_runner(self.processes, env=env)
+        return self.processes.task_runner(env=env)
 
     # -- facts -----------------------------------------------------------------------------------------------------
 

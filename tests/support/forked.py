@@ -1,9 +1,11 @@
-"""Workers for tests that are about how they die: forked from a process that has loaded all libraries already.
+"""Workers for tests that are about what they do and how they die: forked from a process that has loaded the libraries already.
 
 An interpreter of its own spends a second of CPU time on imports, and the tests of fault points kill sixty workers at the
 first thing that they do. What runs is what `celery -A … worker` runs, with an environment, a folder, a process group and a
 log of its own; only the libraries were loaded before. How a worker starts and ends when asked is for others to test:
 `multiprocessing` ends its processes without calling what is registered for the end.
+
+The process that forks them belongs to this pytest process, and ends with it, however that ends.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from functools import cache
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
-from tests.support.processes import Child, Processes, die_with_parent, plain_environment
+from tests.support.processes import Child, Processes, die_with_parent, plain_environment, worker_command
+from tests.support.waiting import wait_until
 
 LIBRARIES = [
     "celery.bin.celery",
@@ -69,27 +72,47 @@ class Forked:
         self.send_signal(signal.SIGTERM)
 
 
+def forked_orchestrator(processes: Processes, *, env: Mapping[str, str] | None = None) -> Child:
+    """What `Processes.orchestrator` starts."""
+    return _worker(processes, "orchestrator.worker", "workflow-orchestrator", env or {})
+
+
+def forked_task_runner(processes: Processes, *, env: Mapping[str, str] | None = None) -> Child:
+    """What `Processes.task_runner` starts."""
+    return _worker(processes, "task_runner.worker", "workflow-task-runner", env or {})
+
+
 def doomed_orchestrator(processes: Processes, *, fault: str) -> Child:
     """An orchestrator that dies at `fault`, as SIGNALBOX_FAULTS has it."""
-    return _worker(processes, "orchestrator.worker", "workflow-orchestrator", fault)
+    return forked_orchestrator(processes, env={"SIGNALBOX_FAULTS": fault})
 
 
 def doomed_task_runner(processes: Processes, *, fault: str) -> Child:
     """A task runner that dies at `fault`, as SIGNALBOX_FAULTS has it."""
-    return _worker(processes, "task_runner.worker", "workflow-task-runner", fault)
+    return forked_task_runner(processes, env={"SIGNALBOX_FAULTS": fault})
 
 
-def _worker(processes: Processes, app: str, queue: str, fault: str) -> Child:
-    node = f"{app.partition('.')[0]}-{len(processes.children)}@%h"
-    argv = ("celery", "-A", app, "worker", "-Q", queue, "-n", node, "--loglevel", "INFO")
-    env = plain_environment(processes.folder, {**processes.env, "SIGNALBOX_FAULTS": fault})
+def _worker(processes: Processes, app: str, queue: str, env: Mapping[str, str]) -> Child:
+    argv = worker_command(app, queue, number=len(processes.children))
     log_path = processes.folder / f"{len(processes.children):02d}-{queue}.log"
     log_path.touch()
-    process = _context().Process(target=_run, args=(argv, env, processes.folder, log_path), daemon=True)
+    environment = plain_environment(processes.folder, {**processes.env, **env})
+    process = _context().Process(
+        target=_run, args=(argv, environment, processes.folder, log_path), daemon=True
+    )
     process.start()
     child = Child(queue, Forked(process), log_path)
     processes.children.append(child)
+    wait_until(lambda: _leads_group(child), what=f"{child.name} to lead a group of its own")
     return child
+
+
+def _leads_group(child: Child) -> bool:
+    """Whoever sweeps the child ends its group, which it makes by itself. Also true of one that is gone already."""
+    try:
+        return os.getpgid(child.pid) == child.pid
+    except ProcessLookupError:
+        return True
 
 
 @cache

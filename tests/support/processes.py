@@ -155,6 +155,12 @@ def plain_environment(home: Path, extra: Mapping[str, str]) -> dict[str, str]:
     return {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1", **extra}
 
 
+def worker_command(app: str, queue: str, *, number: int) -> tuple[str, ...]:
+    """The command of a Celery worker, as the Procfile has it; `number` tells workers of one test apart."""
+    node = f"{app.partition('.')[0]}-{number}@%h"
+    return ("celery", "-A", app, "worker", "-Q", queue, "-n", node, "--loglevel", "INFO")
+
+
 def spawn(
     name: str,
     argv: Sequence[str],
@@ -211,9 +217,7 @@ class Processes:
 
     def celery_worker(self, app: str, queue: str, *, env: Mapping[str, str] | None = None) -> Child:
         """A Celery worker as the Procfile starts it: `celery -A <app> worker -Q <queue>`."""
-        node = f"{app.partition('.')[0]}-{len(self.children)}@%h"
-        argv = ("celery", "-A", app, "worker", "-Q", queue, "-n", node, "--loglevel", "INFO")
-        return self.start(queue, *argv, env=env)
+        return self.start(queue, *worker_command(app, queue, number=len(self.children)), env=env)
 
     def orchestrator(self, *, env: Mapping[str, str] | None = None) -> Child:
         return self.celery_worker("orchestrator.worker", "workflow-orchestrator", env=env)
