@@ -15,7 +15,7 @@ from typing import Any, assert_never
 from sqlalchemy import Connection
 
 from common.canonical import dumps, read
-from common.commands.limits import declare
+from common.commands.limits import asked_again, declare, figures_of
 from common.commands.outcome import end_workflow_items, outcome_body, retry_items
 from common.config import Limits
 from common.db import TASK_RUNNER_QUEUE, note_bell
@@ -39,7 +39,7 @@ from common.store import (
     timers,
 )
 from common.store.instances import LockedInstance
-from common.store.limits import KEY_PREFIX, Figures, LimitKey, Rate
+from common.store.limits import KEY_PREFIX, Figures, LimitKey
 from common.store.places import Place
 from orchestrator.children import Children
 from orchestrator.map_rows import MapRows, is_due
@@ -426,9 +426,7 @@ class Batch:
             return None
         asked = read_limit(effect.type, written)
         name = LimitKey(held.tenant_id, KEY_PREFIX + asked.key)
-        rate = None if asked.rate is None else Rate(asked.rate.count, asked.rate.per_ms, asked.rate.burst)
-        figures = Figures(asked.max_running, rate)
-        self._limits[name] = (figures, f"definition:{held.definition_key}")
+        self._limits[name] = (figures_of(asked), f"definition:{held.definition_key}")
         return name.key
 
     def _timer(
@@ -515,8 +513,9 @@ class Batch:
             inbox.unpark(tx, sorted(self.thawed))
         if self._erased:
             self._erase(tx)
-        if self._limits:  # the last that it locks
-            declare(tx, self._limits, now=self.now)
+        again = asked_again(tx, retried)
+        if self._limits or again:  # the last that it locks
+            declare(tx, self._limits, again=again, now=self.now)
         self.due_tasks = [*retried, *released]
         made = (*self._tasks.values(), *self._maps.rows())
         self.due_tasks += [row["id"] for row in made if is_due(row, self.now)]

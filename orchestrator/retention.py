@@ -1,4 +1,6 @@
-"""Sweeping finished instances whose time of keeping is over. Any number of processes may sweep; none waits for another.
+"""Sweeping finished instances whose time of keeping is over, and limits that no task asks for any more.
+
+Any number of processes may sweep; none waits for another.
 
 A sweep is made of small transactions with a rest after each: as long as the batch took where nothing else is to be
 done, four times as long where events wait. So it never has more than half of one connection's time, and yields to load; a
@@ -10,6 +12,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import count
 
 import structlog
 
@@ -17,7 +21,8 @@ from common.clock import read_now
 from common.commands.retention import due_rules
 from common.db import Database
 from common.retention import Keeping
-from common.store import inbox, retention
+from common.store import inbox, limits, retention
+from common.store.limits import LimitKey
 from common.store.retention import Position, Rule, Swept
 
 log = structlog.get_logger("signalbox.retention")
@@ -26,6 +31,8 @@ REST_IDLE, REST_BUSY = 1.0, 4.0
 """How long a sweep rests after a batch, in times of what the batch took."""
 LONGEST_REST = 2.0
 REASON = "retention"
+LIMITS_EVERY = 10
+"""Limits are swept at each tenth look: that one goes through all of them, used or not."""
 
 Rest = Callable[[float], bool]
 """Rest for so many seconds, or until told to end: then True."""
@@ -70,6 +77,21 @@ def _sweep_batch(database: Database, rule: Rule, after: Position | None, batch: 
     )
 
 
+def sweep_limits(database: Database, *, rest: Rest, batch: int = limits.SWEPT) -> int:
+    """Delete the limits that definitions caused and no task asks for; how many. They stand again with the next task that does."""
+    deleted = 0
+    after: LimitKey | None = None
+    while True:
+        began = time.monotonic()
+        with database.reading() as tx:
+            unused, after = limits.find_unused(tx, after=after, limit=batch)
+        if unused:
+            deleted += database.run(partial(limits.delete_unused, names=unused))
+        took = time.monotonic() - began
+        if rest(min(took * (REST_BUSY if _is_busy(database) else REST_IDLE), LONGEST_REST)) or after is None:
+            return deleted
+
+
 def _is_busy(database: Database) -> bool:
     with database.reading() as tx:
         return inbox.has_ready(tx)
@@ -98,11 +120,14 @@ class Sweeper:
             self._thread.join(wait)
 
     def _reside(self) -> None:
-        while not self._ending.wait(self._look_seconds):
+        for look in count(1):
+            if self._ending.wait(self._look_seconds):
+                return
             try:
                 deleted = sweep(self._database, self._keeping, rest=self._ending.wait)
+                unused = 0 if look % LIMITS_EVERY else sweep_limits(self._database, rest=self._ending.wait)
             except Exception as error:  # noqa: BLE001 - an outer loop: the next look tries again
                 log.warning("retention.trouble", error=f"{type(error).__name__}: {error}"[:300])
                 continue
-            if deleted:
-                log.info("retention.swept", deleted=deleted)
+            if deleted or unused:
+                log.info("retention.swept", deleted=deleted, limits=unused)

@@ -23,6 +23,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from common.clock import instant_text, read_now
+from common.commands.limits import asked_again, declare
 from common.commands.verify import verify_instance
 from common.config import Limits
 from common.db import Database, is_trouble
@@ -313,6 +314,8 @@ def _instance(tx: Connection, tenant_id: TenantId, body: Mapping[str, Any], done
     if not verdict["valid"]:
         said = "; ".join(problem["message"] for problem in verdict["problems"][:3])
         raise Invalid(f"its history does not verify: {said}", code="import.invalid")
+    # Limits are no part of an instance: those that its open tasks ask for stand here once they are.
+    declare(tx, {}, again=asked_again(tx, sorted(one["id"] for one in rows[tasks.name])), now=read_now(tx))
     done.instances += 1
 
 

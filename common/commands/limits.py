@@ -16,14 +16,16 @@ from math import floor
 
 from sqlalchemy import Connection
 
+from common.canonical import read
 from common.clock import read_now
 from common.db import TASK_RUNNER_QUEUE, note_bell
 from common.db.tables import Source
 from common.errors import Invalid, NotFound
 from common.ids import LeaseToken, TaskId, TenantId, WorkerId
 from common.store import limits, tasks
-from common.store.limits import TYPE_PREFIX, Figures, Limit, LimitKey, Rate
+from common.store.limits import KEY_PREFIX, TYPE_PREFIX, Figures, Limit, LimitKey, Rate
 from common.store.tasks import TaskClaim
+from statechart.limits import TaskLimit, read_limit
 
 KEYS_AT_ONCE = 64
 """Keys that one look goes through; the next one goes on behind them, so that none is hidden by others."""
@@ -193,18 +195,40 @@ def _choose(tx: Connection, name: LimitKey, runs: Runs, room: Room, *, limit: in
 # -- what definitions ask for -------------------------------------------------------------------------------------
 
 
-def declare(tx: Connection, wanted: Mapping[LimitKey, tuple[Figures, str]], *, now: datetime) -> None:
-    """Let the limits stand that new tasks ask for: (figures, who asked) by name, in the transaction that creates the tasks.
+Wanted = Mapping[LimitKey, tuple[Figures, str]]
+"""Limits that definitions ask for by name: (figures, who asked)."""
 
-    A row with these figures is only held on to. Others are written in the order of tenant and key, last of what this
-    transaction locks. An operator's row of the same key stays as it is.
+
+def declare(tx: Connection, wanted: Wanted, *, again: Wanted, now: datetime) -> None:
+    """Let the limits stand that new tasks ask for, in the transaction that creates the tasks; and those of tasks that run `again`.
+
+    A row with these figures is only held on to, and so is any that stands for tasks that run again. Others are written in the
+    order of tenant and key, last of what this transaction locks. An operator's row of the same key stays as it is.
     """
-    standing = limits.hold(tx, wanted)
-    for name in sorted(wanted):
-        figures, by = wanted[name]
+    asked = {**again, **wanted}
+    standing = limits.hold(tx, asked)
+    for name in sorted(asked):
+        figures, by = asked[name]
         found = standing.get(name)
-        if found is None or (found.source is Source.DEFINITION and found.figures != figures):
+        is_changed = found is not None and found.source is Source.DEFINITION and found.figures != figures
+        if found is None or (is_changed and name in wanted):
             limits.put(tx, name, figures, source=Source.DEFINITION, updated_by=by, now=now)
+
+
+def asked_again(tx: Connection, ids: Sequence[TaskId]) -> Wanted:
+    """What those of some tasks ask for that are open, having failed before or come from elsewhere: their limits may not stand any more."""
+    wanted = {}
+    for asking in limits.read_asking(tx, ids):
+        asked = read_limit(asking.type, read(asking.options)["limit"])
+        name = LimitKey(asking.tenant_id, KEY_PREFIX + asked.key)
+        wanted[name] = (figures_of(asked), f"definition:{asking.definition_key}")
+    return wanted
+
+
+def figures_of(asked: TaskLimit) -> Figures:
+    """What a row of `limits` says of the limit that a definition asks for."""
+    rate = None if asked.rate is None else Rate(asked.rate.count, asked.rate.per_ms, asked.rate.burst)
+    return Figures(asked.max_running, rate)
 
 
 # -- what operators say -------------------------------------------------------------------------------------------

@@ -7,6 +7,9 @@ rows of `limits` in the order of tenant and key, and THEN counts who runs, in a 
 was committed under those locks. Who holds a place is stored nowhere: a task that ended, was cancelled or lost its lease does
 not run any more, and that is all there is to give back. The tokens of a rate are refilled and taken under the same locks.
 
+A definition's row is written by the first task that asks for it, and swept once none does (`delete_unused`): whoever creates a
+task, or lets a failed one run again, finds it gone behind the sweeper's lock and writes it anew.
+
 Behind its locks that claim waits for nothing: task rows that somebody holds are skipped. So `limits` come last in the
 order of locks (docs/architecture.md). The lock is `FOR NO KEY UPDATE`: who creates a task may hold on to the row that limits
 it (`FOR KEY SHARE`) without waiting for claims.
@@ -37,13 +40,15 @@ from sqlalchemy import (
     not_,
     or_,
     select,
+    tuple_,
     union_all,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningInsert
 
+from common.clock import read_now
 from common.db.rows import update_rows
-from common.db.tables import Source, limits, tasks
+from common.db.tables import Source, instances, limits, tasks
 from common.db.types import Id, UtcDateTime, among, unset
 from common.ids import TaskId, TenantId
 
@@ -320,12 +325,15 @@ def _by_name(tx: Connection, statement: Select[Any], names: Iterable[LimitKey]) 
     asked = set(names)
     if not asked:
         return {}
-    given = {
-        "tenants": sorted({one.tenant_id for one in asked}),
-        "keys": sorted({one.key for one in asked}),
-    }
-    found = (_limit(row) for row in tx.execute(statement, given))
+    found = (_limit(row) for row in tx.execute(statement, _given(asked)))
     return {one.name: one for one in found}
+
+
+def _given(names: Iterable[LimitKey]) -> dict[str, list[str]]:
+    return {
+        "tenants": sorted({str(one.tenant_id) for one in names}),
+        "keys": sorted({one.key for one in names}),
+    }
 
 
 def count_running(tx: Connection, names: Iterable[LimitKey]) -> dict[LimitKey, int]:
@@ -464,6 +472,90 @@ def list_limits(tx: Connection, tenant_id: TenantId, *, after: str | None, limit
 def delete_limit(tx: Connection, name: LimitKey) -> bool:
     """Delete a limit. False when this tenant has none of this key. Waits for claims."""
     return tx.execute(_DELETE, {"tenant": name.tenant_id, "named": name.key}).rowcount == 1
+
+
+# -- limits that nobody asks for any more -------------------------------------------------------------------------
+
+SWEPT = 200
+_IS_DEFINITIONS = _c.source == literal_column(f"'{Source.DEFINITION.value}'")
+_HAS_OPEN = exists(
+    select(1)
+    .select_from(tasks)
+    .where(
+        _t.tenant_id == _c.tenant_id,
+        _t.limit_key == _c.key,
+        _t.limit_key.is_not(None),
+        _t.finished_at.is_(None),  # as the index says it
+    )
+    .correlate(limits)
+)
+_SWEPT_PAGE = (
+    select(_c.tenant_id, _c.key, and_(_IS_DEFINITIONS, not_(_HAS_OPEN)))
+    .where(
+        tuple_(_c.tenant_id, _c.key)
+        > tuple_(bindparam("after_tenant", type_=Id()), bindparam("after_key", type_=Text()))
+    )
+    .order_by(_c.tenant_id, _c.key)
+    .limit(bindparam("limit"))
+)
+_LOCK_UNUSED = _READ.where(_IS_DEFINITIONS, not_(_HAS_OPEN)).with_for_update(skip_locked=True)
+_IN_USE = select(_c.tenant_id, _c.key).where(_AMONG, _HAS_OPEN)
+_DELETE_UNUSED = delete(limits).where(_c.tenant_id == bindparam("tenant"), among(_c.key, "keys", "text"))
+
+
+def find_unused(
+    tx: Connection, *, after: LimitKey | None, limit: int = SWEPT
+) -> tuple[list[LimitKey], LimitKey | None]:
+    """Those of the next `limit` limits that a definition caused and no open task asks for; and where to go on, None at the end."""
+    start = after or LimitKey(TenantId(_NOBODY), "")
+    given = {"after_tenant": start.tenant_id, "after_key": start.key, "limit": limit}
+    rows = tx.execute(_SWEPT_PAGE, given).all()
+    unused = [LimitKey(row[0], row[1]) for row in rows if row[2]]
+    return unused, LimitKey(rows[-1][0], rows[-1][1]) if len(rows) == limit else None
+
+
+def delete_unused(tx: Connection, names: Iterable[LimitKey]) -> int:
+    """Delete those of some limits that nobody would miss; how many. Limits that others hold are passed over.
+
+    First the row is locked, against which every task that is created or runs again holds on to its limit; then who asks for it
+    is asked in a NEW statement, which sees those that came before the lock. A rate goes only with a full bucket, because
+    that is what the next task begins with.
+    """
+    locked = _by_name(tx, _LOCK_UNUSED, names)
+    if not locked:
+        return 0
+    used = {LimitKey(row[0], row[1]) for row in tx.execute(_IN_USE, _given(locked))}
+    now = read_now(tx)
+    gone: dict[TenantId, list[str]] = {}
+    for name, limit in locked.items():
+        is_full = limit.bucket is None or limit.bucket.at(now) >= limit.bucket.rate.burst
+        if is_full and name not in used:
+            gone.setdefault(name.tenant_id, []).append(name.key)
+    return sum(
+        tx.execute(_DELETE_UNUSED, {"tenant": tenant, "keys": keys}).rowcount for tenant, keys in gone.items()
+    )
+
+
+_ASKED_FOR = (
+    select(_t.tenant_id, _t.type, _t.options, instances.c.definition_key)
+    .join(instances, instances.c.id == _t.instance_id)
+    .where(among(_t.id, "ids"), _t.limit_key.is_not(None), _t.finished_at.is_(None))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A task whose definition asked for a limit: its `options` as they are stored."""
+
+    tenant_id: TenantId
+    type: str
+    options: str
+    definition_key: str
+
+
+def read_asking(tx: Connection, ids: Sequence[TaskId]) -> list[Asking]:
+    """Those of some tasks that are open and ask for limits."""
+    return [Asking(*row) for row in tx.execute(_ASKED_FOR, {"ids": ids})] if ids else []
 
 
 _WAIT = union_all(

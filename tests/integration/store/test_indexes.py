@@ -10,7 +10,7 @@ from sqlalchemy import Connection, event
 from common.clock import read_now
 from common.db import Database
 from common.ids import TenantId, new_token
-from common.store import inbox, places, tasks, timers
+from common.store import inbox, limits, places, tasks, timers
 from common.store.places import Place
 from tests.conftest import migrate
 from tests.integration.engine.documents import one_task
@@ -186,9 +186,28 @@ def taken_places(tx: Connection) -> None:
     assert len(places.find_superseded(tx, place, keeping=3, limit=10)) == 10
 
 
+def unused_limits(tx: Connection) -> None:
+    """2,000 limits, of which few have an open task, and 20 ended ones each."""
+    tx.exec_driver_sql(
+        "INSERT INTO limits (tenant_id, key, source, max_running, created_at, updated_at, updated_by)"
+        " SELECT tenant_id, 'key:' || n, 'definition', 1, created_at, created_at, 'test'"
+        " FROM instances, generate_series(1, 2000) AS n"
+    )
+    tx.exec_driver_sql(
+        "UPDATE tasks SET limit_key = 'key:' || (1 + mod(substr(key, 2)::int, 2000)) WHERE starts_with(key, 'k')"
+    )
+    tx.exec_driver_sql("ANALYZE limits")
+    tx.exec_driver_sql("ANALYZE tasks")
+    found, after = limits.find_unused(tx, after=None)
+    assert 100 < len(found) <= limits.SWEPT
+    assert after is not None
+    assert limits.delete_unused(tx, found) == len(found)
+
+
 @pytest.mark.parametrize(
     ("work", "index"),
     [
+        (unused_limits, "ix_tasks_limited"),
         (next_for_a_place, "ix_instances_queued"),
         (taken_places, "ix_instances_concurrency"),
         (page, "ix_inbox_ready"),
