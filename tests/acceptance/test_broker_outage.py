@@ -10,7 +10,7 @@ from tests.support.figures import Tell
 from tests.support.processes import Processes
 from tests.support.three_tasks import TASKS, three_tasks
 from tests.support.valkey import ValkeyServer
-from tests.support.waiting import crowd, wait_until
+from tests.support.waiting import wait_until
 
 INSTANCES = 50
 GOES_ON_SECONDS = 2.0
@@ -36,6 +36,7 @@ def run_through(
     workers = cluster.workers(orchestrators=1, task_runners=1)
     start_many(cluster)
     wait_until(lambda: cluster.attempts("succeeded") > INSTANCES, what="a third of the tasks", seconds=30)
+    before = longest_pause(cluster)
     outage()
     began = time.monotonic()
     start_many(cluster)
@@ -49,10 +50,10 @@ def run_through(
 
     cluster.assert_each_result_counted_once(tasks=3 * INSTANCES * TASKS)
     cluster.assert_healthy()
-    assert pause < GOES_ON_SECONDS * crowd()
+    assert pause < GOES_ON_SECONDS + before, "the same work paused so long with the broker there"
     began = time.monotonic()
     assert end_all(workers) == [0, 0]
-    assert time.monotonic() - began < IN_TIME_SECONDS * crowd()
+    assert time.monotonic() - began < IN_TIME_SECONDS
 
 
 def test_a_flushed_broker(processes: Processes, postgres_url: str, valkey: ValkeyServer, tell: Tell) -> None:

@@ -17,7 +17,7 @@ from tests.support.processes import Processes
 from tests.support.three_tasks import three_tasks
 from tests.support.turns import Turns
 from tests.support.up import Up, freeze_holder
-from tests.support.waiting import crowd, wait_until
+from tests.support.waiting import wait_until
 
 LEASE_SECONDS = 2.0
 TAKEN_OVER_WITHIN = LEASE_SECONDS + 2.0
@@ -44,8 +44,10 @@ def test_the_task_of_a_frozen_runner_is_taken_over_and_its_late_result_refused(
     cluster: Cluster, ledger: Ledger, tell: Tell
 ) -> None:
     runners = {worker.pid: worker for worker in cluster.workers(orchestrators=1, task_runners=2)[1:]}
+    started = time.monotonic()
     instance_id = cluster.engine.start(ONE_TASK, input=LONG_ENOUGH_MS)
     [first] = ledger.wait_until_begun()
+    taken = time.monotonic() - started
     frozen = runners[first.pid]
     frozen.freeze()
     began = time.monotonic()
@@ -71,7 +73,7 @@ def test_the_task_of_a_frozen_runner_is_taken_over_and_its_late_result_refused(
     cluster.assert_each_result_counted_once(tasks=1)
     cluster.assert_healthy()
     tell(f"taken over {taken_over:.2f} s after the freeze, completed after {completed:.2f} s, lease 2 s")
-    assert taken_over < TAKEN_OVER_WITHIN * crowd()
+    assert taken_over < TAKEN_OVER_WITHIN + taken, "the lease, a look, and what a task takes to begin"
 
 
 def test_an_orchestrator_that_freezes_inside_a_transaction_loses_its_locks(
@@ -107,7 +109,7 @@ def test_an_orchestrator_that_freezes_inside_a_transaction_loses_its_locks(
     cluster.assert_healthy()
     tell(f"its instance moved again {moved - began:.2f} s after the freeze")
     assert moved - started >= LOCKS_LOST_AFTER
-    assert moved - began < LOCKS_LOST_AFTER + (LOOK_SECONDS + 2.0) * crowd()
+    assert moved - began < LOCKS_LOST_AFTER + LOOK_SECONDS + 2.0
 
 
 def test_up_kills_a_writer_that_freezes_with_the_write_lock_of_sqlite(

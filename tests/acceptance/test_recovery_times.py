@@ -12,7 +12,7 @@ from tests.support.figures import Tell
 from tests.support.ledger import Ledger
 from tests.support.one_task import ONE_TASK
 from tests.support.processes import Child, Processes
-from tests.support.waiting import crowd, wait_until
+from tests.support.waiting import wait_until
 
 UNHEARD_WITHIN = 2.0
 LEASE_SECONDS = 2.0
@@ -61,7 +61,8 @@ def test_a_doorbell_that_nobody_hears_is_made_good_by_the_look(cluster: Cluster,
         f"first step after the commit: {unheard[middle]:.2f} s (median), {unheard[-1]:.2f} s at most of {TIMES} "
         f"without a doorbell; {heard[middle] * 1000:.0f} ms (median) with one"
     )
-    assert unheard[-1] < UNHEARD_WITHIN * crowd()
+    # A first step takes this machine so long as it took with a doorbell, just before.
+    assert unheard[-1] < UNHEARD_WITHIN + heard[-1]
 
 
 def test_the_task_of_a_dead_runner_is_taken_over_when_its_lease_ends(
@@ -71,10 +72,12 @@ def test_the_task_of_a_dead_runner_is_taken_over_when_its_lease_ends(
         child.pid: child for child in cluster.workers(orchestrators=1, task_runners=3)[1:]
     }
     key = cluster.engine.apply(ONE_TASK)
-    taken_over = []
+    taken_over, taken = [], []
     for death in range(2):
+        began = time.monotonic()
         instance_id = cluster.engine.start(key, input=LONG_ENOUGH_MS)
         begun = ledger.wait_until_begun(2 * death + 1)
+        taken.append(time.monotonic() - began)
         victim = runners[begun[-1].pid]
         victim.popen.send_signal(signal.SIGKILL)
         began = time.monotonic()
@@ -89,4 +92,6 @@ def test_the_task_of_a_dead_runner_is_taken_over_when_its_lease_ends(
     cluster.assert_each_result_counted_once(tasks=2)
     cluster.assert_healthy()
     tell(f"taken over {max(taken_over):.2f} s after the kill at most, lease {LEASE_SECONDS:g} s")
-    assert max(taken_over) < TAKEN_OVER_WITHIN * crowd()
+    assert max(taken_over) < TAKEN_OVER_WITHIN + max(taken), (
+        "the lease, a look, and what a task takes to begin"
+    )

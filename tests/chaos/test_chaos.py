@@ -41,6 +41,7 @@ from tests.support.http_server import Server, serving
 from tests.support.ledger import Ledger
 from tests.support.postgres import own_postgres_server
 from tests.support.processes import Processes
+from tests.support.slowdown import Slowdown
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import crowd
 
@@ -80,8 +81,8 @@ def _key_of(number: int) -> str:
 def run_chaos(name: str, site: Site, make_driver: type[Driver], tell: Tell) -> None:
     """Run a site through its blows, and judge what it made of them."""
     target = chaos_kinds.Amounts()
-    with serving(target) as amounts:
-        _run_chaos(name, site, make_driver, tell, amounts, target)
+    with serving(target) as amounts, Slowdown() as slowdown:
+        _run_chaos(name, site, make_driver, tell, amounts, target, slowdown)
 
 
 def _run_chaos(
@@ -91,6 +92,7 @@ def _run_chaos(
     tell: Tell,
     amounts: Server,
     target: chaos_kinds.Amounts,
+    slowdown: Slowdown,
 ) -> None:
     tell(f"CHAOS_SEED={SEED} CHAOS_SECONDS={SECONDS:g} CHAOS_INSTANCES={INSTANCES}")
     began = time.monotonic()
@@ -107,7 +109,7 @@ def _run_chaos(
     callers = Callers(
         site.url, site.key, stories, seconds=SECONDS * SPREAD, callers=CALLERS, seed=chance.randrange(2**32)
     )
-    driver = make_driver(site, callers, target, seconds=SECONDS, seed=SEED, pace=PACE)
+    driver = make_driver(site, callers, target, slowdown, seconds=SECONDS, seed=SEED, pace=PACE)
     host = chaos_keeping.Host(
         site.url, site.key, guests=INSTANCES // GUESTS_SHARE, seconds=SECONDS * SPREAD, seed=SEED
     )
@@ -116,7 +118,7 @@ def _run_chaos(
             tickers = chaos_ticks.create(host.caller)
             driver.run()
             driver.wait_for(lambda: host.is_done, what="every guest to be started and dealt with")
-            lateness = WAKE_SECONDS * crowd() + chaos_ticks.LONGEST_JITTER_SECONDS
+            lateness = WAKE_SECONDS * slowdown.worst() + chaos_ticks.LONGEST_JITTER_SECONDS
             chaos_ticks.pause(host.caller, tickers)
             driver.settle(seconds=SETTLE_SECONDS)
     finally:
@@ -156,6 +158,7 @@ def _run_chaos(
             for one in driver.recoveries
         ],
         crowd=crowd(),
+        slowdown=slowdown.worst(),
     )
     tell(report.table())
     tell(f"written to {report.write(REPORTS)}")

@@ -23,6 +23,7 @@ from tests.support.chaos_keeping import count_due
 from tests.support.chaos_kinds import Amounts
 from tests.support.chaos_recovery import Recovery, Touched, Watch, ask
 from tests.support.chaos_site import Embedded, Inside, Production, Role, Site
+from tests.support.slowdown import Slowdown
 from tests.support.up import freeze_holder, runs
 from tests.support.waiting import crowd, wait_until
 
@@ -102,9 +103,18 @@ class Driver(ABC):
     """Hurts a site for `seconds` while callers speak to it, then lets go of everything."""
 
     def __init__(
-        self, site: Site, callers: Callers, target: Amounts, *, seconds: float, seed: int, pace: Pace
+        self,
+        site: Site,
+        callers: Callers,
+        target: Amounts,
+        slowdown: Slowdown,
+        *,
+        seconds: float,
+        seed: int,
+        pace: Pace,
     ) -> None:
         self.site = site
+        self.slowdown = slowdown
         self.target = target
         self.callers = callers
         self.seconds = seconds
@@ -252,7 +262,13 @@ class Driver(ABC):
         left = str(watch.touched) if watch.touched else ""
         self.recoveries.append(
             Recovery(
-                blow.kind, watch.struck, watch.seconds, watch.cleared, bound * crowd(), among_others, left
+                blow.kind,
+                watch.struck,
+                watch.seconds,
+                watch.cleared,
+                bound * self.slowdown.between(since, until),
+                among_others,
+                left,
             )
         )
 

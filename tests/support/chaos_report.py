@@ -29,6 +29,7 @@ class Report:
     recoveries: Mapping[str, Mapping[str, Any]]
     timeline: Sequence[Mapping[str, Any]]
     crowd: float
+    slowdown: float
 
     def write(self, folder: Path) -> Path:
         """Write it as JSON; the file's path."""
@@ -57,7 +58,16 @@ class Report:
             )
             for kind, found in self.recoveries.items()
         ]
-        return "\n".join(["", head, *_columns(rows), "", *_columns(times), f"crowd {self.crowd:.1f}"])
+        return "\n".join(
+            [
+                "",
+                head,
+                *_columns(rows),
+                "",
+                *_columns(times),
+                f"crowd {self.crowd:.1f}, slowdown {self.slowdown:.1f} at worst",
+            ]
+        )
 
 
 def _seconds(value: float | None) -> str:

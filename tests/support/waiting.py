@@ -40,6 +40,7 @@ def wait_until(condition: Callable[[], T], *, what: str, seconds: float = 10.0) 
 def crowd() -> float:
     """How much longer things may take because others use the machine: runnable processes per core, 1 to 10.
 
-    A bound that a test sets to its own measurement is for a machine of one's own: stretch it by this.
+    For waits alone, whose end is a failure anyway. What a test asserts of times that it measured is the promise: it is not stretched
+    by this, or it could not fail. A reference of the same run may be added to it, see `slowdown.py` and the tests of recovery.
     """
     return min(max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0), 10.0)

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from task_runner.redact import LEAST, NOTHING_HIDDEN, Redaction
-from tests.support.waiting import crowd
 
 VALUE = 'p4$$ "wörd"/+\\ünd mehr'
 SHOWN = "[secret KEY]"
@@ -129,8 +128,8 @@ def test_half_a_value_at_the_end_of_a_cut_text_goes_too() -> None:
 def test_large_texts_are_searched_in_no_time() -> None:
     hidden = Redaction({f"[{number}]": f"{number:064x}" * 1_000 for number in range(10)})
     text = "0" * 16_000 + "x"
-    began = time.monotonic()
+    began = time.process_time()
 
     assert hidden.cut_text(text, 100) == text[:100]
     assert hidden.text("y" * 1_000_000) == "y" * 1_000_000
-    assert time.monotonic() - began < 5 * crowd()
+    assert time.process_time() - began < 5

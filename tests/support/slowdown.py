@@ -1,0 +1,71 @@
+"""How much slower everything goes on this machine than on one of its own: a reference for what a test measures meanwhile.
+
+A process beside the test needs the processor for 2 ms, ten times a second, and tells how long it took. With two cores and nobody
+else it takes 2 ms; where others want them too, it takes as much longer as whatever is measured does.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from types import TracebackType
+from typing import Self
+
+MOST = 3.0
+"""No bound is stretched further: a promise that is kept on a busy machine only, is not kept."""
+WINDOW_SECONDS = 2.0
+_PROBE = """
+import sys, time
+while True:
+    began, used = time.monotonic(), time.process_time()
+    while time.process_time() - used < 0.002:
+        pass
+    ended = time.monotonic()
+    print(ended, (ended - began) / 0.002, flush=True)
+    time.sleep(0.1)
+"""
+
+
+class Slowdown:
+    """Measures while the block lasts. Instants are those of `time.monotonic`, which all processes share."""
+
+    def __init__(self) -> None:
+        self._samples: list[tuple[float, float]] = []
+        self._probe: subprocess.Popen[str]
+        self._thread: threading.Thread
+
+    def __enter__(self) -> Self:
+        self._probe = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _PROBE],
+            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+        self._thread = threading.Thread(target=self._read, name="slowdown", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._probe.kill()
+        self._probe.wait()
+        self._thread.join(5)
+        if self._probe.stdout is not None:
+            self._probe.stdout.close()
+
+    def between(self, since: float, until: float) -> float:
+        """The mean between two instants, and a second before: 1 to `MOST`. 1 where nothing was measured."""
+        found = [times for at, times in self._samples if since - WINDOW_SECONDS / 2 <= at <= until]
+        return min(max(sum(found) / len(found), 1.0), MOST) if found else 1.0
+
+    def worst(self) -> float:
+        """That of the worst two seconds so far."""
+        return max((self.between(at, at + WINDOW_SECONDS / 2) for at, _ in self._samples), default=1.0)
+
+    def _read(self) -> None:
+        assert self._probe.stdout is not None
+        for line in self._probe.stdout:
+            at, _, times = line.partition(" ")
+            self._samples.append((float(at), float(times)))
