@@ -170,8 +170,9 @@ def _run_chaos(
     late = [recovery for recovery in driver.recoveries if not recovery.is_in_time]
     assert not late, "\n".join(["recovered too late:", *map(str, late)])
     # The run was what it is meant to be: one in which nothing happened proves nothing.
-    assert len(driver.blows) >= (SECONDS / 8 if IS_LONG else 1)
-    assert driver.samples >= SECONDS / 8
+    assert len(driver.blows) >= (SECONDS / 8 / crowd() if IS_LONG else 1)
+    assert driver.samples >= SECONDS / 8 / crowd()
+    assert set(driver.certain.values()) <= tally(driver.blows).keys()
 
 
 def test_chaos_on_postgresql(processes: Processes, valkey: ValkeyServer, tell: Tell) -> None:

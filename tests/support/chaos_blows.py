@@ -128,7 +128,7 @@ class Driver(ABC):
         self._lasting: list[_Lasting] = []
         self._hurt: list[_Hurt] = []
         self._away: list[tuple[float, float]] = []
-        self._deck: list[str] = []
+        self._deck = list(self.certain)
         self._sampled = self._dealt = time.monotonic()
         self._pause = 0.0
         self._until = 0.0
@@ -137,6 +137,11 @@ class Driver(ABC):
     @abstractmethod
     def kinds(self) -> Mapping[str, Callable[[], bool]]:
         """What can be dealt: by name, a function that answers False where that is not possible now."""
+
+    @property
+    def certain(self) -> Mapping[str, str]:
+        """Cards that are dealt before all others, and the kinds of blow that they are."""
+        return {}
 
     def counts(self) -> dict[str, int]:
         """What else was counted."""
@@ -555,6 +560,11 @@ class EmbeddedDriver(Driver):
             "hold transaction": self.hold_transaction,
             "take target down": self.take_target_down,
         }
+
+    @property
+    def certain(self) -> Mapping[str, str]:
+        """In the long form both ends of `up`: each takes the time of several others, and would often not have its turn."""
+        return {"restart up": "restarted up", "kill up": "killed up"} if self.pace == LONG else {}
 
     def _when_calm(self, deal: Callable[[], bool]) -> Callable[[], bool]:
         return lambda: not (self._hurt or self._watches) and deal()
