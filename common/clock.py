@@ -7,8 +7,10 @@ only measure how long something took. A test sets the time in one place: `signal
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, DateTime, select
@@ -22,6 +24,7 @@ from statechart.env import parse_instant
 
 __all__ = [
     "SQLITE_NOW",
+    "ReadClock",
     "UtcDateTime",
     "database_now",
     "instant_text",
@@ -96,3 +99,19 @@ def set_host_clock(clock: Callable[[], datetime] | None) -> None:
 def sqlite_now_text() -> str:
     """The host clock as SQLAlchemy stores instants on SQLite, so that text compares as time."""
     return _host_clock().astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadClock:
+    """The database's clock as it was read: it said `now` when the process's monotonic clock said `at`, in seconds."""
+
+    now: datetime
+    at: float
+
+    @classmethod
+    def just_read(cls, now: datetime) -> ReadClock:
+        return cls(now, time.monotonic())
+
+    def time(self) -> datetime:
+        """What it says now, for what decides nothing: when an attempt ended."""
+        return self.now + timedelta(seconds=time.monotonic() - self.at)

@@ -44,9 +44,11 @@ from common.decide import Decision, Incident, Standing, decide
 from common.errors import SignalboxError
 from common.ids import InstanceId, TenantId
 from common.lifecycle import FINAL, FROZEN, InstanceStatus
+from common.queues.offers import Offers, name_of
 from common.store import history, inbox, instances
 from common.store.inbox import InboxRow, Page, ReadyRow
 from common.store.instances import LockedInstance
+from common.store.ready import Ready, lock_and_read
 from common.store.turns import FROM_THE_FIRST
 from orchestrator.batch import Batch, LostRace, error_text
 from orchestrator.charts import Charts, CompiledChart
@@ -62,6 +64,9 @@ BATCH = 100
 SHARED_BATCH = 3
 SHARED_SECONDS = 5.0
 """While more than one tenant has events, and for so long after, batches are small: nobody waits for a hundred of another's."""
+CROWDED_SECONDS = 0.25
+"""For so long after an inbox was too long for one look, turns are chosen."""
+FEW = 2
 STEP_BUDGET = 0.1
 """Seconds of stepping in one transaction; instances that are left over are taken by the next."""
 SUSPICION = timedelta(seconds=60)
@@ -80,6 +85,8 @@ class Advancing:
     last_death: Callable[[], datetime | None] = lambda: None
     emitted: threading.Event = field(default_factory=threading.Event)
     """Set when a step of this process has published an event that a trigger answers."""
+    offers: Offers = field(default_factory=Offers)
+    """What task runners have offered to take without a claim."""
     vacancies: Vacancies = field(default_factory=Vacancies)
     """Keys of `concurrency` where this process has seen an instance ask for a place, or give one back."""
 
@@ -125,6 +132,9 @@ class Sweep:
     turn_after: TenantId = FROM_THE_FIRST
     found: bool = False
     shared_until: float = 0.0
+    crowded_until: float = 0.0
+    looks_first: bool = False
+    """The pass before stepped so few that there is hardly more: a look costs less than a lock that finds nothing."""
 
     def begun_before(self) -> None:
         """What was passed by may have changed since: let no lap that has begun be the one that finds nothing."""
@@ -135,6 +145,13 @@ class Sweep:
     @property
     def is_shared(self) -> bool:
         return time.monotonic() < self.shared_until
+
+    @property
+    def is_over_few(self) -> bool:
+        """Is it likely that one look takes in all that is ready?"""
+        now = time.monotonic()
+        is_on_its_way = bool(self.laps) or self.turn_after != FROM_THE_FIRST
+        return not is_on_its_way and now >= self.crowded_until and now >= self.shared_until
 
     @property
     def passed(self) -> dict[TenantId, int]:
@@ -256,11 +273,15 @@ def advance_pass(advancing: Advancing, sweep: Sweep) -> Pass:
     death = advancing.last_death()
     if death is not None:
         done = _careful_pass(advancing, sweep, death)
-    elif advancing.database.is_sqlite and not _peek(advancing, sweep).rows:
-        # The one writer's turn is not taken just to find that there is nothing to do.
-        return Pass(more=sweep.note(_Chosen(), found=False))
+    elif advancing.database.is_sqlite:
+        # The one writer's turn is not taken to look, and not at all where there is nothing to do.
+        page = _peek(advancing, sweep)
+        if not page.rows:
+            return Pass(more=sweep.note(_Chosen(), found=False))
+        done = _pass(advancing, sweep, lambda _tx: sweep.choose(page))
     else:
-        done = _pass(advancing, sweep, lambda tx: sweep.choose(_read_page(tx, sweep)))
+        few = _pass_over_all(advancing, sweep) if sweep.is_over_few else None
+        done = few or _pass(advancing, sweep, lambda tx: sweep.choose(_read_page(tx, sweep)))
     if done.changed:
         advancing.publish(done.changed)
     return done
@@ -285,38 +306,69 @@ def _pass(advancing: Advancing, sweep: Sweep, choose: Callable[[Connection], _Ch
         chosen = choose(tx)
         return chosen.ids
 
-    done = _stepped(advancing, choose_here)
+    done = _stepped(advancing, lambda tx: _lock(tx, choose_here(tx)))
     # The time of this pass may have been over before all that were locked had their turn: they are next.
     return replace(done, more=sweep.note(chosen, found=done.instances > 0, left=done.left))
 
 
-def _stepped(advancing: Advancing, choose: Callable[[Connection], list[InstanceId]]) -> Pass:
-    """Step instances in one transaction; each alone where that fails for a reason that does not pass."""
+def _pass_over_all(advancing: Advancing, sweep: Sweep) -> Pass | None:
+    """Step everything that is ready, if that is little: then nobody's turn has to be chosen. Else None."""
+    if sweep.looks_first and not _has_ready(advancing):
+        sweep.looks_first = False
+        return NOTHING
+    ready = Ready(is_all=False)
+
+    def lock(tx: Connection) -> Ready:
+        nonlocal ready
+        ready = lock_and_read(tx, portion=SHARED_BATCH)
+        if ready.locked:
+            faults.hit("after_lock")
+        return ready
+
+    done = _stepped(advancing, lock)
+    if not ready.is_all:
+        sweep.crowded_until = time.monotonic() + CROWDED_SECONDS
+        return None
+    sweep.looks_first = 0 < done.instances <= FEW
+    return replace(done, more=done.instances > 0)
+
+
+def _has_ready(advancing: Advancing) -> bool:
+    with advancing.database.each_alone() as tx:
+        return inbox.has_ready(tx)
+
+
+def _stepped(advancing: Advancing, lock: Callable[[Connection], Ready]) -> Pass:
+    """Step what `lock` locks and reads, in one transaction; each alone where that fails for a reason that does not pass."""
     ids: list[InstanceId] = []
 
     def step(tx: Connection) -> Pass:
-        ids[:] = choose(tx)
-        return _batch(advancing, tx, ids)
+        ids.clear()
+        ready = lock(tx)
+        ids.extend(held.id for held in ready.locked)
+        return _advance_locked(advancing, tx, ready.locked, ready.rows) if ready.locked else NOTHING
 
     try:
         return advancing.database.run(step)
     except Exception as error:
-        if is_trouble(error) or isinstance(error, LostRace):
+        if is_trouble(error) or isinstance(error, LostRace) or not ids:
             raise
         log.warning("batch.refused", error=type(error).__name__)
         return _each_alone(advancing, ids)
 
 
-def _batch(advancing: Advancing, tx: Connection, ids: Sequence[InstanceId]) -> Pass:
+def _lock(tx: Connection, ids: Sequence[InstanceId]) -> Ready:
+    """Lock those of `ids` that are free, then, in a new statement, read what is in their inboxes."""
     locked = instances.lock_ready(tx, ids) if ids else []
     if not locked:
-        return NOTHING
+        return Ready(is_all=False)
     faults.hit("after_lock")
-    return _advance_locked(advancing, tx, locked)
+    return Ready(False, locked, inbox.read_ready(tx, [held.id for held in locked]))
 
 
-def _advance_locked(advancing: Advancing, tx: Connection, locked: list[LockedInstance]) -> Pass:
-    rows = inbox.read_ready(tx, [held.id for held in locked])
+def _advance_locked(
+    advancing: Advancing, tx: Connection, locked: list[LockedInstance], rows: list[InboxRow]
+) -> Pass:
     by_instance = {id_: list(group) for id_, group in groupby(rows, key=lambda row: row.instance_id)}
     _add_parked(tx, by_instance)
     charts = advancing.charts.fetch(tx, (held.definition_id for held in locked))
@@ -339,16 +391,18 @@ def _advance_locked(advancing: Advancing, tx: Connection, locked: list[LockedIns
         if time.perf_counter() > deadline:
             left = tuple(other.id for other in locked[at:])
             break
-    batch.save(tx, advancing.limits)
+    batch.save(tx, advancing.limits, advancing.offers)
     advancing.vacancies.note(batch)
     if batch.emitted.has_published:
         advancing.emitted.set()
     if batch.due_tasks:
         note_bell(tx, TASK_RUNNER_QUEUE, *batch.due_tasks)
+    for worker, ids in batch.handed.items():
+        note_bell(tx, name_of(worker), *ids)
     faults.hit("before_commit")
     # A lock that found an empty inbox still counts as work: the next pass must look again before it may sleep.
     return Pass(
-        batch.steps, len(locked), len(batch.due_tasks), changed=tuple(advanced), left=left,
+        batch.steps, len(locked), len(batch.due_tasks) + sum(map(len, batch.handed.values())), changed=tuple(advanced), left=left,
         starts_items=batch.starts_items,
     )  # fmt: skip
 
@@ -619,7 +673,7 @@ def _careful_pass(advancing: Advancing, sweep: Sweep, death: datetime) -> Pass:
     suspected = {row.instance_id for row in page.rows if row.accepted_at <= death}
     clear = [one for one in chosen.ids if one not in suspected]
     suspects = [one for one in chosen.ids if one in suspected]
-    done = _stepped(advancing, lambda _tx: clear) if clear else NOTHING
+    done = _stepped(advancing, lambda tx: _lock(tx, clear)) if clear else NOTHING
     careful = [_step_suspect(advancing, one) for one in suspects]
     touched = tuple(one for one, steps in zip(suspects, careful, strict=True) if steps is not None)
     advanced = done.instances + len(touched)
@@ -699,8 +753,8 @@ def _give_up_alone(advancing: Advancing, instance_id: InstanceId, incident: Inci
 
 
 def _one(advancing: Advancing, tx: Connection, instance_id: InstanceId) -> int:
-    locked = instances.lock_ready(tx, [instance_id])
-    return _advance_locked(advancing, tx, locked).steps if locked else 0
+    ready = _lock(tx, [instance_id])
+    return _advance_locked(advancing, tx, ready.locked, ready.rows).steps if ready.locked else 0
 
 
 def _give_up(advancing: Advancing, tx: Connection, instance_id: InstanceId, incident: Incident) -> None:

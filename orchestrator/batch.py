@@ -23,8 +23,9 @@ from common.db.rows import Unmatched, Writes
 from common.db.tables import InboxType, IncidentStatus, TimerStatus
 from common.decision import NOT_RUN_BY_A_RUNNER, TIMEOUT_TIMER, Decision, Erasure, Incident
 from common.errors import Invalid
-from common.ids import InstanceId, TaskId, TenantId, is_id, new_id
+from common.ids import InstanceId, LeaseToken, TaskId, TenantId, WorkerId, is_id, new_id, new_token
 from common.lifecycle import ENDED, FINAL, FROZEN, InstanceStatus, TaskStatus
+from common.queues.offers import Offers
 from common.retry import RetryPolicy
 from common.store import (
     erasure,
@@ -33,12 +34,14 @@ from common.store import (
     incidents,
     instances,
     joins,
+    leased,
     people,
     suggestions,
     tasks,
     timers,
 )
 from common.store.instances import LockedInstance
+from common.store.leased import Begun
 from common.store.limits import KEY_PREFIX, Figures, LimitKey
 from common.store.places import Place
 from orchestrator.children import Children
@@ -67,6 +70,10 @@ from statechart.maps import map_key
 
 PRIORITIES = range(-32_768, 32_768)
 """What the column holds. PostgreSQL refuses more and SQLite does not; the step says the same on both."""
+
+
+NO_OFFERS = Offers()
+"""For who has nobody to hand tasks to."""
 
 
 class LostRace(Exception):
@@ -115,6 +122,8 @@ class Batch:
     vacated: set[Place] = field(default_factory=set)
     steps: int = 0
     due_tasks: list[str] = field(default_factory=list)
+    handed: dict[WorkerId, list[TaskId]] = field(default_factory=dict)  # leased to them as they were created
+    are_limited: bool = False
     children: Children = field(default_factory=Children)
     emitted: Emitted = field(default_factory=Emitted)
     taken_back: TakenBack = field(default_factory=TakenBack)
@@ -186,6 +195,7 @@ class Batch:
         if decision.status in FROZEN and was_thawed and not releases:
             self.frozen.add(held.id)
         self._open_tasks[held.id] = set(snapshot.get("tasks", ()))
+        self.are_limited |= held.are_limited
         if held.status in FROZEN and decision.status not in FROZEN:
             self.thawed.add(held.id)
         if held.concurrency_key is not None:
@@ -291,6 +301,7 @@ class Batch:
             self.asking.setdefault(place, set()).update(asking)
         self.vacated |= other.vacated
         self.steps += other.steps
+        self.are_limited |= other.are_limited
         self._tasks.update(other._tasks)
         self._maps.merge(other._maps)
         self._left_over |= other._left_over
@@ -469,8 +480,11 @@ class Batch:
 
     # -- saving --------------------------------------------------------------------------------------------------
 
-    def save(self, tx: Connection, limits: Limits) -> None:
-        """Write everything collected, in lock order. Raises `LostRace` when a guarded write found another row."""
+    def save(self, tx: Connection, limits: Limits, offers: Offers = NO_OFFERS) -> None:
+        """Write everything collected, in lock order. Raises `LostRace` when a guarded write found another row.
+
+        Due tasks that a runner has offered to take are leased to it; the others wait to be claimed.
+        """
         self._lock_tasks(tx)
         self._save_asked_again(tx)
         retried = tasks.retry(tx, sorted(self._retried_tasks), now=self.now)
@@ -489,7 +503,10 @@ class Batch:
         writes = Writes(tx)
         try:
             instances.save(writes, self.instances)
-            tasks.create(writes, [*self._tasks.values(), *self._maps.rows()])
+            begun = self._begin(offers)
+            created = [row for row in self._tasks.values() if row["id"] not in begun]
+            tasks.create(writes, [*created, *self._maps.rows()])
+            leased.create_begun(writes, list(begun.values()))
             joins.create(writes, list(self._maps.joins.values()))
             timers.arm(writes, list(self._timers.values()))
             history.append(writes, self.history)
@@ -518,7 +535,26 @@ class Batch:
             declare(tx, self._limits, again=again, now=self.now)
         self.due_tasks = [*retried, *released]
         made = (*self._tasks.values(), *self._maps.rows())
-        self.due_tasks += [row["id"] for row in made if is_due(row, self.now)]
+        self.due_tasks += [row["id"] for row in made if is_due(row, self.now) and row["id"] not in begun]
+
+    def _begin(self, offers: Offers) -> dict[TaskId, tuple[dict[str, Any], Begun]]:
+        """Use offers of runners for due tasks, by id. Items of MAPs come by the thousand: they are claimed."""
+        begun: dict[TaskId, tuple[dict[str, Any], Begun]] = {}
+        if not offers or self.are_limited:
+            return begun
+        tokens: dict[WorkerId, LeaseToken] = {}
+        for row in self._tasks.values():
+            if row["held"] or row["limit_key"] is not None or not is_due(row, self.now):
+                continue
+            offer = offers.take(row["tenant_id"], row["type"], row["name"])
+            if offer is not None:
+                token = tokens.setdefault(offer.worker, new_token())
+                allowed = offer.max_attempts(row["type"], row["name"])
+                if row["retry"] is None and allowed is not None:
+                    row["max_attempts"] = allowed
+                begun[row["id"]] = (row, Begun(offer.worker, token, self.now + offer.lease))
+                self.handed.setdefault(offer.worker, []).append(row["id"])
+        return begun
 
     def _erase(self, tx: Connection) -> None:
         """Take bodies away when everything of this batch is written, and the instances stand there as ended."""

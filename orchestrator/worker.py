@@ -28,6 +28,7 @@ from common.queues.app import ADVANCE, make_app
 from common.queues.calls import Listener
 from common.queues.changes import Changes
 from common.queues.dispatcher import Dispatcher, Drained
+from common.queues.offers import OFFERS, Offers
 from common.retention import Keeping
 from common.store import breakers, joins, schedules, tasks, timers, triggers
 from common.version import signalbox_version
@@ -62,6 +63,9 @@ class Orchestrator:
         )
         require_schema(self.database)
         self.bells = doorbell.attach(self.database, settings)
+        self.offers = Offers()
+        if self.bells is not None:
+            self.bells.on_unheard = self.offers.forget
         self.calls = Listener.open(settings.redis_url)
         self.changes = Changes.open(settings.redis_url)
         self.presence = Presence.of("orchestrator")
@@ -71,6 +75,7 @@ class Orchestrator:
             limits.max_context_bytes,
             limits=limits,
             publish=self.changes.publish,
+            offers=self.offers,
             last_death=lambda: self.last_death,
         )
         self.last_death: datetime | None = None
@@ -91,7 +96,8 @@ class Orchestrator:
         self.last_death = self.database.run(lambda tx: stay(tx, self.presence))
         self.dispatcher.start()
         if self.settings.doorbells:
-            self.calls.listen(ORCHESTRATOR_QUEUE, self.dispatcher.ring)
+            rung = lambda _hints: self.dispatcher.ring()  # noqa: E731
+            self.calls.listen({ORCHESTRATOR_QUEUE: rung, OFFERS: self.offers.hear})
         self._beat.start()
         self.sweeper.start()
         log.info("worker.ready", worker_id=self.presence.id, settings=self.settings.redacted())

@@ -68,4 +68,5 @@ def ended(
         claim.retry, claim.completion_event, claim.failure_event, output, error, released, timed_out,
         polls=Counted.read(claim.polls).polls if claim.asked_as == POLL else None, guarded=claim.guarded,
         only_since=claim.claimed_at if claim.is_first else None,
+        answers_one=claim.idempotency_key is None and claim.parent_task_id is None,
     )  # fmt: skip

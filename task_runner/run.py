@@ -1,7 +1,7 @@
 """Claim, call, beat, report: a runner process's work between the database and its handlers.
 
-Theory of operation. The dispatcher claims as many due tasks as there are free slots and puts each into a slot. A slot calls
-its handler and leaves the outcome with the committer, one thread that reports whatever is ready when it is free: a group
+Theory of operation. The dispatcher claims as many due tasks as there are free slots and puts each into a slot; while there is
+nothing to claim, the process offers its slots, and takes up what steps lease to it (`offering.py`). A slot calls its handler and leaves the outcome with the committer, one thread that reports whatever is ready when it is free: a group
 commit without a timer. Every 2 s one statement extends the lease of everything that is held, results that wait for their
 commit included; an id that does not come back was cancelled or its lease was lost, and its handler is told.
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -28,16 +28,18 @@ from sqlalchemy.exc import DBAPIError
 from common import faults
 from common.breaker import BreakerPolicy
 from common.canonical import dumps
-from common.clock import read_now
+from common.clock import ReadClock, read_now
 from common.commands.breakers import log_turned
 from common.commands.limits import Runs
-from common.commands.outcome import Outcome, Reported, report_outcomes
+from common.commands.outcome import Outcome, Reported, report_known, report_outcomes
 from common.db import TASK_RUNNER_QUEUE, Database, is_trouble, note_bell
 from common.db.rows import Writes
 from common.ids import TaskId, TenantId, WorkerId, new_token
 from common.queues.dispatcher import Drained
+from common.queues.offers import handed
 from common.retry import RetryPolicy
 from common.store import tasks
+from common.store.leased import Leased, read_handed, read_unknown
 from common.store.tasks import Due, TaskClaim
 from common.store.turns import FROM_THE_FIRST, next_turn
 from common.task_error import TaskError
@@ -49,6 +51,7 @@ from task_runner.isolate import Children, IsolatedCall, Surroundings
 from task_runner.light import BUDGET_SECONDS, LightEnds, LightHandlers
 from task_runner.limited import LimitedTasks
 from task_runner.metadata_rows import MetadataRows
+from task_runner.offering import Offering, Say
 from task_runner.registry import PLAIN, Handler, HandlerError, Options, Registry
 from task_runner.resolve import NOTHING_PREPARED, Prepared, Resolver
 from task_runner.shares import Shares
@@ -82,6 +85,7 @@ class _Held:
     claim: TaskClaim
     context: TaskContext
     metadata: MetadataRows
+    clock: ReadClock | None = None
     ticket: Ticket | None = None
     isolated: IsolatedCall | None = None
     unwanted_at: float | None = None
@@ -96,6 +100,7 @@ class _Batch:
     left: list[TaskClaim]
     prepared: Prepared = NOTHING_PREPARED
     is_full: bool = False
+    clock: ReadClock | None = None
 
 
 class Runner:
@@ -121,6 +126,7 @@ class Runner:
         resolver: Resolver | None = None,
         on_token: Callable[[float], None] = lambda _seconds: None,
         breakers: BreakerPolicy | None = None,
+        say: Say | None = None,
     ) -> None:
         self.database = database
         self.registry = registry
@@ -141,6 +147,7 @@ class Runner:
         self._held: dict[TaskId, _Held] = {}
         self._ready: list[Outcome] = []
         self._reporting: list[Outcome] = []
+        self._ended_here: list[Outcome] = []  # and are stored without the committer
         self._turn = threading.Condition()
         self._closing = False
         self._is_wanted = False
@@ -152,6 +159,11 @@ class Runner:
         )
         self._turn_after = FROM_THE_FIRST
         self._shares = Shares(slots)
+        self._offering = Offering(
+            registry.all(), worker=worker, lease=lease, say=say, are_watched=self._watched
+        )
+        self._have_more: frozenset[TenantId] | None = None  # to claim; None: that is not known
+        self._taking = threading.Lock()  # from the look or the claim to the note of what is held
         self._full: list[TenantId] = []  # who has his share of the slots
 
     def start(self) -> None:
@@ -168,7 +180,8 @@ class Runner:
 
     def claim(self, until: float) -> Drained:
         """Claim due tasks until the slots are full, nothing is due, or `until` is over."""
-        claimed = 0
+        claimed = self._take_up_unknown()
+        self._have_more = None
         while True:
             room = self._room()
             if room <= 0:
@@ -178,12 +191,11 @@ class Runner:
             # Not even its share was there to be taken, and no place of its own is left.
             has_seen_all = share > limited.claimed and not self.limited.has_freed
             room -= limited.claimed
-            batch = self._claim_batch(room) if room else _Batch(0, [], is_full=True)
-            for task in batch.left:
-                self._call(task, batch.prepared)
+            batch = self._claim_and_call(room) if room else _Batch(0, [], is_full=True)
             rest = room - len(batch.left)
             behind = self._claim_limited(rest if self.limited.are_any and not has_seen_all else 0)
             claimed += limited.claimed + batch.claimed + behind.claimed
+            self._offer()
             if not batch.is_full and behind.claimed < rest:
                 return Drained(Counter(claimed=claimed))
             if time.monotonic() > until:
@@ -198,6 +210,13 @@ class Runner:
             )
             room = min(self.slots.free, UNREPORTED_MAX - len(self._held))
         return room
+
+    def _claim_and_call(self, room: int) -> _Batch:
+        with self._taking:
+            batch = self._claim_batch(room)
+            for task in batch.left:
+                self._call(task, batch.prepared, batch.clock)
+        return batch
 
     def _claim_batch(self, limit: int) -> _Batch:
         if self.database.is_sqlite and not self._is_anything_due():
@@ -240,11 +259,12 @@ class Runner:
             return _Batch(0, [])
         claimed = 0
         for _ in range(HELD_BACK_AT_ONCE):
-            claims, prepared = self.limited.claim(limit, self._prepare)
-            claimed += len(claims)
-            called, filled = ((), NOTHING_PREPARED) if prepared is None else prepared
-            for claim in called:
-                self._call(claim, filled, is_limited=True)
+            with self._taking:
+                claims, prepared = self.limited.claim(limit, self._prepare)
+                claimed += len(claims)
+                called, filled = ((), NOTHING_PREPARED) if prepared is None else prepared
+                for claim in called:
+                    self._call(claim, filled, is_limited=True)
             limit -= len(called)
             if len(called) == len(claims) or limit <= 0:
                 break
@@ -276,10 +296,12 @@ class Runner:
         if not (calls_light and self._light.are_any):
             return self._claim_ordinary(tx, limit)
         until = 0.0
+        clock: ReadClock | None = None
         taken: list[TaskClaim] = []
         light = LightEnds()
         while True:
             due = self._lock_due(tx, limit, taken)
+            clock = ReadClock.just_read(due.now)
             # From the end of the first look: how long its statement took, the first time above all, says nothing of handlers.
             until = until or time.monotonic() + BUDGET_SECONDS
             taken += due.claims
@@ -301,7 +323,7 @@ class Runner:
             report_outcomes(tx, light.outcomes, at_once=light.at_once, worker=self.worker)
             faults.hit("before_outcome_commit")
         # Breakers are locked last: nobody waits for anything behind them.
-        return _Batch(len(taken), list(self._admitted(tx, left)), prepared, is_full=is_full)
+        return _Batch(len(taken), list(self._admitted(tx, left)), prepared, is_full=is_full, clock=clock)
 
     def _claim_ordinary(self, tx: Connection, limit: int) -> _Batch:
         """Lease due tasks and hand them out."""
@@ -316,13 +338,14 @@ class Runner:
             turn_after=self._turn_after,
             excluded=self._full,
         )
+        clock = ReadClock.just_read(due.now)
         self._note_turns(due, limit)
         self._allow(tx, due.claims)
         is_full = len(due.claims) == limit
         if is_full:
             note_bell(tx, TASK_RUNNER_QUEUE)
         admitted, prepared = self._admit_prepared(tx, due.claims)
-        return _Batch(len(due.claims), list(admitted), prepared, is_full=is_full)
+        return _Batch(len(due.claims), list(admitted), prepared, is_full=is_full, clock=clock)
 
     def _lock_due(self, tx: Connection, limit: int, taken: Sequence[TaskClaim]) -> Due:
         due = tasks.lock_due(
@@ -340,7 +363,14 @@ class Runner:
 
     def _note_turns(self, due: Due, limit: int) -> None:
         self.limited.are_any = due.are_limited
-        served = {claim.tenant_id for claim in due.claims}
+        served = Counter(claim.tenant_id for claim in due.claims)
+        if due.are_limited:
+            self._have_more = None
+        elif len(due.claims) < limit:
+            self._have_more = frozenset(self._full)
+        else:  # who came off no worse than the others may have been cut short
+            self._have_more = frozenset(one for one, n in served.items() if n >= limit // len(served))
+            self._have_more |= frozenset(self._full)
         self._turn_after = next_turn(served, limit, self._turn_after)
         self._shares.note(served)
 
@@ -370,8 +400,7 @@ class Runner:
         for locked in due.claims:
             claim = in_force(locked, self._options(locked))
             handler = self._find(claim)
-            bounded = claim.timeout_ms is not None or claim.heartbeat_ms is not None
-            if handler is None or bounded or not self._light.has(handler) or time.monotonic() > until:
+            if handler is None or not self._is_light(claim, handler) or time.monotonic() > until:
                 left.append(locked)
                 continue
             began = time.monotonic()
@@ -388,6 +417,11 @@ class Runner:
             light.add(locked, _with_progress(outcome, context), ended_at)
         return left
 
+    def _is_light(self, claim: TaskClaim, handler: Handler) -> bool:
+        """May a handler be called where others wait for it? One whose time is bounded is watched, in a slot."""
+        is_bounded = claim.timeout_ms is not None or claim.heartbeat_ms is not None
+        return not is_bounded and self._light.has(handler)
+
     def _begin_early(self, tx: Connection, claim: TaskClaim, light: LightEnds, now: datetime) -> None:
         if light.note_begun(claim):
             self._begin(tx, [claim], now)
@@ -395,6 +429,8 @@ class Runner:
     def _is_anything_due(self) -> bool:
         with self.database.reading() as tx:
             is_any, self.limited.are_any = tasks.is_due(tx, types=self._types, functions=self._functions)
+        if not is_any and not self.limited.are_any:
+            self._have_more = frozenset()
         return is_any
 
     def _find(self, claim: TaskClaim) -> Handler | None:
@@ -407,10 +443,17 @@ class Runner:
         handler = self._find(claim)
         return PLAIN if handler is None else handler.options
 
-    def _call(self, claimed: TaskClaim, prepared: Prepared, *, is_limited: bool = False) -> None:
+    def _call(
+        self,
+        claimed: TaskClaim,
+        prepared: Prepared,
+        clock: ReadClock | None = None,
+        *,
+        is_limited: bool = False,
+    ) -> None:
         claim = in_force(claimed, self._options(claimed))
         metadata = MetadataRows(claim, self.database)
-        held = _Held(claim, TaskContext(claim, metadata=metadata), metadata, is_limited=is_limited)
+        held = _Held(claim, TaskContext(claim, metadata=metadata), metadata, clock, is_limited=is_limited)
         handler = self._find(claim)
         if handler is not None and handler.options.isolated:
             held.isolated = IsolatedCall()
@@ -432,7 +475,7 @@ class Runner:
         else:
             outcome = self._call_isolated(held, handler, held.isolated, prepared)
         self._watch.drop(held)
-        return _with_progress(outcome, context)
+        return _with_end(outcome, held)
 
     def _call_isolated(
         self, held: _Held, handler: Handler, call: IsolatedCall, prepared: Prepared
@@ -481,6 +524,109 @@ class Runner:
                 self._ready.append(outcome)
                 self._turn.notify_all()
 
+    # -- taking up what was leased to this process -----------------------------------------------------------------
+
+    def take_up(self, hints: Sequence[bytes]) -> None:
+        """Call what steps have leased to this process, which calls name. Never raises: what is not taken up now is found by a look."""
+        ids = handed(hints)
+        if not ids:
+            return
+        try:
+            self._take_up(
+                lambda tx, held: read_handed(tx, self.worker, [one for one in ids if one not in held])
+            )
+        except Exception as error:  # noqa: BLE001 - an outer loop: nobody would hear the calls that follow
+            log.warning("handed.unread", count=len(ids), error=_text(error))
+        self._offer()
+
+    def _take_up_unknown(self) -> int:
+        """Look for what is leased to this process without its knowledge: calls get lost, and so do answers to a commit."""
+        if not self._offering.is_to_look():
+            return 0
+        return self._take_up(lambda tx, held: read_unknown(tx, self.worker, sorted(held)))
+
+    def _take_up(self, look: Callable[[Connection, Set[TaskId]], Leased]) -> int:
+        with self._taking:
+            if self._offering.is_over:
+                return 0
+            with self._turn:
+                held = set(self._held)  # before the look: what is not in it any more is not running any more
+            with self.database.each_alone() as tx:
+                leased = look(tx, held)
+            self._offering.take(len(leased.claims))
+            self._shares.note({claim.tenant_id for claim in leased.claims})
+            if leased.claims:
+                faults.hit("after_claim")
+            room = max(min(self.slots.free, UNREPORTED_MAX - len(held)), 0)
+            ended_here = self._call_all(
+                leased.claims[:room], None if leased.now is None else ReadClock.just_read(leased.now)
+            )
+            for claim in leased.claims[room:]:  # who has it next has room for it
+                self._give_back(claim)
+            with self._turn:
+                self._ended_here += ended_here
+        if ended_here:
+            self._report_here(ended_here)
+        return len(leased.claims)
+
+    def _call_all(self, claims: Sequence[TaskClaim], clock: ReadClock | None) -> list[Outcome]:
+        """Put claims into slots; call the light ones of them here, and return how those ended."""
+        prepared = NOTHING_PREPARED
+        if self._resolver is not None and any(claim.secrets is not None for claim in claims):
+            with self.database.reading() as tx:
+                prepared = self._resolver.prepare(tx, claims)
+        outcomes = []
+        until = time.monotonic() + BUDGET_SECONDS
+        for claim in claims:
+            handler = self._find(claim)
+            here = None if handler is None else in_force(claim, handler.options)
+            if (
+                handler is None
+                or here is None
+                or not self._is_light(here, handler)
+                or time.monotonic() > until
+            ):
+                self._call(claim, prepared, clock)
+            else:
+                outcomes.append(self._call_here(here, handler, prepared, clock))
+        return outcomes
+
+    def _call_here(
+        self, claim: TaskClaim, handler: Handler, prepared: Prepared, clock: ReadClock | None
+    ) -> Outcome:
+        """Call a light handler in this thread. It is held as any other, so that its lease is beaten until its end is stored."""
+        metadata = MetadataRows(claim, self.database)
+        held = _Held(claim, TaskContext(claim, metadata=metadata), metadata, clock)
+        with self._turn:
+            self._held[claim.id] = held
+        began = time.monotonic()
+        outcome = call_handler(
+            self.registry, claim, held.context, max_output_bytes=self.max_output_bytes, prepared=prepared
+        )
+        self._light.note(handler.name, time.monotonic() - began)
+        return _with_end(outcome, held)
+
+    def _give_back(self, claim: TaskClaim) -> None:
+        metadata = MetadataRows(claim, self.database)
+        with self._turn:
+            self._held[claim.id] = _Held(claim, TaskContext(claim, metadata=metadata), metadata)
+        self._hand_on(ended(claim, released=True))
+
+    def _offer(self) -> None:
+        """Offer what is free to those of whom nothing is left to claim, as far as that is known."""
+        have_more = self._have_more
+        if have_more is None:
+            return
+        with self._turn:
+            held = len(self._held)
+        kept = self.slots.size - self._shares.most
+        room = min(self.slots.free, UNREPORTED_MAX - held)
+        if have_more:
+            room = min(room, kept)  # what is never theirs
+        elif self._shares.are_several:
+            room -= kept  # as with claims: who comes next finds a slot
+        self._offering.renew(room, have_more)
+
     # -- reporting -----------------------------------------------------------------------------------------------
 
     def _commit(self) -> None:
@@ -492,13 +638,8 @@ class Runner:
                 return
             faults.hit("before_report")
             self._report(self._reporting)
-            freed = 0
             with self._turn:
-                for outcome in self._reporting:
-                    held = self._held.get(outcome.task_id)
-                    if held is not None and held.claim.token == outcome.token:
-                        del self._held[outcome.task_id]
-                        freed += held.is_limited
+                freed = self._let_go(self._reporting)
                 self._reporting = []
                 self._turn.notify_all()
             if freed:
@@ -507,6 +648,33 @@ class Runner:
             if self._is_wanted:
                 self._is_wanted = False
                 self.on_room()
+
+    def _let_go(self, group: Sequence[Outcome]) -> int:
+        """Hold claims no more whose outcomes are stored; how many of them were limited."""
+        limited = 0
+        for outcome in group:
+            held = self._held.get(outcome.task_id)
+            if held is not None and held.claim.token == outcome.token:
+                del self._held[outcome.task_id]
+                limited += held.is_limited
+        return limited
+
+    def _report_here(self, group: list[Outcome]) -> None:
+        """Store what was called here without the committer's help; what cannot be stored at once is left to it."""
+        faults.hit("before_report")
+        try:
+            self._report_once(group)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the committer meets it again and deals with it
+            log.warning("outcomes.left", count=len(group), error=_text(error))
+            for outcome in group:
+                self._hand_on(outcome)
+        else:
+            with self._turn:
+                self._let_go(group)
+        with self._turn:
+            stored = {id(one) for one in group}
+            self._ended_here = [one for one in self._ended_here if id(one) not in stored]
+            self._turn.notify_all()
 
     def _report(self, group: list[Outcome]) -> None:
         """Store a group, split it where it is refused. Never raises: other outcomes wait behind this one."""
@@ -546,17 +714,25 @@ class Runner:
                 time.sleep(delay)
                 delay = min(delay * 2, 2.0)
 
-    def _report_once(self, group: list[Outcome]) -> Reported:
+    def _report_once(self, group: list[Outcome]) -> None:
+        known = [one for one in group if one.is_known]
+        if known:
+            faults.hit("before_outcome_commit")
+            done = report_known(self.database, known)
+            group = [one for one in group if (one.task_id, one.token) not in done]
+        if group:
+            self._report_in_transaction(group)
+        faults.hit("after_outcome_commit")
+
+    def _report_in_transaction(self, group: list[Outcome]) -> None:
         def use_case(tx: Connection) -> Reported:
             reported = report_outcomes(tx, group)
             faults.hit("before_outcome_commit")
             return reported
 
         reported = self.database.run(use_case)
-        faults.hit("after_outcome_commit")
         for turned in reported.breakers:
             log_turned(log, turned)
-        return reported
 
     # -- beating -------------------------------------------------------------------------------------------------
 
@@ -596,16 +772,21 @@ class Runner:
 
     # -- ending --------------------------------------------------------------------------------------------------
 
+    def end_offers(self) -> None:
+        """Offer nothing any more, and take up nothing."""
+        self._offering.end()
+
     def drain(self, seconds: float) -> int:
         """Let handlers end for up to `seconds`, report them, give the rest back uncounted; returns how many were given back."""
+        self.end_offers()
         self.slots.wait_idle(seconds)
-        rest = []
+        rest = self._untaken()
         with self._turn:
             # A result whose commit is on its way is neither lost nor given back: its work is done.
-            self._turn.wait_for(lambda: not self._ready and not self._reporting, LAST_REPORT)
-            ended_here = {(outcome.task_id, outcome.token) for outcome in (*self._ready, *self._reporting)}
+            self._turn.wait_for(lambda: not self._unstored(), LAST_REPORT)
+            unstored = {(outcome.task_id, outcome.token) for outcome in self._unstored()}
             for task_id, held in list(self._held.items()):
-                if (task_id, held.claim.token) not in ended_here:
+                if (task_id, held.claim.token) not in unstored:
                     held.context.cancel()
                     given_back = ended(held.claim, released=True)
                     rest.append(replace(given_back, progress=held.context.last_progress))
@@ -618,6 +799,20 @@ class Runner:
             self.database.run(lambda tx: report_outcomes(tx, rest))
         self._committer.join(5)
         return len(rest)
+
+    def _unstored(self) -> Sequence[Outcome]:
+        return (*self._ready, *self._reporting, *self._ended_here)
+
+    def _untaken(self) -> list[Outcome]:
+        """What steps have leased to this process and it will not take up any more, given back."""
+        if not self._offering.wait_for_the_last():
+            return []
+        with self._taking:
+            with self._turn:
+                held = sorted(self._held)
+            with self.database.each_alone() as tx:
+                leased = read_unknown(tx, self.worker, held)
+        return [ended(claim, released=True) for claim in leased.claims]
 
 
 def in_force(claim: TaskClaim, options: Options) -> TaskClaim:
@@ -639,6 +834,11 @@ def _allowance(claim: TaskClaim, options: Options) -> dict[str, Any] | None:
     if claim.retry is not None or options.retry is None or claim.attempt != 1:
         return None
     return {"b_id": claim.id, "b_max_attempts": RetryPolicy.read(options.retry).max_attempts}
+
+
+def _with_end(outcome: Outcome, held: _Held) -> Outcome:
+    ended_at = None if held.clock is None else held.clock.time()
+    return replace(outcome, progress=held.context.last_progress, ended_at=ended_at)
 
 
 def _with_progress(outcome: Outcome, context: TaskContext) -> Outcome:

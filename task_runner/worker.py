@@ -28,6 +28,7 @@ from common.queues import bootstep, doorbell
 from common.queues.app import RUN, make_app
 from common.queues.calls import Listener
 from common.queues.dispatcher import Dispatcher
+from common.queues.offers import name_of
 from common.sealing import SealingKeys
 from common.store.workers import PublishedHandler
 from common.version import signalbox_version
@@ -76,6 +77,7 @@ class TaskRunner:
                 settings.log_format, settings.log_level, settings.isolated_memory_mb * 2**20
             ),
             breakers=settings.breaker_policy(),
+            say=None if self.bells is None else self.bells.say,
             resolver=Resolver(
                 {
                     "secret": Secrets(lambda: SealingKeys.read(*settings.installation_secrets())),
@@ -104,7 +106,8 @@ class TaskRunner:
         self.runner.start()
         self.dispatcher.start()
         if self.settings.doorbells:
-            self.calls.listen(TASK_RUNNER_QUEUE, self.dispatcher.ring)
+            rung = lambda _hints: self.dispatcher.ring()  # noqa: E731
+            self.calls.listen({TASK_RUNNER_QUEUE: rung, name_of(self.presence.id): self.runner.take_up})
         self._beat.start()
         log.info(
             "worker.ready",
@@ -121,6 +124,7 @@ class TaskRunner:
         self.runner.limited.is_leaving = True
 
     def drain(self) -> None:
+        self.runner.end_offers()
         self.dispatcher.end(wait=2)
         try:
             released = self.runner.drain(self.settings.drain_seconds)

@@ -93,6 +93,29 @@ class Database:
         return self.engine.dialect.name == "sqlite"
 
     @contextmanager
+    def each_alone(self) -> Iterator[Connection]:
+        """Take a connection on which each prepared statement commits by itself, then ring what was noted.
+
+        For what needs no common view: BEGIN and COMMIT are two of three round trips. On SQLite only for looking.
+        """
+        with self.engine.connect() as tx:
+            tx.info.pop(_BELLS, None)
+            driver: Any = tx.connection.driver_connection
+            if not self.is_sqlite:
+                driver.autocommit = True
+            try:
+                yield tx
+            except DBAPIError as error:
+                if not self.is_sqlite and driver.closed:
+                    tx.invalidate(error)
+                raise
+            finally:
+                if not self.is_sqlite and not driver.closed:
+                    driver.autocommit = False
+            bells = tx.info.pop(_BELLS, None)
+        self._ring(bells)
+
+    @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """Open a writing transaction; commit at the end, roll back on any exception, then ring what was noted."""
         with self._writer(), self.engine.connect() as tx:
@@ -102,6 +125,9 @@ class Database:
             with tx.begin():
                 yield tx
             bells = tx.info.pop(_BELLS, None)
+        self._ring(bells)
+
+    def _ring(self, bells: Bells | None) -> None:
         if bells:
             faults.hit("after_commit_before_ring")
             for listener in self.listeners:

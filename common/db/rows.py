@@ -41,7 +41,7 @@ def insert_rows(tx: Connection | Writes, table: Table, rows: Sequence[Mapping[st
         return 0
     names = tuple(rows[0])
     if tx.dialect.name == "postgresql":
-        return int(run(tx, _insert_text(table, names).format("$1"), [_packed(rows)]).rowcount)
+        return int(run(tx, _insert_text(table, names).format("$1"), [packed(rows)]).rowcount)
     return _run_for_each(tx, _sqlite_insert(table, names), rows)
 
 
@@ -68,7 +68,7 @@ def update_rows(
     changed = _changed(rows, match)
     if tx.dialect.name == "postgresql":
         text = _update_text(table, changed, match, only_if, cleared).format("$1")
-        return int(run(tx, text, [_packed(rows)]).rowcount)
+        return int(run(tx, text, [packed(rows)]).rowcount)
     return _run_for_each(tx, _sqlite_update(table, changed, match, only_if, cleared), rows)
 
 
@@ -118,7 +118,7 @@ class Writes:
     def insert(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Rows that all have the same members, named as the columns."""
         if rows and self._is_collected:
-            self._parts.append(_Write(_insert_text(table, tuple(rows[0])), (_packed(rows),)))
+            self._parts.append(_Write(_insert_text(table, tuple(rows[0])), (packed(rows),)))
         elif rows:
             insert_rows(self.tx, table, rows)
 
@@ -138,7 +138,7 @@ class Writes:
         if self._is_collected:
             changed = _changed(rows, match)
             text = _update_text(table, changed, match, only_if, cleared)
-            self._parts.append(_Write(text, (_packed(rows),), None if may_miss else len(rows)))
+            self._parts.append(_Write(text, (packed(rows),), None if may_miss else len(rows)))
             return
         found = update_rows(self.tx, table, rows, match=match, only_if=only_if, cleared=cleared)
         if not may_miss:
@@ -242,7 +242,8 @@ def _recordset(table: Table, members: Match) -> str:
     return f"json_to_recordset(CAST({{}} AS json)) AS r({typed})"
 
 
-def _packed(rows: Sequence[Mapping[str, Any]]) -> str:
+def packed(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as one parameter of a statement for PostgreSQL, which unfolds it with `json_to_recordset`."""
     return orjson.dumps(list(rows), default=_hex).decode()
 
 

@@ -1,4 +1,4 @@
-"""Calls: the faster bell, a bare Redis publish to the dispatchers that listen. It carries nothing at all.
+"""Calls: the faster bell, a bare Redis publish to the processes that listen. It carries hints at most.
 
 Lost calls are found by the Celery doorbell that follows, and lost doorbells by the look.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import redis
@@ -17,6 +17,9 @@ import structlog
 REST = 1.0
 UNANSWERED = 100
 """Calls without an answer, after which nobody calls any more without waiting: a broker that is frozen fills our buffers else."""
+KNOWN_MAX = 1_000
+Heard = Callable[[Sequence[bytes]], None]
+"""Takes the hints of all calls that have come since the last time, oldest first; none at all when it begins to listen."""
 log = structlog.get_logger("signalbox.calls")
 
 
@@ -32,7 +35,7 @@ class Caller:
         self._turn = threading.Lock()
         self._connection: Any = None
         self._unanswered: deque[str] = deque()
-        self._heard: dict[str, bool] = {}
+        self._heard: dict[str, int] = {}
         self._quiet_until = 0.0
 
     @classmethod
@@ -40,28 +43,32 @@ class Caller:
         """Open for a broker; one that is not Redis has no calls, and nobody hears them. Connects with the first call."""
         return cls(_client(broker_url))
 
-    def is_heard(self, queue: str) -> bool:
-        """Did somebody hear the last call for `queue` of which that is known?"""
-        return self._heard.get(queue, False)
+    def heard_by(self, whom: str) -> int | None:
+        """How many heard the last call to `whom` of which that is known; None where nothing is."""
+        return self._heard.get(whom)
 
-    def call(self, queue: str) -> bool:
-        """Call those who answer for `queue`; True when somebody heard. Connects if it must. Never raises."""
+    def is_heard(self, whom: str) -> bool:
+        """Did somebody hear the last call to `whom` of which that is known?"""
+        return bool(self._heard.get(whom))
+
+    def call(self, whom: str, hints: bytes = b"") -> bool:
+        """Call those who listen as `whom`; True when somebody heard. Connects if it must. Never raises."""
         with self._turn:
             if self._client is None or time.monotonic() < self._quiet_until:
-                self._heard[queue] = False
+                self._heard[whom] = 0
                 return False
             try:
                 if self._connection is None:
                     self._connection = self._client.connection_pool.make_connection()
                     self._connection.connect()
-                self._send(queue)
+                self._send(whom, hints)
                 while self._unanswered:
                     self._read_answer()
             except (redis.RedisError, OSError) as error:
                 self._hang_up(error)
-            return self.is_heard(queue)
+            return self.is_heard(whom)
 
-    def call_at_once(self, queue: str) -> bool:
+    def call_at_once(self, whom: str, hints: bytes = b"") -> bool:
         """Call without waiting for anything; False where that cannot be done, and `call` has to. Never raises."""
         if not self._turn.acquire(blocking=False):
             return False
@@ -72,7 +79,7 @@ class Caller:
                 self._read_answer()
             if len(self._unanswered) >= UNANSWERED:
                 return False
-            self._send(queue)
+            self._send(whom, hints)
         except (redis.RedisError, OSError) as error:
             self._hang_up(error)
             return False
@@ -87,13 +94,15 @@ class Caller:
                 self._connection.disconnect()
                 self._connection = None
 
-    def _send(self, queue: str) -> None:
-        self._connection.send_command("PUBLISH", channel(queue), b"", check_health=False)
-        self._unanswered.append(queue)
+    def _send(self, whom: str, hints: bytes) -> None:
+        self._connection.send_command("PUBLISH", channel(whom), hints, check_health=False)
+        self._unanswered.append(whom)
 
     def _read_answer(self) -> None:
         answer = self._connection.read_response()
-        self._heard[self._unanswered.popleft()] = bool(answer)
+        if len(self._heard) >= KNOWN_MAX:  # each worker that ever was has a name of its own
+            self._heard.clear()
+        self._heard[self._unanswered.popleft()] = int(answer)
 
     def _hang_up(self, error: Exception) -> None:
         self._quiet_until = time.monotonic() + REST
@@ -106,7 +115,7 @@ class Caller:
 
 
 class Listener:
-    """One process's ear: hears the calls for the queues that it answers for."""
+    """One process's ear: hears the calls to those that it answers for."""
 
     def __init__(self, client: redis.Redis | None) -> None:
         self._client = client
@@ -117,36 +126,42 @@ class Listener:
         """Open for a broker; one that is not Redis has no calls to be heard."""
         return cls(_client(broker_url))
 
-    def listen(self, queue: str, heard: Callable[[], None]) -> None:
-        """Run `heard` at each call for `queue`, from a thread of its own, until `close`."""
+    def listen(self, heard: Mapping[str, Heard]) -> None:
+        """Tell each of `heard` of the calls to its name, from a thread that all share, until `close`."""
         if self._client is not None:
-            threading.Thread(target=self._listen, args=(queue, heard), name="calls", daemon=True).start()
+            threading.Thread(target=self._listen, args=(heard,), name="calls", daemon=True).start()
 
     def close(self) -> None:
         """Stop listening within a second."""
         self._closed.set()
 
-    def _listen(self, queue: str, heard: Callable[[], None]) -> None:
+    def _listen(self, heard: Mapping[str, Heard]) -> None:
         while not self._closed.is_set():
             try:
-                self._hear(queue, heard)
+                self._hear({channel(whom): tell for whom, tell in heard.items()})
             except (redis.RedisError, OSError, ValueError) as error:
                 log.debug("calls.unheard", error=str(error))
                 self._closed.wait(REST)
 
-    def _hear(self, queue: str, heard: Callable[[], None]) -> None:
+    def _hear(self, heard: Mapping[str, Heard]) -> None:
         assert self._client is not None  # noqa: S101 - only a client listens
         with self._client.pubsub(ignore_subscribe_messages=True) as subscribed:  # type: ignore[no-untyped-call]
-            subscribed.subscribe(channel(queue))
-            heard()  # what was called before we listened
+            subscribed.subscribe(*heard)
+            for tell in heard.values():
+                tell([])  # what was called before we listened
             while not self._closed.is_set():
-                if subscribed.get_message(timeout=1.0) is not None:
-                    heard()
+                calls: dict[str, list[bytes]] = {}
+                message = subscribed.get_message(timeout=1.0)
+                while message is not None:  # all that is there: who hears is told once
+                    calls.setdefault(message["channel"].decode(), []).append(message["data"])
+                    message = subscribed.get_message(timeout=0)
+                for name, hints in calls.items():
+                    heard[name](hints)
 
 
-def channel(queue: str) -> str:
-    """Where the calls for a queue go."""
-    return f"signalbox:call:{queue}"
+def channel(whom: str) -> str:
+    """Where the calls to a queue's workers go, or to one of them."""
+    return f"signalbox:call:{whom}"
 
 
 def _client(broker_url: str) -> redis.Redis | None:

@@ -5,7 +5,7 @@ queue. The **ring** is the Celery message, which any worker takes and Flower sho
 millisecond, so while somebody hears the calls it goes out at most ten times a second, and without (another broker, no
 worker yet) the leading edge at once and then one per 10 ms. None goes out while 50 wait untaken (asked after the commit,
 so each of those 50 is followed by a read that sees the new row). Every note is followed by a call or a ring after it, so
-no wake-up depends on an interval. A broker that does not answer is left alone for a second; callers never wait for it, and
+no wake-up depends on an interval. What was leased to a worker is called to that worker alone, and rung for Flower. A broker that does not answer is left alone for a second; callers never wait for it, and
 the look finds every row that nobody rang for.
 """
 
@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 import structlog
 from celery import Celery
 from kombu import Connection as Broker
 
 from common.config import Settings
-from common.db import Bells, Database
+from common.db import TASK_RUNNER_QUEUE, Bells, Database
 from common.queues.app import TASK_OF_QUEUE, make_app
 from common.queues.calls import Caller
 
@@ -35,6 +36,8 @@ CALL_INTERVAL = 0.002
 ENOUGH = 50
 HINTS = 20
 ASK_EVERY = 10
+UNSAID = 1_000
+"""Calls to single workers that wait for the thread; of more the oldest are dropped, and found by a look."""
 REST = 1.0
 _NEVER = float("inf")
 
@@ -54,9 +57,13 @@ class _Bell:
     )
 
     def note(self, ids: Sequence[str]) -> None:
+        self.note_ring(ids)
+        self.wants_call = True
+
+    def note_ring(self, ids: Sequence[str]) -> None:
         self.ids.extend(ids[: max(HINTS - len(self.ids), 0)])
         self.count += max(len(ids), 1)
-        self.wants_call = self.wants_ring = True
+        self.wants_ring = True
 
     @property
     def call_at(self) -> float:
@@ -80,6 +87,7 @@ class Doorbells:
     """One process's bells. `ring` returns at once; a daemon thread does the talking."""
 
     def __init__(self, broker_url: str) -> None:
+        self.on_unheard: Callable[[str], None] = lambda _whom: None
         self._app: Celery = make_app(broker_url, name="signalbox", queue=next(iter(TASK_OF_QUEUE)))
         self._calls = Caller.open(broker_url)
         self._bells = {queue: _Bell() for queue in TASK_OF_QUEUE}
@@ -87,6 +95,7 @@ class Doorbells:
         self._closing = False
         self._rings: Counter[str] = Counter()
         self._full: set[str] = set()
+        self._unsaid: deque[tuple[str, bytes]] = deque(maxlen=UNSAID)
         self._broker: Broker | None = None
         self._quiet_until = 0.0
         self._sleeps_until = 0.0  # when the thread looks by itself; it is woken only for what comes before
@@ -100,6 +109,9 @@ class Doorbells:
         """
         with self._wake:
             for queue, ids in bells.items():
+                if queue not in self._bells:
+                    self._hand(queue, ids)
+                    continue
                 bell = self._bells[queue]
                 bell.note(ids)
                 now = time.monotonic()
@@ -107,6 +119,27 @@ class Doorbells:
                     bell.called(now, is_heard=self._calls.is_heard(queue))
             if self._next_turn() < self._sleeps_until:
                 self._wake.notify()
+
+    def say(self, whom: str, hints: bytes) -> int | None:
+        """Call somebody who is no queue; how many heard the last such call of which that is known. Never blocks, never raises."""
+        with self._wake:
+            self._say(whom, hints)
+            if self._next_turn() < self._sleeps_until:
+                self._wake.notify()
+        return self._calls.heard_by(whom)
+
+    def _say(self, whom: str, hints: bytes) -> None:
+        if self._unsaid or not self._calls.call_at_once(whom, hints):
+            self._unsaid.append((whom, hints))
+
+    def _hand(self, worker: str, ids: Sequence[str]) -> None:
+        """Tell a worker what was leased to it. The ring is for Flower, and has the worker look should the call be lost."""
+        self._say(worker, orjson.dumps(ids))
+        bell = self._bells[TASK_RUNNER_QUEUE]
+        bell.note_ring(ids)
+        bell.is_heard = self._calls.is_heard(worker)
+        if self._calls.heard_by(worker) == 0:
+            self.on_unheard(worker)
 
     def close(self, *, wait: float = 1.0) -> None:
         """Ring what was noted and stop."""
@@ -129,6 +162,10 @@ class Doorbells:
                 is_last = self._closing
                 for queue in calls:
                     self._bells[queue].called(now, is_heard=self._bells[queue].is_heard)
+                unsaid = list(self._unsaid)
+                self._unsaid.clear()
+            for whom, hints in unsaid:
+                self._calls.call(whom, hints)
             for queue in calls:
                 self._bells[queue].is_heard = self._calls.call(queue)
             self._tell(rings)
@@ -147,6 +184,8 @@ class Doorbells:
         self._sleeps_until = 0.0
 
     def _next_turn(self) -> float:
+        if self._unsaid:
+            return 0.0
         return min(min(bell.call_at, bell.ring_at) for bell in self._bells.values())
 
     def _tell(self, queues: Sequence[str]) -> None:

@@ -211,15 +211,17 @@ def read_ready(tx: Connection, instance_ids: Sequence[str]) -> list[InboxRow]:
         rows: Sequence[Any] = _OF_MANY.rows(tx, {"ids": instance_ids})
     else:
         rows = [row for one in instance_ids for row in _OF_ONE.rows(tx, {"instance_id": one})]
-    return [_inbox_row(row) for row in rows]
+    return [inbox_row(row) for row in rows]
 
 
-_HAS_READY = select(_c.id).where(*_is_ready(inbox)).limit(1)
+_HAS_READY = Prepared(
+    select(_c.id).where(*_is_ready(inbox)).order_by(_c.tenant_id, _c.id).limit(literal_column("1"))
+)
 
 
 def has_ready(tx: Connection) -> bool:
     """Does anything wait to be stepped, for any instance?"""
-    return tx.execute(_HAS_READY).first() is not None
+    return bool(_HAS_READY.rows(tx))
 
 
 _PARKED = (
@@ -233,10 +235,11 @@ _PARKED = (
 def read_parked(tx: Connection, instance_id: str, *, limit: int) -> list[InboxRow]:
     """The oldest parked rows of an instance that this transaction has locked."""
     rows = tx.execute(_PARKED, {"instance_id": instance_id, "limit": limit})
-    return [_inbox_row(row) for row in rows]
+    return [inbox_row(row) for row in rows]
 
 
-def _inbox_row(row: Any) -> InboxRow:
+def inbox_row(row: Sequence[Any]) -> InboxRow:
+    """From the columns (id, instance_id, lane, type, body, source, accepted_at)."""
     return InboxRow(row[0], row[1], row[2], InboxType(row[3]), row[4], row[5], row[6])
 
 

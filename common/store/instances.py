@@ -21,6 +21,7 @@ from common.db.tables import definitions, instances
 from common.db.types import among
 from common.ids import DefinitionId, InstanceId, TenantId
 from common.lifecycle import FINAL, LIVE, InstanceStatus
+from common.store.limits import may_limit_any
 
 GENESIS = bytes(32)
 """The hash that an instance's first history row points back to."""
@@ -54,10 +55,11 @@ class LockedInstance:
     concurrency_key: str | None
     is_queued: bool  # waits for a place among those of its key, while it lives
     now: datetime  # the database's clock when the row was locked
+    are_limited: bool  # limits may hold for some task of whatever instance
 
 
 _c = instances.c
-_COLUMNS = (
+LOCKED = (
     _c.id, _c.tenant_id, _c.definition_id, _c.definition_key, _c.definition_version, _c.business_key, _c.status,
     _c.snapshot, _c.error, _c.sequence, _c.head_hash, _c.last_step_at, _c.strikes, _c.priority, _c.parent_id,
     _c.parent_key, _c.depth, _c.created_at, _c.deadline_at, _c.started_at, _c.finished_at,
@@ -68,7 +70,7 @@ _COLUMNS = (
 # FOR NO KEY UPDATE: every insert of an inbox row takes KEY SHARE on its instance through the foreign key. A plain
 # FOR UPDATE conflicts with that: busy instances would be skipped for ever, and senders would deadlock with us.
 _LOCK = Prepared(
-    select(*_COLUMNS, database_now())
+    select(*LOCKED, database_now(), may_limit_any())
     .where(among(_c.id, "ids"))
     .order_by(_c.id)
     .with_for_update(key_share=True, skip_locked=True)
@@ -77,12 +79,13 @@ _LOCK = Prepared(
 
 def lock_ready(tx: Connection, ids: Sequence[str]) -> list[LockedInstance]:
     """Lock those of `ids` that nobody else holds, in id order, until the transaction ends. Others are skipped."""
-    return [_locked(row) for row in _LOCK.rows(tx, {"ids": ids})]
+    return [locked_instance(row) for row in _LOCK.rows(tx, {"ids": ids})]
 
 
-def _locked(row: Any) -> LockedInstance:
+def locked_instance(row: Sequence[Any]) -> LockedInstance:
+    """From the columns `LOCKED`, the clock and whether limits may hold for a task."""
     values = list(row)
-    values[6] = InstanceStatus(values[6])
+    values[6], values[-1] = InstanceStatus(values[6]), bool(values[-1])
     return LockedInstance(*values)
 
 
@@ -266,5 +269,5 @@ def read_stored(tx: Connection, tenant_id: TenantId, instance_id: str) -> Stored
     if row is None:
         return None
     values = list(row)
-    values[6] = InstanceStatus(values[6])
+    values[6], values[-1] = InstanceStatus(values[6]), bool(values[-1])
     return StoredInstance(*values)

@@ -284,7 +284,8 @@ class Due:
     claims: list[TaskClaim]
 
 
-def _claim(row: Sequence[Any], token: LeaseToken, now: datetime) -> TaskClaim:
+def task_claim(row: Sequence[Any], token: LeaseToken, now: datetime) -> TaskClaim:
+    """From the columns `CLAIMED`, the attempt being the one that begins, and whether it is the first."""
     *facts, asked_as, secrets, state, parent_task_id, is_first = row
     inner, polls = (unwrap(state), state) if asked_as == POLL else (state, None)
     return TaskClaim(*(*facts, token, asked_as, secrets, inner, polls, now, parent_task_id, bool(is_first)))
@@ -342,12 +343,12 @@ def _has_due(tenant_id: ColumnElement[Any], type: ColumnElement[Any]) -> ColumnE
     return exists().where(rows.c.tenant_id == tenant_id, rows.c.type == type, *_may_start(rows))
 
 
-_LOCKED = (
+CLAIMED = (
     "id", "tenant_id", "instance_id", "key", "type", "name", "attempt", "max_attempts", "idempotency_key", "input", "retry",
     "timeout_ms", "heartbeat_ms", "options", "progress", "completion_event", "failure_event", "joined_keys", "run_at",
     "asked_as", "secrets", "state", "parent_task_id",
 )  # fmt: skip
-"""The columns of a claim, in the order of `_claim`; there the attempt is the one that begins."""
+"""The columns of a claim, in the order of `task_claim`; there the attempt is the one that begins."""
 
 
 def _in_turn(*, locks: bool) -> CTE:
@@ -361,7 +362,7 @@ def _in_turn(*, locks: bool) -> CTE:
     due = (_due_pairs() if locks else _due_types()).limit(limit * DUE_TYPES_MAX).cte("due")
     rows = tasks.alias()
     theirs = (
-        select(*(rows.c[name] for name in (*_LOCKED, "priority")))
+        select(*(rows.c[name] for name in (*CLAIMED, "priority")))
         .where(
             rows.c.tenant_id == due.c.tenant_id,
             rows.c.type == due.c.type,
@@ -383,11 +384,11 @@ def _in_turn(*, locks: bool) -> CTE:
         joined = due.join(oldest, oldest.c.id.in_(ids))
     best = (oldest.c.priority.desc(), oldest.c.run_at, oldest.c.id)
     place = func.row_number().over(partition_by=due.c.tenant_id, order_by=best)
-    columns = [oldest.c[name] for name in _LOCKED]
+    columns = [oldest.c[name] for name in CLAIMED]
     taken = select(*columns, place.label("place")).select_from(joined).cte("taken")
     first = ~exists().where(_a.task_id == taken.c.id)
     return (
-        select(*(taken.c[name] for name in _LOCKED), first.label("is_first"), share.label("share"))
+        select(*(taken.c[name] for name in CLAIMED), first.label("is_first"), share.label("share"))
         .order_by(taken.c.place, taken.c.tenant_id)
         .limit(limit)
         .cte("in_turn")
@@ -395,9 +396,9 @@ def _in_turn(*, locks: bool) -> CTE:
 
 
 def _told(in_turn: CTE, *, shares: bool) -> Select[Any]:
-    """The clock, and the claims of `in_turn`: `_claim` of all columns from the fourth on; one row of nulls where there are none."""
-    facts: list[ColumnElement[Any]] = [in_turn.c[name] for name in _LOCKED]
-    facts[_LOCKED.index("attempt")] = in_turn.c.attempt + 1
+    """The clock, and the claims of `in_turn`: `task_claim` of all columns from the fourth on; one row of nulls where there are none."""
+    facts: list[ColumnElement[Any]] = [in_turn.c[name] for name in CLAIMED]
+    facts[CLAIMED.index("attempt")] = in_turn.c.attempt + 1
     share = in_turn.c.share if shares else literal(0)
     columns = (_clock.c.now, _clock.c.are_limited, share, *facts, in_turn.c.is_first)
     return select(*columns).select_from(_clock.outerjoin(in_turn, true()))
@@ -449,8 +450,8 @@ _recorded = (
 )
 _CLAIM_DUE = Prepared(_told(_in_turn_locked, shares=True).add_cte(_begun, _recorded))
 """The same on PostgreSQL with the claims begun, for who has nothing to do between the two: one round trip less."""
-_CLAIM_LOCKED = _CLAIM.where(among(_t.id, "ids"), _t.status == TaskStatus.PENDING).returning(
-    *(_t[name] for name in _LOCKED), literal(False)
+_CLAIMCLAIMED = _CLAIM.where(among(_t.id, "ids"), _t.status == TaskStatus.PENDING).returning(
+    *(_t[name] for name in CLAIMED), literal(False)
 )
 
 
@@ -501,7 +502,7 @@ def _look(
         rows = look.rows(tx, names)
         now, are_limited, share, *_ = rows[0]
         now = now if due is None else due.now
-        found = [_claim(row[3:], token, now) for row in rows if row[3] is not None]
+        found = [task_claim(row[3:], token, now) for row in rows if row[3] is not None]
         due = Due(now, bool(are_limited), [*before, *found])
         # Who was given all of his share may have more, and so may those up to `turn_after`.
         is_bounded = share in Counter(claim.tenant_id for claim in found).values()
@@ -622,8 +623,8 @@ def claim_locked(
     if not ids:
         return []
     names = {"ids": ids, "worker": worker, "token": token, "expires_at": now + lease}
-    rows: Iterable[Any] = tx.execute(_CLAIM_LOCKED, names)
-    claims = [_claim(row, token, now) for row in rows]
+    rows: Iterable[Any] = tx.execute(_CLAIMCLAIMED, names)
+    claims = [task_claim(row, token, now) for row in rows]
     insert_rows(tx, attempts, _attempt_rows(claims, worker))
     return claims
 

@@ -261,7 +261,7 @@ class Memory:
             snapshot=None, error=None, sequence=0, head_hash=GENESIS, last_step_at=None, strikes=0,
             priority=row.get("priority", 0), parent_id=row.get("parent_id"), parent_key=row.get("parent_key"),
             depth=row.get("depth", 0), created_at=self.now, deadline_at=None, started_at=None, finished_at=None,
-            concurrency_key=None, is_queued=False, now=self.now,
+            concurrency_key=None, is_queued=False, now=self.now, are_limited=False,
         )  # fmt: skip
         instance = Instance(held, row["input"], row.get("cancel_with_parent", True))
         self.instances[instance.id] = instance

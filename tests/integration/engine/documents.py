@@ -7,6 +7,7 @@ import pytest
 Document = dict[str, Any]
 
 ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+ON_POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 """For tests of what the database has no part in: a database of their own on PostgreSQL would only cost time."""
 
 COUNTER: Document = {

@@ -17,13 +17,12 @@ from common.lifecycle import InstanceStatus
 from common.store import definitions, instances
 from orchestrator.advance import _advance_locked
 from tests.integration.engine.children import children_of, finish, parent, started
-from tests.integration.engine.documents import COUNTER, ON_SQLITE, Document, assign, on_go
+from tests.integration.engine.documents import COUNTER, ON_POSTGRESQL, ON_SQLITE, Document, assign, on_go
 from tests.integration.engine.test_locks import waiters
 from tests.support.engine import Engine
 from tests.support.waiting import wait_until
 
 S = InstanceStatus
-ON_POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 DOUBLING: Document = {
     "id": "doubling",

@@ -12,8 +12,9 @@ from common.db import Database
 from common.ids import InstanceId
 from common.lifecycle import InstanceStatus
 from common.store import inbox, instances
+from common.store.ready import lock_and_read
 from orchestrator.advance import STEP_BUDGET, Sweep, _Lap, advance_pass, advance_ready
-from tests.integration.engine.documents import COUNTER, ON_SQLITE, assign, on_go
+from tests.integration.engine.documents import COUNTER, ON_POSTGRESQL, ON_SQLITE, assign, on_go
 from tests.support.engine import Engine
 
 
@@ -153,3 +154,42 @@ def test_what_comes_to_an_instance_that_had_its_turn_ends_no_drain_unseen(engine
 
     assert not done.more
     assert engine.status(instance_id) is InstanceStatus.WAITING
+
+
+@ON_POSTGRESQL
+def test_a_short_inbox_of_one_tenant_is_stepped_by_one_look_past_whom_somebody_holds(engine: Engine) -> None:
+    """No turn has to be chosen; a second look finds nothing and so ends the sweep."""
+    ids = [engine.start(COUNTER), *(engine.start("counter") for _ in range(4))]
+    sweep = Sweep()
+
+    with held(engine.database, ids[2]):
+        assert advance_pass(engine.advancing, sweep).instances == 4
+        assert advance_pass(engine.advancing, sweep).more is False
+    assert {one: engine.status(one) for one in ids} == dict.fromkeys(ids, InstanceStatus.WAITING) | {
+        ids[2]: InstanceStatus.PENDING
+    }
+    assert sweep.laps == {}
+    assert advance_pass(engine.advancing, sweep).instances == 1
+
+
+@ON_POSTGRESQL
+@pytest.mark.parametrize(
+    ("of_one", "of_other", "is_all"), [(64, 0, True), (65, 0, False), (2, 1, True), (3, 1, False)]
+)
+def test_a_long_inbox_and_one_of_several_tenants_have_turns_chosen(
+    engine: Engine, of_one: int, of_other: int, is_all: bool
+) -> None:
+    other = Engine.on(engine.database, "another")
+    for one, count in ((engine, of_one), (other, of_other)):
+        key = one.apply(COUNTER)
+        for _ in range(count):
+            one.start(key)
+
+    with engine.database.transaction() as tx:
+        ready = lock_and_read(tx, portion=3)
+    assert ready.is_all is is_all
+    assert len(ready.locked) == len(ready.rows) == (of_one + of_other if is_all else 0)
+    assert [one.id for one in ready.locked] == sorted(one.instance_id for one in ready.rows)
+
+    engine.advance()
+    assert engine.execute("SELECT count(*) FROM inbox") == [(0,)]

@@ -179,7 +179,7 @@ def test_a_call_is_heard_by_those_who_listen_and_says_so(valkey_url: str) -> Non
     listener, caller = Listener.open(valkey_url), Caller.open(valkey_url)
     heard: list[int] = []
     assert caller.call(ORCHESTRATOR_QUEUE) is False, "nobody is there"
-    listener.listen(ORCHESTRATOR_QUEUE, lambda: heard.append(1))
+    listener.listen({ORCHESTRATOR_QUEUE: lambda _hints: heard.append(1)})
     wait_until(lambda: heard == [1], what="what was called before it listened")
 
     assert caller.call(TASK_RUNNER_QUEUE) is False
@@ -203,7 +203,7 @@ def test_a_call_at_once_waits_for_nothing_and_learns_later_who_heard_it(valkey: 
         "there is no connection yet, and it waits for none"
     )
     assert caller.call(ORCHESTRATOR_QUEUE) is False, "which this one makes"
-    listener.listen(ORCHESTRATOR_QUEUE, lambda: heard.append(1))
+    listener.listen({ORCHESTRATOR_QUEUE: lambda _hints: heard.append(1)})
     wait_until(lambda: heard == [1], what="what was called before it listened")
 
     assert caller.call_at_once(ORCHESTRATOR_QUEUE) is True
@@ -228,7 +228,7 @@ def test_a_call_at_once_waits_for_nothing_and_learns_later_who_heard_it(valkey: 
 def test_while_calls_are_heard_rings_come_slower_and_calls_at_once(valkey_url: str) -> None:
     listener = Listener.open(valkey_url)
     heard: list[float] = []
-    listener.listen(ORCHESTRATOR_QUEUE, lambda: heard.append(time.monotonic()))
+    listener.listen({ORCHESTRATOR_QUEUE: lambda _hints: heard.append(time.monotonic())})
     wait_until(lambda: heard, what="the listener to be ready")
     heard.clear()
     began = time.monotonic()

@@ -1,0 +1,163 @@
+"""Offers: a task runner tells what it would take at once, and the steps that create such tasks lease them to it themselves.
+
+A task that nobody waits before is so begun by the transaction that creates it: no claim, one commit less for each task. Offers
+and what is handed over travel as calls, so both are hints. An offer that is lost, late or doubled costs a claim or a
+task that is given back; ids that are lost are found by the runner's own look for what is leased to it, and what is leased to a
+runner that has died expires as any lease does.
+
+An offer is not for the tenants of whom something is left to claim, so that nobody's new task passes what waits of his; and what may be
+under a limit or a circuit breaker is never leased like this.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import orjson
+import structlog
+
+from common.ids import TaskId, TenantId, WorkerId, is_id
+
+OFFERS = "offers"
+"""Whom runners call with their offers: the orchestrators."""
+KEPT_SECONDS = 2.5
+"""An offer is renewed each second; whoever does not, or says good-bye, is leased nothing any more."""
+CREDIT_MAX = 1_000
+ATTEMPTS_MAX = 1_000_000
+SYSTEM = "SYSTEM"
+log = structlog.get_logger("signalbox.offers")
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """`worker` takes `credit` more tasks at once, of `types`, and SYSTEM tasks of `functions`; with 0 it takes back what it said.
+
+    Of tenants that are not in `not_for`. By each name the attempts that its handler allows where the task has no policy, None for the default's.
+    """
+
+    worker: WorkerId
+    lease: timedelta
+    types: Mapping[str, int | None]
+    functions: Mapping[str, int | None]
+    credit: int
+    not_for: frozenset[TenantId] = frozenset()
+
+    def takes(self, tenant_id: TenantId, type: str, name: str) -> bool:
+        """Is a task of this tenant, type and name among what is offered?"""
+        is_named = name in self.functions if type == SYSTEM else type in self.types
+        return is_named and tenant_id not in self.not_for
+
+    def max_attempts(self, type: str, name: str) -> int | None:
+        """The attempts that the handler of such a task allows; None: as many as the default."""
+        return self.functions[name] if type == SYSTEM else self.types[type]
+
+    def to_bytes(self) -> bytes:
+        return orjson.dumps(
+            {
+                "worker": self.worker,
+                "leaseMs": self.lease // timedelta(milliseconds=1),
+                "types": self.types,
+                "functions": self.functions,
+                "credit": self.credit,
+                "notFor": sorted(self.not_for),
+            }
+        )
+
+    @classmethod
+    def read(cls, said: bytes) -> Offer:
+        """Read what another process published. Raises `ValueError` for anything else than an offer."""
+        try:
+            told = orjson.loads(said)
+            worker, lease_ms, credit = told["worker"], told["leaseMs"], told["credit"]
+            types, functions = dict(told["types"]), dict(told["functions"])
+            not_for = frozenset(map(TenantId, told["notFor"]))
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not an offer: {error}") from None
+        numbers = all(type(one) is int for one in (lease_ms, credit))
+        if not (numbers and isinstance(worker, str) and is_id(worker)):
+            raise ValueError("not an offer")
+        if not all(one is None or _is_allowed(one) for one in (*types.values(), *functions.values())):
+            raise ValueError("not an offer: attempts are numbers")
+        if not (0 < lease_ms <= 3_600_000 and 0 <= credit <= CREDIT_MAX):
+            raise ValueError("not an offer: its figures are out of bounds")
+        return cls(WorkerId(worker), timedelta(milliseconds=lease_ms), types, functions, credit, not_for)
+
+
+def name_of(worker: WorkerId) -> str:
+    """Whom to call with the ids of what was leased to a worker."""
+    return f"worker:{worker}"
+
+
+def handed(hints: Sequence[bytes]) -> list[TaskId]:
+    """The ids that calls to a worker name; what is none is passed over."""
+    ids: dict[TaskId, None] = {}
+    for said in hints:
+        try:
+            named = orjson.loads(said)
+        except ValueError:
+            continue
+        if isinstance(named, list):
+            ids.update((TaskId(one), None) for one in named if isinstance(one, str) and is_id(one))
+    return list(ids)
+
+
+@dataclass(slots=True)
+class _Standing:
+    offer: Offer
+    left: int
+    until: float
+
+
+class Offers:
+    """What runners have offered to this process, of late. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._standing: dict[WorkerId, _Standing] = {}
+        self._turn = threading.Lock()
+
+    def __bool__(self) -> bool:
+        return bool(self._standing)
+
+    def hear(self, hints: Sequence[bytes]) -> None:
+        """Take note of offers; each replaces the one before of the same worker."""
+        for said in hints:
+            try:
+                offer = Offer.read(said)
+            except ValueError as error:
+                log.warning("offer.unreadable", error=str(error)[:200])
+                continue
+            with self._turn:
+                if offer.credit:
+                    until = time.monotonic() + KEPT_SECONDS
+                    self._standing[offer.worker] = _Standing(offer, offer.credit, until)
+                else:
+                    self._standing.pop(offer.worker, None)
+
+    def take(self, tenant_id: TenantId, type: str, name: str) -> Offer | None:
+        """The offer of the runner that would take most, one task of which is hereby used; None where nobody takes such a task."""
+        with self._turn:
+            now = time.monotonic()
+            best: _Standing | None = None
+            for one in list(self._standing.values()):
+                if one.until < now or not one.left:
+                    del self._standing[one.offer.worker]
+                elif one.offer.takes(tenant_id, type, name) and (best is None or one.left > best.left):
+                    best = one
+            if best is None:
+                return None
+            best.left -= 1
+            return best.offer
+
+    def forget(self, whom: str) -> None:
+        """Nobody heard what a worker was called with: lease it nothing until it offers anew."""
+        with self._turn:
+            for worker in [one for one in self._standing if name_of(one) == whom]:
+                del self._standing[worker]
+
+
+def _is_allowed(attempts: object) -> bool:
+    return type(attempts) is int and 1 <= attempts <= ATTEMPTS_MAX

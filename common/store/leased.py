@@ -1,0 +1,166 @@
+"""Tasks that are leased as they are created, and ended by one statement: the short way through a task's life.
+
+Whoever creates a task may know who will run it (`common.queues.offers`), and whoever ran it the only time knows everything that its end
+writes. The long way, for all others, is `common.store.tasks`: claims, and ends that read first what they decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, and_, bindparam, literal_column, not_, select
+
+from common.clock import database_now
+from common.db.prepared import Prepared, run, sqlite_convert
+from common.db.rows import Writes, packed
+from common.db.tables import attempts, tasks
+from common.db.types import Id, UtcDateTime, among
+from common.ids import LeaseToken, TaskId, WorkerId
+from common.lifecycle import TaskStatus
+from common.store.tasks import CLAIMED, TaskClaim, task_claim
+
+_t = tasks.c
+_a = attempts.c
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """How a task that is being created begins at once: leased to `worker`, its first attempt on record."""
+
+    worker: WorkerId
+    token: LeaseToken
+    expires_at: datetime
+
+
+def create_begun(writes: Writes, rows: Sequence[tuple[Mapping[str, Any], Begun]]) -> None:
+    """Insert task rows as `create` does, each leased to a worker, with its first attempt that begins with the row."""
+    writes.insert(
+        tasks,
+        [
+            {
+                **row,
+                "status": TaskStatus.RUNNING.value,
+                "attempt": 1,
+                "start_by_at": None,
+                "lease_owner": begun.worker,
+                "lease_token": begun.token,
+                "lease_expires_at": begun.expires_at,
+            }
+            for row, begun in rows
+        ],
+    )
+    writes.insert(
+        attempts,
+        [
+            {
+                "task_id": row["id"],
+                "token": begun.token,
+                "tenant_id": row["tenant_id"],
+                "attempt": 1,
+                "worker_id": begun.worker,
+                "started_at": row["created_at"],
+            }
+            for row, begun in rows
+        ],
+    )
+
+
+_leased_to = (
+    select(
+        database_now(),
+        _t.lease_token,
+        _a.started_at,
+        *(_t[name] for name in CLAIMED),
+        (_a.started_at == _t.created_at).label("is_first"),
+    )
+    .join(attempts, and_(_a.task_id == _t.id, _a.token == _t.lease_token))
+    .where(
+        _t.status == literal_column("'running'"),
+        _t.lease_token.is_not(None),
+        _t.lease_owner == bindparam("worker", type_=Id()),
+    )
+    .order_by(_t.id)
+)
+_HANDED = Prepared(_leased_to.where(among(_t.id, "ids")))
+_UNKNOWN = Prepared(_leased_to.where(not_(among(_t.id, "held"))).limit(500))
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """Tasks that are leased to a worker, and the database's time; None where there are none."""
+
+    claims: list[TaskClaim]
+    now: datetime | None
+
+
+def read_handed(tx: Connection, worker: WorkerId, ids: Sequence[TaskId]) -> Leased:
+    """Those of `ids` that are leased to a worker: for who is told of what was created for it."""
+    return _read_leased(_HANDED.rows(tx, {"worker": worker, "ids": ids})) if ids else Leased([], None)
+
+
+def read_unknown(tx: Connection, worker: WorkerId, held: Sequence[TaskId]) -> Leased:
+    """What is leased to a worker beside what it holds: nobody has told it, or its claim's commit was never answered. 500 at most."""
+    return _read_leased(_UNKNOWN.rows(tx, {"worker": worker, "held": held}))
+
+
+def _read_leased(rows: Sequence[Any]) -> Leased:
+    return Leased([task_claim(row[3:], row[1], row[2]) for row in rows], rows[0][0] if rows else None)
+
+
+_KNOWN = """
+WITH r AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(CAST($1 AS json)) AS r(
+        id uuid, held_token uuid, output text, finished_at timestamptz, tenant_id uuid, instance_id uuid, body text, source text)
+), won AS MATERIALIZED (
+    SELECT tasks.id FROM r JOIN tasks ON tasks.id = r.id AND tasks.lease_token = r.held_token AND tasks.status = 'running'
+    ORDER BY tasks.id FOR UPDATE OF tasks
+), done AS (
+    UPDATE tasks SET status = 'succeeded', output = r.output, error = NULL, finished_at = r.finished_at, lease_owner = NULL,
+        lease_token = NULL, lease_expires_at = NULL
+    FROM r JOIN won ON won.id = r.id
+    WHERE tasks.id = r.id AND tasks.lease_token = r.held_token AND tasks.status = 'running'
+    RETURNING tasks.id, r.held_token
+), tried AS (
+    UPDATE attempts SET ended_at = r.finished_at, outcome = 'succeeded', error = NULL
+    FROM r JOIN done USING (id, held_token)
+    WHERE attempts.task_id = r.id AND attempts.token = r.held_token AND attempts.ended_at IS NULL
+), told AS (
+    INSERT INTO inbox (tenant_id, instance_id, lane, type, body, source, accepted_at)
+    SELECT r.tenant_id, r.instance_id, 1, 'task', r.body, r.source, r.finished_at FROM r JOIN done USING (id, held_token)
+    ORDER BY r.id
+)
+SELECT id, held_token FROM done
+"""
+
+
+_KNOWN_SQLITE = (
+    "UPDATE tasks SET status = 'succeeded', output = ?, error = NULL, finished_at = ?, lease_owner = NULL, lease_token = NULL,"
+    " lease_expires_at = NULL WHERE id = ? AND lease_token = ? AND status = 'running'",
+    "UPDATE attempts SET ended_at = ?, outcome = 'succeeded', error = NULL WHERE task_id = ? AND token = ? AND ended_at IS NULL",
+    "INSERT INTO inbox (tenant_id, instance_id, lane, type, body, source, accepted_at, parked) VALUES (?, ?, 1, 'task', ?, ?, ?, 0)",
+)
+_sqlite_instant = sqlite_convert(UtcDateTime())
+
+
+def end_known(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> set[tuple[TaskId, LeaseToken]]:
+    """End tasks well that still run under their tokens, with their attempts, and tell their instances; returns which did.
+
+    Rows {id, held_token, output, finished_at, tenant_id, instance_id, body, source}, `body` and `source` of the inbox row. On
+    PostgreSQL one statement, which locks the tasks in the order of their ids before it writes, and may stand alone.
+    """
+    if tx.dialect.name == "postgresql":
+        return {(row[0], row[1]) for row in run(tx, _KNOWN, [packed(rows)])}
+    return {(row["id"], row["held_token"]) for row in rows if _end_on_sqlite(tx, row)}
+
+
+def _end_on_sqlite(tx: Connection, row: Mapping[str, Any]) -> bool:
+    ends, tries, tells = _KNOWN_SQLITE
+    at = row["finished_at"] if _sqlite_instant is None else _sqlite_instant(row["finished_at"])
+    if run(tx, ends, [row["output"], at, row["id"], row["held_token"]]).rowcount != 1:
+        return False
+    run(tx, tries, [at, row["id"], row["held_token"]])
+    run(tx, tells, [row["tenant_id"], row["instance_id"], row["body"], row["source"], at])
+    return True

@@ -1,0 +1,111 @@
+"""A short inbox with the instances that it is for, locked and read in one statement. PostgreSQL only.
+
+Lock first, read in a later statement, is the rule (`inbox.read_ready`): the snapshot of one statement is older than its locks, so it may
+show rows that the holder before consumed. Here that is found out. Whoever consumes a row raises the `sequence` of its instance in
+the same commit; where the locked row has another `sequence` than the statement's snapshot, the rows of that instance do not count and are read anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, case, distinct, func, literal_column, select, true
+
+from common.clock import database_now
+from common.db.prepared import Prepared
+from common.db.tables import inbox, instances
+from common.db.types import unset
+from common.ids import InstanceId
+from common.store.inbox import InboxRow, inbox_row, read_ready
+from common.store.instances import LOCKED, LockedInstance, locked_instance
+from common.store.limits import may_limit_any
+
+FIRST = 65
+"""Rows of the inbox that one look takes in; so many tell that there may be more."""
+
+_c = instances.c
+_page = (
+    select(*inbox.c)
+    .where(unset(inbox.c.parked))
+    .order_by(inbox.c.tenant_id, inbox.c.id)
+    .limit(literal_column(str(FIRST)))
+    .cte("page")
+    .prefix_with("MATERIALIZED")
+)
+_ids = select(_page.c.instance_id.label("id")).distinct().order_by("id").subquery("ready")
+# One by one, each by its primary key: joined at once they are read whole by a plan that was made when there were few.
+_free = (
+    select(*LOCKED)
+    .where(_c.id == _ids.c.id)
+    .limit(literal_column("1"))
+    .with_for_update(key_share=True, skip_locked=True)
+    .lateral("free")
+)
+_seen = instances.alias("seen")
+_as_seen = select(_seen.c.sequence).where(_seen.c.id == _ids.c.id).scalar_subquery().label("seen_sequence")
+_locked = (
+    select(_free, _as_seen).select_from(_ids.join(_free, true())).cte("locked").prefix_with("MATERIALIZED")
+)
+_size = select(
+    func.count().label("rows"),
+    func.count(distinct(_page.c.tenant_id)).label("tenants"),
+    func.count(distinct(_page.c.instance_id)).label("instances"),
+).cte("size")
+_place = func.row_number().over(partition_by=_page.c.instance_id, order_by=(_page.c.lane, _page.c.id))
+_theirs = (
+    select(
+        _page.c.id.label("row_id"), _page.c.instance_id, _page.c.lane, _page.c.type, _page.c.body, _page.c.source, _page.c.accepted_at,
+        _locked.c.seen_sequence,
+        # A snapshot may be large, and is the same for each row of its instance.
+        *(case((_place == 1, column)).label(column.name) if column.name == "snapshot" else column
+          for column in (_locked.c[one.name] for one in LOCKED)),
+    )
+    .join(_locked, _locked.c.id == _page.c.instance_id)
+    .subquery("theirs")
+)  # fmt: skip
+_READY = Prepared(
+    select(_size, _theirs, database_now(), may_limit_any())
+    .select_from(_size.outerjoin(_theirs, true()))
+    .order_by(_theirs.c.instance_id, _theirs.c.lane, _theirs.c.row_id)
+)
+_SIZE, _ROW = 3, 7
+"""Columns that tell the size, and behind them those of an inbox row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Every instance that is ready and free, locked, with its rows in the order in which they are to be stepped.
+
+    `is_all`: they are all that there are, and few enough that nobody's turn has to be chosen.
+    """
+
+    is_all: bool
+    locked: list[LockedInstance] = field(default_factory=list)
+    rows: list[InboxRow] = field(default_factory=list)
+
+
+def lock_and_read(tx: Connection, *, portion: int) -> Ready:
+    """Look for what is ready, lock it and read it. Where it is too much, nothing is to be stepped of it.
+
+    It is where there may be rows that this look has not seen, and where it is of several tenants and more than a `portion` of
+    instances: then `inbox.page_ready` has to say whose turn it is.
+    """
+    found = _READY.rows(tx)
+    rows, tenants, waiting = found[0][:_SIZE]
+    if rows >= FIRST or (tenants > 1 and waiting > portion):
+        return Ready(is_all=False)
+    ready = Ready(is_all=True)
+    stale: list[InstanceId] = []
+    for row in found:
+        about, (seen_sequence, *instance) = row[_SIZE : _SIZE + _ROW], row[_SIZE + _ROW :]
+        if about[0] is None:
+            continue
+        if not ready.locked or ready.locked[-1].id != about[1]:
+            ready.locked.append(locked_instance(instance))
+        if ready.locked[-1].sequence != seen_sequence:
+            stale.append(ready.locked[-1].id)
+        else:
+            ready.rows.append(inbox_row(about))
+    if stale:
+        ready.rows.extend(read_ready(tx, list(dict.fromkeys(stale))))
+    return ready

@@ -1,0 +1,321 @@
+"""Tasks that are leased as they are created: to who offered, once, and never past a limit; what is not heard of is found."""
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import orjson
+import pytest
+
+from common import faults
+from common.commands.limits import set_limit
+from common.commands.verify import verify_instance
+from common.ids import InstanceId
+from common.lifecycle import InstanceStatus
+from common.queues.offers import OFFERS, Offer, name_of
+from orchestrator.sweep import expire_due_leases
+from task_runner.registry import Options
+from task_runner.run import Runner
+from tests.support.engine import Engine
+from tests.support.waiting import wait_until
+
+ONE_TASK = {
+    "id": "one-task",
+    "initial": "working",
+    "states": {
+        "working": {"invoke": {"src": "work", "onDone": "done"}, "on": {"STOP": "done"}},
+        "done": {"type": "final"},
+    },
+}
+SLOTS = 4
+
+
+class Post:
+    """What the processes say to each other, delivered when the test says so."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.offers: list[Offer] = []
+        self.handed: list[bytes] = []
+        engine.database.listeners.append(self._ring)
+
+    def say(self, _whom: str, hints: bytes) -> int:
+        assert _whom == OFFERS
+        self.offers.append(Offer.read(hints))
+        self.engine.advancing.offers.hear([hints])
+        return 1
+
+    def _ring(self, bells: Any) -> None:
+        self.handed += [
+            orjson.dumps(ids) for whom, ids in bells.items() if whom == name_of(self.engine.worker)
+        ]
+
+    def deliver(self, runner: Runner) -> None:
+        hints, self.handed = self.handed, []
+        runner.take_up(hints)
+
+
+@pytest.fixture
+def post(engine: Engine) -> Post:
+    return Post(engine)
+
+
+@pytest.fixture
+def make_runner(engine: Engine, post: Post) -> Iterator[Callable[[], Runner]]:
+    made: list[Runner] = []
+
+    def make() -> Runner:
+        runner = Runner(
+            engine.database,
+            engine.registry,
+            worker=engine.worker,
+            slots=SLOTS,
+            lease=timedelta(seconds=30),
+            max_output_bytes=100_000,
+            on_room=lambda: None,
+            say=post.say,
+        )
+        runner.start()
+        made.append(runner)
+        return runner
+
+    yield make
+    faults.disarm()
+    for runner in made:
+        runner.drain(5)
+
+
+def hungry(make_runner: Callable[[], Runner]) -> Runner:
+    """A runner that has found nothing to claim, and so has made its offer."""
+    runner = make_runner()
+    assert runner.claim(until=0.0).counts["claimed"] == 0
+    return runner
+
+
+def rows(engine: Engine) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in engine.execute("SELECT status, attempt, lost, max_attempts FROM tasks")]
+
+
+def attempts(engine: Engine) -> list[str | None]:
+    return [row[0] for row in engine.execute("SELECT outcome FROM attempts ORDER BY started_at")]
+
+
+def ends(engine: Engine, instance_id: InstanceId) -> bool:
+    engine.advance()
+    return engine.status(instance_id) is InstanceStatus.COMPLETED
+
+
+def test_a_task_is_leased_to_who_offered_and_ends_as_any_other(
+    engine: Engine, post: Post, make_runner: Any
+) -> None:
+    engine.handler("work", lambda _input: {"made": "here"})
+    runner = hungry(make_runner)
+    instance_id = engine.start(ONE_TASK)
+
+    engine.advance()
+    assert rows(engine) == [("running", 1, 0, 3)]
+    assert engine.execute("SELECT lease_owner FROM tasks") == [(engine.worker,)] or engine.database.is_sqlite
+    assert runner.claim(until=0.0).counts["claimed"] == 0, "there is nothing to claim"
+    post.deliver(runner)
+
+    wait_until(lambda: ends(engine, instance_id), what="the instance to end")
+    assert attempts(engine) == ["succeeded"]
+    with engine.database.reading() as tx:
+        found = verify_instance(tx, engine.tenant_id, instance_id)
+    assert found["valid"], found
+    [ended] = [one for one in engine.entries(instance_id) if one["type"] == "task.succeeded"]
+    assert ended["attemptsDigest"]
+
+
+def test_a_handler_with_a_policy_of_its_own_is_tried_as_often_as_that_says(
+    engine: Engine, post: Post, make_runner: Any
+) -> None:
+    tried: list[int] = []
+
+    def work(_input: Any) -> None:
+        tried.append(1)
+        raise RuntimeError("no")
+
+    engine.handler("work", work, Options(retry={"maxAttempts": 1}))
+    runner = hungry(make_runner)
+    instance_id = engine.start(ONE_TASK)
+    engine.advance()
+    assert rows(engine) == [("running", 1, 0, 1)]
+
+    post.deliver(runner)
+
+    wait_until(lambda: rows(engine) == [("failed", 1, 0, 1)], what="the task to fail")
+    engine.advance()
+    assert engine.status(instance_id) is InstanceStatus.FAILED
+    assert tried == [1]
+
+
+def test_calls_that_come_twice_or_late_call_nobody_twice(
+    engine: Engine, post: Post, make_runner: Any
+) -> None:
+    called: list[int] = []
+    go_on = threading.Event()
+
+    def work(_input: Any) -> None:
+        called.append(1)
+        go_on.wait(10)
+
+    engine.handler("work", work)
+    runner = hungry(make_runner)
+    instance_id = engine.start(ONE_TASK)
+    engine.advance()
+    hints = list(post.handed)
+    runner.take_up(hints * 2)
+    wait_until(lambda: called == [1], what="the handler to be called")
+    runner.take_up(hints)
+    go_on.set()
+    wait_until(lambda: ends(engine, instance_id), what="the instance to end")
+
+    runner.take_up(hints)
+
+    assert called == [1]
+    assert attempts(engine) == ["succeeded"]
+
+
+def test_what_is_leased_to_another_is_not_taken_up(engine: Engine, post: Post, make_runner: Any) -> None:
+    engine.handler("work", lambda _input: None)
+    runner = hungry(make_runner)
+    engine.start(ONE_TASK)
+    engine.advance()
+    engine.execute("UPDATE tasks SET lease_owner = '00000000-0000-7000-8000-000000000001'")
+
+    post.deliver(runner)
+
+    assert runner.held == 0
+
+
+def test_a_lost_call_is_found_by_the_look(
+    engine: Engine, make_runner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("task_runner.offering.LOOK_AFTER", 0.0)
+    engine.handler("work", lambda _input: None)
+    runner = hungry(make_runner)
+    instance_id = engine.start(ONE_TASK)
+    engine.advance()
+
+    assert runner.claim(until=0.0).counts["claimed"] == 1
+
+    wait_until(lambda: ends(engine, instance_id), what="the instance to end")
+
+
+def test_more_than_there_is_room_for_is_given_back_uncounted(
+    engine: Engine, post: Post, make_runner: Any
+) -> None:
+    go_on = threading.Event()
+    engine.handler("work", lambda _input: go_on.wait(10))
+    runner = hungry(make_runner)
+    for hint in (post.offers[0], post.offers[0]):  # as two orchestrators would use it, one each
+        engine.advancing.offers.hear([hint.to_bytes()])
+        for _ in range(SLOTS):
+            engine.start(ONE_TASK)
+            engine.advance()
+    assert [row[0] for row in rows(engine)] == ["running"] * 2 * SLOTS
+
+    post.deliver(runner)
+    wait_until(lambda: attempts(engine).count("released") == SLOTS, what="what is too much to be given back")
+    go_on.set()
+
+    given_back = [row for row in rows(engine) if row[0] == "pending"]
+    assert given_back == [("pending", 0, 0, 3)] * SLOTS
+
+
+def test_a_drain_gives_back_what_was_leased_after_its_last_word(
+    engine: Engine, post: Post, make_runner: Any
+) -> None:
+    engine.handler("work", lambda _input: None)
+    runner = hungry(make_runner)
+    for _ in range(2):
+        engine.start(ONE_TASK)
+    engine.advance()
+    runner.end_offers()
+    assert post.offers[-1].credit == 0
+    post.deliver(runner)
+
+    released = runner.drain(1)
+
+    assert released == 2
+    assert [row[:3] for row in rows(engine)] == [("pending", 0, 0)] * 2
+    engine.start(ONE_TASK)
+    engine.advance()
+    assert [row[0] for row in rows(engine)] == ["pending"] * 3, "nobody offers any more"
+
+
+def test_a_runner_that_died_with_what_was_handed_to_it_loses_it_by_its_lease(
+    engine: Engine, post: Post, make_runner: Any
+) -> None:
+    engine.handler("work", lambda _input: None)
+    hungry(make_runner)
+    instance_id = engine.start(ONE_TASK)
+    engine.advance()
+    post.handed.clear()
+    engine.execute("UPDATE tasks SET lease_expires_at = '2000-01-01 00:00:00.000000'")
+
+    expire_due_leases(engine.database)
+
+    assert rows(engine) == [("pending", 0, 1, 3)]
+    assert attempts(engine) == ["lost"]
+    engine.settle()
+    assert engine.status(instance_id) is InstanceStatus.COMPLETED
+
+
+def test_nothing_is_leased_past_a_limit(engine: Engine, make_runner: Any) -> None:
+    engine.handler("work", lambda _input: None)
+    hungry(make_runner)
+    with engine.database.transaction() as tx:
+        set_limit(tx, engine.tenant_id, "type:EMAIL", max_running=1, rate=None, actor="test")
+    engine.start(ONE_TASK)
+
+    engine.advance()
+
+    assert [row[0] for row in rows(engine)] == ["pending"]
+
+
+@pytest.mark.parametrize("why", ["delayed", "cancelled"])
+def test_what_nobody_may_start_now_is_not_leased(engine: Engine, make_runner: Any, why: str) -> None:
+    engine.handler("work", lambda _input: None)
+    hungry(make_runner)
+    task: dict[str, Any] = {"type": "work", "name": "work", "completionEvent": "DONE"}
+    if why == "delayed":
+        task["delay"] = "PT1H"
+    document = {
+        "id": "once",
+        "initial": "working",
+        "states": {
+            "working": {
+                "entry": [{"type": "createTask", "task": task}],
+                "on": {"DONE": "done", "STOP": "done"},
+            },
+            "done": {"type": "final"},
+        },
+    }
+    instance_id = engine.start(document)
+    if why == "cancelled":
+        engine.send(instance_id, "STOP")
+    engine.advance()
+
+    assert rows(engine)[0][:2] == ({"delayed": "pending", "cancelled": "cancelled"}[why], 0)
+
+
+def test_who_has_more_to_claim_offers_nothing(engine: Engine, post: Post, make_runner: Any) -> None:
+    go_on = threading.Event()
+    engine.handler("work", lambda _input: go_on.wait(10))
+    for _ in range(2 * SLOTS):
+        engine.start(ONE_TASK)
+    engine.advance()
+    runner = make_runner()
+
+    assert runner.claim(until=0.0).counts["claimed"] == SLOTS
+    assert post.offers == []
+    go_on.set()
+    wait_until(lambda: runner.held == 0, what="the first to end")
+    runner.claim(until=0.0)
+    wait_until(lambda: runner.held == 0, what="the others to end")
+    runner.claim(until=0.0)
+
+    assert post.offers[-1].credit == SLOTS
