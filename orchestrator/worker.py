@@ -96,8 +96,10 @@ class Orchestrator:
         self.last_death = self.database.run(lambda tx: stay(tx, self.presence))
         self.dispatcher.start()
         if self.settings.doorbells:
-            rung = lambda _hints: self.dispatcher.ring()  # noqa: E731
-            self.calls.listen({ORCHESTRATOR_QUEUE: rung, OFFERS: self.offers.hear})
+            # Who hears a call answers it: to wake another thread takes longer than a step waits for anything else. So offers
+            # have a thread of their own.
+            self.calls.listen({ORCHESTRATOR_QUEUE: lambda _hints: self.dispatcher.answer()})
+            self.calls.listen({OFFERS: self.offers.hear})
         self._beat.start()
         self.sweeper.start()
         log.info("worker.ready", worker_id=self.presence.id, settings=self.settings.redacted())

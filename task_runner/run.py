@@ -459,7 +459,7 @@ class Runner:
             held.isolated = IsolatedCall()
         with self._turn:
             self._held[claim.id] = held
-        held.ticket = self.slots.submit(lambda: self._run(held, handler, prepared), self._hand_on)
+        held.ticket = self.slots.submit(lambda: self._run(held, handler, prepared), self._end)
         bounds = Bounds.of(claim.timeout_ms, claim.heartbeat_ms)
         if bounds is not None:
             self._watch.add(held, bounds, lambda: held.context.heard_at)
@@ -629,38 +629,49 @@ class Runner:
 
     # -- reporting -----------------------------------------------------------------------------------------------
 
+    def _end(self, outcome: Outcome) -> None:
+        """Store what ended in a slot from its very thread, where nobody else is storing anything; else it joins the next group."""
+        with self._turn:
+            is_alone = outcome.is_known and not self._closing and not self._unstored()
+            if is_alone:
+                self._ended_here.append(outcome)
+        if is_alone:
+            self._report_here([outcome])
+        else:
+            self._hand_on(outcome)
+
     def _commit(self) -> None:
         while True:
             with self._turn:
-                self._turn.wait_for(lambda: self._ready or self._closing)
+                self._turn.wait_for(lambda: (self._ready and not self._ended_here) or self._closing)
                 self._reporting, self._ready = self._ready, []
             if not self._reporting:
                 return
             faults.hit("before_report")
             self._report(self._reporting)
+            self._let_go(self._reporting)
             with self._turn:
-                freed = self._let_go(self._reporting)
                 self._reporting = []
                 self._turn.notify_all()
-            if freed:
-                self.limited.note_ended(freed)
-                self.on_room()
-            if self._is_wanted:
-                self._is_wanted = False
-                self.on_room()
 
-    def _let_go(self, group: Sequence[Outcome]) -> int:
-        """Hold claims no more whose outcomes are stored; how many of them were limited."""
-        limited = 0
-        for outcome in group:
-            held = self._held.get(outcome.task_id)
-            if held is not None and held.claim.token == outcome.token:
-                del self._held[outcome.task_id]
-                limited += held.is_limited
-        return limited
+    def _let_go(self, group: Sequence[Outcome]) -> None:
+        """Hold claims no more whose outcomes are stored, and ring where somebody waits for that."""
+        freed = 0
+        with self._turn:
+            for outcome in group:
+                held = self._held.get(outcome.task_id)
+                if held is not None and held.claim.token == outcome.token:
+                    del self._held[outcome.task_id]
+                    freed += held.is_limited
+        if freed:
+            self.limited.note_ended(freed)
+            self.on_room()
+        if self._is_wanted:
+            self._is_wanted = False
+            self.on_room()
 
     def _report_here(self, group: list[Outcome]) -> None:
-        """Store what was called here without the committer's help; what cannot be stored at once is left to it."""
+        """Store what ended without the committer, which waits meanwhile; what cannot be stored at once is left to it."""
         faults.hit("before_report")
         try:
             self._report_once(group)
@@ -669,10 +680,9 @@ class Runner:
             for outcome in group:
                 self._hand_on(outcome)
         else:
-            with self._turn:
-                self._let_go(group)
+            self._let_go(group)
+        stored = {id(one) for one in group}
         with self._turn:
-            stored = {id(one) for one in group}
             self._ended_here = [one for one in self._ended_here if id(one) not in stored]
             self._turn.notify_all()
 

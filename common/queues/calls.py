@@ -18,7 +18,7 @@ REST = 1.0
 UNANSWERED = 100
 """Calls without an answer, after which nobody calls any more without waiting: a broker that is frozen fills our buffers else."""
 KNOWN_MAX = 1_000
-Heard = Callable[[Sequence[bytes]], None]
+Heard = Callable[[Sequence[bytes]], object]
 """Takes the hints of all calls that have come since the last time, oldest first; none at all when it begins to listen."""
 log = structlog.get_logger("signalbox.calls")
 
