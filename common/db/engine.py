@@ -242,6 +242,10 @@ LONGEST_TRANSACTION = timedelta(seconds=30)
 """For processes that lock what others wait for. A process that freezes between two rows that it sends in one go is not
 idle for PostgreSQL, which waits for the rest: only the age of its transaction tells."""
 TRANSACTION_TIMEOUT_SINCE = 170_000
+WORKERS_PLANS = " -c enable_seqscan=off -c jit=off"
+"""What workers keep asking has an index. A plan that PostgreSQL made for them when a table was nearly empty reads it whole, and
+is kept until autovacuum has looked at the table, a minute in which it may grow by a hundred thousand rows. What must
+be read whole still is, at a cost that would set off the compiler before PostgreSQL 18."""
 
 PING_AFTER = 2.0
 """Seconds of rest after which a pooled connection is asked whether it still lives; busy ones save the round trip."""
@@ -255,7 +259,8 @@ def _postgresql(url: str, *, pool_size: int, name: str, longest_transaction: tim
         connect_args={
             "application_name": name,
             "connect_timeout": 5,
-            "options": "-c idle_in_transaction_session_timeout=5000 -c timezone=UTC",
+            "options": "-c idle_in_transaction_session_timeout=5000 -c timezone=UTC"
+            + ("" if longest_transaction is None else WORKERS_PLANS),
             "prepare_threshold": 2,
         },
     )

@@ -11,15 +11,32 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, literal_column, not_, select
+from sqlalchemy import (
+    JSON,
+    Connection,
+    SmallInteger,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    column,
+    func,
+    insert,
+    literal,
+    literal_column,
+    not_,
+    select,
+    update,
+)
 
 from common.clock import database_now
 from common.db.prepared import Prepared, run, sqlite_convert
 from common.db.rows import Writes, packed
-from common.db.tables import attempts, tasks
+from common.db.tables import AttemptOutcome, InboxType, attempts, inbox, tasks
 from common.db.types import Id, UtcDateTime, among
 from common.ids import LeaseToken, TaskId, WorkerId
 from common.lifecycle import TaskStatus
+from common.store.inbox import ORDINARY
 from common.store.tasks import CLAIMED, TaskClaim, task_claim
 
 _t = tasks.c
@@ -110,32 +127,61 @@ def _read_leased(rows: Sequence[Any]) -> Leased:
     return Leased([task_claim(row[3:], row[1], row[2]) for row in rows], rows[0][0] if rows else None)
 
 
-_KNOWN = """
-WITH r AS MATERIALIZED (
-    SELECT * FROM json_to_recordset(CAST($1 AS json)) AS r(
-        id uuid, held_token uuid, output text, finished_at timestamptz, tenant_id uuid, instance_id uuid, body text, source text)
-), won AS MATERIALIZED (
-    SELECT tasks.id FROM r JOIN tasks ON tasks.id = r.id AND tasks.lease_token = r.held_token AND tasks.status = 'running'
-    ORDER BY tasks.id FOR UPDATE OF tasks
-), done AS (
-    UPDATE tasks SET status = 'succeeded', output = r.output, error = NULL, finished_at = r.finished_at, lease_owner = NULL,
-        lease_token = NULL, lease_expires_at = NULL
-    FROM r JOIN won ON won.id = r.id
-    WHERE tasks.id = r.id AND tasks.lease_token = r.held_token AND tasks.status = 'running'
-    RETURNING tasks.id, r.held_token
-), tried AS (
-    UPDATE attempts SET ended_at = r.finished_at, outcome = 'succeeded', error = NULL
-    FROM r JOIN done USING (id, held_token)
-    WHERE attempts.task_id = r.id AND attempts.token = r.held_token AND attempts.ended_at IS NULL
-), told AS (
-    INSERT INTO inbox (tenant_id, instance_id, lane, type, body, source, accepted_at)
-    SELECT r.tenant_id, r.instance_id, 1, 'task', r.body, r.source, r.finished_at FROM r JOIN done USING (id, held_token)
-    ORDER BY r.id
+_told = (
+    func.json_to_recordset(cast(bindparam("rows", type_=Text()), JSON()))
+    .table_valued(
+        column("id", Id()), column("held_token", Id()), column("output", Text()), column("finished_at", UtcDateTime()),
+        column("tenant_id", Id()), column("instance_id", Id()), column("body", Text()), column("source", Text()),
+    )
+    .render_derived(name="r", with_types=True)
+)  # fmt: skip
+_ends = select(_told).cte("ends").prefix_with("MATERIALIZED")
+_holds = and_(
+    _t.id == _ends.c.id,
+    _t.lease_token == _ends.c.held_token,
+    _t.status == literal_column("'running'"),
 )
-SELECT id, held_token FROM done
-"""
-
-
+_won = (
+    select(_t.id)
+    .join(_ends, _holds)
+    .order_by(_t.id)
+    .with_for_update(of=tasks)
+    .cte("won")
+    .prefix_with("MATERIALIZED")
+)
+_done = (
+    update(tasks)
+    .where(_won.c.id == _ends.c.id, _holds)
+    .values(
+        status=TaskStatus.SUCCEEDED, output=_ends.c.output, error=None, finished_at=_ends.c.finished_at,
+        lease_owner=None, lease_token=None, lease_expires_at=None,
+    )
+    .returning(_t.id, _ends.c.held_token)
+    .cte("done")
+)  # fmt: skip
+_theirs = and_(_done.c.id == _ends.c.id, _done.c.held_token == _ends.c.held_token)
+_tried = (
+    update(attempts)
+    .where(_theirs, _a.task_id == _ends.c.id, _a.token == _ends.c.held_token, _a.ended_at.is_(None))
+    .values(ended_at=_ends.c.finished_at, outcome=AttemptOutcome.SUCCEEDED.value, error=None)
+    .returning(_a.task_id)
+    .cte("tried")
+)
+_put = (
+    insert(inbox)
+    .from_select(
+        ["tenant_id", "instance_id", "lane", "type", "body", "source", "accepted_at"],
+        select(
+            _ends.c.tenant_id, _ends.c.instance_id, literal(ORDINARY, SmallInteger()), literal(InboxType.TASK.value), _ends.c.body,
+            _ends.c.source, _ends.c.finished_at,
+        )
+        .join(_done, _theirs)
+        .order_by(_ends.c.id),
+    )
+    .returning(inbox.c.id)
+    .cte("put")
+)  # fmt: skip
+_END_KNOWN = Prepared(select(_done.c.id, _done.c.held_token).add_cte(_tried, _put))
 _KNOWN_SQLITE = (
     "UPDATE tasks SET status = 'succeeded', output = ?, error = NULL, finished_at = ?, lease_owner = NULL, lease_token = NULL,"
     " lease_expires_at = NULL WHERE id = ? AND lease_token = ? AND status = 'running'",
@@ -152,7 +198,7 @@ def end_known(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> set[tuple[Ta
     PostgreSQL one statement, which locks the tasks in the order of their ids before it writes, and may stand alone.
     """
     if tx.dialect.name == "postgresql":
-        return {(row[0], row[1]) for row in run(tx, _KNOWN, [packed(rows)])}
+        return {(row[0], row[1]) for row in _END_KNOWN.rows(tx, {"rows": packed(rows)})}
     return {(row["id"], row["held_token"]) for row in rows if _end_on_sqlite(tx, row)}
 
 

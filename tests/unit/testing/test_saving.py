@@ -16,6 +16,7 @@ BATCH = {
     "emitted",  # told by the history: the kit asks no triggers
     "_limits",  # the kit runs task after task, as the test says: no limit is ever full
     "asking", "vacated",  # places: the kit starts one instance, which has one
+    "are_limited", "handed",  # nobody offers the kit anything
     "_erased",  # which nobody asks for: the kit has no erasure
 }  # fmt: skip
 LEFT_OUT = {
