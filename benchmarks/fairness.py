@@ -13,8 +13,6 @@ from `created_at` to `finished_at`, on the database's clock; the two workers are
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -22,15 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection
-
+from benchmarks.copies import copy_instance
+from benchmarks.stacks import application_database, begin, start, tell, write_report
 from common.commands.definitions import apply_definition
-from common.commands.start import Start, start_instance
-from common.config import Limits, Settings
+from common.config import Limits
 from common.db import Database
+from common.db.tables import instances, tasks
 from common.ids import TenantId
-from common.observability import configure_logging
-from common.queues import doorbell
 from common.store import keys, listing
 from orchestrator.advance import Advancing, advance_ready
 from signalbox.bench import Options, bench_stack, steps_chart
@@ -65,10 +61,7 @@ class Quiet:
         return latency(self.await_all(ids))
 
     def start(self) -> str:
-        request = Start(definition_key=str(CHART["id"]))
-        return self.database.run(
-            lambda tx: start_instance(tx, self.tenant_id, request, actor="bench", limits=Limits())
-        ).instance_id
+        return start(self.database, self.tenant_id, str(CHART["id"]))
 
     def await_all(self, ids: list[str]) -> list[float]:
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -102,38 +95,34 @@ def main() -> None:
     parser.add_argument("--postgres", action="store_true", help="a real PostgreSQL from the wheel, fsync on")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    configure_logging("bench", level="WARNING")
+    begin()
     report = measure(asked.tasks, asked.seconds, asked.rate, is_postgres=asked.postgres)
-    if asked.json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
-        return
-    for name, value in report.items():
-        sys.stdout.write(f"{name:>38}  {value}\n")
+    write_report(report, as_json=asked.json)
 
 
-def measure(tasks: int, seconds: float, rate: float, *, is_postgres: bool) -> dict[str, Any]:
-    options = Options(instances=tasks, steps=3, modes=(), where="postgres" if is_postgres else "embedded")
+def measure(due: int, seconds: float, rate: float, *, is_postgres: bool) -> dict[str, Any]:
+    options = Options(instances=due, steps=3, modes=(), where="postgres" if is_postgres else "embedded")
     with ExitStack() as ending:
         folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-fairness-")))
-        stack = ending.enter_context(bench_stack(options, folder, _tell))
-        database = _open(stack, ending)
+        stack = ending.enter_context(bench_stack(options, folder, tell))
+        database = application_database(stack, ending)
         quiet = Quiet(stack, database, _tenant(database, "quiet"), rate)
         quiet.await_all([quiet.start() for _ in range(WARM_UP)])
         alone = quiet.measure(seconds)
-        _tell(f"alone: p50 {alone.p50:.1f} ms, p99 {alone.p99:.1f} ms")
+        tell(f"alone: p50 {alone.p50:.1f} ms, p99 {alone.p99:.1f} ms")
         stack.stop_workers()
-        flooding = _flood(database, tasks)
+        flooding = _flood(database, due)
         for ready in stack.start_workers():
-            _tell(f"{ready.name}: {ready.detail}")
+            tell(f"{ready.name}: {ready.detail}")
         time.sleep(SETTLE_SECONDS)
         before, began = _tasks_done(database, flooding), time.monotonic()
         beside = quiet.measure(seconds)
         done = _tasks_done(database, flooding)
         took = time.monotonic() - began
         return {
-            "machine": json.dumps(describe_machine()),
+            "machine": describe_machine(),
             "database": "PostgreSQL, fsync on" if is_postgres else "SQLite",
-            "due tasks of the other tenant": tasks,
+            "due tasks of the other tenant": due,
             "quiet workflows a second": rate,
             "alone, p50 ms": round(alone.p50, 1),
             "alone, p99 ms": round(alone.p99, 1),
@@ -143,18 +132,6 @@ def measure(tasks: int, seconds: float, rate: float, *, is_postgres: bool) -> di
             "ratio of p99": round(beside.p99 / alone.p99, 2),
             "the flood's tasks done a second": round((done - before) / took),
         }
-
-
-def _open(stack: Stack, ending: ExitStack) -> Database:
-    """The database as an application has it, with bells."""
-    overrides = {"database_url": stack.database_url, "redis_url": stack.redis_url or "memory://localhost"}
-    settings = Settings.load(**overrides, doorbells=stack.redis_url is not None)
-    database = Database.open(settings.database_url, name="signalbox-bench")
-    ending.callback(database.dispose)
-    bells = doorbell.attach(database, settings)
-    if bells is not None:
-        ending.callback(bells.close)
-    return database
 
 
 def _tenant(database: Database, name: str) -> TenantId:
@@ -167,45 +144,17 @@ def _tenant(database: Database, name: str) -> TenantId:
 def _flood(database: Database, count: int) -> TenantId:
     """Step one instance to its first task, and copy both until there are so many."""
     tenant_id = _tenant(database, "flooding")
-    with database.transaction() as tx:
-        request = Start(definition_key=str(CHART["id"]))
-        first = start_instance(tx, tenant_id, request, actor="bench", limits=Limits()).instance_id
+    first = start(database, tenant_id, str(CHART["id"]))
     advance_ready(Advancing(database, Limits().max_context_bytes), until=time.monotonic() + 60)
-    with database.transaction() as tx:
-        _copy(tx, "instances", {"id": "i"}, f"id = '{first}'", count)
-        _copy(tx, "tasks", {"id": "t", "instance_id": "i"}, f"instance_id = '{first}'", count)
-    with database.transaction() as tx:
-        tx.exec_driver_sql("ANALYZE")
-    _tell(f"{count:,} tasks of another tenant are due")
+    copy_instance(database, first, count, tables=(instances, tasks))
+    tell(f"{count:,} tasks of another tenant are due")
     return tenant_id
-
-
-def _copy(tx: Connection, table: str, replaced: dict[str, str], which: str, count: int) -> None:
-    """Copy a row, with ids that are made from its number: "i" of instances, "t" of tasks."""
-    columns = [row[0] for row in tx.exec_driver_sql(f"SELECT * FROM {table} LIMIT 0").cursor.description]
-    digits = {"i": "4000", "t": "4001"}
-    if tx.dialect.name == "postgresql":
-        made = "CAST('00000000-0000-{}-8000-' || lpad(to_hex(n), 12, '0') AS UUID)"
-    else:
-        made = "'00000000-0000-{}-8000-' || substr('000000000000' || n, -12)"
-    chosen = ", ".join(
-        made.format(digits[replaced[name]]) if name in replaced else f'"{name}"' for name in columns
-    )
-    named = ", ".join(f'"{name}"' for name in columns)
-    tx.exec_driver_sql(
-        f"WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {count})"
-        f" INSERT INTO {table} ({named}) SELECT {chosen} FROM {table}, numbers WHERE {which}"
-    )
 
 
 def _tasks_done(database: Database, tenant_id: TenantId) -> int:
     query = f"SELECT count(*) FROM tasks WHERE status = 'succeeded' AND tenant_id = '{tenant_id}'"
     with database.reading() as tx:
         return int(tx.exec_driver_sql(query).scalar_one())
-
-
-def _tell(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
 
 
 if __name__ == "__main__":

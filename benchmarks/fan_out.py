@@ -12,9 +12,7 @@ Memory is the most that a worker process ever held (VmHWM), and what the largest
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -22,13 +20,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.stacks import application_database, begin, start, tell, write_report
 from common.commands.definitions import apply_definition
-from common.commands.start import Start, start_instance
-from common.config import Limits, Settings
+from common.config import Limits
 from common.db import Database
 from common.ids import TenantId
-from common.observability import configure_logging
-from common.queues import doorbell
 from common.store import keys, listing
 from signalbox.bench import Options, bench_stack
 from signalbox.machine import describe_machine
@@ -59,13 +55,9 @@ def main() -> None:
     parser.add_argument("--embedded", action="store_true", help="on SQLite, as `signalbox up` runs")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    configure_logging("bench", level="WARNING")
+    begin()
     report = measure(asked.items or [1_000, 10_000], asked.rounds, is_embedded=asked.embedded)
-    if asked.json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
-        return
-    for name, value in report.items():
-        sys.stdout.write(f"{name:>34}  {value}\n")
+    write_report(report, as_json=asked.json)
 
 
 def measure(sizes: list[int], rounds: int, *, is_embedded: bool) -> dict[str, Any]:
@@ -74,17 +66,11 @@ def measure(sizes: list[int], rounds: int, *, is_embedded: bool) -> dict[str, An
     options = Options(instances=1, steps=1, modes=(), where="embedded" if is_embedded else "postgres")
     with ExitStack() as ending:
         folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-fan-out-")))
-        stack = ending.enter_context(bench_stack(options, folder, _tell))
-        database = Database.open(stack.database_url, name="signalbox-fan-out")
-        ending.callback(database.dispose)
-        redis_url = stack.redis_url or "memory://localhost"
-        settings = Settings.load(database_url=stack.database_url, redis_url=redis_url)
-        bells = doorbell.attach(database, settings)
-        if bells is not None:
-            ending.callback(bells.close)
+        stack = ending.enter_context(bench_stack(options, folder, tell))
+        database = application_database(stack, ending)
         tenant_id = _apply(database)
         report: dict[str, Any] = {
-            "machine": json.dumps(describe_machine()),
+            "machine": describe_machine(),
             "database": "SQLite" if is_embedded else "PostgreSQL from the wheel, fsync on",
         }
         for kind in HANDLERS:
@@ -111,10 +97,7 @@ def _apply(database: Database) -> TenantId:
 
 def _one(stack: Stack, database: Database, tenant_id: TenantId, kind: str, size: int) -> float:
     """The seconds of one MAP over `size` items."""
-    request = Start(definition_key=f"fan-out-{kind}", input={"items": list(range(size))})
-    instance_id = database.run(
-        lambda tx: start_instance(tx, tenant_id, request, actor="bench", limits=Limits())
-    ).instance_id
+    instance_id = start(database, tenant_id, f"fan-out-{kind}", {"items": list(range(size))})
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         stack.tick()
@@ -135,10 +118,6 @@ def _peaks(stack: Stack) -> dict[str, float]:
         lines = [line for line in status.splitlines() if line.startswith("VmHWM:")]
         found[worker] = int(lines[0].split()[1]) / 1_000 if lines else 0.0
     return found
-
-
-def _tell(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from typing import Any
 
 from sqlalchemy import Connection, event
 
+from benchmarks.stacks import begin, tell
 from common.clock import read_now
 from common.commands.definitions import apply_definition
 from common.commands.start import Start, start_instance
@@ -34,12 +35,9 @@ from common.db import Database
 from common.db.migrate import upgrade
 from common.ids import LeaseToken, WorkerId, new_token
 from common.store import inbox, instances, joins, keys, places, tasks, timers
-from signalbox.bench import TENANT, await_database, steps_chart
+from signalbox.bench import TENANT, postgres_server, steps_chart
 from signalbox.folder import DataFolder
 from signalbox.machine import describe_machine
-from signalbox.signals import end_in_order_on_sigterm
-from signalbox.supervisor import Supervisor
-from signalbox.throwaway_postgres import throwaway_postgres
 
 READY = 20
 """Rows of each table that a hot statement shall find."""
@@ -86,7 +84,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000, help="of each big table")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    end_in_order_on_sigterm()
+    begin()
     report = measure(asked.rows)
     if asked.json:
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
@@ -106,14 +104,8 @@ def measure(rows: int) -> dict[str, Any]:
             Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-plans-")))
         )
         folder.create()
-        server = ending.enter_context(throwaway_postgres())
-        supervisor = Supervisor(
-            folder.logs, folder.path, lambda notice: _tell(f"{notice.part}: {notice.text}")
-        )
-        ending.callback(supervisor.stop)
-        supervisor.start(server.part)
-        await_database(server.url, supervisor)
-        return {"machine": describe_machine(), "rows of each table": rows, **examine(server.url, rows)}
+        url = ending.enter_context(postgres_server(folder, tell))
+        return {"machine": describe_machine(), "rows of each table": rows, **examine(url, rows)}
 
 
 def examine(url: str, rows: int) -> dict[str, Any]:
@@ -159,7 +151,7 @@ def fill(database: Database, rows: int) -> None:
                 " head_hash, created_at) SELECT gen_random_uuid(), tenant_id, definition_id, definition_key, 1,"
                 f" 'waiting', head_hash, created_at FROM first, generate_series({start}, {last})"
             )
-            _tell(f"{last:,} instances")
+            tell(f"{last:,} instances")
         numbered = "(SELECT *, row_number() OVER (ORDER BY id) AS n FROM instances) AS i"
         is_ready = f"n <= {READY}"
         tx.exec_driver_sql(
@@ -170,20 +162,20 @@ def fill(database: Database, rows: int) -> None:
             " 1, 'A', 'B',"
             f" 'null', created_at, CASE WHEN mod(n, 3) = 0 THEN created_at ELSE NULL END FROM {numbered}"
         )
-        _tell("tasks, a third of them due")
+        tell("tasks, a third of them due")
         tx.exec_driver_sql(
             "INSERT INTO timers (id, tenant_id, instance_id, key, due_at, status, body, created_at, finished_at)"
             f" SELECT gen_random_uuid(), tenant_id, id, 'k', created_at + CASE WHEN {is_ready} THEN interval '0'"
             " ELSE interval '30 days' END, CASE WHEN mod(n, 2) = 1 THEN 'armed' ELSE 'fired' END, '{}', created_at,"
             f" CASE WHEN mod(n, 2) = 1 THEN NULL ELSE created_at END FROM {numbered}"
         )
-        _tell("timers, half of them armed")
+        tell("timers, half of them armed")
         tx.exec_driver_sql(
             "INSERT INTO inbox (tenant_id, instance_id, lane, type, body, source, accepted_at, parked)"
             " SELECT tenant_id, id, 1, 'event', '{\"type\":\"X\"}', 'bench', created_at,"
             f" NOT ({is_ready}) FROM {numbered}"
         )
-        _tell("inbox")
+        tell("inbox")
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("VACUUM ANALYZE")
 
@@ -293,10 +285,6 @@ HOT: Mapping[str, Hot] = {
     "joins.next_start_at": joins.next_start_at,
     "places.find_wanted": lambda tx: places.find_wanted(tx, after=None, limit=READY),
 }
-
-
-def _tell(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
 
 
 if __name__ == "__main__":

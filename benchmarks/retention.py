@@ -15,8 +15,6 @@ Latency is from accepted to finished, by the database's clock; each workflow bel
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import tempfile
 import threading
 import time
@@ -27,14 +25,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from benchmarks.copies import copy_instance
+from benchmarks.stacks import application_database, begin, start, tell, write_report
 from common.commands.definitions import apply_definition
-from common.commands.start import Start, start_instance
-from common.config import Limits, Settings
+from common.config import Limits
 from common.db import Database
 from common.db.tables import attempts, history, instances, tasks
 from common.ids import InstanceId, TenantId
-from common.observability import configure_logging
-from common.queues import doorbell
 from common.retention import Keeping
 from common.store import keys
 from orchestrator.retention import sweep
@@ -43,8 +40,6 @@ from signalbox.machine import describe_machine
 
 STARTERS = 4
 STEPS = 3
-COPY_AT_ONCE = 20_000
-TOLD_EVERY = 100_000
 PERIOD_SECONDS = 10.0
 END_SECONDS = 60.0
 """How long the workflows that were started in a period may take to end after it."""
@@ -69,31 +64,19 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    configure_logging("bench", level="WARNING")
+    begin()
     report = measure(
         min(asked.instances, 1_000_000), seconds=asked.seconds, rate=asked.rate, sweeps_all=asked.all
     )
-    if asked.json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
-        return
-    for name, value in report.items():
-        sys.stdout.write(f"{name:>34}  {value}\n")
+    write_report(report, as_json=asked.json)
 
 
 def measure(count: int, *, seconds: float, rate: float, sweeps_all: bool = False) -> dict[str, Any]:
     options = Options(instances=count, steps=STEPS, modes=(), where="postgres")
     with ExitStack() as ending:
         folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-retention-")))
-        stack = ending.enter_context(bench_stack(options, folder, _tell))
-        redis_url = stack.redis_url or "memory://localhost"
-        settings = Settings.load(
-            database_url=stack.database_url, redis_url=redis_url, doorbells=stack.redis_url is not None
-        )
-        database = Database.open(stack.database_url, name="signalbox-retention")
-        ending.callback(database.dispose)
-        bells = doorbell.attach(database, settings)
-        if bells is not None:
-            ending.callback(bells.close)
+        stack = ending.enter_context(bench_stack(options, folder, tell))
+        database = application_database(stack, ending)
         with database.transaction() as tx:
             tenant_id = keys.ensure_tenant(tx, TENANT)
             for key in ("old", "live"):
@@ -116,11 +99,11 @@ def measure(count: int, *, seconds: float, rate: float, sweeps_all: bool = False
             swept += deleted
             after = load.run(lambda: time.sleep(PERIOD_SECONDS))
             without.add(after)
-            _tell(
+            tell(
                 f"{swept:,} swept; p99 {measured.quantile(0.99):.0f} ms meanwhile, {after.quantile(0.99):.0f} after"
             )
         return {
-            "machine": json.dumps(describe_machine()),
+            "machine": describe_machine(),
             "finished instances": count,
             "size before": sizes,
             "size after": _sizes(database),
@@ -207,13 +190,13 @@ class _Load:
         with self._database.reading() as tx:
             since = tx.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
 
-        def start(number: int) -> None:
+        def keep_starting(number: int) -> None:
             due = began + number / self._rate
             while not over.wait(max(due - time.monotonic(), 0.0)):
-                _start(self._database, self._tenant_id, "live")
+                start(self._database, self._tenant_id, "live")
                 due += STARTERS / self._rate
 
-        threads = [threading.Thread(target=start, args=(n,), daemon=True) for n in range(STARTERS)]
+        threads = [threading.Thread(target=keep_starting, args=(n,), daemon=True) for n in range(STARTERS)]
         for thread in threads:
             thread.start()
         meanwhile()
@@ -239,15 +222,9 @@ class _Load:
             time.sleep(0.2)
 
 
-def _start(database: Database, tenant_id: TenantId, key: str) -> InstanceId:
-    request = Start(definition_key=key)
-    started = database.run(lambda tx: start_instance(tx, tenant_id, request, actor="bench", limits=Limits()))
-    return started.instance_id
-
-
 def _run_one(database: Database, tenant_id: TenantId, key: str) -> float:
     """Start a workflow and wait for its end; milliseconds from accepted to finished, by the database's clock."""
-    started = _start(database, tenant_id, key)
+    started = start(database, tenant_id, key)
     query = (
         "SELECT extract(epoch FROM finished_at - created_at) * 1000 FROM instances"
         f" WHERE id = '{started}' AND finished_at IS NOT NULL"
@@ -263,72 +240,14 @@ def _run_one(database: Database, tenant_id: TenantId, key: str) -> float:
 def _copy(database: Database, count: int) -> None:
     """Make the one instance of "old" into `count`, all finished long ago, with their rows.
 
-    Ids and instants rise from one to the next, as they do where instances come one after the other: what is deleted
-    together stands together. Foreign keys are not asked for each row, which would take most of the time.
+    Instants rise from one to the next, as they do where instances come one after the other: what is deleted together
+    stands together.
     """
-    began = time.monotonic()
-    for start in range(1, count, COPY_AT_ONCE):
-        number = min(COPY_AT_ONCE, count - start)
-        with database.transaction() as tx:
-            tx.exec_driver_sql("SET LOCAL session_replication_role = replica")
-            tx.exec_driver_sql("SET LOCAL synchronous_commit = off")
-            tx.exec_driver_sql(
-                f"CREATE TEMP TABLE copies ON COMMIT DROP AS SELECT n, {_rising_id('n')} AS new_id,"
-                f" now() - {LONG_AGO} + n * interval '1 ms' AS ended"
-                f" FROM generate_series({start}, {start + number - 1}) n"
-            )
-            tx.exec_driver_sql(
-                "CREATE TEMP TABLE first ON COMMIT DROP AS SELECT id FROM instances WHERE definition_key = 'old'"
-                " ORDER BY created_at LIMIT 1"
-            )
-            first = "(SELECT id FROM first)"
-            tx.exec_driver_sql(
-                "CREATE TEMP TABLE copied_tasks ON COMMIT DROP AS"
-                " SELECT copies.new_id AS new_instance, tasks.id AS old_task, "
-                + _rising_id("copies.n")
-                + " AS new_task"
-                f" FROM copies CROSS JOIN tasks WHERE tasks.instance_id = {first}"
-            )
-            _insert(
-                tx,
-                instances,
-                {"id": "new_id", "finished_at": "ended"},
-                "copies",
-                f"o.id = {first}",
-            )
-            _insert(tx, history, {"instance_id": "new_id"}, "copies", f"o.instance_id = {first}")
-            _insert(
-                tx,
-                tasks,
-                {"id": "new_task", "instance_id": "new_instance"},
-                "copied_tasks",
-                "o.id = old_task",
-            )
-            _insert(tx, attempts, {"task_id": "new_task"}, "copied_tasks", "o.task_id = old_task")
-        if (start - 1) % TOLD_EVERY == 0:
-            _tell(f"{start - 1:,} of {count:,} finished instances made")
-    _tell("vacuum and analyze, as autovacuum would have done long ago")
-    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql("VACUUM ANALYZE")
-    _tell(f"{count:,} finished instances made in {time.monotonic() - began:.0f} s")
-
-
-def _insert(tx: Any, table: Any, replaced: dict[str, str], source: str, where: str) -> None:
-    names = [f"{column.name}" for column in table.columns]
-    chosen = ", ".join(replaced.get(name, f'o."{name}"') for name in names)
-    quoted = ", ".join(f'"{name}"' for name in names)
-    tx.exec_driver_sql(
-        f"INSERT INTO {table.name} ({quoted}) SELECT {chosen} FROM {table.name} o CROSS JOIN {source} WHERE {where}"
-    )
-
-
-def _rising_id(number: str) -> str:
-    """SQL for a UUID whose first 48 bits are a number, as those of version 7 begin with their instant."""
-    return f"(lpad(to_hex({number}), 12, '0') || substr(md5(random()::text), 1, 20))::uuid"
-
-
-def _tell(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
+    with database.reading() as tx:
+        query = "SELECT id FROM instances WHERE definition_key = 'old' ORDER BY created_at LIMIT 1"
+        first = InstanceId(str(tx.exec_driver_sql(query).scalar_one()))
+    ended = {"instances": {"finished_at": f"now() - {LONG_AGO} + n * interval '1 ms'"}}
+    copy_instance(database, first, count - 1, tables=(instances, history, tasks, attempts), changes=ended)
 
 
 if __name__ == "__main__":

@@ -12,24 +12,24 @@ last instance has stepped, how many steps a second that is, and whether the inbo
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from benchmarks.copies import copy_instance
+from benchmarks.stacks import begin, cpu_by_part, tell, write_report
 from common.clock import read_now
 from common.commands.definitions import apply_definition
 from common.commands.start import Start, start_instance
 from common.config import Limits
 from common.db import Database
-from common.ids import new_id
-from common.observability import configure_logging
+from common.db.tables import instances, timers
 from common.store import keys
 from signalbox.bench import Options, bench_stack
 from signalbox.machine import describe_machine
+from signalbox.stack import Stack
 
 CHART = {
     "id": "sleepers",
@@ -37,7 +37,6 @@ CHART = {
     "states": {"asleep": {"after": {"30d": "awake"}, "on": {"STOP": "awake"}}, "awake": {"type": "final"}},
 }
 IDLE_SECONDS = 20.0
-COPY_AT_ONCE = 5_000
 
 
 def main() -> None:
@@ -46,33 +45,28 @@ def main() -> None:
     parser.add_argument("--postgres", action="store_true", help="a real PostgreSQL from the wheel, fsync on")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    configure_logging("bench", level="WARNING")
+    begin()
     report = measure(asked.timers, is_postgres=asked.postgres)
-    if asked.json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
-        return
-    for name, value in report.items():
-        sys.stdout.write(f"{name:>34}  {value}\n")
+    write_report(report, as_json=asked.json)
 
 
 def measure(count: int, *, is_postgres: bool) -> dict[str, Any]:
     options = Options(instances=count, steps=1, modes=(), where="postgres" if is_postgres else "embedded")
     with ExitStack() as ending:
         folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-timers-")))
-        stack = ending.enter_context(bench_stack(options, folder, _tell))
+        stack = ending.enter_context(bench_stack(options, folder, tell))
         database = Database.open(stack.database_url, name="signalbox-timers")
         ending.callback(database.dispose)
         _arm(database, count)
         time.sleep(2)
-        pids = [pid for pid in [stack.supervisor.pid("orchestrator")] if pid is not None]
-        before, began = _cpu_seconds(pids), time.monotonic()
+        before, began = _orchestrator_seconds(stack), time.monotonic()
         time.sleep(IDLE_SECONDS)
-        idle = (_cpu_seconds(pids) - before) / (time.monotonic() - began)
-        before = _cpu_seconds(pids)
+        idle = (_orchestrator_seconds(stack) - before) / (time.monotonic() - began)
+        before = _orchestrator_seconds(stack)
         seconds = _fire_all(database, count)
-        busy = _cpu_seconds(pids) - before
+        busy = _orchestrator_seconds(stack) - before
         return {
-            "machine": json.dumps(describe_machine()),
+            "machine": describe_machine(),
             "database": "PostgreSQL, fsync on" if is_postgres else "SQLite",
             "timers": count,
             "orchestrator CPU while idle, %": round(100 * idle, 2),
@@ -83,6 +77,10 @@ def measure(count: int, *, is_postgres: bool) -> dict[str, Any]:
         }
 
 
+def _orchestrator_seconds(stack: Stack) -> float:
+    return cpu_by_part(stack)["orchestrator"]
+
+
 def _arm(database: Database, count: int) -> None:
     """Start one sleeper, then copy its rows until there are `count`."""
     with database.transaction() as tx:
@@ -90,34 +88,8 @@ def _arm(database: Database, count: int) -> None:
         apply_definition(tx, tenant, CHART, actor="bench", limits=Limits())
         first = start_instance(tx, tenant, Start(definition_key="sleepers"), actor="bench", limits=Limits())
     _wait(database, f"SELECT count(*) FROM timers WHERE instance_id = '{first.instance_id}'", 1, 30)
-    for start in range(1, count, COPY_AT_ONCE):
-        with database.transaction() as tx:
-            _copy(
-                tx, str(first.instance_id), [new_id() for _ in range(start, min(start + COPY_AT_ONCE, count))]
-            )
-    with database.transaction() as tx:
-        tx.exec_driver_sql("ANALYZE")
-    _tell(f"{count:,} timers armed")
-
-
-def _copy(tx: Any, first: str, ids: list[str]) -> None:
-    for table, replaced in (("instances", {"id": None}), ("timers", {"id": "new", "instance_id": None})):
-        columns = [row[0] for row in tx.exec_driver_sql(f"SELECT * FROM {table} LIMIT 0").cursor.description]
-        mark = "%s" if tx.dialect.name == "postgresql" else "?"
-        chosen = ", ".join(
-            (f"CAST({mark} AS UUID)" if tx.dialect.name == "postgresql" else mark)
-            if name in replaced
-            else f'"{name}"'
-            for name in columns
-        )
-        key = "id" if table == "instances" else "instance_id"
-        named = ", ".join(f'"{name}"' for name in columns)
-        statement = f"INSERT INTO {table} ({named}) SELECT {chosen} FROM {table} WHERE {key} = '{first}'"
-        rows = [
-            tuple(new_id() if replaced[name] == "new" else id_ for name in columns if name in replaced)
-            for id_ in ids
-        ]
-        tx.exec_driver_sql(statement, rows)
+    copy_instance(database, first.instance_id, count - 1, tables=(instances, timers))
+    tell(f"{count:,} timers armed")
 
 
 def _fire_all(database: Database, count: int) -> float:
@@ -152,19 +124,6 @@ def _wait(database: Database, query: str, wanted: int, seconds: float) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{query}: expected {wanted}, found {found} after {seconds:g} s")
         time.sleep(0.1)
-
-
-def _cpu_seconds(pids: list[int]) -> float:
-    """User and system time of processes, seconds (proc_pid_stat(5): fields 14 and 15, in clock ticks of 10 ms)."""
-    ticks = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / 100
-
-
-def _tell(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
 
 
 if __name__ == "__main__":

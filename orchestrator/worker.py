@@ -48,6 +48,8 @@ from orchestrator.triggers import start_published
 
 log = structlog.get_logger("signalbox.orchestrator")
 FORGET_SECONDS = 600.0
+LOOK_GAP_SECONDS = 0.025
+"""How much later a timer may fire so that timers that fall due one after the other do not cost a look at everything each."""
 
 
 class Orchestrator:
@@ -80,7 +82,7 @@ class Orchestrator:
         )
         self.last_death: datetime | None = None
         self.dispatcher = Dispatcher(
-            "orchestrator", work=self._work, due=self._due, look_seconds=settings.look_seconds
+            "orchestrator", work=self._work, due=self.look_at_the_clock, look_seconds=settings.look_seconds
         )
         self.sweeper = Sweeper(
             self.database, Keeping.of(settings), look_seconds=settings.retention_look_seconds
@@ -136,7 +138,7 @@ class Orchestrator:
         goes_on = bool(vacancies) and give(self.database, vacancies)
         return Drained(counts, more=done.more or caused > 0 or goes_on)
 
-    def _due(self) -> float | None:
+    def look_at_the_clock(self) -> float | None:
         """Fire and expire what is due, then tell how long until the next instant."""
         with self.database.reading() as tx:
             now = read_now(tx)
@@ -147,6 +149,8 @@ class Orchestrator:
         fired = fire_due_timers(self.database) if timer is not None and timer <= now else 0
         if fired:
             self.dispatcher.ring()
+            with self.database.reading() as tx:
+                timer = timers.next_due_at(tx)  # the one that was asked for has fired
         if lease is not None and lease < now and expire_due_leases(self.database):
             self.dispatcher.ring()
         if overdue is not None and overdue <= now and time_out_due_tasks(self.database):
@@ -169,7 +173,7 @@ class Orchestrator:
             return 0.0  # more are due: look again right after the next round of steps
         instants = (timer, lease, overdue, item, runs.next_at, retry)
         coming = [instant for instant in instants if instant is not None and instant > now]
-        return (min(coming) - now).total_seconds() if coming else None
+        return max((min(coming) - now).total_seconds(), LOOK_GAP_SECONDS) if coming else None
 
     def _stay(self) -> None:
         while not self._ending.wait(self.settings.beat_seconds):

@@ -137,16 +137,32 @@ def bench_stack(
         folder = DataFolder.at(path)
         folder.create()
         database_url, redis_url = _servers(options.where, folder, ending, tell)
-        plan = Plan(
-            folder=folder,
-            cwd=Path.cwd(),
-            environment=_environment(os.environ),
-            database_url=database_url,
-            redis_url=redis_url,
-            tenant=TENANT,
-            has_api=options.over_http,
+        yield ending.enter_context(
+            stack_on(database_url, path, tell, say, redis_url=redis_url, has_api=options.over_http)
         )
-        stack = ending.enter_context(Stack(plan, say))
+
+
+@contextmanager
+def stack_on(
+    database_url: str | None,
+    path: Path,
+    tell: Tell,
+    say: Callable[[Notice], None] = lambda _notice: None,
+    *,
+    redis_url: str | None = None,
+    has_api: bool = False,
+) -> Iterator[Stack]:
+    """The same on a database that is there, or on SQLite in its folder (None)."""
+    plan = Plan(
+        folder=DataFolder.at(path),
+        cwd=Path.cwd(),
+        environment=_environment(os.environ),
+        database_url=database_url,
+        redis_url=redis_url,
+        tenant=TENANT,
+        has_api=has_api,
+    )
+    with Stack(plan, say) as stack:
         for ready in stack.start():
             tell(f"{ready.name}: {ready.detail}")
         yield stack
@@ -171,13 +187,22 @@ def _servers(
             raise Misconfigured("--environment measures on DATABASE_URL, and that is not set")
         given = "redis_url" in settings.model_fields_set
         return settings.database_url, settings.redis_url if given else None
-    server = ending.enter_context(throwaway_postgres())
-    supervisor = Supervisor(folder.logs, folder.path, lambda notice: tell(f"{notice.part}: {notice.text}"))
-    ending.callback(supervisor.stop)
-    supervisor.start(server.part)
-    await_database(server.url, supervisor)
-    tell("postgres: from the wheel, fsync on")
-    return server.url, None
+    return ending.enter_context(postgres_server(folder, tell)), None
+
+
+@contextmanager
+def postgres_server(folder: DataFolder, tell: Tell) -> Iterator[str]:
+    """The URL of a PostgreSQL of our own that answers; its log is in `folder`."""
+    with ExitStack() as ending:
+        server = ending.enter_context(throwaway_postgres())
+        supervisor = Supervisor(
+            folder.logs, folder.path, lambda notice: tell(f"{notice.part}: {notice.text}")
+        )
+        ending.callback(supervisor.stop)
+        supervisor.start(server.part)
+        await_database(server.url, supervisor)
+        tell("postgres: from the wheel, fsync on")
+        yield server.url
 
 
 def await_database(url: str, supervisor: Supervisor) -> None:

@@ -157,6 +157,13 @@ class Stack:
         self._start_workers()
         yield from self._await(DUTIES)
 
+    def add_worker(self, duty: Duty, number: int) -> Ready:
+        """Start one more worker beside the first; `number` tells it from others, and the answer has its name."""
+        name = f"{duty}-{number}"
+        self._start_part(name, worker_command(duty, name=name), stage=_STAGES[duty])
+        [ready] = self._await([name])
+        return ready
+
     def stop_workers(self) -> None:
         """End both workers in order; the rest goes on."""
         self.supervisor.end(DUTIES)
@@ -254,11 +261,14 @@ class Stack:
         self.flower_url = f"http://{LOOPBACK}:{port}"
         self._start_part("flower", flower_command(port))
 
-    def _start_part(self, name: str, command: tuple[str, ...], *sockets: int) -> None:
+    def _start_part(
+        self, name: str, command: tuple[str, ...], *sockets: int, stage: int | None = None
+    ) -> None:
         environment = dict(self._environment)
         if sockets:
             environment["SIGNALBOX_LISTEN_FD"] = str(sockets[0])
-        self.supervisor.start(Part(name, command, environment, _STAGES[name], sockets=sockets))
+        stage = _STAGES[name] if stage is None else stage
+        self.supervisor.start(Part(name, command, environment, stage, sockets=sockets))
 
     def _make_environment(self, port: int, redis_url: str | None) -> dict[str, str]:
         ours = {

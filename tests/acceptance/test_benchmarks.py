@@ -1,0 +1,73 @@
+"""The benchmarks of growth, idling and payloads in small: they fill, measure and tell what they say they do."""
+
+import pytest
+
+from benchmarks import growth, idle, payloads, scale
+
+
+@pytest.mark.parametrize("is_embedded", [True, False], ids=["embedded", "postgres"])
+def test_growth_compares_sizes_that_are_there(is_embedded: bool) -> None:
+    few = growth.Amounts(live=20, alone=2, timed=3, timed_a_second=10.0, events=12)
+
+    report = growth.measure([20, 60], 1, is_embedded=is_embedded, amounts=few)
+
+    small, large = report["medians"]
+    # The first instance is copied `waiting` times, all wait for their timers; nine of ten entries are events.
+    assert (small["waiting"], small["timers armed"]) == (20, 21)
+    assert (large["waiting"], large["timers armed"]) == (60, 61)
+    assert large["rows of history"] - small["rows of history"] == 40 * growth.HISTORY
+    for figure in (
+        "workflow, CPU ms",
+        "event to one that waits, CPU ms",
+        "alone, ms p50",
+        "timer late, ms p50",
+    ):
+        assert small[figure] > 0
+        assert large[figure] > 0
+    assert ("workflow, CPU ms of postgres" in small) is not is_embedded
+    first, second = report["ratios"]
+    assert first["workflow, CPU ms"] == 1.0
+    assert second["workflow, CPU ms"] == pytest.approx(
+        large["workflow, CPU ms"] / small["workflow, CPU ms"], abs=0.01
+    )
+
+
+def test_idle_counts_every_process_with_and_without_sleepers() -> None:
+    report = idle.measure(50, 2.0, 1.0, is_postgres=False)
+
+    empty, full = report["% of a core"]
+    assert (empty["sleeping"], full["sleeping"]) == (0, 50)
+    parts = {"broker", "api", "orchestrator", "task-runner"}
+    assert set(empty) == set(full) == {"sleeping", "all", *parts}
+    for row in (empty, full):
+        assert row["all"] == pytest.approx(sum(row[part] for part in parts), abs=0.05)
+        assert row["all"] < 100, "an idle stack is not busy"
+
+
+def test_payloads_of_several_sizes_are_carried_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(payloads, "MOST", 4)
+    monkeypatch.setenv("SIGNALBOX_HANDLERS", "")  # is set by the benchmark, and given back by this
+
+    report = payloads.measure([1, 200], 1, is_postgres=False)
+
+    small, large = report["medians"]
+    assert (small["payload KB"], large["payload KB"]) == (1, 200)
+    assert large["stored KB"] > small["stored KB"] + 200
+    assert small["CPU ms"] > 0
+
+
+def test_scale_measures_with_more_workers_and_simulates_many() -> None:
+    report = scale.measure([1, 2], 1, 40, cores=4)
+
+    one, two = report["measured"]
+    assert (one["workers of each duty"], two["workers of each duty"]) == (1, 2)
+    for figures in (one, two):
+        parts = ("orchestrators", "task runners", "postgres")
+        assert all(figures[f"CPU ms of {part}"] > 0 for part in parts)
+        assert figures["WAL bytes"] > 1_000
+        assert figures["transactions"] > 0
+    assert report["demands"]["a flush, ms"] > 0
+    assert [row["workers of each duty"] for row in report["limits"]] == [1, 2, 4, 8, 16]
+    slow, _faster, too_fast = report["simulated"][:3]
+    assert slow["sustained"]
+    assert too_fast["workflows a second"] > slow["workflows a second"]
