@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import growth, idle, payloads, scale
+from benchmarks import growth, idle, payloads, profile, scale
 
 
 @pytest.mark.parametrize("is_embedded", [True, False], ids=["embedded", "postgres"])
@@ -71,3 +71,15 @@ def test_scale_measures_with_more_workers_and_simulates_many() -> None:
     slow, _faster, too_fast = report["simulated"][:3]
     assert slow["sustained"]
     assert too_fast["workflows a second"] > slow["workflows a second"]
+
+
+def test_the_profile_times_the_statements_of_every_process() -> None:
+    """Without py-spy, which would be fetched from PyPI; what it tells is read in tests/unit/benchmarks."""
+    report = profile.measure(30, 0)
+
+    statements = report["statements"]
+    assert 0.9 <= statements["bench: COMMIT"]["executions"] <= 1.5, "each start commits by itself"
+    for process in ("bench", "orchestrator", "task-runner"):
+        assert any(name.startswith(f"{process}: ") for name in statements)
+    assert any("tasks.claim" in name for name in statements), "prepared statements are known by name"
+    assert report["ms a workflow in PostgreSQL"] > 0
