@@ -9,12 +9,11 @@ ARGS ?=
 # What the static checks read: our packages, their tests, and the scripts beside them.
 CODE := statechart common orchestrator task_runner api signalbox migrations tests docs
 
-# Suites in the order of what they need. Whole processes mostly wait for each other, so two tests of them go side
-# by side; what measures time or is load itself runs alone.
+# Suites in the order of what they need. Servers and whole processes mostly wait for each other, so more tests of them go side
+# by side than there are cores; what measures time or is load itself runs alone.
 PURE_SUITES := $(wildcard tests/unit tests/conformance)
 SERVER_SUITES := tests/integration tests/migrations tests/chaos --ignore=tests/chaos/test_chaos.py
-TIMED_SUITES := tests/acceptance/test_recovery_times.py tests/acceptance/test_bench.py tests/stress \
-  tests/chaos/test_chaos.py
+TIMED_SUITES := tests/acceptance/test_recovery_times.py tests/stress tests/chaos/test_chaos.py
 PROCESS_SUITES := tests/acceptance $(addprefix --ignore=,$(TIMED_SUITES))
 
 # A dozen interpreters load the same code here, and none of them should have to compile it again.
@@ -42,8 +41,8 @@ test: $(VENV)/.dev $(VENV)/.project ## install, then run every suite, real Postg
 	  fsync=off; \
 	  case $$part in \
 	    pure) suites="-n 2 $(PURE_SUITES)";; \
-	    servers) suites="-n 2 $(SERVER_SUITES)";; \
-	    processes) suites="-n 3 $(PROCESS_SUITES)";; \
+	    servers) suites="-n 3 $(SERVER_SUITES)";; \
+	    processes) suites="-n 4 $(PROCESS_SUITES)";; \
 	    timed) suites="$(TIMED_SUITES)"; fsync=on;; \
 	  esac; \
 	  began=$$(date +%s); \

@@ -108,9 +108,11 @@ def shared_valkey_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def valkey_numbers(worker_id: str) -> Iterator[int]:
-    """Database numbers in turn; two workers that share one server start at opposite ends of its sixteen."""
-    first = DATABASES // 2 if worker_id.endswith("1") else 0
-    return (first + turn % (DATABASES // 2) for turn in count())
+    """Database numbers in turn; workers that share one server have each their share of its sixteen."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    share = max(DATABASES // workers, 1)
+    first = int(worker_id.removeprefix("gw")) * share if worker_id.startswith("gw") else 0
+    return ((first + turn % share) % DATABASES for turn in count())
 
 
 @pytest.fixture
