@@ -1,6 +1,6 @@
 """The command line of every process of Signalbox, as `signalbox up`, `signalbox worker` and `signalbox api` start it.
 
-Each is a command that works by hand as well: `celery -A orchestrator.worker worker …`, a WSGI server, Flower.
+Each is a command that works by hand as well: a Celery worker, a WSGI server, Flower.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from typing import Literal
 
 Duty = Literal["orchestrator", "task-runner"]
 
-_APPS: dict[Duty, str] = {"orchestrator": "orchestrator.worker", "task-runner": "task_runner.worker"}
-_CELERY = (sys.executable, "-m", "celery")
+_PACKAGES: dict[Duty, str] = {"orchestrator": "orchestrator", "task-runner": "task_runner"}
 
 # Workers of ours agree through the database. What Celery would have them tell each other at their start costs a
 # second (mingle) and a connection (gossip); heartbeats stay, Flower lives on them.
@@ -22,12 +21,11 @@ _ALONE = ("--without-mingle", "--without-gossip")
 def worker_command(duty: Duty, options: Sequence[str] = (), *, name: str | None = None) -> tuple[str, ...]:
     """Celery's worker for one duty. `options` are Celery's own and win over ours; `name` is its node name.
 
-    Without a name, Celery's pattern `%h` and the process id keep several workers of one machine apart.
+    It is what `celery -A orchestrator.worker worker …` starts, without what else Celery's command line loads. Without a
+    name, Celery's pattern `%h` and the process id keep several workers of one machine apart.
     """
     return (
-        *_CELERY,
-        *("-A", _APPS[duty]),
-        "worker",
+        *(sys.executable, "-m", _PACKAGES[duty]),
         *("-Q", f"workflow-{duty}"),
         *("-n", f"{name or duty}@%h"),
         *("--loglevel", "INFO"),
@@ -38,7 +36,8 @@ def worker_command(duty: Duty, options: Sequence[str] = (), *, name: str | None 
 
 def flower_command(port: int) -> tuple[str, ...]:
     """Flower on the loopback: who works, and which doorbells rang."""
-    return (*_CELERY, "-A", _APPS["orchestrator"], "flower", "--address=127.0.0.1", f"--port={port}")
+    celery = (sys.executable, "-m", "celery")
+    return (*celery, "-A", "orchestrator.worker", "flower", "--address=127.0.0.1", f"--port={port}")
 
 
 def api_command() -> tuple[str, ...]:

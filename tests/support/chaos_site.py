@@ -289,8 +289,8 @@ class Production(Site):
 
 _MARKS: Mapping[str, tuple[str, ...]] = {
     "api": ("api.server",),
-    "orchestrator": ("orchestrator.worker",),
-    "task-runner": ("task_runner.worker",),
+    "orchestrator": ("workflow-orchestrator",),
+    "task-runner": ("workflow-task-runner",),
     "broker": ("valkey-server", "redis-server"),
 }
 """What stands in the command line of each child of `signalbox up`."""
