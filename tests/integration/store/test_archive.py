@@ -138,6 +138,25 @@ def test_everything_arrives_as_it_was_and_goes_on(engine: Engine, elsewhere: Dat
     assert examine(elsewhere)["healthy"]
 
 
+def test_the_limits_of_its_open_tasks_stand_where_it_arrives(engine: Engine, elsewhere: Database) -> None:
+    """They are no part of an instance, and without them its tasks would run all at once."""
+    engine.handler("work", lambda _input, _context: None)
+    limited = one_task(limit={"key": "crm", "maxRunning": 1})
+    ids = [engine.start(limited) for _ in range(3)]
+    engine.advance()
+    for one in ids:
+        engine.control("pause", one)
+    engine.advance()
+
+    imported(elsewhere, exported(engine))
+
+    other = there(engine, elsewhere)
+    for one in ids:
+        other.control("resume", one)
+    other.advance()
+    assert len(other.claim()) == 1
+
+
 def test_the_way_back_and_an_import_that_is_said_again(
     engine: Engine, migrated_sqlite_file: Path, tmp_path: Path
 ) -> None:
