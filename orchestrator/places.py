@@ -99,7 +99,7 @@ class PlaceLook:
         if time.monotonic() - self._looked_at < LOOK_SECONDS:
             return False
         self._looked_at = time.monotonic()
-        with database.reading() as tx:
+        with database.looking() as tx:
             wanted = places.find_wanted(tx, after=self._after, limit=LOOKED_AT)
         self._after = wanted[-1] if len(wanted) == LOOKED_AT else None
         return bool(wanted) and give(database, {place: set() for place in wanted})

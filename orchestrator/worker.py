@@ -140,7 +140,7 @@ class Orchestrator:
 
     def look_at_the_clock(self) -> float | None:
         """Fire and expire what is due, then tell how long until the next instant."""
-        with self.database.reading() as tx:
+        with self.database.looking() as tx:
             now = read_now(tx)
             timer, lease = timers.next_due_at(tx), tasks.next_expiry_at(tx)
             overdue, item = tasks.next_overdue_at(tx), joins.next_start_at(tx)
@@ -149,7 +149,7 @@ class Orchestrator:
         fired = fire_due_timers(self.database) if timer is not None and timer <= now else 0
         if fired:
             self.dispatcher.ring()
-            with self.database.reading() as tx:
+            with self.database.looking() as tx:
                 timer = timers.next_due_at(tx)  # the one that was asked for has fired
         if lease is not None and lease < now and expire_due_leases(self.database):
             self.dispatcher.ring()

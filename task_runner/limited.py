@@ -79,7 +79,7 @@ class LimitedTasks:
         """Claim up to `limit` tasks that fit under their limits, and `prepare` them in the transaction that claims them."""
         freed, self._freed = self._freed, 0
         for _ in range(LOOKS):
-            with self.database.reading() as tx:
+            with self.database.looking() as tx:
                 seen = look(tx, self.runs, after=self._after)
             began_anew, self._after = seen.after is None, seen.after
             if seen.token_in is not None:

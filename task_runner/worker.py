@@ -157,7 +157,7 @@ class TaskRunner:
         if rest > 0:
             return rest
         began = time.monotonic()
-        with self.database.reading() as tx:
+        with self.database.looking() as tx:
             fell_due, seconds = self._delayed.look(tx)
         took = time.monotonic() - began
         if took > LONG_LOOK:

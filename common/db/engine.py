@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -139,6 +139,13 @@ class Database:
         with self.engine.connect().execution_options(signalbox_reading=True) as tx, tx.begin() as transaction:
             yield tx
             transaction.rollback()
+
+    def looking(self) -> AbstractContextManager[Connection]:
+        """Take a connection for queries that need no common view, asked again and again.
+
+        On PostgreSQL without a transaction: its end by ROLLBACK would make psycopg forget the connection's prepared statements.
+        """
+        return self.reading() if self.is_sqlite else self.each_alone()
 
     def run(self, use_case: Callable[[Connection], T]) -> T:
         """Run `use_case` in one transaction; what a concurrent one made impossible is run again, 3 times.

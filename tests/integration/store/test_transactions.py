@@ -1,6 +1,8 @@
 """Transactions: what is read is not kept, victims of a deadlock run again, and what may pass by itself is told from what never will."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from threading import Barrier
 
 import pytest
@@ -10,6 +12,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, Program
 from common.clock import read_now
 from common.db import Database, is_trouble
 from common.ids import new_id
+from common.store import tasks
 from common.store.keys import ensure_tenant, find_tenant
 
 POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -160,3 +163,21 @@ def test_time_is_read_from_the_database(database: Database) -> None:
         first, second = read_now(tx), read_now(tx)
     assert first.utcoffset() is not None
     assert first < second or first == second
+
+
+def test_looking_keeps_what_the_connection_has_prepared(postgres_url: str) -> None:
+    """A transaction that ends by ROLLBACK makes psycopg forget it: every look was planned anew, and so were the claims after it."""
+
+    def prepared_after(looks: Callable[[Database], AbstractContextManager[Connection]]) -> int:
+        database = Database.open(postgres_url)
+        try:
+            with looks(database) as tx:
+                now = read_now(tx)
+                tasks.next_due_at(tx, types=["work"], since=now, now=now)
+            with looks(database) as tx:
+                return int(tx.exec_driver_sql("SELECT count(*) FROM pg_prepared_statements").scalar_one())
+        finally:
+            database.dispose()
+
+    assert prepared_after(Database.looking) >= 1
+    assert prepared_after(Database.reading) == 0
