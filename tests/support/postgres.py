@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import LiteralString
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -87,6 +87,7 @@ class PostgresServer:
     _prefix: str = field(default_factory=lambda: f"sb_{os.getpid()}_{secrets.token_hex(3)}")
     _numbers: Iterator[int] = field(default_factory=count)
     _templates: dict[str, str] = field(default_factory=dict)
+    _session: psycopg.Connection[Any] | None = None
 
     def url(self, database: str) -> str:
         """The URL of `database` on this server, as `DATABASE_URL` takes it."""
@@ -121,10 +122,27 @@ class PostgresServer:
         while self._templates:
             self.drop_database(self._templates.popitem()[1])
 
+    def close(self) -> None:
+        """End the session in which databases are made and dropped."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
     def _administer(self, statement: LiteralString, *names: str) -> None:
+        """In a session that is kept: a new one for each statement takes longer than most statements here."""
+        command = sql.SQL(statement).format(*map(sql.Identifier, names))
+        if self._session is not None:
+            try:
+                self._session.execute(command)
+            except psycopg.OperationalError:
+                if not self._session.broken:
+                    raise
+                self.close()  # a test has restarted the server
+            else:
+                return
         url = make_url(self.admin_url).set(drivername="postgresql").render_as_string(hide_password=False)
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+        self._session = psycopg.connect(url, autocommit=True)
+        self._session.execute(command)
 
 
 @contextmanager
@@ -154,6 +172,7 @@ def _serve(server: PostgresServer) -> Iterator[PostgresServer]:
         yield server
     finally:
         server.drop_templates()
+        server.close()
 
 
 def _start(folder: Path, *, fsync: bool) -> OwnServer:
