@@ -22,6 +22,7 @@ from common.commands.presence import Presence, arrive, leave, stay
 from common.config import Limits, Settings
 from common.db import LONGEST_TRANSACTION, ORCHESTRATOR_QUEUE, Database
 from common.db.schema import require_schema
+from common.ids import WorkerId
 from common.observability import configure_logging
 from common.queues import bootstep, doorbell
 from common.queues.app import ADVANCE, make_app
@@ -30,7 +31,7 @@ from common.queues.changes import Changes
 from common.queues.dispatcher import Dispatcher, Drained
 from common.queues.offers import OFFERS, Offers
 from common.retention import Keeping
-from common.store import breakers, joins, schedules, tasks, timers, triggers
+from common.store import breakers, joins, schedules, tasks, timers, triggers, workers
 from common.version import signalbox_version
 from orchestrator.advance import Advancing, Sweep, advance_ready
 from orchestrator.map_children import start_items
@@ -65,7 +66,7 @@ class Orchestrator:
         )
         require_schema(self.database)
         self.bells = doorbell.attach(self.database, settings)
-        self.offers = Offers()
+        self.offers = Offers(self._is_runner)
         if self.bells is not None:
             self.bells.on_unheard = self.offers.forget
         self.calls = Listener.open(settings.redis_url)
@@ -174,6 +175,14 @@ class Orchestrator:
         instants = (timer, lease, overdue, item, runs.next_at, retry)
         coming = [instant for instant in instants if instant is not None and instant > now]
         return max((min(coming) - now).total_seconds(), LOOK_GAP_SECONDS) if coming else None
+
+    def _is_runner(self, worker: WorkerId) -> bool:
+        try:
+            with self.database.each_alone() as tx:
+                return workers.is_here(tx, worker, "task-runner")
+        except SQLAlchemyError as error:  # its next offer asks again
+            log.warning("offer.unchecked", error=type(error).__name__)
+            return False
 
     def _stay(self) -> None:
         while not self._ending.wait(self.settings.beat_seconds):

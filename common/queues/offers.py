@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -113,9 +113,14 @@ class _Standing:
 
 
 class Offers:
-    """What runners have offered to this process, of late. Safe to use from any thread."""
+    """What runners have offered to this process, of late. Safe to use from any thread.
 
-    def __init__(self) -> None:
+    `is_runner` tells, when a worker's first offer comes, whether it is one that lives: whoever reaches the broker could say so.
+    """
+
+    def __init__(self, is_runner: Callable[[WorkerId], bool] = lambda _worker: True) -> None:
+        self._is_runner = is_runner
+        self._known: set[WorkerId] = set()
         self._standing: dict[WorkerId, _Standing] = {}
         self._turn = threading.Lock()
 
@@ -130,6 +135,11 @@ class Offers:
             except ValueError as error:
                 log.warning("offer.unreadable", error=str(error)[:200])
                 continue
+            if offer.worker not in self._known:
+                if not self._is_runner(offer.worker):
+                    log.warning("offer.of_nobody", worker_id=offer.worker)
+                    continue
+                self._known.add(offer.worker)
             with self._turn:
                 if offer.credit:
                     until = time.monotonic() + KEPT_SECONDS

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Insert, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from common.db.prepared import Prepared
 from common.db.rows import write_rows
 from common.db.tables import handlers, workers
 from common.db.types import Id, UtcDateTime, among
@@ -62,6 +63,18 @@ def seen(tx: Connection, worker: WorkerId, *, now: datetime) -> None:
     """Say that a worker lives; mark those that have long said nothing as dead. One that was frozen comes back to life."""
     tx.execute(_SEEN, {"worker": worker, "now": now})
     tx.execute(_SILENT, {"silent_since": now - SILENT_AFTER, "now": now})
+
+
+_IS_HERE = Prepared(
+    select(_w.id).where(
+        _w.id == bindparam("worker", type_=Id()), _w.duty == bindparam("duty"), _w.ended_at.is_(None)
+    )
+)
+
+
+def is_here(tx: Connection, worker: WorkerId, duty: str) -> bool:
+    """Is there a worker of this id and duty that has neither said good-bye nor been found dead?"""
+    return bool(_IS_HERE.rows(tx, {"worker": worker, "duty": duty}))
 
 
 def say_goodbye(tx: Connection, worker: WorkerId, *, now: datetime) -> None:

@@ -124,3 +124,19 @@ def test_the_ids_of_a_hand_over_are_read_and_what_is_none_is_passed_over() -> No
     ]
 
     assert handed(hints) == ids
+
+
+def test_an_offer_of_nobody_that_is_known_is_passed_over_and_each_is_asked_about_once() -> None:
+    runner, stranger = a_worker(), a_worker()
+    asked: list[WorkerId] = []
+
+    def is_runner(worker: WorkerId) -> bool:
+        asked.append(worker)
+        return worker == runner
+
+    heard = Offers(is_runner)
+    heard.hear([offer(stranger, 9).to_bytes(), offer(runner, 1).to_bytes(), offer(runner, 2).to_bytes()])
+
+    taken = [heard.take(TENANT, "HTTP", "") for _ in range(3)]
+    assert [one and one.worker for one in taken] == [runner, runner, None]
+    assert asked == [stranger, runner]
