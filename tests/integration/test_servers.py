@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import psycopg
@@ -13,6 +14,8 @@ from tests.support.postgres import PostgresServer, own_postgres_server
 from tests.support.processes import Processes
 from tests.support.valkey import ValkeyServer, answers_ping
 from tests.support.waiting import wait_until
+
+ROOT = str(Path(__file__).parents[2])
 
 
 def test_postgresql_is_version_18_or_newer(empty_postgres_url):
@@ -139,3 +142,41 @@ def test_a_child_leads_its_own_process_group(processes: Processes):
     child.wait_for_log("up")
 
     assert os.getpgid(child.pid) == child.pid
+
+
+FORKING = """
+import sys, time
+from pathlib import Path
+from tests.support.forked import forked_orchestrator
+from tests.support.processes import Processes
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    database = f"sqlite:///{folder}/none.db"
+    running = Processes(folder, env={"DATABASE_URL": database, "REDIS_URL": "memory://localhost"})
+    child = forked_orchestrator(running)
+    child.freeze()
+    print("forked", child.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_forked_worker_ends_with_the_run_that_forked_it_however_that_ends(processes: Processes, tmp_path):
+    script = tmp_path / "forking.py"
+    script.write_text(FORKING)
+    folder = tmp_path / "home"
+    folder.mkdir()
+    run = processes.start("run", sys.executable, str(script), str(folder), env={"PYTHONPATH": ROOT})
+    run.wait_for_log("forked ", seconds=30)
+    worker = psutil.Process(int(run.log().split()[-1]))
+    forker = worker.parent()
+    assert forker is not None
+
+    run.kill()
+
+    wait_until(
+        lambda: (
+            not [one for one in (worker, forker) if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+        ),
+        what="the worker and who forked it to end",
+    )

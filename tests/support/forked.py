@@ -46,6 +46,10 @@ LIBRARIES = [
 """None of them reads the environment when it is loaded; the modules of the workers do, and are loaded by each."""
 
 
+HIGHEST_DESCRIPTOR = 1_024
+"""Above all that such a process has when it begins."""
+
+
 class Forked:
     """What a test needs of `subprocess.Popen`, for a process that another one forked for us."""
 
@@ -129,6 +133,9 @@ def _run(argv: Sequence[str], env: Mapping[str, str], folder: Path, log_path: Pa
     log = os.open(log_path, os.O_WRONLY | os.O_APPEND)
     for descriptor, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, log), (2, log)):
         os.dup2(source, descriptor)
+    # Among the others is one by which the process that forked us learns that pytest has ended: kept open by us it would never
+    # learn it, and its end is ours.
+    os.closerange(3, HIGHEST_DESCRIPTOR)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(folder)
