@@ -814,14 +814,18 @@ class Runner:
         return (*self._ready, *self._reporting, *self._ended_here)
 
     def _untaken(self) -> list[Outcome]:
-        """What steps have leased to this process and it will not take up any more, given back."""
+        """What steps have leased to this process and it will not take up any more, given back; nothing where that cannot be read."""
         if not self._offering.wait_for_the_last():
             return []
-        with self._taking:
-            with self._turn:
-                held = sorted(self._held)
-            with self.database.each_alone() as tx:
-                leased = read_unknown(tx, self.worker, held)
+        try:
+            with self._taking:
+                with self._turn:
+                    held = sorted(self._held)
+                with self.database.each_alone() as tx:
+                    leased = read_unknown(tx, self.worker, held)
+        except DBAPIError as error:  # the leases end by themselves
+            log.warning("handed.kept", error=_text(error))
+            return []
         return [ended(claim, released=True) for claim in leased.claims]
 
 
