@@ -17,8 +17,8 @@ from common.queues.offers import CREDIT_MAX, OFFERS, Offer
 from common.retry import RetryPolicy
 from task_runner.registry import Handler
 
-RENEWED_AFTER = 1.0
-"""Seconds after which an offer is told again; the other side keeps it for 2.5."""
+RENEWED_AFTER = 0.7
+"""Seconds after which an offer is told again, with the next look; the other side keeps it for 1.5."""
 LOOK_AFTER = 0.25
 """Seconds between two looks for what was leased to this process and not told."""
 ON_THEIR_WAY = 0.2

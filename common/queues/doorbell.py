@@ -2,7 +2,7 @@
 
 Two bells. The **call** is a bare Redis publish that the resident dispatchers listen to: 0.1 ms, at most one per 2 ms and
 queue. The **ring** is the Celery message, which any worker takes and Flower shows; a message costs its worker about a
-millisecond, so while somebody hears the calls it goes out at most ten times a second, and without (another broker, no
+millisecond, so while somebody hears the calls it goes out at most twice a second, and without (another broker, no
 worker yet) the leading edge at once and then one per 10 ms. None goes out while 50 wait untaken (asked after the commit,
 so each of those 50 is followed by a read that sees the new row). Every note is followed by a call or a ring after it, so
 no wake-up depends on an interval. What was leased to a worker is called to that worker alone, and rung for Flower. A broker that does not answer is left alone for a second; callers never wait for it, and
@@ -31,7 +31,7 @@ from common.queues.calls import Caller
 log = structlog.get_logger("signalbox.doorbell")
 
 INTERVAL = 0.010
-HEARD_INTERVAL = 0.100
+HEARD_INTERVAL = 0.500
 CALL_INTERVAL = 0.002
 ENOUGH = 50
 HINTS = 20

@@ -24,7 +24,7 @@ from common.ids import TaskId, TenantId, WorkerId, is_id
 
 OFFERS = "offers"
 """Whom runners call with their offers: the orchestrators."""
-KEPT_SECONDS = 2.5
+KEPT_SECONDS = 1.5
 """An offer is renewed each second; whoever does not, or says good-bye, is leased nothing any more."""
 CREDIT_MAX = 1_000
 ATTEMPTS_MAX = 1_000_000
