@@ -725,7 +725,9 @@ class Runner:
                 delay = min(delay * 2, 2.0)
 
     def _report_once(self, group: list[Outcome]) -> None:
-        known = [one for one in group if one.is_known]
+        # Where an attempt was ended and its handler has returned all the same, the group says both, and the first one counts.
+        said = Counter((one.task_id, one.token) for one in group)
+        known = [one for one in group if one.is_known and said[one.task_id, one.token] == 1]
         if known:
             faults.hit("before_outcome_commit")
             done = report_known(self.database, known)

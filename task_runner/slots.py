@@ -34,6 +34,7 @@ class Slots:
         self._busy = 0
         self._unfinished = 0
         self._threads = 0
+        self._handing_on = 0  # threads whose call is over, and that hand on what it returned
         self._zombies = 0
         self._idle = threading.Condition(self._turn)
 
@@ -59,7 +60,8 @@ class Slots:
         with self._turn:
             self._busy += 1
             self._unfinished += 1
-            starts = self._threads < min(self._busy, self.size)
+            # Who hands on may have to wait for a database; a call that begins now waits for nobody.
+            starts = self._threads - self._handing_on < min(self._busy, self.size)
             self._threads += starts
         if starts:
             threading.Thread(target=self._reside, name="slot", daemon=True).start()
@@ -97,10 +99,12 @@ class Slots:
                         self._zombies -= 1
                     else:
                         self._busy -= 1
+                        self._handing_on += 1
             then(result)
         finally:
             if not ticket.is_abandoned:
                 with self._turn:
+                    self._handing_on -= 1
                     self._finish()
 
     def _finish(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from common import faults
 from common.canonical import read
 from common.lifecycle import InstanceStatus
 from task_runner.registry import Options, make_handler
@@ -104,6 +105,41 @@ def test_an_overrun_attempt_is_ended_at_once_and_its_late_result_refused(
     assert attempts(engine) == [(1, "timed_out"), (2, "succeeded")], "the outcome stays what it was"
     types = engine.entry_types(instance_id)
     assert (types.count("task.succeeded"), types.count("task.late")) == (1, 1)
+
+
+def test_an_end_by_time_counts_before_what_the_handler_returned_by_then_in_one_group_too(
+    engine: Engine, make_runner: MakeRunner, gate: threading.Event
+) -> None:
+    """Both are stored together when the committer was busy; the result, stored by the shorter way, must not pass the time-out."""
+    returned = threading.Event()
+
+    def work(_input: Any, context: Any) -> str:
+        while context.attempt == 1 and not context.cancelled:
+            pass
+        returned.set()
+        return "late"
+
+    engine.handler("work", work)
+    engine.handler("quick", lambda _input: None)
+    runner = make_runner()
+    busy = threading.Event()
+
+    def hold() -> None:
+        busy.set()
+        gate.wait(20)
+
+    faults.arm("before_report", hold)
+    engine.start(one_task("quick"))
+    claimed(engine, runner)
+    assert busy.wait(10)
+    engine.start(one_task(retry=AT_ONCE, timeout="200ms"))
+    claimed(engine, runner)
+    assert returned.wait(10)
+    wait_until(lambda: len(runner._ready) == 2, what="both ends to wait")
+    gate.set()
+
+    until(engine, [(1, "succeeded"), (1, "timed_out")])
+    faults.disarm()
 
 
 @ON_SQLITE
