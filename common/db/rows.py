@@ -67,8 +67,8 @@ def update_rows(
         return 0
     changed = _changed(rows, match)
     if tx.dialect.name == "postgresql":
-        text = _update_text(table, changed, match, only_if, cleared).format("$1")
-        return int(run(tx, text, [packed(rows)]).rowcount)
+        text = _update_text(table, changed, match, only_if, cleared).format("$1", "$2")
+        return int(run(tx, text, [packed(rows), _found(rows, match)]).rowcount)
     return _run_for_each(tx, _sqlite_update(table, changed, match, only_if, cleared), rows)
 
 
@@ -138,7 +138,8 @@ class Writes:
         if self._is_collected:
             changed = _changed(rows, match)
             text = _update_text(table, changed, match, only_if, cleared)
-            self._parts.append(_Write(text, (packed(rows),), None if may_miss else len(rows)))
+            parameters = (packed(rows), _found(rows, match))
+            self._parts.append(_Write(text, parameters, None if may_miss else len(rows)))
             return
         found = update_rows(self.tx, table, rows, match=match, only_if=only_if, cleared=cleared)
         if not may_miss:
@@ -233,8 +234,18 @@ def _update_text(
 ) -> str:
     sets = [f"{name} = r.{name}" for name in changed] + [f"{name} = NULL" for name in cleared]
     found = [f"{table.name}.{column} = r.{member}" for column, member in match] + [only_if]
+    # Said twice: PostgreSQL takes a recordset for a hundred rows, and would rather join it with all of a small table. Such a plan
+    # is kept while the table grows.
+    first = match[0][0]
+    found.append(f"{table.name}.{first} = ANY(CAST({{}} AS {table.c[first].type.compile(_POSTGRESQL)}[]))")
     recordset = _recordset(table, (*match, *((name, name) for name in changed)))
     return f"UPDATE {table.name} SET {', '.join(sets)} FROM {recordset} WHERE {' AND '.join(found)}"
+
+
+def _found(rows: Sequence[Mapping[str, Any]], match: Match) -> str | None:
+    """The values of the first column that finds the rows, as a parameter."""
+    member = match[0][1]
+    return as_text(sorted({row[member] for row in rows}))
 
 
 def _recordset(table: Table, members: Match) -> str:

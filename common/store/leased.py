@@ -144,6 +144,7 @@ _holds = and_(
 _won = (
     select(_t.id)
     .join(_ends, _holds)
+    .where(among(_t.id, "ids"))  # see `common.db.rows`: not to be joined with a whole table
     .order_by(_t.id)
     .with_for_update(of=tasks)
     .cte("won")
@@ -151,7 +152,7 @@ _won = (
 )
 _done = (
     update(tasks)
-    .where(_won.c.id == _ends.c.id, _holds)
+    .where(_won.c.id == _ends.c.id, _holds, among(_t.id, "ids"))
     .values(
         status=TaskStatus.SUCCEEDED, output=_ends.c.output, error=None, finished_at=_ends.c.finished_at,
         lease_owner=None, lease_token=None, lease_expires_at=None,
@@ -162,7 +163,13 @@ _done = (
 _theirs = and_(_done.c.id == _ends.c.id, _done.c.held_token == _ends.c.held_token)
 _tried = (
     update(attempts)
-    .where(_theirs, _a.task_id == _ends.c.id, _a.token == _ends.c.held_token, _a.ended_at.is_(None))
+    .where(
+        _theirs,
+        _a.task_id == _ends.c.id,
+        _a.token == _ends.c.held_token,
+        _a.ended_at.is_(None),
+        among(_a.task_id, "ids"),
+    )
     .values(ended_at=_ends.c.finished_at, outcome=AttemptOutcome.SUCCEEDED.value, error=None)
     .returning(_a.task_id)
     .cte("tried")
@@ -198,7 +205,10 @@ def end_known(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> set[tuple[Ta
     PostgreSQL one statement, which locks the tasks in the order of their ids before it writes, and may stand alone.
     """
     if tx.dialect.name == "postgresql":
-        return {(row[0], row[1]) for row in _END_KNOWN.rows(tx, {"rows": packed(rows)})}
+        return {
+            (row[0], row[1])
+            for row in _END_KNOWN.rows(tx, {"rows": packed(rows), "ids": [row["id"] for row in rows]})
+        }
     return {(row["id"], row["held_token"]) for row in rows if _end_on_sqlite(tx, row)}
 
 

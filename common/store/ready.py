@@ -9,7 +9,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, case, distinct, func, literal_column, select, true
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    Connection,
+    bindparam,
+    case,
+    distinct,
+    func,
+    literal_column,
+    select,
+    true,
+)
 
 from common.clock import database_now
 from common.db.prepared import Prepared
@@ -24,51 +35,60 @@ FIRST = 65
 """Rows of the inbox that one look takes in; so many tell that there may be more."""
 
 _c = instances.c
-_page = (
-    select(*inbox.c)
-    .where(unset(inbox.c.parked))
-    .order_by(inbox.c.tenant_id, inbox.c.id)
-    .limit(literal_column(str(FIRST)))
+
+
+def _ready(page: CTE) -> Prepared:
+    """The statement that locks and reads what is for the rows of a `page` of the inbox."""
+    ids = select(page.c.instance_id.label("id")).distinct().order_by("id").subquery("ready")
+    # One by one, each by its primary key: joined at once they are read whole by a plan that was made when there were few.
+    free = (
+        select(*LOCKED)
+        .where(_c.id == ids.c.id)
+        .limit(literal_column("1"))
+        .with_for_update(key_share=True, skip_locked=True)
+        .lateral("free")
+    )
+    seen = instances.alias("seen")
+    as_seen = select(seen.c.sequence).where(seen.c.id == ids.c.id).scalar_subquery().label("seen_sequence")
+    locked = (
+        select(free, as_seen).select_from(ids.join(free, true())).cte("locked").prefix_with("MATERIALIZED")
+    )
+    size = select(
+        func.count().label("rows"),
+        func.count(distinct(page.c.tenant_id)).label("tenants"),
+        func.count(distinct(page.c.instance_id)).label("instances"),
+        func.max(page.c.id).label("newest"),
+    ).cte("size")
+    place = func.row_number().over(partition_by=page.c.instance_id, order_by=(page.c.lane, page.c.id))
+    theirs = (
+        select(
+            page.c.id.label("row_id"), page.c.instance_id, page.c.lane, page.c.type, page.c.body, page.c.source, page.c.accepted_at,
+            locked.c.seen_sequence,
+            # A snapshot may be large, and is the same for each row of its instance.
+            *(case((place == 1, column)).label(column.name) if column.name == "snapshot" else column
+              for column in (locked.c[one.name] for one in LOCKED)),
+        )
+        .join(locked, locked.c.id == page.c.instance_id)
+        .subquery("theirs")
+    )  # fmt: skip
+    return Prepared(
+        select(size, theirs, database_now(), may_limit_any())
+        .select_from(size.outerjoin(theirs, true()))
+        .order_by(theirs.c.instance_id, theirs.c.lane, theirs.c.row_id)
+    )
+
+
+_rows = select(*inbox.c).where(unset(inbox.c.parked)).limit(literal_column(str(FIRST)))
+_ANY = _ready(
+    _rows.order_by(inbox.c.tenant_id, inbox.c.id).cte("page").prefix_with("MATERIALIZED"),
+)
+_BEHIND = _ready(
+    _rows.where(inbox.c.id > bindparam("behind", type_=BigInteger()))
+    .order_by(inbox.c.id)
     .cte("page")
     .prefix_with("MATERIALIZED")
 )
-_ids = select(_page.c.instance_id.label("id")).distinct().order_by("id").subquery("ready")
-# One by one, each by its primary key: joined at once they are read whole by a plan that was made when there were few.
-_free = (
-    select(*LOCKED)
-    .where(_c.id == _ids.c.id)
-    .limit(literal_column("1"))
-    .with_for_update(key_share=True, skip_locked=True)
-    .lateral("free")
-)
-_seen = instances.alias("seen")
-_as_seen = select(_seen.c.sequence).where(_seen.c.id == _ids.c.id).scalar_subquery().label("seen_sequence")
-_locked = (
-    select(_free, _as_seen).select_from(_ids.join(_free, true())).cte("locked").prefix_with("MATERIALIZED")
-)
-_size = select(
-    func.count().label("rows"),
-    func.count(distinct(_page.c.tenant_id)).label("tenants"),
-    func.count(distinct(_page.c.instance_id)).label("instances"),
-).cte("size")
-_place = func.row_number().over(partition_by=_page.c.instance_id, order_by=(_page.c.lane, _page.c.id))
-_theirs = (
-    select(
-        _page.c.id.label("row_id"), _page.c.instance_id, _page.c.lane, _page.c.type, _page.c.body, _page.c.source, _page.c.accepted_at,
-        _locked.c.seen_sequence,
-        # A snapshot may be large, and is the same for each row of its instance.
-        *(case((_place == 1, column)).label(column.name) if column.name == "snapshot" else column
-          for column in (_locked.c[one.name] for one in LOCKED)),
-    )
-    .join(_locked, _locked.c.id == _page.c.instance_id)
-    .subquery("theirs")
-)  # fmt: skip
-_READY = Prepared(
-    select(_size, _theirs, database_now(), may_limit_any())
-    .select_from(_size.outerjoin(_theirs, true()))
-    .order_by(_theirs.c.instance_id, _theirs.c.lane, _theirs.c.row_id)
-)
-_SIZE, _ROW = 3, 7
+_SIZE, _ROW = 4, 7
 """Columns that tell the size, and behind them those of an inbox row."""
 
 
@@ -76,25 +96,29 @@ _SIZE, _ROW = 3, 7
 class Ready:
     """Every instance that is ready and free, locked, with its rows in the order in which they are to be stepped.
 
-    `is_all`: they are all that there are, and few enough that nobody's turn has to be chosen.
+    `is_all`: they are all that there are, and few enough that nobody's turn has to be chosen. `newest`: the highest id of a row.
     """
 
     is_all: bool
+    newest: int = 0
     locked: list[LockedInstance] = field(default_factory=list)
     rows: list[InboxRow] = field(default_factory=list)
 
 
-def lock_and_read(tx: Connection, *, portion: int) -> Ready:
+def lock_and_read(tx: Connection, *, portion: int, behind: int = 0) -> Ready:
     """Look for what is ready, lock it and read it. Where it is too much, nothing is to be stepped of it.
 
     It is where there may be rows that this look has not seen, and where it is of several tenants and more than a `portion` of
     instances: then `inbox.page_ready` has to say whose turn it is.
+
+    Rows up to the id `behind` are passed over. Consumed rows leave their entries in the index until a vacuum comes, thousands of them
+    within seconds, and whoever looks from the beginning meets them all.
     """
-    found = _READY.rows(tx)
-    rows, tenants, waiting = found[0][:_SIZE]
+    found = _BEHIND.rows(tx, {"behind": behind}) if behind else _ANY.rows(tx)
+    rows, tenants, waiting, newest = found[0][:_SIZE]
     if rows >= FIRST or (tenants > 1 and waiting > portion):
         return Ready(is_all=False)
-    ready = Ready(is_all=True)
+    ready = Ready(is_all=True, newest=newest or 0)
     stale: list[InstanceId] = []
     for row in found:
         about, (seen_sequence, *instance) = row[_SIZE : _SIZE + _ROW], row[_SIZE + _ROW :]
