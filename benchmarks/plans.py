@@ -33,8 +33,11 @@ from common.commands.start import Start, start_instance
 from common.config import Limits
 from common.db import Database
 from common.db.migrate import upgrade
-from common.ids import LeaseToken, WorkerId, new_token
-from common.store import inbox, instances, joins, keys, places, tasks, timers
+from common.db.rows import update_rows
+from common.db.tables import instances as instances_table
+from common.ids import LeaseToken, TaskId, WorkerId, new_token
+from common.store import inbox, instances, joins, keys, leased, places, tasks, timers
+from common.store.ready import lock_and_read
 from signalbox.bench import TENANT, postgres_server, steps_chart
 from signalbox.folder import DataFolder
 from signalbox.machine import describe_machine
@@ -262,7 +265,30 @@ def _ready(tx: Connection) -> list[str]:
     return sorted({str(row.instance_id) for row in inbox.page_ready(tx).rows})
 
 
+def _end(tx: Connection) -> object:
+    now = read_now(tx)
+    rows = [
+        {
+            "id": new_token(), "held_token": new_token(), "output": "null", "finished_at": now, "tenant_id": new_token(),
+            "instance_id": new_token(), "body": "{}", "source": "bench",
+        }
+        for _ in range(READY)
+    ]  # fmt: skip
+    return leased.end_known(tx, rows)
+
+
+def _strike(tx: Connection) -> object:
+    rows = [{"id": one, "strikes": 0} for one in _ready(tx)]
+    return update_rows(tx, instances_table, rows, match=(("id", "id"),))
+
+
 HOT: Mapping[str, Hot] = {
+    "ready.lock_and_read": lambda tx: lock_and_read(tx, portion=3),
+    "ready.lock_and_read behind": lambda tx: lock_and_read(tx, portion=3, behind=2**62),
+    "leased.read_handed": lambda tx: leased.read_handed(tx, WorkerId(new_token()), [TaskId(new_token())]),
+    "leased.read_unknown": lambda tx: leased.read_unknown(tx, WorkerId(new_token()), []),
+    "leased.end_known": _end,
+    "rows.update_rows": _strike,
     "inbox.page_ready": inbox.page_ready,
     "inbox.has_ready": inbox.has_ready,
     "inbox.read_ready": lambda tx: inbox.read_ready(tx, _ready(tx)),
