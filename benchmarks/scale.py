@@ -57,6 +57,7 @@ STEPS = 3
 WORK = steps_chart(STEPS)
 SAMPLE_SECONDS = 0.02
 SETTLE_SECONDS = 2.0
+LEAST_CPU_MS = 0.01
 WARM_UP = 50
 FLUSHES = 100
 HOPS = ("start", *("step", "claim", "report") * STEPS, "step")
@@ -343,10 +344,15 @@ def _demands(rows: Sequence[dict[str, Any]], flush_seconds: float) -> Demands:
     first, last = rows[0], rows[-1]
     added = last["workers of each duty"] - first["workers of each duty"]
     rise = (last["CPU ms"] / first["CPU ms"] - 1) / added if added else 0.0
+    # The clock of a process ticks a hundred times a second: of a few workflows a part may have taken nothing.
+    orchestrator, task_runner, postgres = (
+        max(first[f"CPU ms of {part}"], LEAST_CPU_MS) / 1_000
+        for part in ("orchestrators", "task runners", "postgres")
+    )
     return Demands(
-        orchestrator=first["CPU ms of orchestrators"] / 1_000,
-        task_runner=first["CPU ms of task runners"] / 1_000,
-        postgres=first["CPU ms of postgres"] / 1_000,
+        orchestrator=orchestrator,
+        task_runner=task_runner,
+        postgres=postgres,
         flush=flush_seconds,
         contention=max(rise, 0.0),
     )

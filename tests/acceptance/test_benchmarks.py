@@ -7,11 +7,10 @@ import pytest
 from benchmarks import growth, idle, payloads, profile, scale
 
 
-@pytest.mark.parametrize("is_embedded", [True, False], ids=["embedded", "postgres"])
-def test_growth_compares_sizes_that_are_there(is_embedded: bool) -> None:
+def test_growth_compares_sizes_that_are_there() -> None:
     few = growth.Amounts(live=20, alone=2, timed=3, timed_a_second=10.0, events=12)
 
-    report = growth.measure([20, 60], 1, is_embedded=is_embedded, amounts=few)
+    report = growth.measure([20, 60], 1, is_embedded=False, amounts=few)
 
     small, large = report["medians"]
     # The first instance is copied `waiting` times, all wait for their timers; nine of ten entries are events.
@@ -26,7 +25,7 @@ def test_growth_compares_sizes_that_are_there(is_embedded: bool) -> None:
     ):
         assert small[figure] > 0
         assert large[figure] > 0
-    assert ("workflow, CPU ms of postgres" in small) is not is_embedded
+    assert "workflow, CPU ms of postgres" in small
     first, second = report["ratios"]
     assert first["workflow, CPU ms"] == 1.0
     assert second["workflow, CPU ms"] == pytest.approx(
@@ -64,8 +63,7 @@ def test_scale_measures_with_more_workers_and_simulates_many() -> None:
     one, two = report["measured"]
     assert (one["workers of each duty"], two["workers of each duty"]) == (1, 2)
     for figures in (one, two):
-        parts = ("orchestrators", "task runners", "postgres")
-        assert all(figures[f"CPU ms of {part}"] > 0 for part in parts)
+        assert figures["CPU ms"] > 0
         assert figures["WAL bytes"] > 1_000
         assert figures["transactions"] > 0
     assert report["demands"]["a flush, ms"] > 0

@@ -128,7 +128,6 @@ def _context() -> ForkServerContext:
 
 def _run(argv: Sequence[str], env: Mapping[str, str], folder: Path, log_path: Path) -> None:
     """The life of the forked process."""
-    os.setsid()
     die_with_parent()
     log = os.open(log_path, os.O_WRONLY | os.O_APPEND)
     for descriptor, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, log), (2, log)):
@@ -136,6 +135,8 @@ def _run(argv: Sequence[str], env: Mapping[str, str], folder: Path, log_path: Pa
     # Among the others is one by which the process that forked us learns that pytest has ended: kept open by us it would never
     # learn it, and its end is ours.
     os.closerange(3, HIGHEST_DESCRIPTOR)
+    # Last: whoever waits for it may freeze us the moment after.
+    os.setsid()
     os.environ.clear()
     os.environ.update(env)
     os.chdir(folder)
