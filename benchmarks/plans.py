@@ -284,7 +284,6 @@ def _strike(tx: Connection) -> object:
 
 HOT: Mapping[str, Hot] = {
     "ready.lock_and_read": lambda tx: lock_and_read(tx, portion=3),
-    "ready.lock_and_read behind": lambda tx: lock_and_read(tx, portion=3, behind=2**62),
     "leased.read_handed": lambda tx: leased.read_handed(tx, WorkerId(new_token()), [TaskId(new_token())]),
     "leased.read_unknown": lambda tx: leased.read_unknown(tx, WorkerId(new_token()), []),
     "leased.end_known": _end,

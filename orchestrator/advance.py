@@ -69,9 +69,6 @@ SHARED_SECONDS = 5.0
 CROWDED_SECONDS = 0.25
 """For so long after an inbox was too long for one look, turns are chosen."""
 FEW = 2
-LATE_ROWS = 1_000
-FROM_THE_FIRST_SECONDS = 0.5
-"""Short looks begin so many ids before the newest row that was seen, and as often as this at the very first."""
 STEP_BUDGET = 0.1
 """Seconds of stepping in one transaction; instances that are left over are taken by the next."""
 SUSPICION = timedelta(seconds=60)
@@ -138,9 +135,6 @@ class Sweep:
     found: bool = False
     shared_until: float = 0.0
     crowded_until: float = 0.0
-    passed_by: int = 0
-    """Up to this id the inbox has nothing, but for rows that are committed far out of their order."""
-    looked_from_the_first_at: float = 0.0
     looks_first: bool = False
     """The pass before stepped so few that there is hardly more: a look costs less than a lock that finds nothing."""
 
@@ -160,14 +154,6 @@ class Sweep:
         now = time.monotonic()
         is_on_its_way = bool(self.laps) or self.turn_after != FROM_THE_FIRST
         return not is_on_its_way and now >= self.crowded_until and now >= self.shared_until
-
-    def begin_behind(self) -> int:
-        """The id behind which a short look begins: now and then 0, so that it passes by nothing for long."""
-        now = time.monotonic()
-        if now < self.looked_from_the_first_at + FROM_THE_FIRST_SECONDS:
-            return self.passed_by
-        self.looked_from_the_first_at = now
-        return 0
 
     @property
     def passed(self) -> dict[TenantId, int]:
@@ -329,15 +315,14 @@ def _pass(advancing: Advancing, sweep: Sweep, choose: Callable[[Connection], _Ch
 
 def _pass_over_all(advancing: Advancing, sweep: Sweep) -> Pass | None:
     """Step everything that is ready, if that is little: then nobody's turn has to be chosen. Else None."""
-    behind = sweep.begin_behind()
-    if sweep.looks_first and not _has_ready(advancing, behind):
+    if sweep.looks_first and not _has_ready(advancing):
         sweep.looks_first = False
         return NOTHING
     ready = Ready(is_all=False)
 
     def lock(tx: Connection) -> Ready:
         nonlocal ready
-        ready = lock_and_read(tx, portion=SHARED_BATCH, behind=behind)
+        ready = lock_and_read(tx, portion=SHARED_BATCH)
         if ready.locked:
             faults.hit("after_lock")
         return ready
@@ -346,14 +331,13 @@ def _pass_over_all(advancing: Advancing, sweep: Sweep) -> Pass | None:
     if not ready.is_all:
         sweep.crowded_until = time.monotonic() + CROWDED_SECONDS
         return None
-    sweep.passed_by = max(sweep.passed_by, ready.newest - LATE_ROWS)
     sweep.looks_first = 0 < done.instances <= FEW
     return replace(done, more=done.instances > 0)
 
 
-def _has_ready(advancing: Advancing, behind: int) -> bool:
+def _has_ready(advancing: Advancing) -> bool:
     with advancing.database.each_alone() as tx:
-        return inbox.has_ready(tx, behind=behind)
+        return inbox.has_ready(tx)
 
 
 def _stepped(advancing: Advancing, lock: Callable[[Connection], Ready]) -> Pass:

@@ -219,18 +219,8 @@ _HAS_READY = Prepared(
 )
 
 
-_HAS_READY_BEHIND = Prepared(
-    select(_c.id)
-    .where(*_is_ready(inbox), _c.id > bindparam("behind", type_=BigInteger()))
-    .order_by(_c.id)
-    .limit(literal_column("1"))
-)
-
-
-def has_ready(tx: Connection, *, behind: int = 0) -> bool:
-    """Does anything wait to be stepped, for any instance? Rows up to the id `behind` are passed over."""
-    if behind:
-        return bool(_HAS_READY_BEHIND.rows(tx, {"behind": behind}))
+def has_ready(tx: Connection) -> bool:
+    """Does anything wait to be stepped, for any instance?"""
     return bool(_HAS_READY.rows(tx))
 
 

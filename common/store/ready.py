@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import (
     CTE,
-    BigInteger,
     Connection,
-    bindparam,
     case,
     distinct,
     func,
@@ -57,7 +55,6 @@ def _ready(page: CTE) -> Prepared:
         func.count().label("rows"),
         func.count(distinct(page.c.tenant_id)).label("tenants"),
         func.count(distinct(page.c.instance_id)).label("instances"),
-        func.max(page.c.id).label("newest"),
     ).cte("size")
     place = func.row_number().over(partition_by=page.c.instance_id, order_by=(page.c.lane, page.c.id))
     theirs = (
@@ -78,17 +75,15 @@ def _ready(page: CTE) -> Prepared:
     )
 
 
-_rows = select(*inbox.c).where(unset(inbox.c.parked)).limit(literal_column(str(FIRST)))
-_ANY = _ready(
-    _rows.order_by(inbox.c.tenant_id, inbox.c.id).cte("page").prefix_with("MATERIALIZED"),
-)
-_BEHIND = _ready(
-    _rows.where(inbox.c.id > bindparam("behind", type_=BigInteger()))
-    .order_by(inbox.c.id)
+_READY = _ready(
+    select(*inbox.c)
+    .where(unset(inbox.c.parked))
+    .order_by(inbox.c.tenant_id, inbox.c.id)
+    .limit(literal_column(str(FIRST)))
     .cte("page")
     .prefix_with("MATERIALIZED")
 )
-_SIZE, _ROW = 4, 7
+_SIZE, _ROW = 3, 7
 """Columns that tell the size, and behind them those of an inbox row."""
 
 
@@ -96,29 +91,25 @@ _SIZE, _ROW = 4, 7
 class Ready:
     """Every instance that is ready and free, locked, with its rows in the order in which they are to be stepped.
 
-    `is_all`: they are all that there are, and few enough that nobody's turn has to be chosen. `newest`: the highest id of a row.
+    `is_all`: they are all that there are, and few enough that nobody's turn has to be chosen.
     """
 
     is_all: bool
-    newest: int = 0
     locked: list[LockedInstance] = field(default_factory=list)
     rows: list[InboxRow] = field(default_factory=list)
 
 
-def lock_and_read(tx: Connection, *, portion: int, behind: int = 0) -> Ready:
+def lock_and_read(tx: Connection, *, portion: int) -> Ready:
     """Look for what is ready, lock it and read it. Where it is too much, nothing is to be stepped of it.
 
     It is where there may be rows that this look has not seen, and where it is of several tenants and more than a `portion` of
     instances: then `inbox.page_ready` has to say whose turn it is.
-
-    Rows up to the id `behind` are passed over. Consumed rows leave their entries in the index until a vacuum comes, thousands of them
-    within seconds, and whoever looks from the beginning meets them all.
     """
-    found = _BEHIND.rows(tx, {"behind": behind}) if behind else _ANY.rows(tx)
-    rows, tenants, waiting, newest = found[0][:_SIZE]
+    found = _READY.rows(tx)
+    rows, tenants, waiting = found[0][:_SIZE]
     if rows >= FIRST or (tenants > 1 and waiting > portion):
         return Ready(is_all=False)
-    ready = Ready(is_all=True, newest=newest or 0)
+    ready = Ready(is_all=True)
     stale: list[InstanceId] = []
     for row in found:
         about, (seen_sequence, *instance) = row[_SIZE : _SIZE + _ROW], row[_SIZE + _ROW :]
