@@ -193,3 +193,27 @@ def test_a_long_inbox_and_one_of_several_tenants_have_turns_chosen(
 
     engine.advance()
     assert engine.execute("SELECT count(*) FROM inbox") == [(0,)]
+
+
+def test_what_a_resume_takes_up_again_comes_before_what_is_newer_however_old_its_ids_are(
+    engine: Engine,
+) -> None:
+    """A look that began near the newest row, to pass by what is consumed, let a newer event overtake parked ones."""
+    one, other = engine.start(COUNTER), engine.start("counter")
+    sweep = Sweep()
+
+    def advance() -> None:
+        advance_ready(engine.advancing, until=time.monotonic() + 30, sweep=sweep)
+
+    advance()
+    engine.control("pause", one)
+    engine.send(one, "ADD", n=1)
+    engine.send(one, "ADD", n=2)
+    advance()
+    flood(engine, other, 1_500)
+    advance()
+    engine.control("resume", one)
+    engine.send(one, "ADD", n=3)
+    advance()
+
+    assert engine.context(one)["seen"] == [1, 2, 3]
