@@ -11,7 +11,8 @@ Theory of operation (statement by statement; the order matters).
    (`common.store.ready`).
 3. Decide each row, purely. Whatever one instance does wrong is that instance's incident.
 4. Save, set-based, guarded by the sequence that was read; delete exactly the rows that were stepped; commit.
-5. Ring for new tasks, or call the runners that they were leased to (`common.queues.offers`), then look at what comes behind in the inbox, of each tenant by itself, and again from the beginning,
+5. Ring for new tasks, or call the runners that they were leased to (`common.queues.offers`), then look at what comes
+   behind in the inbox, of each tenant by itself, and again from the beginning,
    always, until a whole sweep finds nothing to lock. A sweep that skipped a locked instance may sleep: its holder takes this fifth step too, and
    if it dies its rows are free for the next look.
 

@@ -538,13 +538,16 @@ class Batch:
         self.due_tasks += [row["id"] for row in made if is_due(row, self.now) and row["id"] not in begun]
 
     def _begin(self, offers: Offers) -> dict[TaskId, tuple[dict[str, Any], Begun]]:
-        """Use offers of runners for due tasks, by id. Items of MAPs come by the thousand: they are claimed."""
+        """Use offers of runners for due tasks, by id. Items of MAPs come by the thousand: they are claimed.
+
+        So is what must not be done twice: lost with a runner that has never heard of it, it would fail without having been tried.
+        """
         begun: dict[TaskId, tuple[dict[str, Any], Begun]] = {}
         if not offers or self.are_limited:
             return begun
         tokens: dict[WorkerId, LeaseToken] = {}
         for row in self._tasks.values():
-            if row["held"] or row["limit_key"] is not None or not is_due(row, self.now):
+            if row["held"] or row["limit_key"] is not None or _is_once(row) or not is_due(row, self.now):
                 continue
             offer = offers.take(row["tenant_id"], row["type"], row["name"])
             if offer is not None:
@@ -751,6 +754,11 @@ class Batch:
         if isinstance(key, str) and isinstance(business_key, str):
             return instances.find_live(tx, send.sender.tenant_id, key, business_key)
         return None
+
+
+def _is_once(row: Mapping[str, Any]) -> bool:
+    """Must nobody do the task again once its lease is lost?"""
+    return row["options"] is not None and read(row["options"]).get("onLost") == "fail"
 
 
 def assigned(effect: AssignTask) -> dict[str, Any]:

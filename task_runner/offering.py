@@ -1,8 +1,8 @@
 """What this process offers to take without a claim (`common.queues.offers`), and how much of it is still open.
 
-Offered are free slots, while nothing is left to claim, of what needs nothing but a lease before it is called: no circuit
-breaker, no policy of the handler's own. Who has offered must look, now and then, for what was leased to it and got lost on
-the way; and who says good-bye must wait for the steps that were on their way with its last offer.
+Offered are free slots, to the tenants of whom nothing is left to claim, for what needs nothing but a lease before it is called: no
+circuit breaker watches it. Who has offered must look, now and then, for what was leased to it and got lost on the way; and who says
+good-bye must wait for the steps that were on their way with its last offer.
 """
 
 from __future__ import annotations

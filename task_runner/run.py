@@ -1,8 +1,9 @@
 """Claim, call, beat, report: a runner process's work between the database and its handlers.
 
 Theory of operation. The dispatcher claims as many due tasks as there are free slots and puts each into a slot; while there is
-nothing to claim, the process offers its slots, and takes up what steps lease to it (`offering.py`). A slot calls its handler and leaves the outcome with the committer, one thread that reports whatever is ready when it is free: a group
-commit without a timer. Every 2 s one statement extends the lease of everything that is held, results that wait for their
+nothing to claim, the process offers its slots, and takes up what steps lease to it (`offering.py`). A slot calls its handler and stores
+the outcome itself where nobody else is storing any; else it leaves it with the committer, one thread that reports whatever is ready when it
+is free: a group commit without a timer. Every 2 s one statement extends the lease of everything that is held, results that wait for their
 commit included; an id that does not come back was cancelled or its lease was lost, and its handler is told.
 
 An attempt that overruns its time is ended at once by the watch: its outcome goes to the committer, its handler is told,

@@ -5,7 +5,8 @@ queue. The **ring** is the Celery message, which any worker takes and Flower sho
 millisecond, so while somebody hears the calls it goes out at most twice a second, and without (another broker, no
 worker yet) the leading edge at once and then one per 10 ms. None goes out while 50 wait untaken (asked after the commit,
 so each of those 50 is followed by a read that sees the new row). Every note is followed by a call or a ring after it, so
-no wake-up depends on an interval. What was leased to a worker is called to that worker alone, and rung for Flower. A broker that does not answer is left alone for a second; callers never wait for it, and
+no wake-up depends on an interval. What was leased to a worker is called to that worker alone, and rung for Flower.
+A broker that does not answer is left alone for a second; callers never wait for it, and
 the look finds every row that nobody rang for.
 """
 

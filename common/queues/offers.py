@@ -28,6 +28,8 @@ KEPT_SECONDS = 1.5
 """An offer is renewed each second; whoever does not, or says good-bye, is leased nothing any more."""
 CREDIT_MAX = 1_000
 ATTEMPTS_MAX = 1_000_000
+LONGEST = 1_000_000
+"""Bytes of one call that are read."""
 SYSTEM = "SYSTEM"
 log = structlog.get_logger("signalbox.offers")
 
@@ -70,6 +72,8 @@ class Offer:
     @classmethod
     def read(cls, said: bytes) -> Offer:
         """Read what another process published. Raises `ValueError` for anything else than an offer."""
+        if len(said) > LONGEST:
+            raise ValueError(f"not an offer: {len(said):,} bytes, where {LONGEST:,} are read")
         try:
             told = orjson.loads(said)
             worker, lease_ms, credit = told["worker"], told["leaseMs"], told["credit"]
@@ -96,6 +100,8 @@ def handed(hints: Sequence[bytes]) -> list[TaskId]:
     """The ids that calls to a worker name; what is none is passed over."""
     ids: dict[TaskId, None] = {}
     for said in hints:
+        if len(said) > LONGEST:  # what it names is found by a look
+            continue
         try:
             named = orjson.loads(said)
         except ValueError:

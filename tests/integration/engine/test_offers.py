@@ -276,13 +276,15 @@ def test_nothing_is_leased_past_a_limit(engine: Engine, make_runner: Any) -> Non
     assert [row[0] for row in rows(engine)] == ["pending"]
 
 
-@pytest.mark.parametrize("why", ["delayed", "cancelled"])
+@pytest.mark.parametrize("why", ["delayed", "cancelled", "once"])
 def test_what_nobody_may_start_now_is_not_leased(engine: Engine, make_runner: Any, why: str) -> None:
     engine.handler("work", lambda _input: None)
     hungry(make_runner)
     task: dict[str, Any] = {"type": "work", "name": "work", "completionEvent": "DONE"}
     if why == "delayed":
         task["delay"] = "PT1H"
+    elif why == "once":
+        task["onLost"] = "fail"
     document = {
         "id": "once",
         "initial": "working",
@@ -299,7 +301,10 @@ def test_what_nobody_may_start_now_is_not_leased(engine: Engine, make_runner: An
         engine.send(instance_id, "STOP")
     engine.advance()
 
-    assert rows(engine)[0][:2] == ({"delayed": "pending", "cancelled": "cancelled"}[why], 0)
+    assert rows(engine)[0][:2] == (
+        {"delayed": "pending", "cancelled": "cancelled", "once": "pending"}[why],
+        0,
+    )
 
 
 def test_who_has_more_to_claim_offers_nothing(engine: Engine, post: Post, make_runner: Any) -> None:

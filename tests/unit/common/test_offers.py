@@ -52,7 +52,7 @@ def test_what_is_no_offer_is_passed_over(change: dict[str, Any]) -> None:
     heard = Offers()
     said = orjson.loads(offer(a_worker(), 7).to_bytes()) | change
 
-    heard.hear([orjson.dumps(said), b"", b"[]", b"nonsense", b"null"])
+    heard.hear([orjson.dumps(said), b"", b"[]", b"nonsense", b"null", b" " * offers.LONGEST + b"{}"])
 
     assert not heard
     assert heard.take(TENANT, "HTTP", "") is None
@@ -121,6 +121,7 @@ def test_the_ids_of_a_hand_over_are_read_and_what_is_none_is_passed_over() -> No
         b"{",
         orjson.dumps([ids[2], "'; --", 7, None]),
         orjson.dumps(ids[:1]),
+        b" " * offers.LONGEST + orjson.dumps([new_id()]),
     ]
 
     assert handed(hints) == ids
