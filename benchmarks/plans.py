@@ -36,7 +36,7 @@ from common.db.migrate import upgrade
 from common.db.rows import update_rows
 from common.db.tables import instances as instances_table
 from common.ids import LeaseToken, TaskId, WorkerId, new_token
-from common.store import inbox, instances, joins, keys, leased, places, tasks, timers
+from common.store import claims, deadlines, inbox, instances, joins, keys, leased, places, tasks, timers
 from common.store.ready import lock_and_read
 from signalbox.bench import TENANT, postgres_server, steps_chart
 from signalbox.folder import DataFolder
@@ -248,7 +248,7 @@ def _rows_read(node: Mapping[str, Any]) -> int:
 
 
 def _claim(tx: Connection) -> None:
-    claimed = tasks.claim_due(
+    claimed = claims.claim_due(
         tx,
         worker=WorkerId(new_token()),
         token=LeaseToken(new_token()),
@@ -293,17 +293,17 @@ HOT: Mapping[str, Hot] = {
     "inbox.read_ready": lambda tx: inbox.read_ready(tx, _ready(tx)),
     "inbox.read_answers": lambda tx: inbox.read_answers(tx, _ready(tx)),
     "instances.lock_ready": lambda tx: instances.lock_ready(tx, _ready(tx)),
-    "tasks.claim_due": _claim,
-    "tasks.next_due_at": lambda tx: tasks.next_due_at(
+    "claims.claim_due": _claim,
+    "claims.next_due_at": lambda tx: claims.next_due_at(
         tx, types=["work"], since=read_now(tx) - timedelta(seconds=1), now=read_now(tx)
     ),
     "tasks.lock_open": lambda tx: tasks.lock_open(tx, _ready(tx)),
     "tasks.read_answering": lambda tx: tasks.read_answering(tx, _ready(tx)),
-    "tasks.lock_expired": lambda tx: tasks.lock_expired(tx, now=read_now(tx)),
-    "tasks.next_expiry_at": tasks.next_expiry_at,
-    "tasks.lock_unstarted": lambda tx: tasks.lock_unstarted(tx, now=read_now(tx)),
-    "tasks.lock_unfinished": lambda tx: tasks.lock_unfinished(tx, now=read_now(tx), maps=False),
-    "tasks.next_overdue_at": tasks.next_overdue_at,
+    "deadlines.lock_expired": lambda tx: deadlines.lock_expired(tx, now=read_now(tx)),
+    "deadlines.next_expiry_at": deadlines.next_expiry_at,
+    "deadlines.lock_unstarted": lambda tx: deadlines.lock_unstarted(tx, now=read_now(tx)),
+    "deadlines.lock_unfinished": lambda tx: deadlines.lock_unfinished(tx, now=read_now(tx), maps=False),
+    "deadlines.next_overdue_at": deadlines.next_overdue_at,
     "timers.lock_due": lambda tx: timers.lock_due(tx, now=read_now(tx)),
     "timers.next_due_at": timers.next_due_at,
     "joins.lock_startable": lambda tx: joins.lock_startable(tx, limit=READY, now=read_now(tx)),

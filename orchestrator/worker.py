@@ -31,7 +31,7 @@ from common.queues.changes import Changes
 from common.queues.dispatcher import Dispatcher, Drained
 from common.queues.offers import OFFERS, Offers
 from common.retention import Keeping
-from common.store import breakers, joins, schedules, tasks, timers, triggers, workers
+from common.store import breakers, deadlines, joins, schedules, timers, triggers, workers
 from common.version import signalbox_version
 from orchestrator.advance import Advancing, Sweep, advance_ready
 from orchestrator.map_children import start_items
@@ -143,8 +143,8 @@ class Orchestrator:
         """Fire and expire what is due, then tell how long until the next instant."""
         with self.database.looking() as tx:
             now = read_now(tx)
-            timer, lease = timers.next_due_at(tx), tasks.next_expiry_at(tx)
-            overdue, item = tasks.next_overdue_at(tx), joins.next_start_at(tx)
+            timer, lease = timers.next_due_at(tx), deadlines.next_expiry_at(tx)
+            overdue, item = deadlines.next_overdue_at(tx), joins.next_start_at(tx)
             runs, emitted = schedules.read_coming(tx), triggers.has_published(tx)
             retry = breakers.next_look_at(tx, now=now)
         fired = fire_due_timers(self.database) if timer is not None and timer <= now else 0

@@ -33,7 +33,7 @@ from common.clock import read_now
 from common.commands.breakers import ENGINE
 from common.store import breakers as store
 from common.store.breakers import HeldBack
-from common.store.tasks import TaskClaim
+from common.store.claims import TaskClaim
 from task_runner.registry import Handler
 
 log = structlog.get_logger("signalbox.task_runner")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from common.commands.outcome import Outcome
 from common.polls import POLL, Counted
-from common.store.tasks import TaskClaim
+from common.store.claims import TaskClaim
 from common.task_error import TaskError
 from task_runner.attempt import Result, attempt, described
 from task_runner.context import TaskContext

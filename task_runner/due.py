@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from common.clock import read_now
-from common.store import tasks
+from common.store import claims
 
 LATE_COMMIT = timedelta(seconds=1)
 """How long after its instant a row may become visible: a short delay is over before its transaction commits."""
@@ -31,7 +31,7 @@ class DueTasks:
         """
         now = read_now(tx)
         since = (self._seen_until or now) - LATE_COMMIT
-        oldest, coming = tasks.next_due_at(tx, types=self.types, since=since, now=now)
+        oldest, coming = claims.next_due_at(tx, types=self.types, since=since, now=now)
         self._seen_until = now
         fell_due = oldest is not None and oldest <= now and oldest != self._told_of
         if fell_due:

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from common.canonical import dumps, read
-from common.store.tasks import TaskClaim
+from common.store.claims import TaskClaim
 from common.task_error import TaskError
 from task_runner.attempt import Result
 from task_runner.context import TaskContext

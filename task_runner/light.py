@@ -18,7 +18,7 @@ import structlog
 
 from common.commands.outcome import AtOnce, Outcome
 from common.ids import TaskId
-from common.store.tasks import TaskClaim
+from common.store.claims import TaskClaim
 from task_runner.registry import Handler
 
 log = structlog.get_logger("signalbox.task_runner")

@@ -18,8 +18,8 @@ from common import faults
 from common.commands.limits import LimitedClaims, Look, Runs, claim_limited, look
 from common.db import TASK_RUNNER_QUEUE, Database, note_bell
 from common.ids import WorkerId, new_token
+from common.store.claims import TaskClaim
 from common.store.limits import LimitKey
-from common.store.tasks import TaskClaim
 
 P = TypeVar("P")
 TICK = 0.001

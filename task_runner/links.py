@@ -16,7 +16,7 @@ from common.canonical import read
 from common.errors import Invalid, Misconfigured
 from common.ids import made_at
 from common.links import Link, Links, Verb, person_name
-from common.store.tasks import TaskClaim
+from common.store.claims import TaskClaim
 from statechart.durations import parse_duration
 from task_runner.registry import HandlerError, Permanent
 from task_runner.resolve import Look

@@ -15,8 +15,8 @@ from common.clock import read_now
 from common.db import Database
 from common.metadata import MAX_KEYS, key_text, value_text
 from common.store import metadata as store
+from common.store.claims import TaskClaim
 from common.store.metadata import Lease
-from common.store.tasks import TaskClaim
 from task_runner.metadata import Swapped
 
 T = TypeVar("T")

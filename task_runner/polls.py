@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from common.polls import Counted, Polling, has_timed_out, judge, timed_out
-from common.store.tasks import TaskClaim
+from common.store.claims import TaskClaim
 from task_runner.attempt import Result
 
 

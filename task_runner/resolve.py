@@ -20,8 +20,8 @@ from sqlalchemy import Connection
 from common.canonical import dumps, read
 from common.errors import Misconfigured
 from common.sealing import SealingKeys, Unopened
+from common.store.claims import TaskClaim
 from common.store.secrets import Named, read_sealed
-from common.store.tasks import TaskClaim
 from task_runner.redact import NOTHING_HIDDEN, Redaction
 from task_runner.registry import HandlerError, Permanent
 

@@ -39,9 +39,9 @@ from common.ids import TaskId, TenantId, WorkerId, new_token
 from common.queues.dispatcher import Drained
 from common.queues.offers import handed
 from common.retry import RetryPolicy
-from common.store import tasks
+from common.store import attempts
+from common.store.claims import Due, TaskClaim, allow_attempts, begin, claim_due, is_due, lock_due
 from common.store.leased import Leased, read_handed, read_unknown
-from common.store.tasks import Due, TaskClaim
 from common.store.turns import FROM_THE_FIRST, next_turn
 from common.task_error import TaskError
 from task_runner.attempt import described
@@ -328,7 +328,7 @@ class Runner:
 
     def _claim_ordinary(self, tx: Connection, limit: int) -> _Batch:
         """Lease due tasks and hand them out."""
-        due = tasks.claim_due(
+        due = claim_due(
             tx,
             worker=self.worker,
             token=new_token(),
@@ -349,7 +349,7 @@ class Runner:
         return _Batch(len(due.claims), list(admitted), prepared, is_full=is_full, clock=clock)
 
     def _lock_due(self, tx: Connection, limit: int, taken: Sequence[TaskClaim]) -> Due:
-        due = tasks.lock_due(
+        due = lock_due(
             tx,
             token=new_token(),
             types=self._types,
@@ -380,13 +380,13 @@ class Runner:
         if not claims:
             return
         writes = Writes(tx)
-        tasks.begin(writes, claims, worker=self.worker, lease=self.lease, now=now)
+        begin(writes, claims, worker=self.worker, lease=self.lease, now=now)
         writes.run()
         self._allow(tx, claims)
 
     def _allow(self, tx: Connection, claims: Sequence[TaskClaim]) -> None:
         allowed = [_allowance(claim, self._options(claim)) for claim in claims]
-        tasks.allow_attempts(tx, [row for row in allowed if row is not None])
+        allow_attempts(tx, [row for row in allowed if row is not None])
 
     def _admitted(self, tx: Connection, claims: Sequence[TaskClaim]) -> Sequence[TaskClaim]:
         """Those of some claims that may be called; the others wait for their circuit breakers."""
@@ -429,7 +429,7 @@ class Runner:
 
     def _is_anything_due(self) -> bool:
         with self.database.reading() as tx:
-            is_any, self.limited.are_any = tasks.is_due(tx, types=self._types, functions=self._functions)
+            is_any, self.limited.are_any = is_due(tx, types=self._types, functions=self._functions)
         if not is_any and not self.limited.are_any:
             self._have_more = frozenset()
         return is_any
@@ -762,11 +762,11 @@ class Runner:
         ]
 
         def use_case(tx: Connection) -> set[TaskId]:
-            kept = tasks.extend_leases(
+            kept = attempts.extend_leases(
                 tx, [one.claim.id for one in held], sorted({one.claim.token for one in held}),
                 lease=self.lease, now=read_now(tx),
             )  # fmt: skip
-            tasks.save_progress(tx, [row for row in sorted(progress) if row[0] in kept])
+            attempts.save_progress(tx, [row for row in sorted(progress) if row[0] in kept])
             return kept
 
         kept = self.database.run(use_case)

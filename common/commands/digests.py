@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from common.canonical import dumps
 from common.clock import instant_text
 from common.ids import TaskId
-from common.store import tasks
+from common.store import attempts
 
 
 def attempts_digests(tx: Connection, ids: Sequence[TaskId]) -> dict[str, str]:
@@ -20,7 +20,7 @@ def attempts_digests(tx: Connection, ids: Sequence[TaskId]) -> dict[str, str]:
     It covers the attempts that stand in the table: of a POLL at least the newest 100, and the entry says how many checks
     there were.
     """
-    return {task: attempts_digest(rows) for task, rows in tasks.read_attempts(tx, ids).items()}
+    return {task: attempts_digest(rows) for task, rows in attempts.read_attempts(tx, ids).items()}
 
 
 def attempts_digest(rows: Sequence[tuple[Any, ...]]) -> str:

@@ -22,9 +22,9 @@ from common.db import TASK_RUNNER_QUEUE, note_bell
 from common.db.tables import Source
 from common.errors import Invalid, NotFound
 from common.ids import LeaseToken, TaskId, TenantId, WorkerId
-from common.store import limits, tasks
+from common.store import limits
+from common.store.claims import TaskClaim, claim_locked
 from common.store.limits import KEY_PREFIX, TYPE_PREFIX, Figures, Limit, LimitKey, Rate
-from common.store.tasks import TaskClaim
 from statechart.limits import TaskLimit, read_limit
 
 KEYS_AT_ONCE = 64
@@ -160,7 +160,7 @@ def claim_limited(
                 more = True
                 break
             ids = _choose(tx, name, runs, room, limit=limit - len(claims))
-            claims += tasks.claim_locked(tx, ids, worker=worker, token=token, lease=lease, now=room.now)
+            claims += claim_locked(tx, ids, worker=worker, token=token, lease=lease, now=room.now)
     limits.spend(tx, [(name, room.tokens[name]) for name in sorted(room.spent)], now=room.now)
     waits = [room.token_in(name) for name in standing if name in room.spent]
     more = more or (len(claims) >= limit and any(map(room.has, fitting)))

@@ -29,9 +29,11 @@ from common.ids import InstanceId, LeaseToken, TaskId, TenantId, WorkerId, new_i
 from common.lifecycle import TaskStatus
 from common.polls import KEPT_ATTEMPTS, TRIMMED_EVERY
 from common.retry import MAX_LOST, RetryPolicy
-from common.store import inbox, joins, leased, people, suggestions, tasks
+from common.store import attempts, claims, deadlines, inbox, joins, leased, people, suggestions, tasks
+from common.store.attempts import WonTask
+from common.store.claims import TaskClaim
+from common.store.deadlines import ExpiredTask, OverdueTask
 from common.store.people import HumanTask
-from common.store.tasks import ExpiredTask, OverdueTask, TaskClaim, WonTask
 from common.task_error import TaskError
 from statechart.ai import AI
 from statechart.maps import map_key
@@ -259,7 +261,7 @@ def _known_body(outcome: Outcome) -> str:
 def _lock_won(
     tx: Connection, outcomes: Sequence[Outcome]
 ) -> tuple[dict[tuple[TaskId, LeaseToken], WonTask], datetime]:
-    return tasks.lock_won(tx, sorted(o.task_id for o in outcomes), sorted({o.token for o in outcomes}))
+    return attempts.lock_won(tx, sorted(o.task_id for o in outcomes), sorted({o.token for o in outcomes}))
 
 
 def _call(outcome: Outcome, guarded: Guarded) -> Call:
@@ -530,13 +532,13 @@ class _Group:
 
     def save(self, tx: Connection, worker: WorkerId | None = None) -> None:
         """Write everything collected. `worker` is who made the attempts that are written at once."""
-        tasks.save_progress(tx, self._progress)
-        tasks.save_states(tx, self._states)
+        attempts.save_progress(tx, self._progress)
+        attempts.save_states(tx, self._states)
         writes = Writes(tx)
-        tasks.finish(writes, self._finish)
-        tasks.end_attempts(writes, self._attempts)
+        attempts.finish(writes, self._finish)
+        attempts.end_attempts(writes, self._attempts)
         if worker is not None:
-            tasks.end_at_once(writes, self._at_once, worker)
+            claims.end_at_once(writes, self._at_once, worker)
         if self._has_more_to_write:
             writes.run()
             self._write_more(tx)
@@ -569,12 +571,12 @@ class _Group:
         )
 
     def _write_more(self, tx: Connection) -> None:
-        tasks.forget_states(tx, self._thought)
+        attempts.forget_states(tx, self._thought)
         suggestions.put(tx, self._suggestions)
-        tasks.time_out(tx, self._time_out)
+        deadlines.time_out(tx, self._time_out)
         people.decide(tx, self._decide)
-        tasks.release(tx, self._release)
-        tasks.drop_old_attempts(tx, self._well_tried, kept=KEPT_ATTEMPTS)
+        attempts.release(tx, self._release)
+        attempts.drop_old_attempts(tx, self._well_tried, kept=KEPT_ATTEMPTS)
 
     def count(self, tx: Connection, ends: Sequence[ItemEnd], *, also: Sequence[str] = ()) -> None:
         """Count items that ended for their MAPs, and tell of those MAPs that ended by it."""
@@ -682,7 +684,7 @@ def _record_late(tx: Connection, outcome: Outcome, now: datetime) -> int:
         return 0
     said = outcome.output if outcome.error is None else dumps(outcome.error.to_json())
     digest = sha256((said or "null").encode()).digest()
-    if not tasks.record_late(tx, outcome.task_id, outcome.token, digest):
+    if not attempts.record_late(tx, outcome.task_id, outcome.token, digest):
         return 0
     if map_key(outcome.key) is not None:  # of the items of a MAP only the attempts tell
         return 1
@@ -760,7 +762,7 @@ def expire_leases(tx: Connection, *, now: datetime) -> int:
     A task with `onLost: "fail"` must not be done twice, and fails the first time. Locked rows are skipped: their holder
     is beating or reporting this very moment (operation: EXPIRE).
     """
-    expired = tasks.lock_expired(tx, now=now)
+    expired = deadlines.lock_expired(tx, now=now)
     group = _Group(now)
     for task in expired:
         options = read(task.options) if task.options else {}
@@ -799,11 +801,11 @@ def time_out_tasks(tx: Connection, *, now: datetime, maps: bool = False) -> int:
     of its turn (operation: ORDER).
     """
     group = _Group(now)
-    unfinished = tasks.lock_unfinished(tx, now=now, maps=maps)
+    unfinished = deadlines.lock_unfinished(tx, now=now, maps=maps)
     for task in unfinished:
         group.time_out(task, UNFINISHED)
     over = {task.id for task in unfinished}
-    for task in () if maps else tasks.lock_unstarted(tx, now=now):
+    for task in () if maps else deadlines.lock_unstarted(tx, now=now):
         if task.id not in over:
             group.time_out(task, UNSTARTED)
     group.save(tx)

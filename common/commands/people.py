@@ -36,7 +36,7 @@ from common.people import (
     shown_hash,
 )
 from common.schemas import compile_schema
-from common.store import inbox, people, tasks
+from common.store import attempts, inbox, people
 from common.store.people import HumanTask
 from common.task_error import TaskError
 
@@ -274,7 +274,7 @@ def report_leased(
         _output_text(error.to_json(), limits)
     if not is_id(task_id) or people.find(tx, tenant_id, task_id) is None:
         raise _no_task(task_id)
-    claim = tasks.find_leased(tx, tenant_id, task_id, LeaseToken(token)) if is_id(token) else None
+    claim = attempts.find_leased(tx, tenant_id, task_id, LeaseToken(token)) if is_id(token) else None
     refusal = Refusal("task.lease_lost", f"this lease of task {task_id} is over, or was never given")
     if claim is None:
         return refusal

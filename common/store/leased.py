@@ -1,7 +1,7 @@
 """Tasks that are leased as they are created, and ended by one statement: the short way through a task's life.
 
 Whoever creates a task may know who will run it (`common.queues.offers`), and whoever ran it the only time knows everything that its end
-writes. The long way, for all others, is `common.store.tasks`: claims, and ends that read first what they decide.
+writes. The long way, for all others, are `common.store.claims` and `common.store.attempts`, whose ends read first what they decide.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from common.db.tables import AttemptOutcome, InboxType, attempts, inbox, tasks
 from common.db.types import Id, UtcDateTime, among
 from common.ids import LeaseToken, TaskId, WorkerId
 from common.lifecycle import TaskStatus
+from common.store.claims import CLAIMED, TaskClaim, task_claim
 from common.store.inbox import ORDINARY
-from common.store.tasks import CLAIMED, TaskClaim, task_claim
 
 _t = tasks.c
 _a = attempts.c

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from common.ids import LeaseToken
 from common.polls import POLL, unwrap
-from common.store.tasks import TaskClaim
+from common.store.claims import TaskClaim
 from signalbox.testing.answers import Answer, result_answer
 from signalbox.testing.memory import TENANT, Memory, Task
 from signalbox.testing.metadata import MemoryMetadata

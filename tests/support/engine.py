@@ -27,9 +27,9 @@ from common.db import Database
 from common.ids import InstanceId, TenantId, WorkerId, new_id, new_token
 from common.lifecycle import InstanceStatus
 from common.retention import retention_text
-from common.store import definitions, history, instances, keys, tasks
+from common.store import claims, definitions, history, instances, keys
 from common.store.accepting import read_standing
-from common.store.tasks import TaskClaim
+from common.store.claims import TaskClaim
 from orchestrator.advance import Advancing, Pass, advance_ready
 from orchestrator.map_children import start_items
 from orchestrator.places import give
@@ -153,7 +153,7 @@ class Engine:
 
     def claim_unlimited(self, limit: int = 100) -> list[TaskClaim]:
         with self.database.transaction() as tx:
-            due = tasks.claim_due(
+            due = claims.claim_due(
                 tx,
                 worker=self.worker,
                 token=new_token(),

@@ -11,8 +11,9 @@ from common.commands.outcome import Outcome
 from common.db import Database
 from common.ids import LeaseToken, new_token
 from common.lifecycle import InstanceStatus
-from common.store import tasks
-from common.store.tasks import TaskClaim
+from common.store import claims
+from common.store.attempts import extend_leases
+from common.store.claims import TaskClaim
 from common.task_error import TaskError
 from orchestrator.sweep import expire_due_leases
 from task_runner.call import ended
@@ -72,7 +73,7 @@ def test_a_beat_extends_the_lease(clock: ManualClock, engine: Engine, instance_i
     for _ in range(5):
         clock.advance(timedelta(seconds=6))
         with engine.database.transaction() as tx:
-            kept = tasks.extend_leases(tx, [claim.id], [claim.token], lease=LEASE, now=clock.now())
+            kept = extend_leases(tx, [claim.id], [claim.token], lease=LEASE, now=clock.now())
         assert kept == {claim.id}
         assert expire_due_leases(engine.database) == 0
 
@@ -263,7 +264,7 @@ def test_a_claim_keeps_its_limit_under_the_worst_plan(postgres_url: str) -> None
     with database.transaction() as tx:
         for method in WORST_PLAN:
             tx.exec_driver_sql(f"SET LOCAL enable_{method} = off")
-        due = tasks.claim_due(
+        due = claims.claim_due(
             tx,
             worker=engine.worker,
             token=new_token(),

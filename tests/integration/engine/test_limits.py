@@ -8,8 +8,8 @@ from common.commands.limits import Runs, look
 from common.db.tables import Source
 from common.lifecycle import InstanceStatus
 from common.store import limits
+from common.store.claims import TaskClaim
 from common.store.limits import Figures, LimitKey, Rate
-from common.store.tasks import TaskClaim
 from common.task_error import TaskError
 from orchestrator.sweep import expire_due_leases
 from task_runner.call import ended

@@ -20,8 +20,8 @@ from common.db.tables import Source
 from common.lifecycle import InstanceStatus
 from common.retention import Keeping
 from common.store import limits
+from common.store.claims import TaskClaim
 from common.store.limits import Figures, LimitKey, Rate
-from common.store.tasks import TaskClaim
 from common.task_error import TaskError
 from orchestrator.retention import LIMITS_EVERY, Sweeper, sweep_limits
 from task_runner.call import ended

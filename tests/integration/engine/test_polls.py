@@ -10,7 +10,7 @@ from common.canonical import read
 from common.commands.doctor import examine
 from common.lifecycle import InstanceStatus
 from common.polls import KEPT_ATTEMPTS, Counted
-from common.store import listing, tasks
+from common.store import attempts, listing
 from common.store.listing import TaskFilter, TaskRecord
 from orchestrator.sweep import expire_due_leases
 from task_runner.context import TaskContext
@@ -362,7 +362,7 @@ def test_the_oldest_attempts_are_dropped_task_by_task(engine: Engine, clock: Man
     before = engine.execute("SELECT task_id, token FROM attempts ORDER BY task_id, started_at")
 
     with engine.database.transaction() as tx:
-        tasks.drop_old_attempts(tx, [running[0].id], kept=2)
+        attempts.drop_old_attempts(tx, [running[0].id], kept=2)
 
     left = engine.execute("SELECT task_id, token FROM attempts ORDER BY task_id, started_at")
     mine = [row for row in before if row[0] == running[0].id]

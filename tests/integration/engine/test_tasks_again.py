@@ -5,7 +5,7 @@ from typing import Any
 
 from common.clock import read_now
 from common.ids import InstanceId, TaskId
-from common.store import tasks
+from common.store import claims, tasks
 from tests.integration.engine.documents import one_task
 from tests.support.engine import Engine
 from tests.support.manual_clock import ManualClock
@@ -51,7 +51,7 @@ def test_a_failed_task_gets_another_series_of_attempts(clock: ManualClock, engin
     with engine.database.reading() as tx:
         now = read_now(tx)
         assert (
-            tasks.next_due_at(tx, types=["work"], since=now - timedelta(milliseconds=1), now=now)[0] == now
+            claims.next_due_at(tx, types=["work"], since=now - timedelta(milliseconds=1), now=now)[0] == now
         ), "due at once"
 
 

@@ -9,8 +9,8 @@ import pytest
 from common.db import Database
 from common.ids import InstanceId, TenantId, new_id, new_token
 from common.lifecycle import InstanceStatus
-from common.store import instances, tasks, turns
-from common.store.tasks import TaskClaim
+from common.store import claims, instances, tasks, turns
+from common.store.claims import TaskClaim
 from common.store.turns import FROM_THE_FIRST
 from orchestrator.advance import Sweep, advance_pass
 from tests.integration.engine.documents import COUNTER, one_task
@@ -42,7 +42,7 @@ def with_due_tasks(engine: Engine, tenant: str, count: int, **columns: object) -
 
 def claim(engine: Engine, limit: int, turn_after: TenantId = FROM_THE_FIRST) -> list[TaskClaim]:
     with engine.database.transaction() as tx:
-        due = tasks.claim_due(
+        due = claims.claim_due(
             tx,
             worker=engine.worker,
             token=new_token(),

@@ -9,7 +9,7 @@ import pytest
 from common.commands.outcome import Outcome, report_known, report_outcomes
 from common.commands.verify import verify_instance
 from common.lifecycle import InstanceStatus
-from common.store.tasks import TaskClaim
+from common.store.claims import TaskClaim
 from orchestrator.sweep import expire_due_leases
 from tests.support.engine import Engine
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, event
 from common.clock import read_now
 from common.db import Database
 from common.ids import TenantId, new_token
-from common.store import inbox, limits, places, tasks, timers
+from common.store import claims, deadlines, inbox, limits, places, timers
 from common.store.places import Place
 from tests.conftest import migrate
 from tests.integration.engine.documents import one_task
@@ -91,7 +91,7 @@ def plan_of(database: Database, work: Any) -> str:
 
 
 def claim(tx: Connection) -> None:
-    due = tasks.claim_due(
+    due = claims.claim_due(
         tx,
         worker=new_token(),
         token=new_token(),
@@ -137,11 +137,11 @@ def next_timer(tx: Connection) -> None:
 
 
 def expired(tx: Connection) -> None:
-    assert tasks.lock_expired(tx, now=read_now(tx)) == []
+    assert deadlines.lock_expired(tx, now=read_now(tx)) == []
 
 
 def next_expiry(tx: Connection) -> None:
-    assert tasks.next_expiry_at(tx) is None
+    assert deadlines.next_expiry_at(tx) is None
 
 
 PLACE_KEYS = 50

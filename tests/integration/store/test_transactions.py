@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, Program
 from common.clock import read_now
 from common.db import Database, is_trouble
 from common.ids import new_id
-from common.store import tasks
+from common.store import claims
 from common.store.keys import ensure_tenant, find_tenant
 
 POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -173,7 +173,7 @@ def test_looking_keeps_what_the_connection_has_prepared(postgres_url: str) -> No
         try:
             with looks(database) as tx:
                 now = read_now(tx)
-                tasks.next_due_at(tx, types=["work"], since=now, now=now)
+                claims.next_due_at(tx, types=["work"], since=now, now=now)
             with looks(database) as tx:
                 return int(tx.exec_driver_sql("SELECT count(*) FROM pg_prepared_statements").scalar_one())
         finally:

@@ -4,11 +4,11 @@ import pytest
 
 from benchmarks.profile import MARK, read_log, shares
 from common.db.prepared import _compiled
-from common.store import tasks
+from common.store import claims
 
 
 def test_statements_are_named_as_in_the_store_and_by_their_words_otherwise() -> None:
-    known = _compiled(tasks._NEXT._statement, "postgresql").text.replace("\n", "\n\t")
+    known = _compiled(claims._NEXT._statement, "postgresql").text.replace("\n", "\n\t")
     log = (
         f"{MARK}|LOG:  database system is ready\n"
         f"{MARK}signalbox-task-runner|LOG:  duration: 0.100 ms  parse _pg3_1: {known}\n"
@@ -22,7 +22,7 @@ def test_statements_are_named_as_in_the_store_and_by_their_words_otherwise() -> 
     found = read_log(log)
 
     assert {name: (one.count, one.ms) for name, one in found.items()} == {
-        "task-runner: tasks.next": (1, pytest.approx(1.85)),
+        "task-runner: claims.next": (1, pytest.approx(1.85)),
         "orchestrator: COMMIT": (2, 6.0),
         "bench: INSERT INTO inbox, FROM instances": (1, 1.0),
     }

@@ -11,7 +11,7 @@ from common.clock import utc_now
 from common.commands.outcome import Outcome
 from common.errors import Misconfigured
 from common.ids import InstanceId, LeaseToken, TaskId, TenantId, new_id
-from common.store.tasks import TaskClaim
+from common.store.claims import TaskClaim
 from common.task_error import TaskError
 from task_runner.attempt import MAX_MESSAGE
 from task_runner.call import call_handler

@@ -11,7 +11,7 @@ from common.credentials import make_secret, read_secret
 from common.errors import Misconfigured
 from common.ids import InstanceId, LeaseToken, TaskId, TenantId, made_at, new_id
 from common.links import Links
-from common.store.tasks import TaskClaim
+from common.store.claims import TaskClaim
 from task_runner.links import TaskLinks
 from task_runner.registry import HandlerError, Permanent
 

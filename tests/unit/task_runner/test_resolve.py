@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from common.canonical import dumps, read
 from common.commands.outcome import Outcome
-from common.store.tasks import TaskClaim
+from common.store.claims import TaskClaim
 from task_runner.call import call_handler
 from task_runner.context import TaskContext
 from task_runner.registry import Continue, Permanent, Registry, Retryable, make_handler
