@@ -18,7 +18,7 @@ KEPT_FREE = 8
 
 
 class Shares:
-    """What each tenant may hold of `size` slots; for one thread, the one that claims."""
+    """What each tenant may hold of `size` slots; noted by one thread at a time, the one that takes tasks."""
 
     def __init__(self, size: int) -> None:
         self.most = max(size - max(size // KEPT_FREE, 1), 1)

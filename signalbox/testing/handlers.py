@@ -16,9 +16,9 @@ from signalbox.testing.memory import TENANT, Memory, Task
 from signalbox.testing.metadata import MemoryMetadata
 from task_runner.attempt import Result, attempt
 from task_runner.context import TaskContext
+from task_runner.executor import in_force
 from task_runner.polls import judged
 from task_runner.registry import Handler, Registry
-from task_runner.run import in_force
 
 _TOKEN = LeaseToken("00000000-0000-7000-9000-000000000002")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from common.canonical import read
-from task_runner import run
+from task_runner import executor
 from task_runner.isolate import Surroundings
 from task_runner.registry import REGISTRY
 from task_runner.run import Runner
@@ -104,12 +104,12 @@ def test_heartbeats_progress_and_cancelling_reach_through(
 ) -> None:
     begin(engine, runner, "isolated.talk", input=True)
     wait_until(
-        lambda: any(held.context.last_progress for held in runner._held.values()), what="progress", seconds=30
+        lambda: any(held.context.last_progress for held in runner.reporting.held), what="progress", seconds=30
     )
     runner.beat()
     assert engine.execute("SELECT progress FROM tasks") == [('{"page":7}',)]
 
-    [held] = runner._held.values()
+    [held] = runner.reporting.held
     held.context.cancel()
     outcome, output = end(engine)
     assert outcome == "succeeded"
@@ -133,7 +133,7 @@ def test_a_process_that_nobody_waits_for_is_killed_after_a_grace(
     engine.send(str(engine.execute("SELECT id FROM instances")[0][0]), "DONE")
     engine.advance()
     assert engine.execute("SELECT status FROM tasks") == [("cancelled",)]
-    monkeypatch.setattr(run, "CANCEL_GRACE", 0.1)
+    monkeypatch.setattr(executor, "CANCEL_GRACE", 0.1)
 
     def is_free() -> bool:
         runner.beat()

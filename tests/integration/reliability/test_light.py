@@ -129,7 +129,7 @@ def test_it_is_run_as_an_ordinary_one_where_that_is_safer(
 def test_what_does_not_fit_into_the_budget_goes_to_the_slots(
     engine: Engine, make_runner: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("task_runner.run.BUDGET_SECONDS", -1.0)
+    monkeypatch.setattr("task_runner.claiming.BUDGET_SECONDS", -1.0)
     lightly(engine, lambda _input: "done")
     begun(engine)
     make_runner().claim(until=0.0)
@@ -154,7 +154,7 @@ def test_one_refused_result_does_not_hold_up_the_others(
     faults.arm("before_outcome_commit", refuse)
     assert runner.claim(until=0.0).counts["claimed"] == 3
     wait_until(lambda: attempts(engine) == [(1, "succeeded")] * 3, what="all to be reported")
-    assert runner._ordinary_until > 0
+    assert runner.claiming.ordinary_until > 0
     engine.settle()
 
 

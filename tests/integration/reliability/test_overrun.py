@@ -135,7 +135,7 @@ def test_an_end_by_time_counts_before_what_the_handler_returned_by_then_in_one_g
     engine.start(one_task(retry=AT_ONCE, timeout="200ms"))
     claimed(engine, runner)
     assert returned.wait(10)
-    wait_until(lambda: len(runner._ready) == 2, what="both ends to wait")
+    wait_until(lambda: len(runner.reporting._ready) == 2, what="both ends to wait")
     gate.set()
 
     until(engine, [(1, "succeeded"), (1, "timed_out")])

@@ -20,7 +20,13 @@ def go_on() -> threading.Event:
 
 
 @pytest.fixture
-def runner(engine: Engine, go_on: threading.Event) -> Iterator[Runner]:
+def rung() -> threading.Event:
+    """Set whenever the runner says that it has room."""
+    return threading.Event()
+
+
+@pytest.fixture
+def runner(engine: Engine, go_on: threading.Event, rung: threading.Event) -> Iterator[Runner]:
     """A runner whose handlers last until `go_on` is set, except those of the quiet tenant."""
     engine.handler("work", lambda input: input == "short" or go_on.wait(30))
     runner = Runner(
@@ -30,7 +36,7 @@ def runner(engine: Engine, go_on: threading.Event) -> Iterator[Runner]:
         slots=SLOTS,
         lease=timedelta(seconds=30),
         max_output_bytes=100_000,
-        on_room=lambda: None,
+        on_room=rung.set,
     )
     runner.start()
     yield runner
@@ -81,15 +87,13 @@ def test_while_several_have_tasks_none_takes_the_last_slots(
 
 
 def test_who_has_his_share_goes_on_when_one_of_his_ends(
-    engine: Engine, runner: Runner, go_on: threading.Event
+    engine: Engine, runner: Runner, go_on: threading.Event, rung: threading.Event
 ) -> None:
     """No slot gets free that was not free before, so the commit of what ended must ring."""
     start_tasks(engine, "quiet", 1, "short")
     start_tasks(engine, "flooding", 1, "short")
     claim(runner)
     wait_until(idle(runner), what="both have ended")
-    rung = threading.Event()
-    runner.on_room = rung.set
     start_tasks(engine, "flooding", 20, "long")
     claim(runner)
     rung.clear()

@@ -1,0 +1,229 @@
+"""One attempt: its handler called where it belongs, and ended where it overruns its time.
+
+Handlers are called in slots, isolated ones there in processes of their own, light ones in the thread that took their tasks. An
+attempt that overruns its time is ended at once by the watch: its outcome goes to the committer, its handler is told,
+and its slot is another's. The thread cannot be stopped; what it still returns is refused and recorded as late. An
+isolated handler's process is killed instead, and its slot says how it ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from common.canonical import dumps
+from common.clock import ReadClock
+from common.commands.outcome import Outcome
+from common.db import Database
+from common.retry import RetryPolicy
+from common.store.claims import TaskClaim
+from common.task_error import TaskError
+from task_runner.attempt import described
+from task_runner.call import call_handler, ended, ended_with
+from task_runner.context import TaskContext
+from task_runner.isolate import Children, IsolatedCall, Surroundings
+from task_runner.light import LightHandlers
+from task_runner.registry import PLAIN, Handler, HandlerError, Options, Registry
+from task_runner.reporting import Held, Reporting
+from task_runner.resolve import Prepared
+from task_runner.slots import Slots
+from task_runner.watch import Bounds, Watch
+
+log = structlog.get_logger("signalbox.task_runner")
+
+CANCEL_GRACE = 5.0
+"""Seconds that an isolated handler has to return once nobody waits for it; then its process is killed."""
+UNWANTED = TaskError("task.unwanted", "nobody waited for the isolated handler, and it did not return")
+
+
+class Executor:
+    """Calls the handlers of a process, and reports how they ended.
+
+    `on_room` is called when a slot is free again because its attempt overran, `on_worn_out` when half of the threads of slots are zombies.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        registry: Registry,
+        reporting: Reporting,
+        *,
+        slots: int,
+        max_output_bytes: int,
+        surroundings: Surroundings,
+        on_room: Callable[[], None],
+        on_worn_out: Callable[[], None],
+    ) -> None:
+        self.database = database
+        self.registry = registry
+        self.reporting = reporting
+        self.max_output_bytes = max_output_bytes
+        self.on_room = on_room
+        self.on_worn_out = on_worn_out
+        self.slots = Slots(slots)
+        self.light = LightHandlers(registry.all())
+        self._children = Children(surroundings)
+        self._watch: Watch[Held] = Watch(self._overrun)
+
+    def start(self) -> None:
+        self._watch.start()
+
+    def close(self) -> None:
+        """Watch nothing any more, and end the processes of isolated handlers that wait for a call."""
+        self._watch.close()
+        self._children.close()
+
+    @property
+    def room(self) -> int:
+        """How many more tasks could be called at once."""
+        return min(self.slots.free, self.reporting.room)
+
+    # -- whose handler ---------------------------------------------------------------------------------------------
+
+    def find(self, claim: TaskClaim) -> Handler | None:
+        """The handler of a claim; None where this process has none, which the call tells as the attempt's failure."""
+        try:
+            return self.registry.find(claim.type, claim.name)
+        except KeyError:
+            return None
+
+    def options(self, claim: TaskClaim) -> Options:
+        """The options of a claim's handler."""
+        handler = self.find(claim)
+        return PLAIN if handler is None else handler.options
+
+    def is_light(self, claim: TaskClaim, handler: Handler) -> bool:
+        """May a handler be called where others wait for it? One whose time is bounded is watched, in a slot."""
+        is_bounded = claim.timeout_ms is not None or claim.heartbeat_ms is not None
+        return not is_bounded and self.light.has(handler)
+
+    # -- in a slot -------------------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        claimed: TaskClaim,
+        prepared: Prepared,
+        clock: ReadClock | None = None,
+        *,
+        is_limited: bool = False,
+    ) -> None:
+        """Put a claim into a slot; its outcome is reported when it has ended."""
+        claim = in_force(claimed, self.options(claimed))
+        held = Held.of(claim, self.database, clock, is_limited=is_limited)
+        handler = self.find(claim)
+        if handler is not None and handler.options.isolated:
+            held.isolated = IsolatedCall()
+        self.reporting.hold(held)
+        held.ticket = self.slots.submit(lambda: self._run(held, handler, prepared), self.reporting.end)
+        bounds = Bounds.of(claim.timeout_ms, claim.heartbeat_ms)
+        if bounds is not None:
+            self._watch.add(held, bounds, lambda: held.context.heard_at)
+            if held.ticket.is_over:  # before it was watched
+                self._watch.drop(held)
+
+    def _run(self, held: Held, handler: Handler | None, prepared: Prepared) -> Outcome:
+        claim, context = held.claim, held.context
+        if handler is None or held.isolated is None:
+            outcome = call_handler(
+                self.registry, claim, context, max_output_bytes=self.max_output_bytes, prepared=prepared
+            )
+        else:
+            outcome = self._call_isolated(held, handler, held.isolated, prepared)
+        self._watch.drop(held)
+        return held.with_end(outcome)
+
+    def _call_isolated(self, held: Held, handler: Handler, call: IsolatedCall, prepared: Prepared) -> Outcome:
+        try:
+            input = prepared.fill(held.claim)
+        except HandlerError as error:
+            call.leave()
+            return ended(held.claim, error=described(error))
+        result = self._children.call(
+            call,
+            handler,
+            held.claim,
+            held.context,
+            input,
+            held.metadata,
+            max_output_bytes=self.max_output_bytes,
+        )
+        ended_so = result.error is not None and result.error is call.verdict
+        return replace(ended_with(held.claim, result), timed_out=ended_so)
+
+    # -- in the thread that took the task --------------------------------------------------------------------------
+
+    def call_here(
+        self, claim: TaskClaim, handler: Handler, prepared: Prepared, clock: ReadClock | None
+    ) -> Outcome:
+        """Call a light handler in this thread. It is held as any other, so that its lease is beaten until its end is stored."""
+        held = Held.of(claim, self.database, clock)
+        self.reporting.hold(held)
+        return held.with_end(self.call_light(claim, handler, held.context, prepared))
+
+    def call_light(
+        self, claim: TaskClaim, handler: Handler, context: TaskContext, prepared: Prepared
+    ) -> Outcome:
+        """Call a light handler in this thread, and take note of how long it took."""
+        began = time.monotonic()
+        outcome = call_handler(
+            self.registry, claim, context, max_output_bytes=self.max_output_bytes, prepared=prepared
+        )
+        self.light.note(handler.name, time.monotonic() - began)
+        return outcome
+
+    # -- before its end --------------------------------------------------------------------------------------------
+
+    def _overrun(self, held: Held, error: TaskError) -> None:
+        """The time of an attempt is over: end it now, whatever its handler is doing."""
+        if held.isolated is not None:
+            held.isolated.kill(error)
+            return
+        if held.ticket is None or not self.slots.abandon(held.ticket):
+            return  # it has just ended by itself
+        # Before the handler is told: what it then returns must find its attempt ended.
+        self.reporting.hand_on(
+            replace(ended(held.claim, error=error, timed_out=True), progress=held.context.last_progress)
+        )
+        held.context.cancel()
+        zombies = self.slots.zombies
+        log.warning(
+            "attempt.overran", task_id=held.claim.id, instance_id=held.claim.instance_id, code=error.code, zombies=zombies
+        )  # fmt: skip
+        if 2 * zombies >= self.slots.size:
+            self.on_worn_out()
+        self.on_room()
+
+    @staticmethod
+    def tell_unwanted(held: Held) -> None:
+        """Tell a handler that its task is not this process's any more; an isolated one is ended after a grace."""
+        held.context.cancel()
+        if held.isolated is not None:
+            now = time.monotonic()
+            held.unwanted_at = held.unwanted_at or now
+            if now >= held.unwanted_at + CANCEL_GRACE:
+                held.isolated.kill(UNWANTED)
+
+
+def in_force(claim: TaskClaim, options: Options) -> TaskClaim:
+    """A claim with what its handler says where neither the task nor its definition did."""
+    if options.retry is None and options.timeout_ms is None and options.heartbeat_ms is None:
+        return claim
+    allowed = allowance(claim, options)
+    return replace(
+        claim,
+        retry=dumps(dict(options.retry)) if claim.retry is None and options.retry else claim.retry,
+        max_attempts=claim.max_attempts if allowed is None else allowed["b_max_attempts"],
+        timeout_ms=options.timeout_ms if claim.timeout_ms is None else claim.timeout_ms,
+        heartbeat_ms=options.heartbeat_ms if claim.heartbeat_ms is None else claim.heartbeat_ms,
+    )
+
+
+def allowance(claim: TaskClaim, options: Options) -> dict[str, Any] | None:
+    """How often a task may be tried that its handler has a policy for; told once, at the first attempt."""
+    if claim.retry is not None or options.retry is None or claim.attempt != 1:
+        return None
+    return {"b_id": claim.id, "b_max_attempts": RetryPolicy.read(options.retry).max_attempts}

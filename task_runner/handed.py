@@ -1,0 +1,155 @@
+"""What steps lease to this process without a claim: offering its slots, taking such tasks up, giving back what finds none.
+
+A call names the tasks; a look now and then finds those whose call got lost. What is offered is told by `offering.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence, Set
+
+import structlog
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from common import faults
+from common.clock import ReadClock
+from common.commands.outcome import Outcome
+from common.db import Database
+from common.ids import TaskId, WorkerId
+from common.queues.offers import handed
+from common.store.claims import TaskClaim
+from common.store.leased import Leased, read_handed, read_unknown
+from task_runner.call import ended
+from task_runner.claiming import Claiming
+from task_runner.executor import Executor, in_force
+from task_runner.light import BUDGET_SECONDS
+from task_runner.offering import Offering
+from task_runner.reporting import Held, Reporting, error_text
+from task_runner.resolve import NOTHING_PREPARED, Resolver
+from task_runner.shares import Shares
+
+log = structlog.get_logger("signalbox.task_runner")
+
+
+class HandedTasks:
+    """The tasks that steps hand to this process, which offers its slots for them while `claiming` finds nothing."""
+
+    def __init__(
+        self,
+        database: Database,
+        executor: Executor,
+        reporting: Reporting,
+        claiming: Claiming,
+        offering: Offering,
+        *,
+        worker: WorkerId,
+        shares: Shares,
+        resolver: Resolver | None,
+    ) -> None:
+        self.database = database
+        self.worker = worker
+        self._executor = executor
+        self._reporting = reporting
+        self._claiming = claiming
+        self._offering = offering
+        self._shares = shares
+        self._resolver = resolver
+
+    def take_up(self, hints: Sequence[bytes]) -> None:
+        """Call what steps have leased to this process, which calls name. Never raises: what is not taken up now is found by a look."""
+        ids = handed(hints)
+        if not ids:
+            return
+        try:
+            self._take_up(
+                lambda tx, held: read_handed(tx, self.worker, [one for one in ids if one not in held])
+            )
+        except Exception as error:  # noqa: BLE001 - an outer loop: nobody would hear the calls that follow
+            log.warning("handed.unread", count=len(ids), error=error_text(error))
+        self.offer()
+
+    def take_up_unknown(self) -> int:
+        """Look for what is leased to this process without its knowledge: calls get lost, and so do answers to a commit."""
+        if not self._offering.is_to_look():
+            return 0
+        return self._take_up(lambda tx, held: read_unknown(tx, self.worker, sorted(held)))
+
+    def offer(self) -> None:
+        """Offer what is free to those of whom nothing is left to claim, as far as that is known."""
+        have_more = self._claiming.have_more
+        if have_more is None:
+            return
+        kept = self._executor.slots.size - self._shares.most
+        room = self._executor.room
+        if have_more:
+            room = min(room, kept)  # what is never theirs
+        elif self._shares.are_several:
+            room -= kept  # as with claims: who comes next finds a slot
+        self._offering.renew(room, have_more)
+
+    def end(self) -> None:
+        """Offer nothing any more, and take up nothing."""
+        self._offering.end()
+
+    def untaken(self) -> list[Outcome]:
+        """What steps have leased to this process and it will not take up any more, given back; nothing where that cannot be read."""
+        if not self._offering.wait_for_the_last():
+            return []
+        try:
+            with self._reporting.taking:
+                held = sorted(self._reporting.ids)
+                with self.database.each_alone() as tx:
+                    leased = read_unknown(tx, self.worker, held)
+        except DBAPIError as error:  # the leases end by themselves
+            log.warning("handed.kept", error=error_text(error))
+            return []
+        return [ended(claim, released=True) for claim in leased.claims]
+
+    def _take_up(self, look: Callable[[Connection, Set[TaskId]], Leased]) -> int:
+        with self._reporting.taking:
+            if self._offering.is_over:
+                return 0
+            held = self._reporting.ids  # before the look: what is not in it any more is not running any more
+            with self.database.each_alone() as tx:
+                leased = look(tx, held)
+            self._offering.take(len(leased.claims))
+            self._shares.note({claim.tenant_id for claim in leased.claims})
+            if leased.claims:
+                faults.hit("after_claim")
+            room = max(self._executor.room, 0)
+            ended_here = self._call_all(
+                leased.claims[:room], None if leased.now is None else ReadClock.just_read(leased.now)
+            )
+            for claim in leased.claims[room:]:  # who has it next has room for it
+                self._give_back(claim)
+            self._reporting.note_ended_here(ended_here)
+        if ended_here:
+            self._reporting.report_here(ended_here)
+        return len(leased.claims)
+
+    def _call_all(self, claims: Sequence[TaskClaim], clock: ReadClock | None) -> list[Outcome]:
+        """Put claims into slots; call the light ones of them here, and return how those ended."""
+        prepared = NOTHING_PREPARED
+        if self._resolver is not None and any(claim.secrets is not None for claim in claims):
+            with self.database.reading() as tx:
+                prepared = self._resolver.prepare(tx, claims)
+        outcomes = []
+        until = time.monotonic() + BUDGET_SECONDS
+        for claim in claims:
+            handler = self._executor.find(claim)
+            here = None if handler is None else in_force(claim, handler.options)
+            if (
+                handler is None
+                or here is None
+                or not self._executor.is_light(here, handler)
+                or time.monotonic() > until
+            ):
+                self._executor.call(claim, prepared, clock)
+            else:
+                outcomes.append(self._executor.call_here(here, handler, prepared, clock))
+        return outcomes
+
+    def _give_back(self, claim: TaskClaim) -> None:
+        self._reporting.hold(Held.of(claim, self.database))
+        self._reporting.hand_on(ended(claim, released=True))
