@@ -29,7 +29,8 @@ from common.db.migrate import upgrade
 from common.ids import TenantId
 from common.observability import configure_logging
 from common.store import keys
-from orchestrator.advance import Advancing, advance_ready
+from orchestrator.advance import advance_ready
+from orchestrator.stepping import Advancing
 
 LEAF = {"id": "leaf", "initial": "done", "states": {"done": {"type": "final"}}}
 PARENT = {

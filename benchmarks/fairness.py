@@ -28,7 +28,8 @@ from common.db import Database
 from common.db.tables import instances, tasks
 from common.ids import TenantId
 from common.store import keys, listing
-from orchestrator.advance import Advancing, advance_ready
+from orchestrator.advance import advance_ready
+from orchestrator.stepping import Advancing
 from signalbox.bench import Options, bench_stack, steps_chart
 from signalbox.cli.follow import ENDED
 from signalbox.machine import describe_machine

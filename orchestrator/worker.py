@@ -33,11 +33,13 @@ from common.queues.offers import OFFERS, Offers
 from common.retention import Keeping
 from common.store import breakers, deadlines, joins, schedules, timers, triggers, workers
 from common.version import signalbox_version
-from orchestrator.advance import Advancing, Sweep, advance_ready
+from orchestrator.advance import advance_ready
+from orchestrator.laps import Sweep
 from orchestrator.map_children import start_items
 from orchestrator.places import PlaceLook, give
 from orchestrator.retention import Sweeper
 from orchestrator.schedules import Fired, fire_due_schedules
+from orchestrator.stepping import Advancing
 from orchestrator.sweep import (
     expire_due_leases,
     forget,

@@ -1,6 +1,6 @@
 """The engine in memory: what the orchestrator, its timers and sweeps and a task runner do, in turns, at a virtual time.
 
-One `World` holds every instance of one test. Instances are stepped by the orchestrator's own code (`orchestrator.advance`), which
+One `World` holds every instance of one test. Instances are stepped by the orchestrator's own code (`orchestrator.stepping`), which
 decides by `common.decide`; answers to tasks and children come from the test. Nothing sleeps, and nothing asks a clock.
 """
 
@@ -26,9 +26,9 @@ from common.lifecycle import InstanceStatus, TaskStatus
 from common.store import inbox
 from common.store.joins import StartableItem
 from common.task_error import TaskError
-from orchestrator.advance import Advancing, _step_instance
 from orchestrator.charts import CompiledChart
 from orchestrator.map_children import wanted_child
+from orchestrator.stepping import Advancing, step_instance
 from signalbox.testing import outcomes
 from signalbox.testing.answers import Answer, Script
 from signalbox.testing.handlers import as_polled
@@ -189,12 +189,12 @@ class World:
             rows[behind:behind] = memory.rows_of(instance.id, parked=True)[:wanted]
         compiled = memory.definitions[instance.held.definition_id]
         config = self._config_for(instance, compiled)
-        batch = _step_instance(self._advancing, instance.held, rows, compiled, memory.now, math.inf, config)
+        batch = step_instance(self._advancing, instance.held, rows, compiled, memory.now, math.inf, config)
         Saving.of(batch).store(memory, self.find_definition, self.limits)
         return batch.steps
 
     def _config_for(self, instance: Instance, compiled: CompiledChart) -> dict[str, dict[str, Any]] | None:
-        """The configuration values that the chart names, as `_advance_locked` reads them."""
+        """The configuration values that the chart names, as `advance_locked` reads them."""
         if compiled.chart is None or not compiled.chart.config_names:
             return {}
         scope_id = scope_id_of(instance.held.business_key, instance.id)

@@ -32,7 +32,7 @@ def clock(database: Database) -> Iterator[ManualClock]:
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that say how far one pass comes: on a busy machine its tenth of a second may be over before."""
-    monkeypatch.setattr("orchestrator.advance.STEP_BUDGET", 60.0)
+    monkeypatch.setattr("orchestrator.locked.STEP_BUDGET", 60.0)
 
 
 def _note_executemany(piped: list[str], *execution: Any) -> None:

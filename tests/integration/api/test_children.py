@@ -6,7 +6,8 @@ import pytest
 
 from common.ids import new_id
 from common.store import overview
-from orchestrator.advance import Sweep, advance_pass
+from orchestrator.advance import advance_pass
+from orchestrator.laps import Sweep
 from tests.integration.api.conftest import APPROVAL, Api
 from tests.integration.engine.children import parent, with_task
 

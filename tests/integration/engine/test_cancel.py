@@ -10,7 +10,8 @@ from common.commands.send import MAX_REASON
 from common.errors import Conflict, Invalid, NotFound
 from common.ids import InstanceId, new_id
 from common.lifecycle import InstanceStatus
-from orchestrator.advance import Sweep, advance_pass
+from orchestrator.advance import advance_pass
+from orchestrator.laps import Sweep
 from task_runner.run import Runner
 from tests.integration.engine.documents import COUNTER, ON_SQLITE, assign, on_go, one_task, waiting_with_task
 from tests.integration.engine.test_pages import flood

@@ -15,7 +15,7 @@ from common.db import Database
 from common.ids import new_id
 from common.lifecycle import InstanceStatus
 from common.store import definitions, inbox, instances
-from orchestrator.advance import _advance_locked
+from orchestrator.locked import advance_locked
 from tests.integration.engine.children import children_of, finish, parent, started
 from tests.integration.engine.documents import COUNTER, ON_POSTGRESQL, ON_SQLITE, Document, assign, on_go
 from tests.integration.engine.test_locks import waiters
@@ -204,7 +204,7 @@ def _advance_in(engine: Engine, tx: Connection, instance_id: str) -> None:
     """Step one instance in a transaction of the test's own: no second try hides a deadlock."""
     locked = instances.lock_ready(tx, [instance_id])
     assert locked
-    _advance_locked(engine.advancing, tx, locked, inbox.read_ready(tx, [instance_id]))
+    advance_locked(engine.advancing, tx, locked, inbox.read_ready(tx, [instance_id]))
 
 
 # -- damage that the doctor finds -------------------------------------------------------------------------------------

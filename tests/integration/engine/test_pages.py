@@ -13,7 +13,9 @@ from common.ids import InstanceId
 from common.lifecycle import InstanceStatus
 from common.store import inbox, instances
 from common.store.ready import lock_and_read
-from orchestrator.advance import STEP_BUDGET, Sweep, _Lap, advance_pass, advance_ready
+from orchestrator.advance import advance_pass, advance_ready
+from orchestrator.laps import Lap, Sweep
+from orchestrator.locked import STEP_BUDGET
 from tests.integration.engine.documents import COUNTER, ON_POSTGRESQL, ON_SQLITE, assign, on_go
 from tests.support.engine import Engine
 
@@ -135,7 +137,7 @@ def test_who_was_locked_but_not_reached_in_time_is_next(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = [engine.start(COUNTER), engine.start("counter"), engine.start("counter")]
-    monkeypatch.setattr("orchestrator.advance.STEP_BUDGET", 0.0)  # time is over after each step
+    monkeypatch.setattr("orchestrator.locked.STEP_BUDGET", 0.0)  # time is over after each step
     sweep = Sweep()
 
     done = [advance_ready(engine.advancing, until=time.monotonic() - 1, sweep=sweep).steps for _ in range(3)]
@@ -148,7 +150,7 @@ def test_who_was_locked_but_not_reached_in_time_is_next(
 def test_what_comes_to_an_instance_that_had_its_turn_ends_no_drain_unseen(engine: Engine) -> None:
     """A drain that goes on with an older sweep has passed its rows by; it must not say that nothing is left."""
     instance_id = engine.start(COUNTER)
-    sweep = Sweep({engine.tenant_id: _Lap(after=10_000, seen={instance_id})})
+    sweep = Sweep({engine.tenant_id: Lap(after=10_000, seen={instance_id})})
 
     done = advance_ready(engine.advancing, until=time.monotonic() + 10, sweep=sweep)
 

@@ -16,7 +16,8 @@ from common.db import Database
 from common.faults import FaultInjected
 from common.lifecycle import InstanceStatus
 from common.store import instances
-from orchestrator.advance import Sweep, advance_pass, advance_ready
+from orchestrator.advance import advance_pass, advance_ready
+from orchestrator.laps import Sweep
 from tests.integration.engine.documents import COUNTER, ON_SQLITE
 from tests.support.engine import Engine
 

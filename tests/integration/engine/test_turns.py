@@ -12,7 +12,8 @@ from common.lifecycle import InstanceStatus
 from common.store import claims, instances, tasks, turns
 from common.store.claims import TaskClaim
 from common.store.turns import FROM_THE_FIRST
-from orchestrator.advance import Sweep, advance_pass
+from orchestrator.advance import advance_pass
+from orchestrator.laps import Sweep
 from tests.integration.engine.documents import COUNTER, one_task
 from tests.support.engine import Engine
 

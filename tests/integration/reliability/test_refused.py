@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from common.clock import read_now
 from common.lifecycle import InstanceStatus
-from orchestrator.advance import Advancing
+from orchestrator.stepping import Advancing
 from tests.support.engine import LIMITS, Engine
 
 KEYED = {

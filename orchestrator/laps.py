@@ -1,0 +1,159 @@
+"""The way through the inbox: whose turn it is, of the tenants one after the other, and when everybody has had his.
+
+A `Sweep` goes through each tenant's rows by itself, page by page; of each page it chooses who is stepped now. It asks no database:
+`advance.py` reads the pages and steps who is chosen.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from common.ids import InstanceId, TenantId
+from common.store.inbox import Page, ReadyRow
+from common.store.turns import FROM_THE_FIRST
+
+BATCH = 100
+SHARED_BATCH = 3
+SHARED_SECONDS = 5.0
+"""While more than one tenant has events, and for so long after, batches are small: nobody waits for a hundred of another's."""
+
+
+@dataclass
+class Lap:
+    """A tenant's way through its part of the inbox: the row to go on after, the instances that had their turn."""
+
+    after: int = 0
+    seen: set[InstanceId] = field(default_factory=set)
+    found: bool = False
+
+
+@dataclass
+class Sweep:
+    """The way through the inbox, of each tenant by itself: a lap ends where its rows do, whatever others still have waiting.
+
+    A sweep may outlast a drain: who keeps it goes on where it stopped, so that those behind get their turn too.
+    With more tenants than a page has room for they come in rounds; `found`: something was, in this round.
+    """
+
+    laps: dict[TenantId, Lap] = field(default_factory=dict)
+    turn_after: TenantId = FROM_THE_FIRST
+    found: bool = False
+    shared_until: float = 0.0
+    crowded_until: float = 0.0
+    looks_first: bool = False
+    """The pass before stepped so few that there is hardly more: a look costs less than a lock that finds nothing."""
+
+    def begun_before(self) -> None:
+        """What was passed by may have changed since: let no lap that has begun be the one that finds nothing."""
+        self.found |= self.turn_after != FROM_THE_FIRST
+        for lap in self.laps.values():
+            lap.found = True
+
+    @property
+    def is_shared(self) -> bool:
+        return time.monotonic() < self.shared_until
+
+    @property
+    def is_over_few(self) -> bool:
+        """Is it likely that one look takes in all that is ready?"""
+        now = time.monotonic()
+        is_on_its_way = bool(self.laps) or self.turn_after != FROM_THE_FIRST
+        return not is_on_its_way and now >= self.crowded_until and now >= self.shared_until
+
+    @property
+    def passed(self) -> dict[TenantId, int]:
+        return {tenant: lap.after for tenant, lap in self.laps.items() if lap.after}
+
+    def choose(self, page: Page) -> Chosen:
+        """Take up to a batch of distinct instances of a page that have not had their turn, one of each tenant in turn."""
+        of_tenants = {
+            tenant: list(rows) for tenant, rows in groupby(page.rows, key=lambda row: row.tenant_id)
+        }
+        ways = [_Way(tenant, rows, self._seen(tenant)) for tenant, rows in of_tenants.items()]
+        if len(ways) > 1 or page.last_tenant is not None:
+            self.shared_until = time.monotonic() + SHARED_SECONDS
+        room = SHARED_BATCH if self.is_shared else BATCH
+        room = max(room, len(ways))  # everybody has a turn
+        going = ways
+        while going and room:
+            going = [way for way in going[:room] if way.take()]
+            room -= len(going)
+        ends = {way.tenant_id: way.end(page.size) for way in ways}
+        taken = {instance_id: way.tenant_id for way in ways for instance_id in way.taken}
+        return Chosen(taken, ends, page.last_tenant)
+
+    def _seen(self, tenant_id: TenantId) -> Set[InstanceId]:
+        lap = self.laps.get(tenant_id)
+        return lap.seen if lap else frozenset()
+
+    def note(self, chosen: Chosen, *, found: bool, left: Collection[InstanceId] = ()) -> bool:
+        """Take note of what a pass did; must another follow? Not after a round that began anew and found nothing to lock."""
+        for tenant_id, end in chosen.ends.items():
+            lap = self.laps.setdefault(tenant_id, Lap())
+            lap.found |= found
+            lap.seen.update(one for one, of in chosen.tenants.items() if of == tenant_id and one not in left)
+            has_left = any(chosen.tenants.get(one) == tenant_id for one in left)
+            if end is None and not has_left:
+                self._end(tenant_id)
+            elif not has_left and end is not None:
+                lap.after = end
+        for tenant_id in [
+            one for one in self.laps if one not in chosen.ends and chosen.has_visited(one, self.turn_after)
+        ]:
+            self._end(tenant_id)  # it has nothing left behind where it was
+        self.turn_after = chosen.last_tenant or FROM_THE_FIRST
+        if chosen.last_tenant is not None:
+            return True
+        more = self.found or bool(self.laps)
+        self.found = False
+        return more
+
+    def _end(self, tenant_id: TenantId) -> None:
+        self.found |= self.laps.pop(tenant_id).found
+
+
+@dataclass
+class _Way:
+    """A tenant's rows of a page, and the instances of them that are taken."""
+
+    tenant_id: TenantId
+    rows: Sequence[ReadyRow]
+    seen: Set[InstanceId]
+    taken: dict[InstanceId, None] = field(default_factory=dict)
+    at: int = 0
+
+    def take(self) -> bool:
+        """Take the next instance that has not had its turn; False where there is none."""
+        while self.at < len(self.rows):
+            instance_id = self.rows[self.at].instance_id
+            self.at += 1
+            if instance_id not in self.seen and instance_id not in self.taken:
+                self.taken[instance_id] = None
+                return True
+        return False
+
+    def end(self, size: int) -> int | None:
+        """The id to go on after; None where the tenant's rows end with those that were looked at."""
+        if self.at < len(self.rows):
+            return self.rows[self.at - 1].id if self.at else self.rows[0].id - 1
+        return self.rows[-1].id if len(self.rows) >= size else None
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The instances to step now, with their tenants, and where each tenant's lap goes on (None: it ends)."""
+
+    tenants: Mapping[InstanceId, TenantId] = field(default_factory=dict)
+    ends: Mapping[TenantId, int | None] = field(default_factory=dict)
+    last_tenant: TenantId | None = None
+
+    @property
+    def ids(self) -> list[InstanceId]:
+        return list(self.tenants)
+
+    def has_visited(self, tenant_id: TenantId, turn_after: TenantId) -> bool:
+        """Did the page that began behind `turn_after` have room for this tenant's rows?"""
+        return tenant_id > turn_after and (self.last_tenant is None or tenant_id <= self.last_tenant)

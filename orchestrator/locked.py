@@ -1,0 +1,126 @@
+"""Instances in one transaction: locked, their inboxes read, stepped, and everything saved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from sqlalchemy import Connection
+
+from common import faults
+from common.commands.configs import Wanted, read_wanted, scope_id_of
+from common.db import TASK_RUNNER_QUEUE, note_bell
+from common.db.tables import InboxType
+from common.ids import InstanceId
+from common.queues.offers import name_of
+from common.store import inbox, instances
+from common.store.inbox import InboxRow
+from common.store.instances import LockedInstance
+from common.store.ready import Ready
+from orchestrator.batch import Batch
+from orchestrator.charts import CompiledChart
+from orchestrator.places import find_full
+from orchestrator.stepping import Advancing, Config, step_instance
+
+STEP_BUDGET = 0.1
+"""Seconds of stepping in one transaction; instances that are left over are taken by the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one pass did.
+
+    `more`: a sweep must go on, or begin anew; `left` were locked, but the time was over.
+    `starts_items`: children of MAPs may have their turn now (`map_children.start_items`).
+    """
+
+    steps: int = 0
+    instances: int = 0
+    tasks: int = 0
+    more: bool = False
+    changed: tuple[InstanceId, ...] = ()
+    left: tuple[InstanceId, ...] = ()
+    starts_items: bool = False
+
+
+NOTHING = Pass()
+
+
+def lock_free(tx: Connection, ids: Sequence[InstanceId]) -> Ready:
+    """Lock those of `ids` that are free, then, in a new statement, read what is in their inboxes."""
+    locked = instances.lock_ready(tx, ids) if ids else []
+    if not locked:
+        return Ready(is_all=False)
+    faults.hit("after_lock")
+    return Ready(False, locked=locked, rows=inbox.read_ready(tx, [held.id for held in locked]))
+
+
+def advance_locked(
+    advancing: Advancing, tx: Connection, locked: list[LockedInstance], rows: list[InboxRow]
+) -> Pass:
+    """Step locked instances through their rows until the budget is used up, and save everything; the caller commits."""
+    by_instance = {id_: list(group) for id_, group in groupby(rows, key=lambda row: row.instance_id)}
+    _add_parked(tx, by_instance)
+    charts = advancing.charts.fetch(tx, (held.definition_id for held in locked))
+    configs = _read_configs(tx, [held for held in locked if held.id in by_instance], charts)
+    full = find_full(tx, [held for held in locked if held.id in by_instance], by_instance, charts)
+    batch = Batch(max(held.now for held in locked))
+    deadline = time.perf_counter() + STEP_BUDGET
+    advanced = []
+    left: tuple[InstanceId, ...] = ()
+    for at, held in enumerate(locked, start=1):
+        waiting = by_instance.get(held.id)
+        if not waiting:  # its rows were consumed between the page and the lock: an ordinary race
+            continue
+        faults.hit("in_step", held.business_key)
+        chart, config = charts[held.definition_id], configs.get(held.id, {})
+        batch.merge(
+            step_instance(advancing, held, waiting, chart, batch.now, deadline, config, held.id in full)
+        )
+        advanced.append(held.id)
+        if time.perf_counter() > deadline:
+            left = tuple(other.id for other in locked[at:])
+            break
+    batch.save(tx, advancing.limits, advancing.offers)
+    advancing.vacancies.note(batch)
+    if batch.emitted.has_published:
+        advancing.emitted.set()
+    if batch.due_tasks:
+        note_bell(tx, TASK_RUNNER_QUEUE, *batch.due_tasks)
+    for worker, ids in batch.handed.items():
+        note_bell(tx, name_of(worker), *ids)
+    faults.hit("before_commit")
+    # A lock that found an empty inbox still counts as work: the next pass must look again before it may sleep.
+    return Pass(
+        batch.steps, len(locked), len(batch.due_tasks) + sum(map(len, batch.handed.values())), changed=tuple(advanced), left=left,
+        starts_items=batch.starts_items,
+    )  # fmt: skip
+
+
+def _read_configs(
+    tx: Connection, locked: Sequence[LockedInstance], charts: Mapping[str, CompiledChart]
+) -> dict[InstanceId, Config | None]:
+    """The configuration that instances read whose charts name any: one statement for all of them, none for the others.
+
+    None where it is larger than a step may read.
+    """
+    wanted = [
+        (held.id, Wanted(held.tenant_id, chart.config_names, scope_id_of(held.business_key, held.id)))
+        for held in locked
+        if (chart := charts[held.definition_id].chart) is not None and chart.config_names
+    ]
+    if not wanted:
+        return {}
+    found = read_wanted(tx, [one for _, one in wanted])
+    return {instance_id: config for (instance_id, _), config in zip(wanted, found, strict=True)}
+
+
+def _add_parked(tx: Connection, by_instance: dict[InstanceId, list[InboxRow]]) -> None:
+    """Who is taken on step by step needs a row that was parked, the oldest first: it comes behind the commands."""
+    for instance_id, rows in by_instance.items():
+        wanted = sum(row.type is InboxType.STEP for row in rows)
+        if wanted:
+            behind = sum(row.lane == inbox.CONTROL for row in rows)
+            rows[behind:behind] = inbox.read_parked(tx, instance_id, limit=wanted)

@@ -1,0 +1,296 @@
+"""One locked instance on its way through its rows: each decided purely, in order, until its time is over.
+
+Nothing is written here: what the decisions ask for is collected in a `Batch`. Whatever the instance does wrong is its own incident.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from common import decide_ai
+from common.canonical import dumps, read, storable
+from common.clock import instant_text
+from common.commands.configs import MAX_STEP_BYTES
+from common.config import Limits
+from common.db import Database
+from common.db.tables import InboxType
+from common.decide import Decision, Incident, Standing, decide
+from common.errors import SignalboxError
+from common.lifecycle import FINAL, FROZEN, InstanceStatus
+from common.queues.offers import Offers
+from common.store import history, inbox
+from common.store.inbox import InboxRow
+from common.store.instances import LockedInstance
+from orchestrator.batch import Batch, LostRace, error_text
+from orchestrator.charts import Charts, CompiledChart
+from orchestrator.places import Vacancies
+from statechart import KERNEL, Env
+
+Config = Mapping[str, Mapping[str, Any]]
+"""Values by module and key."""
+NO_CONFIG: Config = {}
+log = structlog.get_logger("signalbox.orchestrator")
+
+
+@dataclass(frozen=True)
+class Advancing:
+    """What advancing needs: one a process."""
+
+    database: Database
+    max_context_bytes: int
+    charts: Charts = field(default_factory=Charts)
+    limits: Limits = field(default_factory=Limits)
+    publish: Callable[[Sequence[str]], None] = lambda _ids: None
+    last_death: Callable[[], datetime | None] = lambda: None
+    emitted: threading.Event = field(default_factory=threading.Event)
+    """Set when a step of this process has published an event that a trigger answers."""
+    offers: Offers = field(default_factory=Offers)
+    """What task runners have offered to take without a claim."""
+    vacancies: Vacancies = field(default_factory=Vacancies)
+    """Keys of `concurrency` where this process has seen an instance ask for a place, or give one back."""
+
+
+def step_instance(
+    advancing: Advancing,
+    held: LockedInstance,
+    rows: list[InboxRow],
+    compiled: CompiledChart,
+    now: datetime,
+    deadline: float,
+    config: Config | None,
+    is_full: bool = False,
+) -> Batch:
+    """Step one instance through its rows. Never raises for what its definition or its events can cause.
+
+    `config` are the values that its chart names; None where they are too large, and then nothing of it is stepped that
+    could read them. `is_full`: it has failed, and there is no place for it to go on.
+    """
+    try:
+        return _Stepping(advancing, held, compiled, now, config, is_full).through(rows, deadline)
+    except LostRace:
+        raise
+    except Exception as error:
+        log.exception("step.raised", instance_id=held.id, tenant_id=held.tenant_id)
+        incident = Incident(
+            error.code if isinstance(error, SignalboxError) else "engine.error",
+            storable(f"{type(error).__name__}: {error}")[:2_000],
+            {
+                "trace": storable(traceback.format_exc(limit=-8))[-4_000:],
+                "inboxIds": [row.id for row in rows],
+            },
+        )
+        return give_up(advancing, held, rows, compiled, now, incident)
+
+
+def give_up(
+    advancing: Advancing,
+    held: LockedInstance,
+    rows: list[InboxRow],
+    compiled: CompiledChart,
+    now: datetime,
+    incident: Incident,
+) -> Batch:
+    """Record an incident of the engine itself; the rows are parked, for `retry` to take up again."""
+    return _Stepping(advancing, held, compiled, now).give_up(incident, rows)
+
+
+class _Stepping:
+    """One instance on its way through its rows of this batch."""
+
+    def __init__(
+        self,
+        advancing: Advancing,
+        held: LockedInstance,
+        compiled: CompiledChart,
+        now: datetime,
+        config: Config | None = NO_CONFIG,
+        is_full: bool = False,
+    ) -> None:
+        self.limit = advancing.max_context_bytes
+        self.max_ai_events = advancing.limits.max_ai_events
+        self.held = held
+        self.compiled = compiled
+        self.config = config
+        self.is_full = is_full
+        # Kernel time never runs backwards for an instance, whatever happens to the host of the database.
+        self.at = max(now, held.last_step_at) if held.last_step_at else now
+        self.batch = Batch(now)
+        self.sequence = held.sequence
+        self.head = held.head_hash
+        snapshot = None if held.snapshot is None else read(held.snapshot)
+        self.decision = Decision(held.status, snapshot, held.snapshot, [])
+        self.error = held.error
+        self.was_thawed = held.status not in FROZEN
+        self.allowed = 0  # rows that may be taken although the instance is paused
+        self.releases = False
+        self.facts = facts_of(held, self.at)
+
+    def through(self, rows: list[InboxRow], deadline: float) -> Batch:
+        """Step rows until `deadline` (perf_counter seconds), at least one; the others stay in the inbox for the next pass.
+
+        Without it, 200 slow steps would hold the locks so long that the database ends our session, again and again.
+        """
+        for row in rows:
+            if row.lane != inbox.CONTROL and self._has_thawed():
+                break  # what waited parked was accepted earlier: the next pass reads it together with this row
+            if row.lane != inbox.CONTROL and self._waits_for_place():
+                self.batch.parked.append(row.id)
+                if row.type is InboxType.START:
+                    self.batch.ask_for_place(self.held)
+                continue
+            if self.compiled.chart is None and row.lane != inbox.CONTROL:
+                problem = self.compiled.problem or "the definition does not compile"
+                self._freeze("definition.unusable", problem)
+            if self.config is None and row.lane != inbox.CONTROL:
+                self._freeze(
+                    "limit.config",
+                    f"the configuration values that its definition names are larger than the {MAX_STEP_BYTES} bytes that a "
+                    "step may read; make them smaller, then retry",
+                    also_paused=self.allowed > 0,
+                )
+            if row.lane != inbox.CONTROL and not self._may_take():
+                self.batch.parked.append(row.id)
+            else:
+                self._step(row.type, row.body, row.source)
+                self.batch.consumed.append(row.id)
+            if time.perf_counter() > deadline:
+                break
+        return self._settled()
+
+    def _has_thawed(self) -> bool:
+        """Has a command of this batch let an instance go on that was frozen? What it had parked was not read with this batch."""
+        return self.held.status in FROZEN and self.decision.status not in FROZEN
+
+    def _waits_for_place(self) -> bool:
+        """Is it queued? Whatever comes to it is set aside, its start before all."""
+        return self.held.is_queued and self.decision.status not in FINAL
+
+    def _may_take(self) -> bool:
+        """May an ordinary row be stepped: the instance is not frozen, or paused and taken on by hand?"""
+        if self.decision.status not in FROZEN:
+            return True
+        if self.decision.status is InstanceStatus.PAUSED and self.allowed > 0:
+            self.allowed -= 1
+            return True
+        return False
+
+    def _freeze(self, code: str, problem: str, *, also_paused: bool = False) -> None:
+        """What its steps need is not to be had: say so once; what is not a control command waits until it is."""
+        status = self.decision.status
+        if status not in (*FROZEN, *FINAL) or (also_paused and status is InstanceStatus.PAUSED):
+            body = dumps({"code": code, "detail": {}, "message": problem})
+            self._step(InboxType.INCIDENT, body, "engine")
+
+    def give_up(self, incident: Incident, rows: list[InboxRow]) -> Batch:
+        """Record an incident of the engine itself; the rows are parked, for `retry` to take up again."""
+        body = dumps({"code": incident.code, "detail": incident.detail, "message": incident.message})
+        if self.held.status not in FINAL:
+            self._step(InboxType.INCIDENT, body, "engine")
+            self.batch.parked += [row.id for row in rows]
+        else:
+            self.batch.consumed += [row.id for row in rows]
+        return self._settled()
+
+    def _step(self, type: InboxType, body: str, actor: str) -> None:
+        self.sequence += 1
+        env = Env(now=self.at, config=self.config or NO_CONFIG, seed=f"{self.held.id}:{self.sequence}")
+        standing = Standing(
+            self.decision.status,
+            self.decision.snapshot,
+            self.facts,
+            self.sequence,
+            self.max_ai_events,
+            self.is_full and self.decision.status is InstanceStatus.FAILED,
+        )
+        chart = self.compiled.chart
+        said = read(body)
+        decided = decide(chart, standing, type, said, env, max_context_bytes=self.limit)
+        entry = history.chained(
+            self.held.tenant_id,
+            self.held.id,
+            self.sequence,
+            at=self.at,
+            actor=actor,
+            input=input_text(type, body, env, self.compiled.checksum, self.limit, standing, decided),
+            changes=dumps(decided.changes),
+            previous_hash=self.head,
+        )
+        self.batch.history.append(entry)
+        self.head = entry["hash"]
+        self.batch.take(self.held, decided, sequence=self.sequence, actor=actor)
+        self.batch.children.take(self.held, type, body, actor, self.decision, decided)
+        if type is InboxType.TASK:
+            self.batch.take_answer(self.held, said["entry"])
+        if decided.incident is not None:
+            self.error = error_text(decided.incident)
+        elif decided.status is not InstanceStatus.FAILED and decided.status is not self.decision.status:
+            self.error = self._end_of(decided, body)
+        stepped = type is InboxType.STEP and decided.status is InstanceStatus.PAUSED
+        self.allowed += stepped
+        self.releases = stepped or (self.releases and decided.status is InstanceStatus.PAUSED)
+        self.was_thawed |= decided.status not in FROZEN or decided.resolution is not None
+        self.decision = decided
+
+    @staticmethod
+    def _end_of(decided: Decision, body: str) -> str | None:
+        """What the row says of a change that is no failure of its own: its time was over, or why it is undone."""
+        undone = (decided.snapshot or {}).get("compensation", {}).get("started")
+        if decided.status is InstanceStatus.TIMED_OUT:
+            return _timed_out((undone or read(body))["milliseconds"])
+        if decided.status is InstanceStatus.COMPENSATING and undone and undone["ends"] == "failed":
+            return error_text(Incident(undone["code"], undone["message"], undone["detail"]))
+        return None
+
+    def _settled(self) -> Batch:
+        self.batch.settle(
+            self.held,
+            self.compiled.chart,
+            self.decision,
+            sequence=self.sequence,
+            head_hash=self.head,
+            at=self.at,
+            error=self.error,
+            was_thawed=self.was_thawed,
+            releases=self.releases,
+        )
+        return self.batch
+
+
+def _timed_out(milliseconds: int) -> str:
+    message = f"its definition allows {milliseconds:,} ms from start to end, and they are over"
+    return error_text(Incident("instance.timed_out", message, {"milliseconds": milliseconds}))
+
+
+def facts_of(held: LockedInstance, started_at: datetime) -> dict[str, object]:
+    """What a definition may read of its instance as `instance`: fixed at its start, and kept in the snapshot."""
+    return {
+        "businessKey": held.business_key,
+        "definitionKey": held.definition_key,
+        "definitionVersion": held.definition_version,
+        "id": held.id,
+        "parentId": held.parent_id,
+        "startedAt": instant_text(held.started_at or started_at),
+    }
+
+
+def input_text(
+    type: InboxType, body: str, env: Env, checksum: str, limit: int, standing: Standing, decided: Decision
+) -> str:
+    """The history row's `input`: everything that the decision read, so that it can be decided again.
+
+    Limits stand there only where they may have decided something: a later, other setting must not change the past.
+    """
+    bound = (
+        f'"contextLimit":{limit},' if decided.incident and decided.incident.code == "limit.context" else ""
+    )
+    events = f'"aiEventLimit":{standing.max_ai_events},' if decide_ai.reads_limit(standing, type) else ""
+    full = '"full":true,' if standing.is_full else ""
+    return f'{{{events}"body":{body},{bound}"definition":"{checksum}","env":{dumps(env.to_json())},{full}"kernel":{KERNEL},"type":"{type.value}"}}'
