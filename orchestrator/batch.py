@@ -21,14 +21,13 @@ from common.config import Limits
 from common.db import TASK_RUNNER_QUEUE, note_bell
 from common.db.rows import Unmatched, Writes
 from common.db.tables import InboxType, IncidentStatus, TimerStatus
-from common.decision import NOT_RUN_BY_A_RUNNER, TIMEOUT_TIMER, Decision, Erasure, Incident
+from common.decision import NOT_RUN_BY_A_RUNNER, TIMEOUT_TIMER, Decision, Incident
 from common.errors import Invalid
-from common.ids import InstanceId, LeaseToken, TaskId, TenantId, WorkerId, is_id, new_id, new_token
+from common.ids import InstanceId, LeaseToken, TaskId, WorkerId, new_id, new_token
 from common.lifecycle import ENDED, FINAL, FROZEN, InstanceStatus, TaskStatus
 from common.queues.offers import Offers
 from common.retry import RetryPolicy
 from common.store import (
-    erasure,
     history,
     inbox,
     incidents,
@@ -45,8 +44,10 @@ from common.store.leased import Begun
 from common.store.limits import KEY_PREFIX, Figures, LimitKey
 from common.store.places import Place
 from orchestrator.children import Children
+from orchestrator.erasures import Erasures
 from orchestrator.map_rows import MapRows, is_due
 from orchestrator.places import has_place, place_of
+from orchestrator.sends import Sends
 from orchestrator.taken_back import TakenBack
 from orchestrator.triggers import Emitted
 from statechart import Chart, accepts
@@ -81,22 +82,6 @@ class LostRace(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Send:
-    sender: LockedInstance
-    to: Mapping[str, Any]
-    event: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Erased:
-    """An instance whose bodies go: `sequence` is that of the history row that tells of it, and stays."""
-
-    asked: Erasure
-    sequence: int
-    actor: str
-
-
-@dataclass(frozen=True, slots=True)
 class _Asking:
     """A task with an idempotency key, and the row it becomes where the key is new; made in the step, which may fail by it."""
 
@@ -127,6 +112,8 @@ class Batch:
     children: Children = field(default_factory=Children)
     emitted: Emitted = field(default_factory=Emitted)
     taken_back: TakenBack = field(default_factory=TakenBack)
+    sends: Sends = field(default_factory=Sends)
+    erasures: Erasures = field(default_factory=Erasures)
     _tasks: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     _maps: MapRows = field(default_factory=MapRows)
     _left_over: set[str] = field(default_factory=set)  # instances that may have tasks nobody waits for
@@ -136,12 +123,10 @@ class Batch:
     _assigned: dict[tuple[str, str], AssignTask] = field(default_factory=dict)
     _open_tasks: dict[str, set[str]] = field(default_factory=dict)
     _cancelled_timers: set[tuple[str, str]] = field(default_factory=set)
-    _sends: list[_Send] = field(default_factory=list)
     _incidents: list[dict[str, Any]] = field(default_factory=list)
     _resolved: dict[str, tuple[str, str]] = field(default_factory=dict)  # resolution and actor
     _retried_tasks: list[TaskId] = field(default_factory=list)
     _skipped_tasks: list[str] = field(default_factory=list)
-    _erased: dict[str, _Erased] = field(default_factory=dict)
     _limits: dict[LimitKey, tuple[Figures, str]] = field(default_factory=dict)
 
     # -- collecting ----------------------------------------------------------------------------------------------
@@ -159,7 +144,7 @@ class Batch:
         if decision.incident is not None:
             self._incidents.append(self._incident(held, decision.incident, sequence))
         if decision.erasure is not None:
-            self._erased[held.id] = _Erased(decision.erasure, sequence, actor)
+            self.erasures.add(held.id, decision.erasure, sequence=sequence, actor=actor)
 
     def take_answer(self, held: LockedInstance, entry: Mapping[str, Any]) -> None:
         """Notice what the answer of a task leaves: a MAP may have ended before its last items."""
@@ -311,16 +296,16 @@ class Batch:
         self._assigned.update(other._assigned)
         self._open_tasks.update(other._open_tasks)
         self._cancelled_timers |= other._cancelled_timers
-        self._sends += other._sends
         self._incidents += other._incidents
         self._resolved.update(other._resolved)
         self._retried_tasks += other._retried_tasks
         self._skipped_tasks += other._skipped_tasks
-        self._erased.update(other._erased)
         self._limits.update(other._limits)
         self.children.merge(other.children)
         self.emitted.merge(other.emitted)
         self.taken_back.merge(other.taken_back)
+        self.sends.merge(other.sends)
+        self.erasures.merge(other.erasures)
 
     def _effect(self, held: LockedInstance, effect: Effect) -> None:
         match effect:
@@ -337,7 +322,7 @@ class Batch:
             case CancelTimer(key):
                 self._cancel_timer(held, key)
             case SendEvent(to, event, _):
-                self._sends.append(_Send(held, to, event))
+                self.sends.add(held, to, event)
             case Emit(event, _):
                 self.emitted.add(held, event)
             case Log():
@@ -515,7 +500,7 @@ class Batch:
                 writes.run()  # children may want the business keys that these instances have just given back
             # The last that may wait for others, and before events that may be for these children.
             rows = self.children.save(tx, limits=limits, now=self.now)
-            rows += self._deliveries(tx) + self._erasures(tx)
+            rows += self.sends.deliveries(tx, now=self.now) + self.erasures.requests(tx, now=self.now)
             if self.taken_back:  # last: tasks are cancelled, and what ended before has its row in the inbox
                 writes.run()
                 rows += self.taken_back.answers(tx, rows, consumed=self.consumed, now=self.now)
@@ -528,8 +513,7 @@ class Batch:
         inbox.park(tx, self.parked)
         if self.thawed:  # what waited parked is taken up again, also where it can only be rejected: on record
             inbox.unpark(tx, sorted(self.thawed))
-        if self._erased:
-            self._erase(tx)
+        self.erasures.erase(tx, now=self.now)
         again = asked_again(tx, retried)
         if self._limits or again:  # the last that it locks
             declare(tx, self._limits, again=again, now=self.now)
@@ -558,12 +542,6 @@ class Batch:
                 begun[row["id"]] = (row, Begun(offer.worker, token, self.now + offer.lease))
                 self.handed.setdefault(offer.worker, []).append(row["id"])
         return begun
-
-    def _erase(self, tx: Connection) -> None:
-        """Take bodies away when everything of this batch is written, and the instances stand there as ended."""
-        for instance_id, erased in sorted(self._erased.items()):
-            erasure.erase_history(tx, instance_id, before=erased.sequence)
-        erasure.erase_bodies(tx, sorted(self._erased), now=self.now)
 
     def _lock_tasks(self, tx: Connection) -> None:
         """Where several statements lock tasks, lock them all in one: each by itself would be in order, all together not."""
@@ -682,78 +660,6 @@ class Batch:
         inbox.put(
             tx, [inbox.new_row(held.tenant_id, held.id, InboxType.TASK, body, f"task:{known.id}", self.now)]
         )
-
-    def _deliveries(self, tx: Connection) -> list[dict[str, Any]]:
-        """Inbox rows for the events that were sent; one that finds nobody comes back as `error.communication`."""
-        found = self._existing_targets(tx)
-        rows = []
-        for send in self._sends:
-            target = self._resolve(tx, send, found)
-            if target is None:
-                event = {
-                    "type": "error.communication",
-                    "error": {"code": "send.undelivered", "message": "no such instance"},
-                    "target": dict(send.to),
-                    "event": send.event,
-                }
-                rows.append(
-                    inbox.new_row(
-                        send.sender.tenant_id,
-                        send.sender.id,
-                        InboxType.UNDELIVERED,
-                        dumps(event),
-                        "engine",
-                        self.now,
-                    )
-                )
-            else:
-                rows.append(
-                    inbox.new_row(
-                        send.sender.tenant_id,
-                        target,
-                        InboxType.EVENT,
-                        dumps(send.event),
-                        f"instance:{send.sender.id}",
-                        self.now,
-                    )
-                )
-        return rows
-
-    def _erasures(self, tx: Connection) -> list[dict[str, Any]]:
-        """Inbox rows that erase the children of what is erased; who has not ended is cancelled first, where that was asked."""
-        parents = [id_ for id_, erased in self._erased.items() if erased.asked.with_children]
-        rows = []
-        for child in erasure.read_children(tx, sorted(parents)) if parents else ():
-            asked, actor = self._erased[child.parent_id].asked, self._erased[child.parent_id].actor
-            if asked.cancels and child.status not in FINAL:
-                body = dumps({"reason": asked.reason})
-                new = (child.tenant_id, child.id, InboxType.CANCEL, body, actor, self.now)
-                rows.append(inbox.new_row(*new, lane=inbox.CONTROL))
-            body = dumps({"cancel": asked.cancels, "children": True, "reason": asked.reason})
-            rows.append(inbox.new_row(child.tenant_id, child.id, InboxType.ERASE, body, actor, self.now))
-        return rows
-
-    def _existing_targets(self, tx: Connection) -> set[tuple[str, str]]:
-        wanted: dict[TenantId, set[str]] = {}
-        for send in self._sends:
-            target = send.to.get("instanceId")
-            if isinstance(target, str) and is_id(target):
-                wanted.setdefault(send.sender.tenant_id, set()).add(target)
-        return {
-            (tenant, id_) for tenant, ids in wanted.items() for id_ in instances.existing(tx, tenant, ids)
-        }
-
-    @staticmethod
-    def _resolve(tx: Connection, send: _Send, found: set[tuple[str, str]]) -> InstanceId | None:
-        if send.to.get("parent"):
-            return send.sender.parent_id
-        target = send.to.get("instanceId")
-        if target is not None:
-            return InstanceId(target) if (send.sender.tenant_id, target) in found else None
-        key, business_key = send.to.get("definitionKey"), send.to.get("businessKey")
-        if isinstance(key, str) and isinstance(business_key, str):
-            return instances.find_live(tx, send.sender.tenant_id, key, business_key)
-        return None
 
 
 def _is_once(row: Mapping[str, Any]) -> bool:

@@ -23,7 +23,7 @@ from common.polls import POLL, begin_anew
 from common.retry import RetryPolicy
 from common.store.inbox import ANSWERS, new_row
 from common.store.tasks import later
-from orchestrator.batch import Batch, _Asking, _Send, assigned
+from orchestrator.batch import Batch, _Asking, assigned
 from orchestrator.children import (
     Children,
     _Asked,
@@ -36,6 +36,7 @@ from orchestrator.children import (
     _start_timer,
     name_of,
 )
+from orchestrator.sends import Send, delivery
 from orchestrator.taken_back import answer_of
 from signalbox.testing import maps
 from signalbox.testing.memory import TENANT, Incident, Memory, Task, Timer
@@ -262,25 +263,10 @@ class Saving(Batch):
 
     def _addressed(self, memory: Memory) -> list[Row]:
         """Inbox rows for the events that were sent; one that finds nobody comes back as `error.communication`."""
-        return [_delivered(memory, send) for send in self._sends]
+        return [delivery(send, _target(memory, send), now=memory.now) for send in self.sends]
 
 
-def _delivered(memory: Memory, send: _Send) -> Row:
-    sender, target = send.sender, _target(memory, send)
-    if target is not None:
-        return new_row(
-            TENANT, target, InboxType.EVENT, dumps(send.event), f"instance:{sender.id}", memory.now
-        )
-    event = {
-        "type": "error.communication",
-        "error": {"code": "send.undelivered", "message": "no such instance"},
-        "target": dict(send.to),
-        "event": send.event,
-    }
-    return new_row(TENANT, sender.id, InboxType.UNDELIVERED, dumps(event), "engine", memory.now)
-
-
-def _target(memory: Memory, send: _Send) -> InstanceId | None:
+def _target(memory: Memory, send: Send) -> InstanceId | None:
     if send.to.get("parent"):
         return send.sender.parent_id
     wanted = send.to.get("instanceId")

@@ -10,14 +10,14 @@ from signalbox.testing.memory import Task, Timer
 
 BATCH = {
     "now", "history", "instances", "consumed", "parked", "frozen", "thawed", "released", "steps", "due_tasks", "children",
-    "_tasks", "_asked_again", "_timers", "_cancelled_tasks", "_open_tasks", "_cancelled_timers", "_sends", "_incidents",
+    "_tasks", "_asked_again", "_timers", "_cancelled_tasks", "_open_tasks", "_cancelled_timers", "sends", "_incidents",
     "_resolved", "_retried_tasks", "_skipped_tasks", "_maps", "_left_over", "asked_models", "_assigned",
     "taken_back",
     "emitted",  # told by the history: the kit asks no triggers
     "_limits",  # the kit runs task after task, as the test says: no limit is ever full
     "asking", "vacated",  # places: the kit starts one instance, which has one
     "are_limited", "handed",  # nobody offers the kit anything
-    "_erased",  # which nobody asks for: the kit has no erasure
+    "erasures",  # which nobody asks for: the kit has no erasure
 }  # fmt: skip
 LEFT_OUT = {
     "breaker",
