@@ -57,18 +57,19 @@ def install(app: Celery, make_duty: Any) -> None:
 
         def __init__(self, worker: Any, **options: Any) -> None:
             super().__init__(worker, **options)
+            self.hub: Any = None  # is made after this
             self.duty: Duty = make_duty()
             self.ending = threading.Event()
             self.ended = threading.Event()
             signals.worker_shutting_down.connect(self.begin_drain, weak=False)
 
-        def start(self, parent: Any) -> None:  # noqa: ARG002
+        def start(self, parent: Any) -> None:
+            self.hub = parent.hub
             # What was imported stays: a collection that looks through it would take milliseconds of a step.
             gc.collect()
             gc.freeze()
-            atexit.register(
-                self._leave
-            )  # before all that were registered earlier, once the main thread is done
+            # Where nothing calls `stop`; before all that were registered earlier, once the main thread is done.
+            atexit.register(self._leave)
             self.duty.start()
 
         def begin_drain(self, **_: Any) -> None:
@@ -77,9 +78,14 @@ def install(app: Celery, make_duty: Any) -> None:
                 self.duty.begin_drain()
                 threading.Thread(target=self._drain, name="drain", daemon=True).start()
 
-        def stop(self, parent: Any) -> None:  # noqa: ARG002
+        def stop(self, parent: Any) -> None:
             self.begin_drain()
             self.ended.wait(15)
+            # The consumer has said good-bye. All that is left is to close its connection, and that would wait for the broker's
+            # answer to the last question for a message: up to a second, for a doorbell that may be lost.
+            if parent.pidlock:
+                parent.pidlock.release()
+            self._leave()
 
         terminate = stop
 
@@ -95,6 +101,9 @@ def install(app: Celery, make_duty: Any) -> None:
                 self.ended.set()
                 if _exit_code:  # what made it worn out may also keep the interpreter from ending
                     _exit()
+                if self.hub is None:
+                    _exit()  # there is no broker to take leave of, and nothing wakes the main thread
+                self.hub.call_soon(_wake_up)
                 # The main thread may hang in a dead broker's socket; work is stored, so the process may just end.
                 # After a long drain it has had its time: together they must stay below what a supervisor grants.
                 left = LAST_WORD - (time.monotonic() - began)
@@ -103,6 +112,10 @@ def install(app: Celery, make_duty: Any) -> None:
                 last_word.start()
 
     app.steps["worker"].add(DutyStep)
+
+
+def _wake_up() -> None:
+    """Do nothing: a main thread that waits for the broker, for up to a second, sees that it is to end once it has done this."""
 
 
 def _exit() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from common.commands.control import cancel_instance
 from common.lifecycle import InstanceStatus
@@ -91,6 +92,27 @@ def test_a_handler_that_takes_too_long_is_given_back_uncounted_and_another_runne
     assert seconds < 1 + 5
     cluster.assert_healthy()
     tell(f"gone {seconds:.1f} s after SIGTERM, granted 1 s for a handler of 30 s")
+
+
+def test_idle_workers_end_at_once_and_take_leave_of_flower(
+    cluster: Cluster, valkey: ValkeyServer, tell: Tell
+) -> None:
+    workers = cluster.workers()
+    for worker in workers:
+        worker.wait_for_log(" ready.", seconds=20)  # Celery's consumer is connected and waits in its socket
+    with redis.Redis.from_url(valkey.url) as client, client.pubsub(ignore_subscribe_messages=True) as flower:
+        flower.psubscribe("*worker.offline")
+        flower.get_message(timeout=5)
+        began = time.monotonic()
+
+        codes = end_all(workers)
+
+        seconds = time.monotonic() - began
+        for _ in workers:
+            wait_until(lambda: flower.get_message(timeout=1), what="both to say that they are gone")
+    assert codes == [0, 0]
+    assert sorted(goodbyes(cluster)) == [("orchestrator", True, False), ("task-runner", True, False)]
+    tell(f"both gone {seconds:.2f} s after SIGTERM")
 
 
 @pytest.mark.parametrize("outage", ["stopped", "frozen"])
