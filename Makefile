@@ -53,10 +53,13 @@ test: $(VENV)/.dev $(VENV)/.project ## install, then run every suite, real Postg
 	exit $$failed
 
 check: $(VENV)/.dev $(VENV)/.project ## the static part: format, lint, types, imports, dead code, dependencies
-	@failed=0; \
-	for step in "ruff format --check $(CODE)" "ruff check $(CODE)" mypy lint-imports vulture "deptry ."; do \
+	@failed=0; told=$$(mktemp); \
+	$(BIN)/mypy >$$told 2>&1 & types=$$!; \
+	for step in "ruff format --check $(CODE)" "ruff check $(CODE)" lint-imports vulture "deptry ."; do \
 	  echo "--- $$step"; $(BIN)/$$step || failed=1; \
 	done; \
+	wait $$types || failed=1; \
+	echo "--- mypy, beside them"; cat $$told; rm -f $$told; \
 	exit $$failed
 
 up: $(VENV)/.project ## keep the embedded stack running; Ctrl-C drains and stops it
@@ -96,13 +99,14 @@ clean: ## remove the environment, caches and builds; data in .signalbox stays
 # uv is much faster, but reads none of pip's settings (a mirror, say): where it fails, pip has its turn.
 # It trusts this machine's certificates, as pip does; older versions know that by the first of the two names.
 # Both refuse a package whose hash the lock file does not name.
+# pip would compile everything, on one core; most of it is never imported, and what is, is compiled then.
 UV := UV_NATIVE_TLS=true UV_SYSTEM_CERTS=true UV_HTTP_RETRIES=1 uv
 define install
 	@echo "installing $(1) into $(VENV) ..."
 	@if command -v uv >/dev/null 2>&1 \
 	    && $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r $(1); then :; \
 	else \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r $(1); \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-compile --require-hashes -r $(1); \
 	fi
 endef
 
