@@ -27,7 +27,7 @@ from api.health import Health
 from api.link_gate import LinkGate
 from api.link_pages import LinkPages
 from api.openapi import build_document
-from api.operations import JSON, Answer, Call, LoneCall, Operation
+from api.operations import JSON, Answer, Call, Operation
 from api.problems import describe, unavailable
 from api.reading import read_body, read_idempotency_key, read_path, read_query
 from api.reference import Documents, render
@@ -39,7 +39,6 @@ from api.waiting import Waiter, wait_seconds
 from common.config import Limits, Settings
 from common.credentials import Principal, read_secret
 from common.db import Database
-from common.db.alone import Alone
 from common.links import PATH as LINKS
 from common.links import Links
 from common.queues.changes import Changes
@@ -185,8 +184,8 @@ def _serve(
     def handle(tx: Connection) -> Answer:
         return operation.handler(Call(services, principal, tx, address, trace_id), **arguments)
 
-    def handle_alone(one: Alone) -> Answer | None:
-        call = LoneCall(services, principal, one, address, trace_id)
+    def handle_alone(tx: Connection) -> Answer | None:
+        call = Call(services, principal, tx, address, trace_id)
         return operation.alone(call, **arguments) if operation.alone is not None else None
 
     alone = handle_alone if operation.alone is not None else None

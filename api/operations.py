@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import NoneType
-from typing import Any, Generic, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from pydantic import BaseModel
 from pydantic.alias_generators import to_snake
@@ -23,7 +23,6 @@ from api.auth import Permission
 from api.services import Services
 from common.config import Limits
 from common.credentials import Principal
-from common.db.alone import Alone
 from common.errors import SignalboxError
 from common.ids import TenantId
 
@@ -41,16 +40,18 @@ _CONVERTERS = {"limitKey": "path:", "metadataKey": "path:"}
 Handler = Callable[..., "Answer"]
 LoneHandler = Callable[..., "Answer | None"]
 H = TypeVar("H", bound=Handler)
-Where = TypeVar("Where", Connection, Alone)
 
 
 @dataclass(frozen=True, slots=True)
-class _Call(Generic[Where]):
-    """One authenticated request: who asks, and what its handler works in."""
+class Call:
+    """One authenticated request: who asks, and the transaction `tx` that its handler works in.
+
+    Of an operation's `alone`, `tx` is a connection on which each statement commits by itself.
+    """
 
     services: Services
     principal: Principal
-    tx: Where
+    tx: Connection
     path: str
     trace_id: str
 
@@ -65,18 +66,6 @@ class _Call(Generic[Where]):
     @property
     def limits(self) -> Limits:
         return self.services.limits
-
-
-class Call(_Call[Connection]):
-    """A request whose handler works in the transaction `tx`."""
-
-    __slots__ = ()
-
-
-class LoneCall(_Call[Alone]):
-    """A request that is tried with statements that commit by themselves."""
-
-    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +114,7 @@ class Operation:
 
     `wait`: whether `Prefer: wait` is understood, and the seconds that are waited where it is not sent; None: it is not.
     `alone`: what takes the place of the handler, on PostgreSQL, where no answer has to be kept: takes the same arguments,
-    but a `LoneCall`, and returns None, with nothing done, where the handler and its transaction are needed after all.
+    but no transaction in its call, and returns None, with nothing done, where the handler and its transaction are needed after all.
     """
 
     method: Method

@@ -24,7 +24,6 @@ from api.waiting import Waiter
 from common import faults
 from common.clock import read_now
 from common.db import Database
-from common.db.alone import Alone, alone
 from common.errors import Invalid
 from common.store.idempotency import IdempotencyKey, KeptAnswer, claim, forget, keep
 
@@ -53,7 +52,7 @@ class Command:
 
     handle: Callable[[Connection], Answer]
     key: IdempotencyKey | None
-    alone: Callable[[Alone], Answer | None] | None = None
+    alone: Callable[[Connection], Answer | None] | None = None
     wait: float | None = None
     was_asked: bool = False
 
@@ -66,7 +65,9 @@ class Transactions:
         self._waiter = waiter
 
     def read(
-        self, handle: Callable[[Connection], Answer], alone: Callable[[Alone], Answer | None] | None = None
+        self,
+        handle: Callable[[Connection], Answer],
+        alone: Callable[[Connection], Answer | None] | None = None,
     ) -> Sent:
         """Answer from one reading transaction, or from what `alone` reads."""
         answer = self._try_alone(alone)
@@ -102,12 +103,12 @@ class Transactions:
         """Run something in a transaction of its own."""
         return self._database.run(work)
 
-    def _try_alone(self, handle: Callable[[Alone], Answer | None] | None) -> Answer | None:
+    def _try_alone(self, handle: Callable[[Connection], Answer | None] | None) -> Answer | None:
         if handle is None or self._database.is_sqlite:
             return None
         try:
-            with alone(self._database) as one:
-                return handle(one)
+            with self._database.each_alone() as tx:
+                return handle(tx)
         except IntegrityError:
             return None  # what it points at was deleted in between: in a transaction it is told so
 

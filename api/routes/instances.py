@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from sqlalchemy import Connection
 
 from api.auth import Permission
-from api.operations import Answer, Call, Follow, LoneCall, Routes, Shape
+from api.operations import Answer, Call, Follow, Routes, Shape
 from api.pages import Paging
 from api.problems import item_problem
 from api.reading import missing, refused_members
@@ -65,7 +65,7 @@ EXPLAINED = 20  # open tasks and incidents that an explanation shows
 # -- starting -----------------------------------------------------------------------------------------------------
 
 
-def _start_alone(call: LoneCall, body: StartBody) -> Answer | None:
+def _start_alone(call: Call, body: StartBody) -> Answer | None:
     started = start_alone(call.tx, call.tenant_id, _request(body), actor=call.actor, limits=call.limits)
     return (
         None if started is None or started.record is None else _started(call.tenant_id, started.record, 201)
@@ -184,7 +184,7 @@ ACCEPTED = {
 }
 
 
-def _send_alone(call: LoneCall, instance_id: str, body: EventBody) -> Answer | None:
+def _send_alone(call: Call, instance_id: str, body: EventBody) -> Answer | None:
     record = send_alone(call.tx, call.tenant_id, instance_id, body.root, actor=call.actor, limits=call.limits)
     return None if record is None else _accepted(call.tenant_id, record)
 
@@ -264,7 +264,7 @@ def list_instances(call: Call, query: InstanceQuery) -> Answer:
     return Answer(paging.answer(page.items, instance_json, [page.items[-1].id] if page.has_more else None))
 
 
-def _get_alone(call: LoneCall, instance_id: str) -> Answer | None:
+def _get_alone(call: Call, instance_id: str) -> Answer | None:
     record = listing.read_instance(call.tx, call.tenant_id, instance_id)
     return None if record is None else Answer(instance_json(record))
 

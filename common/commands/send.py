@@ -14,7 +14,6 @@ from common.commands.absent import absent_instance
 from common.commands.contracts import CONTRACTS
 from common.config import Limits
 from common.db import ORCHESTRATOR_QUEUE, note_bell
-from common.db.alone import Alone
 from common.db.tables import InboxType
 from common.errors import Conflict, Invalid, LimitExceeded
 from common.event_names import MAX_TYPE, RESERVED, is_reserved, is_well_formed
@@ -59,15 +58,15 @@ def send_event(
 
 
 def send_alone(
-    alone: Alone, tenant_id: TenantId, instance_id: str, event: Any, *, actor: str, limits: Limits
+    tx: Connection, tenant_id: TenantId, instance_id: str, event: Any, *, actor: str, limits: Limits
 ) -> InstanceRecord | None:
-    """Do as `send_event` with one look and one write that commits; the instance as it stood when it was looked at.
+    """Do as `send_event` with one look and one write that commits by itself (`Database.each_alone`); the instance as it stood when it was looked at.
 
     None, with nothing done, for all that takes more: an instance that is not there, or whose definition has schemas for
     events. Raises what `send_event` raises otherwise.
     """
     text = event_text(event, limits=limits)
-    found = read_instance_now(alone, tenant_id, instance_id) if is_id(instance_id) else None
+    found = read_instance_now(tx, tenant_id, instance_id) if is_id(instance_id) else None
     if found is None:
         return None
     record, now = found
@@ -76,8 +75,8 @@ def send_alone(
     contract = CONTRACTS.known(record.definition_id)
     if contract is None or contract.events:
         return None
-    put_alone(alone, inbox.new_row(tenant_id, record.id, InboxType.EVENT, text, actor, now))
-    alone.note_bell(ORCHESTRATOR_QUEUE, record.id)
+    put_alone(tx, inbox.new_row(tenant_id, record.id, InboxType.EVENT, text, actor, now))
+    note_bell(tx, ORCHESTRATOR_QUEUE, record.id)
     return record
 
 

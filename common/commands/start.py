@@ -20,7 +20,6 @@ from common.commands.contracts import CONTRACTS, Contract
 from common.commands.send import require_size
 from common.config import Limits
 from common.db import ORCHESTRATOR_QUEUE, note_bell
-from common.db.alone import Alone
 from common.db.tables import DefinitionStatus, InboxType, TimerStatus
 from common.decide import START_TIMER
 from common.errors import Conflict, Invalid, NotFound
@@ -88,15 +87,16 @@ def start_instance(
 
 
 def start_alone(
-    alone: Alone, tenant_id: TenantId, request: Start, *, actor: str, limits: Limits
+    tx: Connection, tenant_id: TenantId, request: Start, *, actor: str, limits: Limits
 ) -> Started | None:
-    """Do as `start_instance` what one statement can do, which commits it; None, with nothing done, for all that takes more.
+    """Do as `start_instance` what one statement can do, which commits it (`Database.each_alone`); None, with nothing done, for
+    all that takes more.
 
     That is: of a definition that this process has started before and whose instances wait for no place, at once, and
     under no business key that is held. Raises what `start_instance` raises, where asking the database cannot change it.
     """
     asked = _Asked.read(tenant_id, request, actor, limits)
-    return _start_remembered(alone, asked) if request.start_at is None else None
+    return _start_remembered(tx, asked) if request.start_at is None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ class _Remembered:
 _REMEMBERED = _Remembered()
 
 
-def _start_remembered(on: Connection | Alone, asked: _Asked) -> Started | None:
+def _start_remembered(tx: Connection, asked: _Asked) -> Started | None:
     """Start what was started before, by one statement; None, with nothing written, where more has to be asked."""
     found = _REMEMBERED.find(asked.definition)
     if found is None:
@@ -169,10 +169,10 @@ def _start_remembered(on: Connection | Alone, asked: _Asked) -> Started | None:
         contract.check_input(asked.input)
     except Invalid:
         return None  # perhaps for a version that is not the active one any more
-    accepted, new = _insert(on, asked, facts, None)
+    accepted, new = _insert(tx, asked, facts, None)
     if accepted is None:
         _REMEMBERED.forget(asked.definition)
-    return _started(on, asked, facts, new, accepted.at) if accepted and accepted.is_inserted else None
+    return _started(tx, asked, facts, new, accepted.at) if accepted and accepted.is_inserted else None
 
 
 def _start_afresh(tx: Connection, asked: _Asked) -> Started:
@@ -224,7 +224,7 @@ def _ask_for_place(
 
 
 def _insert(
-    on: Connection | Alone, asked: _Asked, facts: DefinitionFacts, asking: Asking | None
+    tx: Connection, asked: _Asked, facts: DefinitionFacts, asking: Asking | None
 ) -> tuple[Accepted | None, NewStart]:
     request = asked.request
     new = NewStart(
@@ -244,22 +244,18 @@ def _insert(
         concurrency_key=None if asking is None else asking.place.key,
         is_queued=asking is not None and not asking.has_place,
     )
-    return starts.insert_started(on, new), new
+    return starts.insert_started(tx, new), new
 
 
-def _started(
-    on: Connection | Alone, asked: _Asked, facts: DefinitionFacts, new: NewStart, now: datetime
-) -> Started:
+def _started(tx: Connection, asked: _Asked, facts: DefinitionFacts, new: NewStart, now: datetime) -> Started:
     """Ring for what was accepted, or set the timer that will bring it; how it stands now."""
     start_at = asked.request.start_at
-    if isinstance(on, Alone):
-        on.note_bell(ORCHESTRATOR_QUEUE, new.instance_id)
-    elif start_at is not None and start_at > now:
+    if start_at is not None and start_at > now:
         # The row that starts it will come from its timer.
         later = dumps({**read(asked.body), "by": asked.actor})
-        _start_later(on, asked.tenant_id, new.instance_id, start_at, later, now)
+        _start_later(tx, asked.tenant_id, new.instance_id, start_at, later, now)
     else:
-        note_bell(on, ORCHESTRATOR_QUEUE, new.instance_id)
+        note_bell(tx, ORCHESTRATOR_QUEUE, new.instance_id)
     return Started(new.instance_id, created=True, record=_pending(facts, new, now))
 
 

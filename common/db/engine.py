@@ -96,7 +96,11 @@ class Database:
     def each_alone(self) -> Iterator[Connection]:
         """Take a connection on which each prepared statement commits by itself, then ring what was noted.
 
-        For what needs no common view: BEGIN and COMMIT are two of three round trips. On SQLite only for looking.
+        One round trip instead of three, and most of what the API and runners ask is one statement, or a look and a write that
+        need no common view. What runs here must be right when the process ends between two of its statements; what several
+        statements promise together belongs into a transaction. On SQLite only for looking.
+
+        An exception that leaves the block rings nobody, whatever is committed by then. A connection that broke is forgotten.
         """
         with self.engine.connect() as tx:
             tx.info.pop(_BELLS, None)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, bindparam, select, text
 
 from common.clock import database_now
-from common.db.alone import Alone, Lone
+from common.db.prepared import Prepared
 from common.db.tables import instances
 from common.ids import DefinitionId, TenantId
 from common.lifecycle import InstanceStatus
@@ -40,7 +40,7 @@ def read_standing(tx: Connection, tenant_id: TenantId, instance_id: str) -> Stan
     return None if row is None else Standing(InstanceStatus(row[0]), *row[1:])
 
 
-_PUT = Lone(
+_PUT = Prepared(
     text(
         "INSERT INTO inbox (tenant_id, instance_id, lane, type, body, source, accepted_at)"
         " VALUES (CAST(:tenant_id AS uuid), CAST(:instance_id AS uuid), :lane, :type, :body, :source,"
@@ -49,6 +49,6 @@ _PUT = Lone(
 )
 
 
-def put_alone(alone: Alone, row: Mapping[str, Any]) -> None:
-    """Accept a row made by `inbox.new_row`, committed when this returns."""
-    alone.execute(_PUT, row)
+def put_alone(tx: Connection, row: Mapping[str, Any]) -> None:
+    """Accept a row made by `inbox.new_row`; on a connection of `Database.each_alone` it is committed when this returns."""
+    _PUT.rows(tx, row)

@@ -28,7 +28,7 @@ from sqlalchemy.sql.functions import coalesce
 
 from common.canonical import dumps
 from common.clock import database_now
-from common.db.alone import Alone, Lone
+from common.db.prepared import Prepared
 from common.db.tables import IncidentStatus, attempts, history, incidents, instances, joins, tasks
 from common.db.types import among
 from common.ids import DefinitionId, InstanceId, TaskId, TenantId, WorkerId
@@ -95,7 +95,9 @@ _INSTANCE = select(
 
 
 # On the path of every start and send: built once, so that nothing of it is built per request.
-_ONE_INSTANCE = _INSTANCE.where(_i.tenant_id == bindparam("tenant_id"), _i.id == bindparam("id"))
+_by_id = _INSTANCE.where(_i.tenant_id == bindparam("tenant_id"), _i.id == bindparam("id"))
+_ONE_INSTANCE = Prepared(_by_id)
+_ONE_INSTANCE_NOW = Prepared(_by_id.add_columns(database_now()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,25 +119,17 @@ class InstanceFilter:
     queued: bool | None = None
 
 
-_LONE_INSTANCE = Lone(_ONE_INSTANCE)
-_LONE_INSTANCE_NOW = Lone(_ONE_INSTANCE.add_columns(database_now()))
-
-
-def read_instance(on: Connection | Alone, tenant_id: TenantId, instance_id: str) -> InstanceRecord | None:
+def read_instance(tx: Connection, tenant_id: TenantId, instance_id: str) -> InstanceRecord | None:
     """One instance, or None when this tenant has no such instance."""
-    names = {"tenant_id": tenant_id, "id": instance_id}
-    if isinstance(on, Alone):
-        rows = on.execute(_LONE_INSTANCE, names)
-        return _instance(rows[0]) if rows else None
-    row = on.execute(_ONE_INSTANCE, names).one_or_none()
-    return None if row is None else _instance(row)
+    rows = _ONE_INSTANCE.rows(tx, {"tenant_id": tenant_id, "id": instance_id})
+    return _instance(rows[0]) if rows else None
 
 
 def read_instance_now(
-    on: Alone, tenant_id: TenantId, instance_id: str
+    tx: Connection, tenant_id: TenantId, instance_id: str
 ) -> tuple[InstanceRecord, datetime] | None:
     """One instance, and the database's time at which it was read."""
-    rows = on.execute(_LONE_INSTANCE_NOW, {"tenant_id": tenant_id, "id": instance_id})
+    rows = _ONE_INSTANCE_NOW.rows(tx, {"tenant_id": tenant_id, "id": instance_id})
     return (_instance(rows[0][:-1]), rows[0][-1]) if rows else None
 
 

@@ -7,9 +7,9 @@ remembers of it, nor where a live instance holds the business key.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -17,7 +17,7 @@ from sqlalchemy import Connection, TextClause, bindparam, insert, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from common.clock import database_now
-from common.db.alone import Alone, Lone
+from common.db.prepared import Prepared
 from common.db.tables import DefinitionStatus, InboxType, definitions, instances
 from common.ids import DefinitionId, InstanceId, TenantId
 from common.lifecycle import InstanceStatus
@@ -60,17 +60,12 @@ class Accepted:
     is_inserted: bool
 
 
-def insert_started(on: Connection | Alone, new: NewStart) -> Accepted | None:
+def insert_started(tx: Connection, new: NewStart) -> Accepted | None:
     """Accept a start; None where its definition is not active, and nothing was written."""
-    is_keyed = new.business_key is not None
-    row: Sequence[Any] | None
-    if isinstance(on, Alone):
-        row = next(iter(on.execute(_LONE[is_keyed], _parameters(new))), None)
-    elif on.dialect.name == "postgresql":
-        row = on.execute(_STARTED[is_keyed], _parameters(new)).one_or_none()
-    else:
-        return _insert_in_turn(on, new)
-    return None if row is None else Accepted(row[0].astimezone(UTC), row[1] == 1)
+    if tx.dialect.name != "postgresql":
+        return _insert_in_turn(tx, new)
+    rows = _STARTED[new.business_key is not None].rows(tx, _parameters(new))
+    return Accepted(rows[0][0], rows[0][1] == 1) if rows else None
 
 
 # -- PostgreSQL ---------------------------------------------------------------------------------------------------
@@ -122,8 +117,7 @@ def _started(*, is_keyed: bool) -> TextClause:
     )
 
 
-_STARTED = {is_keyed: _started(is_keyed=is_keyed) for is_keyed in (False, True)}
-_LONE = {is_keyed: Lone(statement) for is_keyed, statement in _STARTED.items()}
+_STARTED = {is_keyed: Prepared(_started(is_keyed=is_keyed)) for is_keyed in (False, True)}
 
 # -- SQLite, in process: a statement costs no round trip ------------------------------------------------------------
 

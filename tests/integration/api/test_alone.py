@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from api.app import services_of
@@ -13,7 +13,7 @@ from api.operations import Answer
 from api.transactions import Transactions
 from common.clock import read_now
 from common.db import ORCHESTRATOR_QUEUE, Bells, Database
-from common.db.alone import Alone, Lone, alone
+from common.db.prepared import Prepared
 from common.db.tables import DefinitionStatus
 from common.ids import new_id
 from common.lifecycle import InstanceStatus
@@ -37,6 +37,18 @@ def rung(database: Database) -> Iterator[list[Bells]]:
     database.listeners.remove(heard.append)
 
 
+@contextmanager
+def transactions(database: Database) -> Iterator[list[object]]:
+    """The connections on which a transaction began."""
+    begun: list[object] = []
+    note = begun.append  # each mention of it is another object
+    event.listen(database.engine, "begin", note)
+    try:
+        yield begun
+    finally:
+        event.remove(database.engine, "begin", note)
+
+
 def without_times(instance: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in instance.items() if name not in ("id", "createdAt")}
 
@@ -44,13 +56,14 @@ def without_times(instance: dict[str, Any]) -> dict[str, Any]:
 def test_starts_and_events_and_reads_need_no_transaction_on_postgresql(api: Api, served: Database) -> None:
     instance_id = api.start()
 
-    with statements(served) as seen:
+    with statements(served) as seen, transactions(served) as begun:
         assert api.post("/instances", {"definitionKey": "approval"}).status_code == 201
         assert api.post(f"/instances/{instance_id}/events", {"type": "LOOKED"}).status_code == 202
         assert api.get(f"/instances/{instance_id}").status_code == 200
 
-    # SQLAlchemy executes nothing for them; on SQLite: 4 for the start, 4 for the event and the answer to it, 2 to read.
-    assert len(seen) == (10 if served.is_sqlite else 0), seen
+    # A look at the instance and a write for the event; on SQLite: 4 for the start, 4 for the event and the answer to it, 2 to read.
+    assert len(seen) == (10 if served.is_sqlite else 4), seen
+    assert bool(begun) == served.is_sqlite
 
 
 def test_a_start_is_answered_alike_the_first_time_and_when_it_is_remembered(api: Api) -> None:
@@ -142,14 +155,15 @@ def test_an_instance_of_another_tenant_is_not_there(api: Api) -> None:
 
 # -- the connection -----------------------------------------------------------------------------------------------
 
-ONE = Lone(text("SELECT 1"))
-NOBODY = Lone(
+ONE = Prepared(text("SELECT 1"))
+NOBODY = Prepared(
     text(
         "INSERT INTO inbox (tenant_id, instance_id, lane, type, body, source, accepted_at)"
         " VALUES (CAST(:id AS uuid), CAST(:id AS uuid), 1, 'event', '{}', 'test', clock_timestamp()) RETURNING id"
     )
 )
-LOSE = Lone(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+NOWHERE = Prepared(text("SELECT nothing FROM nowhere"))
+LOSE = Prepared(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
 
 ON_POSTGRESQL = pytest.mark.parametrize("database_url", [POSTGRESQL], indirect=True)
@@ -157,21 +171,21 @@ ON_POSTGRESQL = pytest.mark.parametrize("database_url", [POSTGRESQL], indirect=T
 
 @ON_POSTGRESQL
 def test_a_connection_that_was_lost_is_told_as_trouble_and_not_used_again(database: Database) -> None:
-    with pytest.raises(OperationalError), alone(database) as one:
-        one.execute(LOSE, {})
+    with pytest.raises(OperationalError), database.each_alone() as tx:
+        LOSE.rows(tx)
 
-    with alone(database) as one:
-        assert one.execute(ONE, {}) == [[1]]
+    with database.each_alone() as tx:
+        assert [tuple(row) for row in ONE.rows(tx)] == [(1,)]
     with database.transaction() as tx:
         assert read_now(tx).tzinfo is not None
 
 
 @ON_POSTGRESQL
 def test_what_the_database_refuses_leaves_the_connection_as_it_was(database: Database) -> None:
-    with pytest.raises(IntegrityError), alone(database) as one:
-        one.execute(NOBODY, {"id": new_id()})
-    with pytest.raises(ProgrammingError), alone(database) as one:
-        one.execute(NOBODY, {"other": "parameters"})
+    with pytest.raises(IntegrityError), database.each_alone() as tx:
+        NOBODY.rows(tx, {"id": new_id()})
+    with pytest.raises(ProgrammingError), database.each_alone() as tx:
+        NOWHERE.rows(tx)
 
     with database.engine.connect() as connection:
         driver: Any = connection.connection.driver_connection
@@ -180,8 +194,8 @@ def test_what_the_database_refuses_leaves_the_connection_as_it_was(database: Dat
 
 @ON_POSTGRESQL
 def test_what_was_deleted_between_look_and_write_is_told_by_a_transaction(api: Api, served: Database) -> None:
-    def put(one: Alone) -> Answer | None:
-        one.execute(NOBODY, {"id": new_id()})
+    def put(tx: Connection) -> Answer | None:
+        NOBODY.rows(tx, {"id": new_id()})
         raise AssertionError("there is no such instance")
 
     told = Transactions(served, services_of(api.app).waiter).read(lambda _tx: Answer({"told": True}), put)
