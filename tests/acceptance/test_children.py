@@ -19,7 +19,7 @@ LEAF: Document = {
     "output": {"name": "${input.name}"},
     "states": {
         "working": {
-            "invoke": {"src": "SYSTEM", "name": "test.rest", "input": {"ms": 30}, "onDone": "done"},
+            "invoke": {"src": "SYSTEM", "name": "test.rest", "input": {"ms": 100}, "onDone": "done"},
         },
         "done": {"type": "final"},
     },
@@ -65,7 +65,7 @@ def test_families_survive_the_death_of_their_workers(
     processes: Processes, postgres_url: str, valkey_url: str, tell: Tell
 ) -> None:
     with Cluster(
-        processes, postgres_url, valkey_url, {**QUICK_LEASES, "SIGNALBOX_SLOTS": "8"}, forks=True
+        processes, postgres_url, valkey_url, {**QUICK_LEASES, "SIGNALBOX_SLOTS": "4"}, forks=True
     ) as cluster:
         doomed = cluster.workers()
         for document in (LEAF, MIDDLE, TOP):
