@@ -67,7 +67,10 @@ def test_old_workers_do_the_work_on_the_new_schema_and_new_ones_take_over(
 ) -> None:
     with Cluster(processes, database_url, valkey_url, QUICK_LEASES) as cluster:
         key = cluster.engine.apply(three_tasks())
-        before = [processes.orchestrator(env=old), processes.task_runner(env=old)]
+        before = [
+            processes.celery_worker("orchestrator.worker", "workflow-orchestrator", env=old),
+            processes.celery_worker("task_runner.worker", "workflow-task-runner", env=old),
+        ]
         for worker in before:
             ready(worker)
         assert_runs_from(before[0].pid, old["PYTHONPATH"])
