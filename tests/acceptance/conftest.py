@@ -1,4 +1,4 @@
-"""What the acceptance suite shares: the line in which a test tells what it measured, and workers that nobody rings."""
+"""What the acceptance suite shares: the line in which a test tells what it measured, workers that nobody rings, and an order."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +11,27 @@ from tests.support.figures import tell
 from tests.support.processes import Processes
 
 __all__ = ["tell"]
+
+LONGEST = (
+    "test_procfile",
+    "test_rolling_restart",
+    "test_benchmarks",
+    "test_poison",
+    "test_kill_everything",
+    "test_overrun",
+    "test_broker_outage",
+    "test_demo",
+)
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist notes the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that no core waits for it at the end; one process has the stack that many tests speak to."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+    for item in items:
+        if "up" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("up"))
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

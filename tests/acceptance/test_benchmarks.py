@@ -34,7 +34,7 @@ def test_growth_compares_sizes_that_are_there() -> None:
 
 
 def test_idle_counts_every_process_with_and_without_sleepers() -> None:
-    report = idle.measure(50, 2.0, 1.0, is_postgres=False)
+    report = idle.measure(50, 1.5, 0.5, is_postgres=False)
 
     empty, full = report["% of a core"]
     assert (empty["sleeping"], full["sleeping"]) == (0, 50)
@@ -57,7 +57,9 @@ def test_payloads_of_several_sizes_are_carried_through(monkeypatch: pytest.Monke
     assert small["CPU ms"] > 0
 
 
-def test_scale_measures_with_more_workers_and_simulates_many() -> None:
+def test_scale_measures_with_more_workers_and_simulates_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale, "SETTLE_SECONDS", 1.2)  # backends tell their statistics once a second
+
     report = scale.measure([1, 2], 1, 40, cores=4)
 
     one, two = report["measured"]
