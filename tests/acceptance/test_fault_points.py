@@ -171,13 +171,18 @@ def test_an_api_that_dies_before_it_answers(point: str, cluster: Cluster) -> Non
         headers = {"Authorization": f"Bearer {issued.key}", "Idempotency-Key": "once"}
         url = f"http://{LOOPBACK}:{port}/api/v1/instances"
         try:
-            return httpx2.post(url, headers=headers, json={"definitionKey": "three-tasks"}, timeout=10)
+            return httpx2.post(
+                url, headers=headers, json={"definitionKey": "three-tasks"}, timeout=10, verify=False
+            )
         except httpx2.TransportError:
             return None
 
     def answers() -> bool:
         try:
-            return httpx2.get(f"http://{LOOPBACK}:{port}/health/live", timeout=1).status_code == 200
+            return (
+                httpx2.get(f"http://{LOOPBACK}:{port}/health/live", timeout=1, verify=False).status_code
+                == 200
+            )
         except httpx2.TransportError:
             return False
 

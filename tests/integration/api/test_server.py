@@ -7,7 +7,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from common.db import Database
 from common.db.tables import Role
 from common.store import keys
 from signalbox.ports import LOOPBACK, free_port
+from tests.conftest import POSTGRESQL, SQLITE, migrate
 from tests.integration.api.conftest import APPROVAL
 from tests.support.engine import Engine
+from tests.support.postgres import PostgresServer
 from tests.support.processes import Child, Processes
 from tests.support.waiting import wait_until
 
@@ -42,35 +45,60 @@ class Server:
 
     def client(self) -> httpx2.Client:
         return httpx2.Client(
-            base_url=self.url, headers={"Authorization": f"Bearer {self.key}"}, timeout=20, trust_env=False
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {self.key}"},
+            timeout=20,
+            trust_env=False,
+            verify=False,
         )
 
 
-@pytest.fixture
-def serve(processes: Processes, engine: Engine, database_url: str) -> Callable[..., Server]:
-    """Start the server on the test's database, with settings of the test's own."""
-    secret = make_secret()
+def start_server(processes: Processes, env: Mapping[str, str], key: str) -> Server:
+    """Start the server at a port of its own, and wait until it answers."""
+    port = free_port()
+    at = {"PYTHONPATH": ROOT, "SIGNALBOX_PORT": str(port), "SIGNALBOX_LOG_FORMAT": "json"}
+    child = processes.start("api", sys.executable, "-m", "api.server", env={**at, **env})
+    server = Server(child, port, key)
+    with server.client() as client:
+        child.wait_until_ready(lambda: answers(client), what="the server to answer", seconds=60)
+    return server
+
+
+def issue_key(engine: Engine, secret: str) -> str:
     with engine.database.transaction() as tx:
-        key = keys.issue_key(tx, engine.tenant_id, name="me", role=Role.ADMIN, secret=read_secret(secret)).key
+        return keys.issue_key(
+            tx, engine.tenant_id, name="me", role=Role.ADMIN, secret=read_secret(secret)
+        ).key
 
-    def start(**settings: str) -> Server:
-        port = free_port()
-        env = {
-            "PYTHONPATH": ROOT,
-            "DATABASE_URL": database_url,
-            "REDIS_URL": "memory://localhost",
-            "SIGNALBOX_SECRET": secret,
-            "SIGNALBOX_PORT": str(port),
-            "SIGNALBOX_LOG_FORMAT": "json",
-            **settings,
-        }
-        child = processes.start("api", sys.executable, "-m", "api.server", env=env)
-        server = Server(child, port, key)
-        with server.client() as client:
-            child.wait_until_ready(lambda: answers(client), what="the server to answer", seconds=60)
-        return server
 
-    return start
+@pytest.fixture
+def serve(processes: Processes, engine: Engine, database_url: str) -> Callable[[], Server]:
+    """Start the server on the test's database."""
+    secret = make_secret()
+    key = issue_key(engine, secret)
+    env = {"DATABASE_URL": database_url, "REDIS_URL": "memory://localhost", "SIGNALBOX_SECRET": secret}
+    return lambda: start_server(processes, env, key)
+
+
+@pytest.fixture(scope="module", params=[SQLITE, POSTGRESQL])
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for tests that only speak to it, and leave nothing in its database."""
+    folder = tmp_path_factory.mktemp("shared")
+    secret = make_secret()
+    with ExitStack() as ending:
+        if request.param == SQLITE:
+            url = f"sqlite:///{folder}/signalbox.db"
+            migrate(url)
+        else:
+            postgres: PostgresServer = request.getfixturevalue("postgres")
+            name = postgres.create_database(template=postgres.template("migrated", migrate))
+            ending.callback(postgres.drop_database, name)
+            url = postgres.url(name)
+        database = Database.open(url)
+        key = issue_key(Engine.on(database), secret)
+        database.dispose()
+        env = {"DATABASE_URL": url, "REDIS_URL": "memory://localhost", "SIGNALBOX_SECRET": secret}
+        yield start_server(ending.enter_context(Processes(folder)), env, key)
 
 
 def answers(client: httpx2.Client) -> bool:
@@ -84,7 +112,7 @@ def log_lines(server: Server) -> list[dict[str, Any]]:
     return [json.loads(line) for line in server.child.log_path.read_text("utf-8").splitlines()]
 
 
-def test_it_serves_and_says_what_it_stands_on(serve: Callable[..., Server]) -> None:
+def test_it_serves_and_says_what_it_stands_on(serve: Callable[[], Server]) -> None:
     server = serve()
     with server.client() as client:
         assert client.get("/health/ready").json() == {
@@ -100,27 +128,25 @@ def test_it_serves_and_says_what_it_stands_on(serve: Callable[..., Server]) -> N
     assert server.key not in json.dumps(lines)
 
 
-def test_it_listens_on_the_loopback_alone(serve: Callable[..., Server]) -> None:
-    server = serve()
-
+def test_it_listens_on_the_loopback_alone(shared: Server) -> None:
     listening = Path("/proc/net/tcp").read_text("utf-8") + Path("/proc/net/tcp6").read_text("utf-8")
     places = {line.split()[1] for line in listening.splitlines() if line.split()[3] == "0A"}
 
-    assert f"0100007F:{server.port:04X}" in places
-    assert f"00000000:{server.port:04X}" not in places
+    assert f"0100007F:{shared.port:04X}" in places
+    assert f"00000000:{shared.port:04X}" not in places
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])
 def test_a_body_of_five_megabytes_is_refused_and_its_sender_learns_it(
-    serve: Callable[..., Server], is_chunked: bool
+    shared: Server, is_chunked: bool
 ) -> None:
-    server = serve()
+    told = len(log_lines(shared))
     body = b'"' + b"x" * 5_000_000 + b'"'
 
     def pieces() -> Iterator[bytes]:
         yield from (body[start : start + 65_536] for start in range(0, len(body), 65_536))
 
-    with server.client() as client:
+    with shared.client() as client:
         for _ in range(2):  # the connection is as good as before
             answer = client.post(
                 "/api/v1/instances",
@@ -130,13 +156,12 @@ def test_a_body_of_five_megabytes_is_refused_and_its_sender_learns_it(
             assert answer.status_code == 413
             assert answer.json()["limit"] == "max_body_bytes"
 
-    refused = [line for line in log_lines(server) if line["event"] == "request.refused"]
+    refused = [line for line in log_lines(shared)[told:] if line["event"] == "request.refused"]
     assert [line["status"] for line in refused] == [413, 413]
 
 
-def test_a_sender_who_stalls_holds_one_thread_and_not_the_server(serve: Callable[..., Server]) -> None:
-    server = serve()
-    with socket.create_connection((LOOPBACK, server.port)) as stalled, server.client() as client:
+def test_a_sender_who_stalls_holds_one_thread_and_not_the_server(shared: Server) -> None:
+    with socket.create_connection((LOOPBACK, shared.port)) as stalled, shared.client() as client:
         head = "POST /api/v1/instances HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n"
         stalled.sendall(head.encode())
 
@@ -145,7 +170,7 @@ def test_a_sender_who_stalls_holds_one_thread_and_not_the_server(serve: Callable
         assert stalled.recv(12) == b"HTTP/1.1 401"
 
 
-def test_it_ends_when_told_and_answers_those_who_wait(serve: Callable[..., Server]) -> None:
+def test_it_ends_when_told_and_answers_those_who_wait(serve: Callable[[], Server]) -> None:
     server = serve()
     answered: list[tuple[int, float]] = []
     with server.client() as client:
@@ -171,7 +196,7 @@ def test_it_ends_when_told_and_answers_those_who_wait(serve: Callable[..., Serve
     assert server.child.exit_code == 0
 
 
-def test_while_it_ends_it_refuses_newcomers_and_answers_whom_it_knows(serve: Callable[..., Server]) -> None:
+def test_while_it_ends_it_refuses_newcomers_and_answers_whom_it_knows(serve: Callable[[], Server]) -> None:
     """A connection that is completed only to be reset leaves its caller not knowing what became of the request."""
     server = serve()
 
@@ -193,7 +218,7 @@ def test_while_it_ends_it_refuses_newcomers_and_answers_whom_it_knows(serve: Cal
     assert server.child.wait(seconds=30) == 0
 
 
-def test_its_worker_comes_back_when_it_is_killed(serve: Callable[..., Server]) -> None:
+def test_its_worker_comes_back_when_it_is_killed(serve: Callable[[], Server]) -> None:
     server = serve()
     (worker,) = Path(f"/proc/{server.child.pid}/task/{server.child.pid}/children").read_text("utf-8").split()
     with server.client() as client:
@@ -249,7 +274,9 @@ def test_a_database_that_is_away_is_told_and_waited_for(
         "REDIS_URL": f"redis://{LOOPBACK}:{dead}",
     }
     child = processes.start("api", sys.executable, "-m", "api.server", env=env)
-    with httpx2.Client(base_url=f"http://{LOOPBACK}:{port}", timeout=20, trust_env=False) as client:
+    with httpx2.Client(
+        base_url=f"http://{LOOPBACK}:{port}", timeout=20, trust_env=False, verify=False
+    ) as client:
         child.wait_until_ready(lambda: answers(client), what="the server to answer", seconds=60)
         ready = client.get("/health/ready")
         asked = client.get(
@@ -273,7 +300,7 @@ def test_plain_gunicorn_serves_it_too(processes: Processes, sqlite_url: str) -> 
     bind = f"{LOOPBACK}:{port}"
     command = ("gunicorn", "--no-control-socket", "--worker-class", "gthread", "--threads", "8", "-b", bind)
     child = processes.start("gunicorn", *command, "api.wsgi:app", env=env)
-    with httpx2.Client(base_url=f"http://{bind}", timeout=20, trust_env=False) as client:
+    with httpx2.Client(base_url=f"http://{bind}", timeout=20, trust_env=False, verify=False) as client:
         child.wait_until_ready(lambda: answers(client), what="the server to answer", seconds=60)
 
         assert client.get("/health/ready").json()["status"] == "ready"
@@ -285,11 +312,10 @@ def request(server: Server, method: str, path: str, *more: str) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
-def test_an_answer_goes_out_in_one_piece_and_the_connection_serves_on(serve: Callable[..., Server]) -> None:
-    server = serve()
-    with socket.create_connection((LOOPBACK, server.port), timeout=20) as connection:
+def test_an_answer_goes_out_in_one_piece_and_the_connection_serves_on(shared: Server) -> None:
+    with socket.create_connection((LOOPBACK, shared.port), timeout=20) as connection:
         for _ in range(20):
-            connection.sendall(request(server, "GET", "/api/v1/definitions"))
+            connection.sendall(request(shared, "GET", "/api/v1/definitions"))
             piece = connection.recv(65_536)
 
             assert piece.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -297,11 +323,10 @@ def test_an_answer_goes_out_in_one_piece_and_the_connection_serves_on(serve: Cal
             assert json.loads(piece.partition(b"\r\n\r\n")[2]) == {"items": [], "nextCursor": None}
 
 
-def test_requests_sent_in_one_go_are_answered_in_order(serve: Callable[..., Server]) -> None:
-    server = serve()
+def test_requests_sent_in_one_go_are_answered_in_order(shared: Server) -> None:
     paths = ["/health/live", "/api/v1/definitions", "/api/v1/nothing", "/health/live"]
-    with socket.create_connection((LOOPBACK, server.port), timeout=20) as connection:
-        connection.sendall(b"".join(request(server, "GET", path) for path in paths))
+    with socket.create_connection((LOOPBACK, shared.port), timeout=20) as connection:
+        connection.sendall(b"".join(request(shared, "GET", path) for path in paths))
         seen = b""
         while seen.count(b"HTTP/1.1 ") < len(paths):
             seen += connection.recv(65_536)
@@ -310,15 +335,14 @@ def test_requests_sent_in_one_go_are_answered_in_order(serve: Callable[..., Serv
     assert statuses == [b"200", b"200", b"404", b"200"]
 
 
-def test_a_body_that_nobody_reads_is_not_taken_for_the_next_request(serve: Callable[..., Server]) -> None:
-    server = serve()
+def test_a_body_that_nobody_reads_is_not_taken_for_the_next_request(shared: Server) -> None:
     unread = b'{"definitionKey": "nothing"}'
-    with socket.create_connection((LOOPBACK, server.port), timeout=20) as connection:
+    with socket.create_connection((LOOPBACK, shared.port), timeout=20) as connection:
         connection.sendall(
-            request(server, "POST", "/api/v1/nowhere", f"Content-Length: {len(unread)}") + unread
+            request(shared, "POST", "/api/v1/nowhere", f"Content-Length: {len(unread)}") + unread
         )
         first = connection.recv(65_536)
-        connection.sendall(request(server, "GET", "/health/live"))
+        connection.sendall(request(shared, "GET", "/health/live"))
         second = connection.recv(65_536)
 
     assert first.startswith(b"HTTP/1.1 404")
@@ -326,16 +350,15 @@ def test_a_body_that_nobody_reads_is_not_taken_for_the_next_request(serve: Calla
 
 
 def test_an_idle_connection_is_asked_again_and_a_closed_one_disturbs_nobody(
-    serve: Callable[..., Server],
+    shared: Server,
 ) -> None:
-    server = serve()
-    with socket.create_connection((LOOPBACK, server.port), timeout=20) as idle:
-        idle.sendall(request(server, "GET", "/health/live"))
+    with socket.create_connection((LOOPBACK, shared.port), timeout=20) as idle:
+        idle.sendall(request(shared, "GET", "/health/live"))
         assert idle.recv(65_536).startswith(b"HTTP/1.1 200")
         for _ in range(50):
-            with socket.create_connection((LOOPBACK, server.port), timeout=20) as leaving:
-                leaving.sendall(request(server, "GET", "/health/live"))
+            with socket.create_connection((LOOPBACK, shared.port), timeout=20) as leaving:
+                leaving.sendall(request(shared, "GET", "/health/live"))
                 assert leaving.recv(65_536).startswith(b"HTTP/1.1 200")
 
-        idle.sendall(request(server, "GET", "/health/live"))
+        idle.sendall(request(shared, "GET", "/health/live"))
         assert idle.recv(65_536).startswith(b"HTTP/1.1 200")
