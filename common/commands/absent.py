@@ -1,4 +1,4 @@
-"""An instance that is not there: it never was, or belongs to another tenant, or its time of keeping was over."""
+"""What is not there: an instance that never was, or belongs to another tenant, or its time of keeping was over; a definition that nobody applied."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from sqlalchemy import Connection
 
 from common.errors import Gone, NotFound
 from common.ids import TenantId, is_id
+from common.store import definitions
 from common.store.retention import find_tombstone
 
 
@@ -31,3 +32,9 @@ def absent_instance(tx: Connection, tenant_id: TenantId, instance_id: str) -> No
         sequence=left["sequence"],
         headHash=left["head_hash"],
     )
+
+
+def require_definition(tx: Connection, tenant_id: TenantId, key: str) -> None:
+    """Raise `NotFound` (`definition.not_found`) where this tenant has no version of a definition."""
+    if definitions.find_newest(tx, tenant_id, key) is None:
+        raise NotFound(f'no definition "{key}"; apply it first', code="definition.not_found")

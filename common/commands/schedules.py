@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 from common.canonical import clean, dumps, read
 from common.clock import instant_text, read_now
+from common.commands.absent import require_definition
 from common.commands.send import require_size
 from common.commands.start import MAX_KEY, Start, start_instance
 from common.config import Limits
@@ -32,7 +33,6 @@ from common.schedule import (
     read_recurrence,
     upcoming,
 )
-from common.store import definitions
 from common.store import schedules as store
 from common.store.schedules import Schedule
 from statechart.durations import parse_duration
@@ -75,7 +75,7 @@ def create_schedule(
     """
     now = read_now(tx)
     columns = _columns(request, now, limits)
-    _require_definition(tx, tenant_id, request.definition_key)
+    require_definition(tx, tenant_id, request.definition_key)
     if store.count(tx, tenant_id) >= limits.max_schedules:
         raise LimitExceeded(
             f"a tenant may have {limits.max_schedules} schedules",
@@ -130,7 +130,7 @@ def replace_schedule(
     columns = _columns(request, now, limits)
     schedule = _lock(tx, tenant_id, schedule_id)
     _require_own(schedule, "change")
-    _require_definition(tx, tenant_id, request.definition_key)
+    require_definition(tx, tenant_id, request.definition_key)
     store.change(
         tx,
         tenant_id,
@@ -417,11 +417,6 @@ def columns_of(request: ScheduleRequest, limits: Limits) -> dict[str, Any]:
         "business_key": request.business_key,
         "paused": request.paused,
     }
-
-
-def _require_definition(tx: Connection, tenant_id: TenantId, key: str) -> None:
-    if definitions.find_newest(tx, tenant_id, key) is None:
-        raise NotFound(f'no definition "{key}"; apply it first', code="definition.not_found")
 
 
 def _require_own(schedule: Schedule, verb: str) -> None:

@@ -10,12 +10,12 @@ from sqlalchemy import Connection
 
 from common.canonical import clean, dumps, read
 from common.clock import read_now
+from common.commands.absent import require_definition
 from common.commands.send import require_size
 from common.config import Limits
 from common.db.tables import Source
 from common.errors import Conflict, Invalid, LimitExceeded, NotFound
 from common.ids import TenantId, is_id, new_id
-from common.store import definitions
 from common.store import triggers as store
 from common.store.triggers import Trigger
 from statechart import Chart, DefinitionInvalid, load
@@ -45,7 +45,7 @@ def create_trigger(
     Raises `Invalid` (`trigger.invalid`) with problems, `NotFound` (`definition.not_found`) and `LimitExceeded`.
     """
     columns = _columns(request, limits)
-    _require_definition(tx, tenant_id, request.definition_key)
+    require_definition(tx, tenant_id, request.definition_key)
     if store.count(tx, tenant_id) >= limits.max_triggers:
         raise LimitExceeded(
             f"a tenant may have {limits.max_triggers} triggers",
@@ -83,7 +83,7 @@ def replace_trigger(
     """Give a trigger another form. Raises as `create_trigger`, and `Conflict` (`trigger.of_definition`)."""
     columns = _columns(request, limits)
     _require_own(_find(tx, tenant_id, trigger_id), "change")
-    _require_definition(tx, tenant_id, request.definition_key)
+    require_definition(tx, tenant_id, request.definition_key)
     store.change(tx, tenant_id, trigger_id, **columns, updated_at=read_now(tx), updated_by=actor)
     return found(store.read(tx, tenant_id, trigger_id), trigger_id)
 
@@ -140,11 +140,6 @@ def _columns(request: TriggerRequest, limits: Limits) -> dict[str, Any]:
         "input": input,
         "enabled": request.enabled,
     }
-
-
-def _require_definition(tx: Connection, tenant_id: TenantId, key: str) -> None:
-    if definitions.find_newest(tx, tenant_id, key) is None:
-        raise NotFound(f'no definition "{key}"; apply it first', code="definition.not_found")
 
 
 def _require_own(trigger: Trigger, verb: str) -> None:

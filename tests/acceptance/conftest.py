@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import NO_BROKER, Cluster
+from tests.support.cluster import NO_BROKER, QUICK_LEASES, Cluster
 from tests.support.cluster_handlers import rest
 from tests.support.figures import tell
+from tests.support.ledger import Ledger
 from tests.support.processes import Processes
 
 __all__ = ["tell"]
@@ -34,6 +35,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("up"))
 
 
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """What handlers have written down; their workers are told its path as LEDGER."""
+    return Ledger(tmp_path / "ledger")
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def cluster(
     request: pytest.FixtureRequest, processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -51,4 +58,16 @@ def cluster(
     }
     with Cluster(processes, url, NO_BROKER, settings, forks=True) as cluster:
         cluster.engine.handler("test.rest", rest)
+        yield cluster
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def rung_cluster(
+    request: pytest.FixtureRequest, processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Cluster]:
+    """Workers that are rung, by Valkey."""
+    url = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
+    monkeypatch.setenv("LEDGER", str(tmp_path / "ledger"))
+    settings = {**QUICK_LEASES, "LEDGER": str(tmp_path / "ledger")}
+    with Cluster(processes, url, request.getfixturevalue("valkey_url"), settings, forks=True) as cluster:
         yield cluster

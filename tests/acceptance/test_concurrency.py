@@ -7,9 +7,7 @@ by the database's clock. A watcher counts meanwhile what is live and not queued.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -19,9 +17,8 @@ from common.credentials import make_secret, read_secret
 from common.db.tables import Role
 from common.store import keys
 from signalbox.ports import LOOPBACK, free_port
-from tests.support.cluster import QUICK_LEASES, Cluster
+from tests.support.cluster import Cluster
 from tests.support.overlap import most_at_once
-from tests.support.processes import Processes
 from tests.support.waiting import wait_until
 
 STARTS, CALLERS, MAX = 24, 24, 3
@@ -40,16 +37,9 @@ def limited(on_full: str, *, key: str | None = None) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def cluster(
-    request: pytest.FixtureRequest, processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Cluster]:
-    """Both databases, with doorbells by Valkey."""
-    url = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
-    monkeypatch.setenv("LEDGER", str(tmp_path / "ledger"))
-    settings = {**QUICK_LEASES, "LEDGER": str(tmp_path / "ledger")}
-    with Cluster(processes, url, request.getfixturevalue("valkey_url"), settings, forks=True) as cluster:
-        yield cluster
+@pytest.fixture
+def cluster(rung_cluster: Cluster) -> Cluster:
+    return rung_cluster
 
 
 class Callers:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
@@ -26,11 +25,6 @@ LOCKS_LOST_AFTER = 5.0
 LOOK_SECONDS = 1.0
 LONG_ENOUGH_MS = 1_500
 """A task still runs when its runner is frozen, however late this process sees that it has begun."""
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "ledger")
 
 
 @pytest.fixture

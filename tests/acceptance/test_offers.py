@@ -1,30 +1,19 @@
 """Real workers on a real broker: steps lease tasks to the runner that offered, and what dies with it is done by another."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from common.db.tables import AttemptOutcome
 from common.lifecycle import InstanceStatus
 from signalbox.bench import steps_chart
-from tests.support.cluster import QUICK_LEASES, Cluster
-from tests.support.processes import Processes
+from tests.support.cluster import Cluster
 from tests.support.waiting import wait_until
 
 HANDED = "SELECT count(*) FROM attempts a JOIN tasks t ON t.id = a.task_id WHERE a.started_at = t.created_at"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def cluster(
-    request: pytest.FixtureRequest, processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Cluster]:
-    """Both databases, with doorbells by Valkey."""
-    url = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
-    monkeypatch.setenv("LEDGER", str(tmp_path / "ledger"))
-    settings = {**QUICK_LEASES, "LEDGER": str(tmp_path / "ledger")}
-    with Cluster(processes, url, request.getfixturevalue("valkey_url"), settings, forks=True) as cluster:
-        yield cluster
+@pytest.fixture
+def cluster(rung_cluster: Cluster) -> Cluster:
+    return rung_cluster
 
 
 def handed(cluster: Cluster) -> int:

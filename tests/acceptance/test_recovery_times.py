@@ -3,7 +3,6 @@
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -21,11 +20,6 @@ TIMES = 5
 QUIET_SECONDS = 0.3
 LONG_ENOUGH_MS = 1_500
 """A task still runs when its runner is killed, however late this process sees that it has begun."""
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "ledger")
 
 
 @pytest.fixture

@@ -13,12 +13,20 @@ from common.commands.doctor import examine
 from common.db import Database
 from tests.support.engine import Engine
 from tests.support.manual_clock import ManualClock
+from tests.support.runners import MakeRunner, runners
 
 
 @pytest.fixture
 def engine(database: Database) -> Engine:
     """The engine in process, on each database in turn."""
     return Engine.on(database)
+
+
+@pytest.fixture
+def make_runner(engine: Engine) -> Iterator[MakeRunner]:
+    """Make runners that have begun; what they still hold at the end of the test is given back."""
+    with runners(engine) as make:
+        yield make
 
 
 @pytest.fixture

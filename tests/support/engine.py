@@ -190,6 +190,11 @@ class Engine:
         """The outcome of a handler that returned `output`, without calling one."""
         return ended(claim, output=dumps(output))
 
+    def attempts(self) -> list[tuple[int, str | None]]:
+        """(number, outcome) of every attempt, oldest first; outcome None: it has not ended."""
+        rows = self.execute("SELECT attempt, outcome FROM attempts ORDER BY started_at, attempt, token")
+        return [(attempt, outcome) for attempt, outcome in rows]
+
     def report(self, *outcomes: Outcome) -> Reported:
         with self.database.transaction() as tx:
             return report_outcomes(tx, outcomes)

@@ -29,6 +29,17 @@ COUNTER: Document = {
 """Keeps the `n` of each ADD in order, until STOP."""
 
 
+ONE_TASK: Document = {
+    "id": "one-task",
+    "initial": "working",
+    "states": {
+        "working": {"invoke": {"src": "work", "onDone": "done"}, "on": {"STOP": "done"}},
+        "done": {"type": "final"},
+    },
+}
+"""One `work`, invoked: its failure fails the instance, STOP gives it up."""
+
+
 def one_task(kind: str = "work", **task: Any) -> Document:
     """A task of type `kind` on entry; completed by its end, failed where nobody catches its failure."""
     wanted = {"type": kind, "name": "job", "completionEvent": "DONE", **task}

@@ -12,10 +12,10 @@ from common.ids import InstanceId, new_id
 from common.lifecycle import InstanceStatus
 from orchestrator.advance import advance_pass
 from orchestrator.laps import Sweep
-from task_runner.run import Runner
 from tests.integration.engine.documents import COUNTER, ON_SQLITE, assign, on_go, one_task, waiting_with_task
 from tests.integration.engine.test_pages import flood
 from tests.support.engine import Engine
+from tests.support.runners import MakeRunner
 
 CANCELLED = InstanceStatus.CANCELLED
 
@@ -120,7 +120,7 @@ def test_a_cancel_is_checked_at_the_door(engine: Engine) -> None:
     engine.advance()
 
 
-def test_a_running_handler_is_told_by_the_beat(engine: Engine) -> None:
+def test_a_running_handler_is_told_by_the_beat(engine: Engine, make_runner: MakeRunner) -> None:
     seen: list[bool] = []
 
     def work(_input: Any, context: Any) -> None:
@@ -134,15 +134,7 @@ def test_a_running_handler_is_told_by_the_beat(engine: Engine) -> None:
     engine.handler("work", work)
     instance_id = engine.start(one_task())
     engine.advance()
-    runner = Runner(
-        engine.database,
-        engine.registry,
-        worker=engine.worker,
-        slots=1,
-        lease=engine.lease,
-        max_output_bytes=1_000,
-        on_room=lambda: None,
-    )
+    runner = make_runner(slots=1)
 
     runner.claim(until=0)
     assert runner.slots.wait_idle(20)

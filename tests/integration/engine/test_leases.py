@@ -42,13 +42,6 @@ def lose(engine: Engine, clock: ManualClock) -> TaskClaim:
     return claim
 
 
-def attempts(engine: Engine) -> list[tuple[int, str | None]]:
-    return [
-        tuple(row)
-        for row in engine.execute("SELECT attempt, outcome FROM attempts ORDER BY started_at, token")
-    ]
-
-
 def task(engine: Engine, column: str) -> Any:
     return engine.execute(f"SELECT {column} FROM tasks")[0][0]
 
@@ -64,7 +57,7 @@ def test_a_lease_is_over_only_when_its_time_is_over(
 
     assert expire_due_leases(engine.database) == 1
     assert expire_due_leases(engine.database) == 0
-    assert attempts(engine) == [(1, "lost")]
+    assert engine.attempts() == [(1, "lost")]
     assert (task(engine, "status"), task(engine, "attempt"), task(engine, "lost")) == ("pending", 0, 1)
 
 
@@ -91,7 +84,7 @@ def test_a_lost_attempt_does_not_count_against_the_policy(
     engine.settle()
 
     assert engine.status(instance_id) is COMPLETED
-    assert attempts(engine) == [(1, "lost"), (1, "lost"), (1, "succeeded")]
+    assert engine.attempts() == [(1, "lost"), (1, "lost"), (1, "succeeded")]
 
 
 @ON_SQLITE
@@ -102,7 +95,7 @@ def test_the_third_lost_lease_fails_the_task(clock: ManualClock, engine: Engine,
 
     assert engine.status(instance_id) is FAILED
     assert engine.execute("SELECT code FROM incidents") == [("task.lost",)]
-    assert [outcome for _, outcome in attempts(engine)] == ["lost"] * 3
+    assert [outcome for _, outcome in engine.attempts()] == ["lost"] * 3
     assert "3 attempts" in task(engine, "error")
 
 
@@ -115,7 +108,7 @@ def test_a_time_out_and_what_came_too_late_for_it_may_be_told_together(
     reported = engine.report(over, engine.succeeded(claim, "late"))
 
     assert (reported.retried, reported.succeeded, reported.late) == (1, 0, 1)
-    assert attempts(engine) == [(1, "timed_out")]
+    assert engine.attempts() == [(1, "timed_out")]
     clock.advance(timedelta(seconds=1))
     engine.settle()
     assert engine.status(instance_id) is COMPLETED
@@ -134,7 +127,7 @@ def test_work_that_must_not_be_begun_twice_fails_with_the_first_lease(
 
     assert engine.status(instance_id) is FAILED
     assert engine.execute("SELECT code FROM incidents") == [("task.lost",)]
-    assert attempts(engine) == [(1, "lost")]
+    assert engine.attempts() == [(1, "lost")]
 
 
 @ON_SQLITE
@@ -228,7 +221,7 @@ def test_an_attempt_that_was_given_back_does_not_count(
     engine.settle()
 
     assert engine.status(instance_id) is COMPLETED
-    assert sorted(attempts(engine)) == [(1, "released")] * 5 + [(1, "succeeded")]
+    assert sorted(engine.attempts()) == [(1, "released")] * 5 + [(1, "succeeded")]
 
 
 def test_claims_at_once_are_disjoint_and_within_their_limit(postgres_url: str) -> None:

@@ -1,14 +1,12 @@
 """Tasks that are leased as they are created: to who offered, once, and never past a limit; what is not heard of is found."""
 
 import threading
-from collections.abc import Callable, Iterator
-from datetime import timedelta
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 import pytest
 
-from common import faults
 from common.commands.limits import set_limit
 from common.commands.verify import verify_instance
 from common.ids import InstanceId
@@ -17,17 +15,11 @@ from common.queues.offers import OFFERS, Offer, name_of
 from orchestrator.sweep import expire_due_leases
 from task_runner.registry import Options
 from task_runner.run import Runner
+from tests.integration.engine.documents import ONE_TASK
 from tests.support.engine import Engine
+from tests.support.runners import MakeRunner
 from tests.support.waiting import wait_until
 
-ONE_TASK = {
-    "id": "one-task",
-    "initial": "working",
-    "states": {
-        "working": {"invoke": {"src": "work", "onDone": "done"}, "on": {"STOP": "done"}},
-        "done": {"type": "final"},
-    },
-}
 SLOTS = 4
 
 
@@ -62,33 +54,14 @@ def post(engine: Engine) -> Post:
 
 
 @pytest.fixture
-def make_runner(engine: Engine, post: Post) -> Iterator[Callable[[], Runner]]:
-    made: list[Runner] = []
-
-    def make() -> Runner:
-        runner = Runner(
-            engine.database,
-            engine.registry,
-            worker=engine.worker,
-            slots=SLOTS,
-            lease=timedelta(seconds=30),
-            max_output_bytes=100_000,
-            on_room=lambda: None,
-            say=post.say,
-        )
-        runner.start()
-        made.append(runner)
-        return runner
-
-    yield make
-    faults.disarm()
-    for runner in made:
-        runner.drain(5)
+def make_offering(make_runner: MakeRunner, post: Post) -> Callable[[], Runner]:
+    """Make a runner whose offers are heard."""
+    return lambda: make_runner(slots=SLOTS, say=post.say)
 
 
-def hungry(make_runner: Callable[[], Runner]) -> Runner:
+def hungry(make_offering: Callable[[], Runner]) -> Runner:
     """A runner that has found nothing to claim, and so has made its offer."""
-    runner = make_runner()
+    runner = make_offering()
     assert runner.claim(until=0.0).counts["claimed"] == 0
     return runner
 
@@ -107,10 +80,10 @@ def ends(engine: Engine, instance_id: InstanceId) -> bool:
 
 
 def test_a_task_is_leased_to_who_offered_and_ends_as_any_other(
-    engine: Engine, post: Post, make_runner: Any
+    engine: Engine, post: Post, make_offering: Callable[[], Runner]
 ) -> None:
     engine.handler("work", lambda _input: {"made": "here"})
-    runner = hungry(make_runner)
+    runner = hungry(make_offering)
     instance_id = engine.start(ONE_TASK)
 
     engine.advance()
@@ -129,7 +102,7 @@ def test_a_task_is_leased_to_who_offered_and_ends_as_any_other(
 
 
 def test_a_handler_with_a_policy_of_its_own_is_tried_as_often_as_that_says(
-    engine: Engine, post: Post, make_runner: Any
+    engine: Engine, post: Post, make_offering: Callable[[], Runner]
 ) -> None:
     tried: list[int] = []
 
@@ -138,7 +111,7 @@ def test_a_handler_with_a_policy_of_its_own_is_tried_as_often_as_that_says(
         raise RuntimeError("no")
 
     engine.handler("work", work, Options(retry={"maxAttempts": 1}))
-    runner = hungry(make_runner)
+    runner = hungry(make_offering)
     instance_id = engine.start(ONE_TASK)
     engine.advance()
     assert rows(engine) == [("running", 1, 0, 1)]
@@ -152,7 +125,7 @@ def test_a_handler_with_a_policy_of_its_own_is_tried_as_often_as_that_says(
 
 
 def test_calls_that_come_twice_or_late_call_nobody_twice(
-    engine: Engine, post: Post, make_runner: Any
+    engine: Engine, post: Post, make_offering: Callable[[], Runner]
 ) -> None:
     called: list[int] = []
     go_on = threading.Event()
@@ -162,7 +135,7 @@ def test_calls_that_come_twice_or_late_call_nobody_twice(
         go_on.wait(10)
 
     engine.handler("work", work)
-    runner = hungry(make_runner)
+    runner = hungry(make_offering)
     instance_id = engine.start(ONE_TASK)
     engine.advance()
     hints = list(post.handed)
@@ -178,9 +151,11 @@ def test_calls_that_come_twice_or_late_call_nobody_twice(
     assert attempts(engine) == ["succeeded"]
 
 
-def test_what_is_leased_to_another_is_not_taken_up(engine: Engine, post: Post, make_runner: Any) -> None:
+def test_what_is_leased_to_another_is_not_taken_up(
+    engine: Engine, post: Post, make_offering: Callable[[], Runner]
+) -> None:
     engine.handler("work", lambda _input: None)
-    runner = hungry(make_runner)
+    runner = hungry(make_offering)
     engine.start(ONE_TASK)
     engine.advance()
     engine.execute("UPDATE tasks SET lease_owner = '00000000-0000-7000-8000-000000000001'")
@@ -191,11 +166,11 @@ def test_what_is_leased_to_another_is_not_taken_up(engine: Engine, post: Post, m
 
 
 def test_a_lost_call_is_found_by_the_look(
-    engine: Engine, make_runner: Any, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, make_offering: Callable[[], Runner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("task_runner.offering.LOOK_AFTER", 0.0)
     engine.handler("work", lambda _input: None)
-    runner = hungry(make_runner)
+    runner = hungry(make_offering)
     instance_id = engine.start(ONE_TASK)
     engine.advance()
 
@@ -205,11 +180,11 @@ def test_a_lost_call_is_found_by_the_look(
 
 
 def test_more_than_there_is_room_for_is_given_back_uncounted(
-    engine: Engine, post: Post, make_runner: Any
+    engine: Engine, post: Post, make_offering: Callable[[], Runner]
 ) -> None:
     go_on = threading.Event()
     engine.handler("work", lambda _input: go_on.wait(10))
-    runner = hungry(make_runner)
+    runner = hungry(make_offering)
     for hint in (post.offers[0], post.offers[0]):  # as two orchestrators would use it, one each
         engine.advancing.offers.hear([hint.to_bytes()])
         for _ in range(SLOTS):
@@ -226,10 +201,10 @@ def test_more_than_there_is_room_for_is_given_back_uncounted(
 
 
 def test_a_drain_gives_back_what_was_leased_after_its_last_word(
-    engine: Engine, post: Post, make_runner: Any
+    engine: Engine, post: Post, make_offering: Callable[[], Runner]
 ) -> None:
     engine.handler("work", lambda _input: None)
-    runner = hungry(make_runner)
+    runner = hungry(make_offering)
     for _ in range(2):
         engine.start(ONE_TASK)
     engine.advance()
@@ -247,10 +222,10 @@ def test_a_drain_gives_back_what_was_leased_after_its_last_word(
 
 
 def test_a_runner_that_died_with_what_was_handed_to_it_loses_it_by_its_lease(
-    engine: Engine, post: Post, make_runner: Any
+    engine: Engine, post: Post, make_offering: Callable[[], Runner]
 ) -> None:
     engine.handler("work", lambda _input: None)
-    hungry(make_runner)
+    hungry(make_offering)
     instance_id = engine.start(ONE_TASK)
     engine.advance()
     post.handed.clear()
@@ -264,9 +239,9 @@ def test_a_runner_that_died_with_what_was_handed_to_it_loses_it_by_its_lease(
     assert engine.status(instance_id) is InstanceStatus.COMPLETED
 
 
-def test_nothing_is_leased_past_a_limit(engine: Engine, make_runner: Any) -> None:
+def test_nothing_is_leased_past_a_limit(engine: Engine, make_offering: Callable[[], Runner]) -> None:
     engine.handler("work", lambda _input: None)
-    hungry(make_runner)
+    hungry(make_offering)
     with engine.database.transaction() as tx:
         set_limit(tx, engine.tenant_id, "type:EMAIL", max_running=1, rate=None, actor="test")
     engine.start(ONE_TASK)
@@ -277,9 +252,11 @@ def test_nothing_is_leased_past_a_limit(engine: Engine, make_runner: Any) -> Non
 
 
 @pytest.mark.parametrize("why", ["delayed", "cancelled", "once"])
-def test_what_nobody_may_start_now_is_not_leased(engine: Engine, make_runner: Any, why: str) -> None:
+def test_what_nobody_may_start_now_is_not_leased(
+    engine: Engine, make_offering: Callable[[], Runner], why: str
+) -> None:
     engine.handler("work", lambda _input: None)
-    hungry(make_runner)
+    hungry(make_offering)
     task: dict[str, Any] = {"type": "work", "name": "work", "completionEvent": "DONE"}
     if why == "delayed":
         task["delay"] = "PT1H"
@@ -307,13 +284,15 @@ def test_what_nobody_may_start_now_is_not_leased(engine: Engine, make_runner: An
     )
 
 
-def test_who_has_more_to_claim_offers_nothing(engine: Engine, post: Post, make_runner: Any) -> None:
+def test_who_has_more_to_claim_offers_nothing(
+    engine: Engine, post: Post, make_offering: Callable[[], Runner]
+) -> None:
     go_on = threading.Event()
     engine.handler("work", lambda _input: go_on.wait(10))
     for _ in range(2 * SLOTS):
         engine.start(ONE_TASK)
     engine.advance()
-    runner = make_runner()
+    runner = make_offering()
 
     assert runner.claim(until=0.0).counts["claimed"] == SLOTS
     assert post.offers == []

@@ -11,10 +11,10 @@ from common.canonical import read
 from common.db import tables
 from common.lifecycle import InstanceStatus
 from task_runner.registry import Permanent, Retryable
-from task_runner.run import Runner
 from tests.integration.engine.documents import ON_SQLITE, one_task
 from tests.support.engine import Engine
 from tests.support.manual_clock import ManualClock
+from tests.support.runners import MakeRunner
 
 COMPLETED, RUNNING, FAILED = InstanceStatus.COMPLETED, InstanceStatus.RUNNING, InstanceStatus.FAILED
 EXACT = {"maxAttempts": 3, "interval": "10s", "backoffRate": 2, "jitter": 0}
@@ -33,13 +33,6 @@ def failing(*errors: Exception | None) -> Callable[[Any], str]:
     return work
 
 
-def attempts(engine: Engine) -> list[tuple[int, str | None]]:
-    return [
-        tuple(row)
-        for row in engine.execute("SELECT attempt, outcome FROM attempts ORDER BY started_at, attempt")
-    ]
-
-
 def begun(engine: Engine, work: Callable[[Any], Any], **task: Any) -> str:
     engine.handler("work", work)
     instance_id = engine.start(one_task(**task))
@@ -49,24 +42,24 @@ def begun(engine: Engine, work: Callable[[Any], Any], **task: Any) -> str:
 
 def test_a_failed_attempt_runs_again_at_the_time_of_the_policy(clock: ManualClock, engine: Engine) -> None:
     instance_id = begun(engine, failing(ValueError("1"), ValueError("2")), retry=EXACT)
-    assert attempts(engine) == [(1, "failed")]
+    assert engine.attempts() == [(1, "failed")]
     assert engine.status(instance_id) is RUNNING, "also between retries"
 
     clock.advance(timedelta(seconds=10) - timedelta(microseconds=1))
     engine.settle()
-    assert len(attempts(engine)) == 1
+    assert len(engine.attempts()) == 1
 
     clock.advance(timedelta(microseconds=1))
     engine.settle()
-    assert attempts(engine) == [(1, "failed"), (2, "failed")]
+    assert engine.attempts() == [(1, "failed"), (2, "failed")]
 
     clock.advance(timedelta(seconds=19))
     engine.settle()
-    assert len(attempts(engine)) == 2
+    assert len(engine.attempts()) == 2
 
     clock.advance(timedelta(seconds=1))
     engine.settle()
-    assert attempts(engine) == [(1, "failed"), (2, "failed"), (3, "succeeded")]
+    assert engine.attempts() == [(1, "failed"), (2, "failed"), (3, "succeeded")]
     assert engine.status(instance_id) is COMPLETED
 
 
@@ -113,7 +106,7 @@ def test_who_says_whether_it_is_tried_again(
         clock.advance(timedelta(minutes=1))
         engine.settle()
 
-    assert len(attempts(engine)) == tried
+    assert len(engine.attempts()) == tried
     assert engine.status(instance_id) is FAILED
 
 
@@ -123,7 +116,7 @@ def test_without_a_policy_it_is_three_attempts_with_a_second_and_two_between(
 ) -> None:
     begun(engine, failing(*[ValueError("x")] * 9))
     for tried, shortest, longest in ((1, 0.8, 1.2), (2, 1.6, 2.4)):
-        assert len(attempts(engine)) == tried
+        assert len(engine.attempts()) == tried
         with engine.database.reading() as tx:
             [due_at] = tx.execute(select(tables.tasks.c.run_at)).scalars()
         assert shortest <= (due_at - clock.now()).total_seconds() <= longest
@@ -134,7 +127,9 @@ def test_without_a_policy_it_is_three_attempts_with_a_second_and_two_between(
 
 
 @ON_SQLITE
-def test_progress_of_one_attempt_reaches_the_next(clock: ManualClock, engine: Engine) -> None:
+def test_progress_of_one_attempt_reaches_the_next(
+    clock: ManualClock, engine: Engine, make_runner: MakeRunner
+) -> None:
     seen: list[Any] = []
 
     def work(_input: Any, context: Any) -> None:
@@ -147,16 +142,7 @@ def test_progress_of_one_attempt_reaches_the_next(clock: ManualClock, engine: En
     engine.handler("work", work)
     engine.start(one_task(retry=EXACT))
     engine.advance()
-    runner = Runner(
-        engine.database,
-        engine.registry,
-        worker=engine.worker,
-        slots=1,
-        lease=engine.lease,
-        max_output_bytes=1_000,
-        on_room=lambda: None,
-    )
-    runner.start()
+    runner = make_runner(slots=1)
     runner.claim(until=0)
     runner.drain(20)
     clock.advance(timedelta(seconds=10))
@@ -213,11 +199,11 @@ def test_a_try_does_not_come_before_its_failure_allows_it(clock: ManualClock, en
     instance_id = begun(engine, failing(later, longest), retry=EXACT | {"maxInterval": "2m"})
 
     for wait in (30, 120):
-        tried = len(attempts(engine))
+        tried = len(engine.attempts())
         clock.advance(timedelta(seconds=wait - 1))
         engine.settle()
-        assert len(attempts(engine)) == tried
+        assert len(engine.attempts()) == tried
         clock.advance(timedelta(seconds=1))
         engine.settle()
-        assert len(attempts(engine)) == tried + 1
+        assert len(engine.attempts()) == tried + 1
     assert engine.status(instance_id) is COMPLETED

@@ -44,10 +44,6 @@ def task(engine: Engine, column: str) -> Any:
     return engine.execute(f"SELECT {column} FROM tasks")[0][0]
 
 
-def attempts(engine: Engine) -> list[tuple[int, str | None]]:
-    return [tuple(row) for row in engine.execute("SELECT attempt, outcome FROM attempts ORDER BY started_at")]
-
-
 @pytest.mark.parametrize(("bound", "code"), [("scheduleToStart", START), ("scheduleToClose", CLOSE)])
 def test_a_task_that_nobody_begins_fails_when_its_time_is_over(
     clock: ManualClock, engine: Engine, bound: str, code: str
@@ -64,7 +60,7 @@ def test_a_task_that_nobody_begins_fails_when_its_time_is_over(
     assert engine.status(instance_id) is FAILED
     assert incidents(engine) == [code]
     assert (task(engine, "status"), task(engine, "attempt")) == ("failed", 0)
-    assert attempts(engine) == []
+    assert engine.attempts() == []
 
 
 @ON_SQLITE
@@ -90,7 +86,7 @@ def test_each_attempt_has_its_own_wait_for_a_worker(clock: ManualClock, engine: 
     engine.settle()
 
     assert incidents(engine) == [START]
-    assert attempts(engine) == [(1, "failed")]
+    assert engine.attempts() == [(1, "failed")]
 
 
 @ON_SQLITE
@@ -119,7 +115,7 @@ def test_a_running_task_fails_when_the_time_of_the_whole_is_over(clock: ManualCl
     assert (late.late, late.succeeded) == (1, 0)
     assert engine.status(instance_id) is FAILED
     assert incidents(engine) == [CLOSE]
-    assert attempts(engine) == [(1, "timed_out")]
+    assert engine.attempts() == [(1, "timed_out")]
     assert engine.entry_types(instance_id).count("task.failed") == 1
     assert engine.execute("SELECT type FROM inbox") == [("task.late",)], "parked, as the instance is frozen"
 
@@ -132,7 +128,7 @@ def test_a_retry_that_could_not_begin_in_time_is_not_waited_for(clock: ManualClo
     engine.settle()
 
     assert incidents(engine) == ["ValueError"]
-    assert attempts(engine) == [(1, "failed")]
+    assert engine.attempts() == [(1, "failed")]
 
 
 @ON_SQLITE

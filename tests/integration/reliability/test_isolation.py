@@ -2,8 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,6 +14,7 @@ from task_runner.run import Runner
 from tests.integration.engine.documents import ON_SQLITE, one_task
 from tests.support import isolated_handlers
 from tests.support.engine import Engine
+from tests.support.runners import MakeRunner
 from tests.support.waiting import wait_until
 
 pytestmark = [ON_SQLITE, pytest.mark.timeout(120)]
@@ -23,17 +22,11 @@ HANDLERS = isolated_handlers.__name__
 
 
 @pytest.fixture
-def runner(engine: Engine) -> Iterator[Runner]:
+def runner(engine: Engine, make_runner: MakeRunner) -> Runner:
     for handler in REGISTRY.all():
         if handler.function.__module__ == HANDLERS:
             engine.registry.add(handler)
-    runner = Runner(
-        engine.database, engine.registry, worker=engine.worker, slots=2, lease=timedelta(seconds=60),
-        max_output_bytes=100_000, on_room=lambda: None, surroundings=Surroundings("json"),
-    )  # fmt: skip
-    runner.start()
-    yield runner
-    runner.drain(5)
+    return make_runner(slots=2, surroundings=Surroundings("json"))
 
 
 def ended(engine: Engine, runner: Runner, kind: str, **task: Any) -> tuple[str, Any]:

@@ -11,16 +11,8 @@ from common.commands.verify import verify_instance
 from common.lifecycle import InstanceStatus
 from common.store.claims import TaskClaim
 from orchestrator.sweep import expire_due_leases
+from tests.integration.engine.documents import ONE_TASK
 from tests.support.engine import Engine
-
-ONE_TASK = {
-    "id": "one-task",
-    "initial": "working",
-    "states": {
-        "working": {"invoke": {"src": "work", "onDone": "done"}},
-        "done": {"type": "final"},
-    },
-}
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """Light handlers: called inside the claim, on record like any other, and never counted twice."""
 
 import threading
-from collections.abc import Callable, Iterator
-from datetime import timedelta
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,32 +10,13 @@ from common import faults
 from common.lifecycle import InstanceStatus
 from task_runner import light
 from task_runner.registry import Continue, Options, make_handler
-from task_runner.run import Runner
 from tests.integration.engine.documents import ON_SQLITE, one_task
 from tests.support.engine import Engine
+from tests.support.runners import MakeRunner
 from tests.support.waiting import wait_until
 
 COMPLETED, FAILED = InstanceStatus.COMPLETED, InstanceStatus.FAILED
 AT_ONCE = {"maxAttempts": 2, "interval": 0, "jitter": 0}
-
-
-@pytest.fixture
-def make_runner(engine: Engine) -> Iterator[Callable[..., Runner]]:
-    made: list[Runner] = []
-
-    def make(**options: Any) -> Runner:
-        runner = Runner(
-            engine.database, engine.registry, worker=engine.worker, slots=4, lease=timedelta(seconds=30),
-            max_output_bytes=100_000, on_room=lambda: None, **options,
-        )  # fmt: skip
-        runner.start()
-        made.append(runner)
-        return runner
-
-    yield make
-    faults.disarm()
-    for runner in made:
-        runner.drain(5)
 
 
 def lightly(engine: Engine, work: Callable[..., Any], **options: Any) -> None:
@@ -49,12 +29,7 @@ def begun(engine: Engine, **task: Any) -> str:
     return instance_id
 
 
-def attempts(engine: Engine) -> list[tuple[int, str | None]]:
-    rows = engine.execute("SELECT attempt, outcome FROM attempts ORDER BY started_at, attempt")
-    return [(attempt, outcome) for attempt, outcome in rows]
-
-
-def test_a_light_handler_is_called_in_the_claim(engine: Engine, make_runner: Any) -> None:
+def test_a_light_handler_is_called_in_the_claim(engine: Engine, make_runner: MakeRunner) -> None:
     threads: list[str] = []
     lightly(engine, lambda _input: threads.append(threading.current_thread().name))
     instance_id = begun(engine)
@@ -62,13 +37,13 @@ def test_a_light_handler_is_called_in_the_claim(engine: Engine, make_runner: Any
 
     assert runner.claim(until=0.0).counts["claimed"] == 1
 
-    assert attempts(engine) == [(1, "succeeded")], "before anything else could happen"
+    assert engine.attempts() == [(1, "succeeded")], "before anything else could happen"
     assert (runner.held, threads) == (0, [threading.current_thread().name])
     engine.settle()
     assert engine.status(instance_id) is COMPLETED
 
 
-def test_what_it_raises_is_its_attempt_s_failure(engine: Engine, make_runner: Any) -> None:
+def test_what_it_raises_is_its_attempt_s_failure(engine: Engine, make_runner: MakeRunner) -> None:
     def work(_input: Any, context: Any) -> None:
         context.heartbeat({"attempt": context.attempt})
         raise SystemExit("no")
@@ -80,12 +55,12 @@ def test_what_it_raises_is_its_attempt_s_failure(engine: Engine, make_runner: An
         runner.claim(until=0.0)
     engine.settle()
 
-    assert attempts(engine) == [(1, "failed"), (2, "failed")]
+    assert engine.attempts() == [(1, "failed"), (2, "failed")]
     assert engine.execute("SELECT progress FROM tasks") == [('{"attempt":2}',)]
     assert engine.status(instance_id) is FAILED
 
 
-def test_a_claim_that_does_not_commit_counts_nothing(engine: Engine, make_runner: Any) -> None:
+def test_a_claim_that_does_not_commit_counts_nothing(engine: Engine, make_runner: MakeRunner) -> None:
     """What a death between the call and the commit leaves behind."""
     called: list[int] = []
     lightly(engine, lambda _input: called.append(1))
@@ -97,20 +72,20 @@ def test_a_claim_that_does_not_commit_counts_nothing(engine: Engine, make_runner
     faults.arm("before_outcome_commit", die)
     with pytest.raises(faults.FaultInjected):
         make_runner().claim(until=0.0)
-    assert attempts(engine) == []
+    assert engine.attempts() == []
     assert engine.execute("SELECT status, attempt FROM tasks") == [("pending", 0)]
 
     faults.disarm()
     make_runner().claim(until=0.0)
     engine.settle()
-    assert (attempts(engine), len(called)) == ([(1, "succeeded")], 2)
+    assert (engine.attempts(), len(called)) == ([(1, "succeeded")], 2)
     assert engine.entry_types(instance_id).count("task.succeeded") == 1
 
 
 @ON_SQLITE
 @pytest.mark.parametrize("reason", ["wary", "bounded"])
 def test_it_is_run_as_an_ordinary_one_where_that_is_safer(
-    engine: Engine, make_runner: Any, reason: str
+    engine: Engine, make_runner: MakeRunner, reason: str
 ) -> None:
     threads: list[str] = []
     lightly(engine, lambda _input: threads.append(threading.current_thread().name))
@@ -119,7 +94,7 @@ def test_it_is_run_as_an_ordinary_one_where_that_is_safer(
 
     runner.claim(until=0.0)
 
-    wait_until(lambda: attempts(engine) == [(1, "succeeded")], what="the attempt to end")
+    wait_until(lambda: engine.attempts() == [(1, "succeeded")], what="the attempt to end")
     assert threads == ["slot"]
     engine.settle()
     assert engine.status(instance_id) is COMPLETED
@@ -127,19 +102,19 @@ def test_it_is_run_as_an_ordinary_one_where_that_is_safer(
 
 @ON_SQLITE
 def test_what_does_not_fit_into_the_budget_goes_to_the_slots(
-    engine: Engine, make_runner: Any, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, make_runner: MakeRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("task_runner.claiming.BUDGET_SECONDS", -1.0)
     lightly(engine, lambda _input: "done")
     begun(engine)
     make_runner().claim(until=0.0)
-    wait_until(lambda: attempts(engine) == [(1, "succeeded")], what="the attempt to end")
+    wait_until(lambda: engine.attempts() == [(1, "succeeded")], what="the attempt to end")
     engine.settle()
 
 
 @ON_SQLITE
 def test_one_refused_result_does_not_hold_up_the_others(
-    engine: Engine, make_runner: Any, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, make_runner: MakeRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lightly(engine, lambda _input: "done")
     for _ in range(3):
@@ -153,7 +128,7 @@ def test_one_refused_result_does_not_hold_up_the_others(
 
     faults.arm("before_outcome_commit", refuse)
     assert runner.claim(until=0.0).counts["claimed"] == 3
-    wait_until(lambda: attempts(engine) == [(1, "succeeded")] * 3, what="all to be reported")
+    wait_until(lambda: engine.attempts() == [(1, "succeeded")] * 3, what="all to be reported")
     assert runner.claiming.ordinary_until > 0
     engine.settle()
 
@@ -177,7 +152,7 @@ def test_who_breaks_the_promise_loses_the_privilege(seconds: float, calls: int) 
     assert not handlers.has(handler)
 
 
-def test_a_light_handler_goes_on_in_another_claim(engine: Engine, make_runner: Any) -> None:
+def test_a_light_handler_goes_on_in_another_claim(engine: Engine, make_runner: MakeRunner) -> None:
     lightly(
         engine, lambda _input, context: "done" if context.state == 2 else Continue((context.state or 0) + 1)
     )
@@ -189,4 +164,4 @@ def test_a_light_handler_goes_on_in_another_claim(engine: Engine, make_runner: A
     engine.advance()
 
     assert engine.status(instance_id) is COMPLETED
-    assert [outcome for _, outcome in attempts(engine)] == ["continued", "continued", "succeeded"]
+    assert [outcome for _, outcome in engine.attempts()] == ["continued", "continued", "succeeded"]

@@ -1,9 +1,8 @@
 """Metadata on rows: durable at once, atomic for each key among threads and runners, and fenced by the lease."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from task_runner.run import Runner
 from tests.integration.engine.documents import ON_SQLITE, one_task
 from tests.support import isolated_handlers
 from tests.support.engine import Engine
+from tests.support.runners import MakeRunner
 from tests.support.waiting import wait_until
 
 EIGHT = {
@@ -48,21 +48,9 @@ EIGHT = {
 
 
 @pytest.fixture
-def make_runner(engine: Engine) -> Iterator[Callable[[], Runner]]:
-    made: list[Runner] = []
-
-    def make() -> Runner:
-        runner = Runner(
-            engine.database, engine.registry, worker=WorkerId(new_id()), slots=4, lease=timedelta(seconds=60),
-            max_output_bytes=100_000, on_room=lambda: None, surroundings=Surroundings("json"),
-        )  # fmt: skip
-        runner.start()
-        made.append(runner)
-        return runner
-
-    yield make
-    for runner in made:
-        runner.drain(10)
+def make_another(make_runner: MakeRunner) -> Callable[[], Runner]:
+    """Make a runner that is another worker each time."""
+    return lambda: make_runner(worker=WorkerId(new_id()), surroundings=Surroundings("json"))
 
 
 def stored(engine: Engine, instance_id: str) -> dict[str, Any]:
@@ -97,7 +85,7 @@ def test_two_steps_share_and_a_failed_attempt_leaves_what_it_set(engine: Engine)
     assert stored(engine, first) == stored(engine, second) == {"attempts": 2}
 
 
-def test_increments_of_eight_threads_in_two_runners_all_count(engine: Engine, make_runner: Any) -> None:
+def test_increments_of_eight_threads_in_two_runners_all_count(engine: Engine, make_another: Any) -> None:
     def work(_input: Any, context: TaskContext) -> Any:
         for _ in range(10):
             context.metadata.increment("n")
@@ -106,7 +94,7 @@ def test_increments_of_eight_threads_in_two_runners_all_count(engine: Engine, ma
     engine.handler("work", work)
     instance_id = engine.start(EIGHT)
     engine.advance()
-    runners = [make_runner(), make_runner()]
+    runners = [make_another(), make_another()]
     with ThreadPoolExecutor(2) as pool:
         claimed = list(pool.map(lambda runner: runner.claim(until=0.0).counts["claimed"], runners))
     assert sum(claimed) == 8
@@ -147,7 +135,7 @@ def test_who_lost_the_lease_reads_on_and_writes_no_more(engine: Engine) -> None:
     assert stored(engine, instance_id) == {"who": "the second"}
 
 
-def test_a_light_handler_writes_in_the_claim(engine: Engine, make_runner: Any) -> None:
+def test_a_light_handler_writes_in_the_claim(engine: Engine, make_another: Any) -> None:
     threads: list[threading.Thread] = []
 
     def work(_input: Any, context: TaskContext) -> Any:
@@ -158,7 +146,7 @@ def test_a_light_handler_writes_in_the_claim(engine: Engine, make_runner: Any) -
     engine.registry.add(make_handler("work", work, options=Options(light=True)))
     instance_id = engine.start(EIGHT)
     engine.advance()
-    make_runner().claim(until=0.0)
+    make_another().claim(until=0.0)
     # What a claim's budget does not suffice for goes to the slots.
     wait_until(lambda: nothing_runs(engine), what="all eight to end", seconds=60)
     engine.settle()
@@ -170,14 +158,14 @@ def test_a_light_handler_writes_in_the_claim(engine: Engine, make_runner: Any) -
 
 @ON_SQLITE
 @pytest.mark.timeout(120)
-def test_an_isolated_handler_asks_its_runner(engine: Engine, make_runner: Any) -> None:
+def test_an_isolated_handler_asks_its_runner(engine: Engine, make_another: Any) -> None:
     for handler in REGISTRY.all():
         if handler.function.__module__ == isolated_handlers.__name__:
             engine.registry.add(handler)
     instance_id = engine.start(one_task("isolated.count", input=3))
     large = engine.start(one_task("isolated.overfill"))
     engine.advance()
-    make_runner().claim(until=0.0)
+    make_another().claim(until=0.0)
 
     wait_until(lambda: nothing_runs(engine), what="both to end", seconds=60)
     engine.settle()

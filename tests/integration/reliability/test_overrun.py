@@ -1,7 +1,7 @@
 """Attempts that overrun their time, in a runner: ended at once, tried again by policy, their late results refused."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -14,28 +14,10 @@ from task_runner.registry import Options, make_handler
 from task_runner.run import Runner
 from tests.integration.engine.documents import ON_SQLITE, one_task
 from tests.support.engine import Engine
+from tests.support.runners import MakeRunner
 from tests.support.waiting import wait_until
 
 AT_ONCE = {"maxAttempts": 2, "interval": 0, "jitter": 0}
-MakeRunner = Callable[..., Runner]
-
-
-@pytest.fixture
-def make_runner(engine: Engine) -> Iterator[MakeRunner]:
-    made: list[Runner] = []
-
-    def make(slots: int = 4, on_worn_out: Callable[[], None] = lambda: None) -> Runner:
-        runner = Runner(
-            engine.database, engine.registry, worker=engine.worker, slots=slots, lease=timedelta(seconds=30),
-            max_output_bytes=100_000, on_room=lambda: None, on_worn_out=on_worn_out,
-        )  # fmt: skip
-        runner.start()
-        made.append(runner)
-        return runner
-
-    yield make
-    for runner in made:
-        runner.drain(5)
 
 
 @pytest.fixture
@@ -43,11 +25,6 @@ def gate() -> Iterator[threading.Event]:
     gate = threading.Event()
     yield gate
     gate.set()
-
-
-def attempts(engine: Engine) -> list[tuple[int, str | None]]:
-    rows = engine.execute("SELECT attempt, outcome FROM attempts ORDER BY started_at, attempt")
-    return [(attempt, outcome) for attempt, outcome in rows]
 
 
 def claimed(engine: Engine, runner: Runner, number: int = 1) -> None:
@@ -60,7 +37,7 @@ def claimed(engine: Engine, runner: Runner, number: int = 1) -> None:
 
 
 def until(engine: Engine, expected: list[tuple[int, str | None]]) -> None:
-    wait_until(lambda: attempts(engine) == expected, what=f"attempts to be {expected}")
+    wait_until(lambda: engine.attempts() == expected, what=f"attempts to be {expected}")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +79,7 @@ def test_an_overrun_attempt_is_ended_at_once_and_its_late_result_refused(
 
     assert engine.status(instance_id) is InstanceStatus.COMPLETED
     assert told == [True]
-    assert attempts(engine) == [(1, "timed_out"), (2, "succeeded")], "the outcome stays what it was"
+    assert engine.attempts() == [(1, "timed_out"), (2, "succeeded")], "the outcome stays what it was"
     types = engine.entry_types(instance_id)
     assert (types.count("task.succeeded"), types.count("task.late")) == (1, 1)
 

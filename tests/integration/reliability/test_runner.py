@@ -1,11 +1,8 @@
 """The runner between its handlers and the database: what ended is stored, what did not is given back, nothing hangs."""
 
 import threading
-from collections.abc import Callable, Iterator
-from datetime import timedelta
 from typing import Any
 
-import pytest
 from sqlalchemy.exc import OperationalError
 
 from common import faults
@@ -13,42 +10,10 @@ from common.db.tables import AttemptOutcome
 from common.lifecycle import InstanceStatus, TaskStatus
 from orchestrator.sweep import expire_due_leases
 from task_runner.run import Runner
+from tests.integration.engine.documents import ONE_TASK
 from tests.support.engine import Engine
+from tests.support.runners import MakeRunner
 from tests.support.waiting import wait_until
-
-ONE_TASK = {
-    "id": "one-task",
-    "initial": "working",
-    "states": {
-        "working": {"invoke": {"src": "work", "onDone": "done"}},
-        "done": {"type": "final"},
-    },
-}
-
-
-@pytest.fixture
-def make_runner(engine: Engine) -> Iterator[Callable[[], Runner]]:
-    """Make runners of the test's engine; what they still hold at its end is given back."""
-    made: list[Runner] = []
-
-    def make() -> Runner:
-        runner = Runner(
-            engine.database,
-            engine.registry,
-            worker=engine.worker,
-            slots=4,
-            lease=timedelta(seconds=30),
-            max_output_bytes=100_000,
-            on_room=lambda: None,
-        )
-        runner.start()
-        made.append(runner)
-        return runner
-
-    yield make
-    faults.disarm()
-    for runner in made:
-        runner.drain(5)
 
 
 def claim_all(runner: Runner) -> int:
@@ -71,7 +36,7 @@ def expire_now(engine: Engine) -> None:
     expire_due_leases(engine.database)
 
 
-def test_a_drain_waits_for_the_commit_of_what_has_ended(engine: Engine, make_runner: Any) -> None:
+def test_a_drain_waits_for_the_commit_of_what_has_ended(engine: Engine, make_runner: MakeRunner) -> None:
     """A result whose commit was on its way used to be given back, and its work was done again."""
     engine.handler("work", lambda _input: "result")
     instance_id = engine.start(ONE_TASK)
@@ -96,7 +61,7 @@ def test_a_drain_waits_for_the_commit_of_what_has_ended(engine: Engine, make_run
     assert engine.status(instance_id) is InstanceStatus.COMPLETED
 
 
-def test_a_drain_gives_back_what_still_runs_and_rings_for_it(engine: Engine, make_runner: Any) -> None:
+def test_a_drain_gives_back_what_still_runs_and_rings_for_it(engine: Engine, make_runner: MakeRunner) -> None:
     go_on = threading.Event()
     engine.handler("work", lambda _input: go_on.wait(10))
     engine.start(ONE_TASK)
@@ -116,7 +81,7 @@ def test_a_drain_gives_back_what_still_runs_and_rings_for_it(engine: Engine, mak
 
 
 def test_a_result_whose_task_was_claimed_anew_by_the_same_process_is_recorded_as_late(
-    engine: Engine, make_runner: Any
+    engine: Engine, make_runner: MakeRunner
 ) -> None:
     started: list[int] = []
     go_on = [threading.Event(), threading.Event()]
@@ -188,7 +153,7 @@ def configurations(engine: Engine, instance_ids: list[str]) -> list[list[str]]:
 
 
 def test_an_output_that_the_database_refuses_fails_its_own_task_alone(
-    engine: Engine, make_runner: Any
+    engine: Engine, make_runner: MakeRunner
 ) -> None:
     instance_ids = start_one_refused_among_three(engine)
 
@@ -200,7 +165,7 @@ def test_an_output_that_the_database_refuses_fails_its_own_task_alone(
 
 
 def test_database_trouble_while_a_refused_group_is_split_does_not_end_the_committer(
-    engine: Engine, make_runner: Any
+    engine: Engine, make_runner: MakeRunner
 ) -> None:
     """The reporting thread used to end on it: results stayed unstored for ever, under leases beaten for ever."""
     instance_ids = start_one_refused_among_three(engine)
@@ -221,7 +186,7 @@ def test_database_trouble_while_a_refused_group_is_split_does_not_end_the_commit
 
 
 def test_an_outcome_that_cannot_be_stored_at_all_is_left_to_its_lease_and_hinders_no_other(
-    engine: Engine, make_runner: Any
+    engine: Engine, make_runner: MakeRunner
 ) -> None:
     instance_ids = start_one_refused_among_three(engine)
     refuse_failure_too = {

@@ -1,7 +1,6 @@
 """Secrets in a runner: resolved for every kind of handler, in one statement a claim, and never told by what comes back."""
 
-from collections.abc import Callable, Iterator
-from datetime import timedelta
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,6 +20,7 @@ from task_runner.run import Runner
 from tests.integration.engine.documents import one_task
 from tests.support import isolated_handlers
 from tests.support.engine import Engine
+from tests.support.runners import MakeRunner
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(120)
@@ -33,22 +33,13 @@ Make = Callable[..., Runner]
 
 
 @pytest.fixture
-def make_runner(engine: Engine) -> Iterator[Make]:
-    made: list[Runner] = []
+def make_resolving(make_runner: MakeRunner) -> Make:
+    """Make a runner that resolves secrets by these keys."""
 
     def make(keys: Callable[[], SealingKeys] = lambda: KEYS) -> Runner:
-        runner = Runner(
-            engine.database, engine.registry, worker=engine.worker, slots=4, lease=timedelta(seconds=60),
-            max_output_bytes=100_000, on_room=lambda: None, surroundings=Surroundings("json"),
-            resolver=Resolver({"secret": Secrets(keys)}),
-        )  # fmt: skip
-        runner.start()
-        made.append(runner)
-        return runner
+        return make_runner(surroundings=Surroundings("json"), resolver=Resolver({"secret": Secrets(keys)}))
 
-    yield make
-    for runner in made:
-        runner.drain(5)
+    return make
 
 
 @pytest.fixture(autouse=True)
@@ -101,11 +92,11 @@ def ended(engine: Engine, runner: Runner, kind: str, input: Any = INPUT) -> tupl
 
 @pytest.mark.parametrize("kind", ["work", "light", "isolated.echo"])
 def test_a_handler_gets_the_value_and_nothing_that_came_as_data(
-    engine: Engine, make_runner: Make, handlers: list[Any], kind: str
+    engine: Engine, make_resolving: Make, handlers: list[Any], kind: str
 ) -> None:
     put(engine)
 
-    outcome = ended(engine, make_runner(), kind)
+    outcome = ended(engine, make_resolving(), kind)
 
     shown = {"key": "Bearer [secret KEY]", "data": "${secret.KEY}"}
     if kind == "isolated.echo":
@@ -119,10 +110,10 @@ def test_a_handler_gets_the_value_and_nothing_that_came_as_data(
 
 
 @pytest.mark.parametrize("kind", ["fail", "isolated.fail"])
-def test_an_error_does_not_tell_the_value(engine: Engine, make_runner: Make, kind: str) -> None:
+def test_an_error_does_not_tell_the_value(engine: Engine, make_resolving: Make, kind: str) -> None:
     put(engine)
 
-    outcome, error = ended(engine, make_runner(), kind)
+    outcome, error = ended(engine, make_resolving(), kind)
 
     assert (outcome, error["message"]) == ("failed", "cannot use Bearer [secret KEY]")
     assert VALUE not in repr(error)
@@ -131,28 +122,28 @@ def test_an_error_does_not_tell_the_value(engine: Engine, make_runner: Make, kin
 
 @pytest.mark.parametrize("kind", ["work", "light", "isolated.echo"])
 def test_a_secret_that_is_not_set_fails_the_task_for_good(
-    engine: Engine, make_runner: Make, kind: str
+    engine: Engine, make_resolving: Make, kind: str
 ) -> None:
-    outcome, error = ended(engine, make_runner(), kind)
+    outcome, error = ended(engine, make_resolving(), kind)
 
     assert (outcome, error["code"]) == ("failed", "secret.unknown")
     assert "`signalbox secrets set KEY`" in error["message"]
     put(engine)
-    assert ended(engine, make_runner(), kind)[0] == "succeeded"
+    assert ended(engine, make_resolving(), kind)[0] == "succeeded"
 
 
-def test_another_tenants_secret_is_none_of_ours(engine: Engine, make_runner: Make) -> None:
+def test_another_tenants_secret_is_none_of_ours(engine: Engine, make_resolving: Make) -> None:
     with engine.database.transaction() as tx:
         other = ensure_tenant(tx, "other")
         set_secret(tx, other, "KEY", VALUE, keys=KEYS, actor="test")
 
-    assert ended(engine, make_runner(), "work")[1]["code"] == "secret.unknown"
+    assert ended(engine, make_resolving(), "work")[1]["code"] == "secret.unknown"
 
 
 def test_a_value_that_was_set_again_is_used_at_once(
-    engine: Engine, make_runner: Make, handlers: list[Any]
+    engine: Engine, make_resolving: Make, handlers: list[Any]
 ) -> None:
-    runner = make_runner()
+    runner = make_resolving()
     for value in ("first value", "second value"):
         put(engine, value=value)
         ended(engine, runner, "work")
@@ -165,10 +156,10 @@ def without_a_secret() -> SealingKeys:
 
 
 def test_a_runner_without_the_installations_secret_fails_what_needs_one_and_nothing_else(
-    engine: Engine, make_runner: Make, handlers: list[Any]
+    engine: Engine, make_resolving: Make, handlers: list[Any]
 ) -> None:
     put(engine)
-    runner = make_runner(without_a_secret)
+    runner = make_resolving(without_a_secret)
 
     outcome, error = ended(engine, runner, "work")
     assert (outcome, error["code"]) == ("failed", "secret.no_key")
@@ -177,17 +168,17 @@ def test_a_runner_without_the_installations_secret_fails_what_needs_one_and_noth
     assert handlers == [{"key": "none"}]
 
 
-def test_what_another_installation_sealed_is_told(engine: Engine, make_runner: Make) -> None:
+def test_what_another_installation_sealed_is_told(engine: Engine, make_resolving: Make) -> None:
     put(engine)
 
-    _, error = ended(engine, make_runner(lambda: SealingKeys.of(Secret(b"x" * SECRET_BYTES))), "work")
+    _, error = ended(engine, make_resolving(lambda: SealingKeys.of(Secret(b"x" * SECRET_BYTES))), "work")
 
     assert error["code"] == "secret.unreadable"
     assert "SIGNALBOX_OLD_SECRETS" in error["message"]
 
 
 def test_a_claim_reads_all_its_secrets_in_one_statement_and_none_where_it_has_none(
-    engine: Engine, make_runner: Make, handlers: list[Any]
+    engine: Engine, make_resolving: Make, handlers: list[Any]
 ) -> None:
     put(engine)
     put(engine, "OTHER", "another value")
@@ -198,7 +189,7 @@ def test_a_claim_reads_all_its_secrets_in_one_statement_and_none_where_it_has_no
             asked.append(execution[2])
 
     event.listen(engine.database.engine, "before_cursor_execute", partial(note, asked))
-    runner = make_runner()
+    runner = make_resolving()
     for _ in range(2):
         begin(engine, "light", ["none"])
     engine.advance()

@@ -2,13 +2,13 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 
 import pytest
 
 from task_runner.run import Runner
 from tests.integration.engine.documents import one_task
 from tests.support.engine import Engine
+from tests.support.runners import MakeRunner
 from tests.support.waiting import wait_until
 
 SLOTS, SHARE = 8, 7
@@ -26,22 +26,13 @@ def rung() -> threading.Event:
 
 
 @pytest.fixture
-def runner(engine: Engine, go_on: threading.Event, rung: threading.Event) -> Iterator[Runner]:
+def runner(
+    engine: Engine, make_runner: MakeRunner, go_on: threading.Event, rung: threading.Event
+) -> Iterator[Runner]:
     """A runner whose handlers last until `go_on` is set, except those of the quiet tenant."""
     engine.handler("work", lambda input: input == "short" or go_on.wait(30))
-    runner = Runner(
-        engine.database,
-        engine.registry,
-        worker=engine.worker,
-        slots=SLOTS,
-        lease=timedelta(seconds=30),
-        max_output_bytes=100_000,
-        on_room=rung.set,
-    )
-    runner.start()
-    yield runner
+    yield make_runner(slots=SLOTS, on_room=rung.set)
     go_on.set()
-    runner.drain(5)
 
 
 def start_tasks(engine: Engine, tenant: str, count: int, input: str) -> Engine:
