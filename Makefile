@@ -42,7 +42,7 @@ test: $(VENV)/.dev $(VENV)/.project ## install, then run every suite, real Postg
 	  case $$part in \
 	    pure) suites="-n 2 $(PURE_SUITES)";; \
 	    servers) suites="-n 3 $(SERVER_SUITES)";; \
-	    processes) suites="-n 4 --dist loadgroup $(PROCESS_SUITES)";; \
+	    processes) suites="-n 4 $(PROCESS_SUITES)";; \
 	    timed) suites="$(TIMED_SUITES)"; fsync=on;; \
 	  esac; \
 	  began=$$(date +%s); \

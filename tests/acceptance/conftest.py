@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.cluster import NO_BROKER, QUICK_LEASES, Cluster
 from tests.support.cluster_handlers import rest
@@ -13,7 +15,10 @@ from tests.support.processes import Processes
 
 __all__ = ["tell"]
 
+TOGETHER = ("tests/acceptance/test_up.py",)
+"""Modules whose tests share what takes long to start."""
 LONGEST = (
+    "test_up",
     "test_procfile",
     "test_rolling_restart",
     "test_benchmarks",
@@ -25,14 +30,22 @@ LONGEST = (
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist notes the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, so that no core waits for it at the end; one process has the stack that many tests speak to."""
+    """Begin with what takes longest, so that no core waits for it at the end."""
     ranks = {name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
-    for item in items:
-        if "up" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("up"))
+
+
+class _Scheduling(LoadScopeScheduling):
+    """Each test goes to the process that has time, those of a module of `TOGETHER` all to one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return module if module in TOGETHER else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Scheduling:
+    return _Scheduling(config, log)
 
 
 @pytest.fixture

@@ -1,13 +1,8 @@
-"""`signalbox up` with everything that it starts: it says where it is, brings back what dies, and takes all down again."""
+"""`signalbox up` says where it is, and does what the command line asks: all tests speak to one stack."""
 
 import json
-import os
 import re
-import signal
-import socket
-import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,80 +10,9 @@ import httpx2
 import psutil
 import pytest
 
-from tests.support.processes import BIN, Child, Processes, plain_environment
+from tests.support.processes import Processes
+from tests.support.up_command import HELLO, PARTS, Up, family, start_up
 from tests.support.waiting import wait_until
-
-UP_SECONDS = 60
-STOP_SECONDS = 20
-PARTS = {"broker", "api", "orchestrator", "task-runner"}
-HELLO = Path(__file__).parents[2] / "fixtures" / "001-hello-workflow.json"
-
-
-@dataclass(frozen=True)
-class Up:
-    """One `signalbox up`, and the command line that talks to it."""
-
-    child: Child
-    home: Path
-
-    @property
-    def data(self) -> Path:
-        return self.home / ".signalbox"
-
-    @property
-    def url(self) -> str:
-        return (self.data / "url").read_text().strip()
-
-    def cli(self, *arguments: str, stdin: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run `signalbox …` in the folder of this `up`, as its user would."""
-        return subprocess.run(
-            [str(BIN / "signalbox"), *arguments],
-            env=plain_environment(self.home, env),
-            cwd=self.home,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    def json(self, *arguments: str) -> Any:
-        """The JSON answer of a command that must succeed."""
-        answer = self.cli(*arguments, "--json")
-        assert answer.returncode == 0, (
-            f"{arguments}: exit {answer.returncode}\n{answer.stdout}{answer.stderr}"
-        )
-        return json.loads(answer.stdout)
-
-    def pids(self) -> dict[str, int]:
-        """The process of each part, as it was told at the start."""
-        found = re.findall(r"✓ (\S+) .*pid (\d+)", self.child.log())
-        return {part: int(pid) for part, pid in found}
-
-
-def start_up(processes: Processes, *options: str, name: str = "up", env: dict[str, str] | None = None) -> Up:
-    child = processes.start(name, "signalbox", "up", *options, env=env)
-    child.wait_for_log("Signalbox is up", seconds=UP_SECONDS)
-    child.wait_for_log("signalbox apply FILE", seconds=5)
-    return Up(child, processes.folder)
-
-
-def family(pid: int) -> list[psutil.Process]:
-    """A process and everything below it."""
-    root = psutil.Process(pid)
-    return [root, *root.children(recursive=True)]
-
-
-def living(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that still run; a zombie that nobody has reaped yet runs no more."""
-    found = []
-    for process in processes:
-        try:
-            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -422,112 +346,3 @@ def test_a_worker_beside_up_joins_it(up: Up) -> None:
             lambda: duties() == ["orchestrator", "task-runner", "task-runner"], what="row"
         )
         assert worker.terminate() == 0
-
-
-# --- what it survives -------------------------------------------------------------------------------------------------
-
-
-def test_every_killed_part_is_started_again_and_it_says_so(processes: Processes) -> None:
-    up = start_up(processes)
-    up.json("apply", str(HELLO))
-
-    for part, pid in up.pids().items():
-        os.kill(pid, signal.SIGKILL)
-
-        up.child.wait_for_log(f"{part} │ ended (killed by SIGKILL, pid {pid}); starting it again in 0.2 s")
-        wait_until(
-            lambda: up.cli("start", "hello-workflow", "--wait", "60", "--json").returncode == 0,
-            what=f"starts to be accepted without the old {part}",
-            seconds=40,
-        )
-
-    wait_until(
-        lambda: all(one["status"] == "completed" for one in up.json("ls")["items"]),
-        what="every instance to complete",
-        seconds=40,
-    )
-    assert len(up.json("ls")["items"]) >= len(PARTS)
-    assert up.json("doctor")["healthy"]
-
-
-def test_a_part_that_freezes_with_the_write_lock_is_killed_and_work_goes_on(processes: Processes) -> None:
-    # The second batch of each orchestrator's life stops before its commit, so the first life freezes with the lock.
-    up = start_up(processes, env={"SIGNALBOX_FAULTS": "before_commit=stop@2"})
-    up.json("apply", str(HELLO))
-    frozen = up.pids()["orchestrator"]
-
-    identity = up.json("start", "hello-workflow")["id"]
-
-    up.child.wait_for_log(
-        f"pid {frozen} held the database's write lock for more than 5 s; killing it", seconds=30
-    )
-    up.child.wait_for_log(f"orchestrator │ ended (killed by SIGKILL, pid {frozen})")
-    assert up.cli("watch", identity, "--timeout", "60").returncode == 0
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_up_takes_everything_down_when_it_is_asked_to(processes: Processes, number: signal.Signals) -> None:
-    up = start_up(processes)
-    everything = family(up.child.pid)
-    assert len(everything) >= 1 + len(PARTS)
-
-    up.child.popen.send_signal(number)
-
-    assert up.child.wait(seconds=STOP_SECONDS) == 0
-    assert living(everything) == []
-    assert re.search(r"stopped in [\d.]+ s; everything is kept in", up.child.log())
-    assert "killed" not in up.child.log()
-
-
-def test_a_killed_up_leaves_no_child_and_the_next_one_goes_on(processes: Processes) -> None:
-    up = start_up(processes)
-    up.json("apply", str(HELLO))
-    identity = up.json("start", "hello-workflow", "--wait", "60")["id"]
-    everything = family(up.child.pid)
-    url, key = up.url, (up.data / "key").read_text()
-
-    up.child.kill()
-
-    wait_until(lambda: not living(everything), what="every child to end with its supervisor", seconds=10)
-    again = start_up(processes, name="again")
-    assert (again.url, (again.data / "key").read_text()) == (url, key)
-    assert again.json("show", identity)["status"] == "completed"
-    assert again.json("start", "hello-workflow", "--wait", "60")["status"] == "completed"
-
-
-def test_without_a_broker_work_goes_on_by_looking(processes: Processes) -> None:
-    up = start_up(processes, "--no-broker")
-    up.json("apply", str(HELLO))
-
-    done = up.json("start", "hello-workflow", "--wait", "60")
-
-    assert done["status"] == "completed"
-    assert set(up.pids()) == PARTS - {"broker"}
-
-
-def test_a_usual_port_that_is_taken_is_stepped_around(processes: Processes) -> None:
-    with socket.socket() as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        (processes.folder / ".signalbox").mkdir()
-        (processes.folder / ".signalbox" / "url").write_text(f"http://127.0.0.1:{port}\n")
-
-        up = start_up(processes)
-
-        assert up.url.rpartition(":")[2] != str(port)
-        assert up.json("stats")["workers"]
-
-
-def test_flower_shows_on_the_loopback(processes: Processes) -> None:
-    up = start_up(processes, "--flower")
-
-    (url,) = re.findall(r"Flower\s+(http://127\.0\.0\.1:\d+)", up.child.log())
-    port = int(url.rpartition(":")[2])
-
-    def answers() -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    up.child.wait_until_ready(answers, what="Flower", seconds=30)
