@@ -69,7 +69,7 @@ def advance_ready(advancing: Advancing, *, until: float, sweep: Sweep | None = N
         starts_items |= done.starts_items
         steps, advanced, created = steps + done.steps, advanced + done.instances, created + done.tasks
         if not done.more or time.monotonic() > until:
-            return Pass(steps, advanced, created, more=done.more, starts_items=starts_items)
+            return Pass(steps, advanced, created, done.more, starts_items=starts_items, rest=done.rest)
 
 
 def advance_pass(advancing: Advancing, sweep: Sweep) -> Pass:
@@ -82,7 +82,8 @@ def advance_pass(advancing: Advancing, sweep: Sweep) -> Pass:
         page = _peek(advancing, sweep)
         if not page.rows:
             return Pass(more=sweep.note(Chosen(), found=False))
-        done = _pass(advancing, sweep, lambda _tx: sweep.choose(page))
+        chosen = sweep.choose(page)
+        done = Pass(rest=chosen.rest) if chosen.rest else _pass(advancing, sweep, lambda _tx: chosen)
     else:
         few = _pass_over_all(advancing, sweep) if sweep.is_over_few else None
         done = few or _pass(advancing, sweep, lambda tx: sweep.choose(_read_page(tx, sweep)))
@@ -111,6 +112,8 @@ def _pass(advancing: Advancing, sweep: Sweep, choose: Callable[[Connection], Cho
         return chosen.ids
 
     done = _stepped(advancing, lambda tx: lock_free(tx, choose_here(tx)))
+    if chosen.rest:
+        return Pass(rest=chosen.rest)
     # The time of this pass may have been over before all that were locked had their turn: they are next.
     return replace(done, more=sweep.note(chosen, found=done.instances > 0, left=done.left))
 
@@ -168,6 +171,8 @@ def _careful_pass(advancing: Advancing, sweep: Sweep, death: datetime) -> Pass:
     """
     page = _peek(advancing, sweep)
     chosen = sweep.choose(page)
+    if chosen.rest:
+        return Pass(rest=chosen.rest)
     suspected = {row.instance_id for row in page.rows if row.accepted_at <= death}
     clear = [one for one in chosen.ids if one not in suspected]
     suspects = [one for one in chosen.ids if one in suspected]

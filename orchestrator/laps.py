@@ -7,10 +7,12 @@ A `Sweep` goes through each tenant's rows by itself, page by page; of each page 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from common.courtesy import Courtesy, Volumes
 from common.ids import InstanceId, TenantId
 from common.store.inbox import Page, ReadyRow
 from common.store.turns import FROM_THE_FIRST
@@ -43,8 +45,12 @@ class Sweep:
     found: bool = False
     shared_until: float = 0.0
     crowded_until: float = 0.0
+    is_for_few: bool = False
     looks_first: bool = False
     """The pass before stepped so few that there is hardly more: a look costs less than a lock that finds nothing."""
+    courtesy: Courtesy | None = None
+    """By which a flood rests, for who keeps this sweep and comes back in time."""
+    volumes: Volumes = field(default_factory=Volumes)
 
     def begun_before(self) -> None:
         """What was passed by may have changed since: let no lap that has begun be the one that finds nothing."""
@@ -68,16 +74,21 @@ class Sweep:
         return {tenant: lap.after for tenant, lap in self.laps.items() if lap.after}
 
     def choose(self, page: Page) -> Chosen:
-        """Take up to a batch of distinct instances of a page that have not had their turn, one of each tenant in turn."""
+        """Take up to a batch of distinct instances of a page that have not had their turn, one of each tenant in turn.
+
+        Nobody, where there is a flood only, and it rests for a moment.
+        """
         of_tenants = {
             tenant: list(rows) for tenant, rows in groupby(page.rows, key=lambda row: row.tenant_id)
         }
         ways = [_Way(tenant, rows, self._seen(tenant)) for tenant, rows in of_tenants.items()]
         if len(ways) > 1 or page.last_tenant is not None:
             self.shared_until = time.monotonic() + SHARED_SECONDS
+        going, rest = self._first(ways)
+        if rest:
+            return Chosen(rest=rest)
         room = SHARED_BATCH if self.is_shared else BATCH
-        room = max(room, len(ways))  # everybody has a turn
-        going = ways
+        room = max(room, len(going))  # everybody has a turn
         while going and room:
             going = [way for way in going[:room] if way.take()]
             room -= len(going)
@@ -85,12 +96,24 @@ class Sweep:
         taken = {instance_id: way.tenant_id for way in ways for instance_id in way.taken}
         return Chosen(taken, ends, page.last_tenant)
 
+    def _first(self, ways: list[_Way]) -> tuple[list[_Way], float]:
+        """Whose turn it is, and how long to rest first: in every other batch whoever has few, where others flood the inbox."""
+        few = [way for way in ways if not self.volumes.is_flood(way.tenant_id)]
+        is_flood = len(few) < len(ways)
+        self.is_for_few = not self.is_for_few and is_flood and bool(few)
+        if is_flood and self.courtesy is not None:
+            if not few:
+                return ways, self.courtesy.rest()
+            self.courtesy.note()
+        return few if self.is_for_few else ways, 0.0
+
     def _seen(self, tenant_id: TenantId) -> Set[InstanceId]:
         lap = self.laps.get(tenant_id)
         return lap.seen if lap else frozenset()
 
     def note(self, chosen: Chosen, *, found: bool, left: Collection[InstanceId] = ()) -> bool:
         """Take note of what a pass did; must another follow? Not after a round that began anew and found nothing to lock."""
+        self.volumes.note(Counter(chosen.tenants.values()))
         for tenant_id, end in chosen.ends.items():
             lap = self.laps.setdefault(tenant_id, Lap())
             lap.found |= found
@@ -144,11 +167,15 @@ class _Way:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The instances to step now, with their tenants, and where each tenant's lap goes on (None: it ends)."""
+    """The instances to step now, with their tenants, and where each tenant's lap goes on (None: it ends).
+
+    With a `rest` nobody's turn has come yet: they are chosen after so many seconds.
+    """
 
     tenants: Mapping[InstanceId, TenantId] = field(default_factory=dict)
     ends: Mapping[TenantId, int | None] = field(default_factory=dict)
     last_tenant: TenantId | None = None
+    rest: float = 0.0
 
     @property
     def ids(self) -> list[InstanceId]:

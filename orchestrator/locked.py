@@ -34,6 +34,7 @@ class Pass:
 
     `more`: a sweep must go on, or begin anew; `left` were locked, but the time was over.
     `starts_items`: children of MAPs may have their turn now (`map_children.start_items`).
+    `rest`: a flood waits so many seconds for others (`common.courtesy`); nobody will ring for it.
     """
 
     steps: int = 0
@@ -43,6 +44,7 @@ class Pass:
     changed: tuple[InstanceId, ...] = ()
     left: tuple[InstanceId, ...] = ()
     starts_items: bool = False
+    rest: float = 0.0
 
 
 NOTHING = Pass()

@@ -20,6 +20,7 @@ from common import faults
 from common.clock import read_now
 from common.commands.presence import Presence, arrive, leave, stay
 from common.config import Limits, Settings
+from common.courtesy import Courtesy
 from common.db import LONGEST_TRANSACTION, ORCHESTRATOR_QUEUE, Database
 from common.db.schema import require_schema
 from common.ids import WorkerId
@@ -90,7 +91,7 @@ class Orchestrator:
         self.sweeper = Sweeper(
             self.database, Keeping.of(settings), look_seconds=settings.retention_look_seconds
         )
-        self._sweep = Sweep()
+        self._sweep = Sweep(courtesy=Courtesy())
         self._places = PlaceLook()
         self._ending = threading.Event()
         self._beat = threading.Thread(target=self._stay, name="presence", daemon=True)
@@ -133,6 +134,8 @@ class Orchestrator:
     def _work(self, until: float) -> Drained:
         done = advance_ready(self.advancing, until=until, sweep=self._sweep)
         counts = Counter(steps=done.steps, instances=done.instances, tasks=done.tasks)
+        if done.rest:
+            self.dispatcher.ring_in(done.rest)
         caused = start_items(self.database, self.advancing.limits) if done.starts_items else 0
         if self.advancing.emitted.is_set():
             self.advancing.emitted.clear()

@@ -29,7 +29,7 @@ LOOKS = 16
 
 
 class LimitedTasks:
-    """One process's claims of limited tasks. `on_token` is told in how many seconds a token comes that is waited for."""
+    """One process's claims of limited tasks. `ring_in` is told in how many seconds a token comes that is waited for."""
 
     def __init__(
         self,
@@ -38,13 +38,13 @@ class LimitedTasks:
         *,
         worker: WorkerId,
         lease: timedelta,
-        on_token: Callable[[float], None],
+        ring_in: Callable[[float], None],
     ) -> None:
         self.database = database
         self.runs = runs
         self.worker = worker
         self.lease = lease
-        self.on_token = on_token
+        self.ring_in = ring_in
         self.are_any = False
         """Is there any limit? Told by the ordinary claim, which asks for the time anyway."""
         self.is_leaving = False
@@ -83,7 +83,7 @@ class LimitedTasks:
                 seen = look(tx, self.runs, after=self._after)
             began_anew, self._after = seen.after is None, seen.after
             if seen.token_in is not None:
-                self.on_token(seen.token_in + TICK)
+                self.ring_in(seen.token_in + TICK)
             if seen.others and freed:
                 self._ring_others()
             if seen.fitting:
@@ -115,7 +115,7 @@ class LimitedTasks:
 
         taken, prepared = self.database.run(use_case)
         if taken.token_in is not None:
-            self.on_token(taken.token_in + TICK)
+            self.ring_in(taken.token_in + TICK)
         if taken.claims:
             faults.hit("after_claim")
         return taken, prepared

@@ -19,6 +19,7 @@ from common.breaker import BreakerPolicy
 from common.clock import read_now
 from common.commands.limits import Runs
 from common.commands.outcome import report_outcomes
+from common.courtesy import Courtesy
 from common.db import Database
 from common.ids import TaskId, WorkerId
 from common.queues.dispatcher import Drained
@@ -56,7 +57,7 @@ class Runner:
         is_wary: Callable[[], bool] = lambda: False,
         surroundings: Surroundings | None = None,
         resolver: Resolver | None = None,
-        on_token: Callable[[float], None] = lambda _seconds: None,
+        ring_in: Callable[[float], None] = lambda _seconds: None,
         breakers: BreakerPolicy | None = None,
         say: Say | None = None,
     ) -> None:
@@ -65,7 +66,7 @@ class Runner:
         self.lease = lease
         shares = Shares(slots)
         runs = Runs(registry.types(), registry.functions())
-        self.limited = LimitedTasks(database, runs, worker=worker, lease=lease, on_token=on_token)
+        self.limited = LimitedTasks(database, runs, worker=worker, lease=lease, ring_in=ring_in)
         self.reporting = Reporting(database, on_freed=self.limited.note_ended, on_room=on_room)
         self.executor = Executor(
             database, registry, self.reporting, slots=slots, max_output_bytes=max_output_bytes,
@@ -83,6 +84,8 @@ class Runner:
             resolver=resolver,
         )  # fmt: skip
         self.slots = self.executor.slots
+        self._courtesy = Courtesy()
+        self._ring_in = ring_in
 
     def start(self) -> None:
         self.reporting.start()
@@ -97,8 +100,11 @@ class Runner:
         """Claim due tasks until the slots are full, nothing is due, or `until` is over."""
         claiming, limited = self.claiming, self.limited
         claimed = self._handed.take_up_unknown()
-        claiming.have_more = None
         while True:
+            if claiming.have_more and (rest := self._courtesy.rest()):
+                self._ring_in(rest)
+                return Drained(Counter(claimed=claimed))
+            claiming.have_more = None
             room = claiming.room()
             if room <= 0:
                 return Drained(Counter(claimed=claimed))
@@ -119,6 +125,7 @@ class Runner:
 
     def take_up(self, hints: Sequence[bytes]) -> None:
         """Call what steps have leased to this process, which calls name. Never raises: what is not taken up now is found by a look."""
+        self._courtesy.note()  # at once: taking them up has to wait for a claim that goes on, and another would come first
         self._handed.take_up(hints)
 
     def beat(self) -> None:

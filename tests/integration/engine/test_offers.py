@@ -7,9 +7,10 @@ from typing import Any
 import orjson
 import pytest
 
+from common import courtesy
 from common.commands.limits import set_limit
 from common.commands.verify import verify_instance
-from common.ids import InstanceId
+from common.ids import InstanceId, new_id
 from common.lifecycle import InstanceStatus
 from common.queues.offers import OFFERS, Offer, name_of
 from orchestrator.sweep import expire_due_leases
@@ -303,3 +304,29 @@ def test_who_has_more_to_claim_offers_nothing(
     runner.claim(until=0.0)
 
     assert post.offers[-1].credit == SLOTS
+
+
+def test_a_flood_is_not_claimed_while_somebody_else_was_just_served(
+    engine: Engine, make_runner: MakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        courtesy, "REST_SECONDS", 30.0
+    )  # until no more may be rested, however busy the machine is
+    engine.handler("work", lambda _input: {})
+    flooding = Engine.on(engine.database, "flooding")
+    for _ in range(4 * SLOTS):
+        flooding.start(ONE_TASK)
+    engine.advance()
+    rung_in: list[float] = []
+    runner = make_runner(slots=SLOTS, ring_in=rung_in.append)
+    assert runner.claim(until=0.0).counts["claimed"] == SLOTS
+    wait_until(lambda: runner.held == 0, what="the first to end")
+
+    runner.take_up([orjson.dumps([new_id()])])
+    assert runner.claim(until=0.0).counts["claimed"] == 0
+    assert 0 < rung_in[0] <= 30.0
+
+    def goes_on() -> bool:
+        return runner.claim(until=0.0).counts["claimed"] > 0
+
+    wait_until(goes_on, what="the flood to be claimed again")

@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from common import courtesy
+from common.courtesy import Courtesy
 from common.db import Database
 from common.ids import InstanceId, TenantId, new_id, new_token
 from common.lifecycle import InstanceStatus
@@ -16,6 +18,7 @@ from orchestrator.advance import advance_pass
 from orchestrator.laps import Sweep
 from tests.integration.engine.documents import COUNTER, one_task
 from tests.support.engine import Engine
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.usefixtures("unhurried"),
@@ -164,6 +167,31 @@ def test_who_comes_while_a_flood_is_stepped_is_in_the_next_batch(engine: Engine)
 
     assert quiet.context(one)["seen"] == [0, 1, 2]
     engine.advance()
+
+
+def test_a_flood_rests_while_somebody_who_was_served_may_come_back(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        courtesy, "REST_SECONDS", 30.0
+    )  # until no more may be rested, however busy the machine is
+    flooding, started = flood_of_starts(engine, 600, "flooding")
+    sweep = Sweep(courtesy=Courtesy())
+    while not sweep.volumes.is_flood(flooding.tenant_id):
+        assert advance_pass(engine.advancing, sweep).instances == 100, "alone it waits for nobody"
+    quiet, (one,) = flood_of_starts(engine, 1, "quiet")
+
+    served, rests = (advance_pass(engine.advancing, sweep) for _ in range(2))
+
+    assert (served.instances, quiet.status(one)) == (1, InstanceStatus.WAITING), "nobody else is in its batch"
+    assert (rests.instances, rests.more) == (0, False)
+    assert 0 < rests.rest <= 30.0
+    quiet.send(one, "ADD", n=7)
+    advance_pass(engine.advancing, sweep)
+    assert quiet.context(one)["seen"] == [7], "who comes back does not wait for the end of a rest"
+    wait_until(lambda: advance_pass(engine.advancing, sweep).instances > 0, what="the flood to go on")
+    engine.advance()
+    assert {flooding.status(one) for one in started} == {InstanceStatus.WAITING}
 
 
 def test_more_tenants_than_a_page_has_room_for_come_in_rounds(engine: Engine) -> None:

@@ -1,0 +1,66 @@
+"""Courtesy: a flood rests for a moment while somebody's few tasks are on their way.
+
+A tenant that has thousands of tasks due keeps both workers, their interpreters and the database busy, and each hop of anybody else's
+workflow waits for them. So where somebody else has just been served, and is likely to be back within milliseconds, nothing is begun of the
+flood for as long. That is bounded: of any time a quarter is rested at the most, so that a tenant that is not quiet at
+all takes no more than that from the others; beyond it there are turns and shares.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+
+from common.ids import TenantId
+
+REST_SECONDS = 0.02
+"""For so long after a quiet tenant was served: some times what the next hop takes where nothing is in its way."""
+SHARE = 0.25
+"""Of the time that may be rested."""
+SAVED_SECONDS = 0.5
+"""So much of it may be saved up and rested in one go."""
+FLOOD = 200.0
+"""Steps a second, about a tenth of what two cores do: a tenant that has more is none that others should wait for."""
+
+
+class Courtesy:
+    """When to begin nothing of a flood. Noted by any thread, asked by one."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._saved = SAVED_SECONDS
+        self._is_resting = False
+        self._asked_at = time.monotonic()
+
+    def note(self) -> None:
+        """Somebody who has no more than a few was served."""
+        self._until = time.monotonic() + REST_SECONDS
+
+    def rest(self) -> float:
+        """How many seconds to rest from now on before asking again; 0 where there is no reason, or no time left for it."""
+        now = time.monotonic()
+        gone, self._asked_at = now - self._asked_at, now
+        self._saved = min(self._saved + gone * SHARE, SAVED_SECONDS) - (gone if self._is_resting else 0.0)
+        rest = self._until - now
+        self._is_resting = rest > 0.0 and self._saved > 0.0
+        return rest if self._is_resting else 0.0
+
+
+class Volumes:
+    """How much each tenant has had done of late, as a rate a second that forgets within some seconds. For one thread."""
+
+    def __init__(self) -> None:
+        self._rates: dict[TenantId, float] = {}
+        self._noted_at = time.monotonic()
+
+    def note(self, counts: Mapping[TenantId, int]) -> None:
+        """So much of each tenant was done just now."""
+        now = time.monotonic()
+        left, self._noted_at = math.exp(self._noted_at - now), now
+        self._rates = {one: rate for one, was in self._rates.items() if (rate := was * left) > 1.0}
+        for one, count in counts.items():
+            self._rates[one] = self._rates.get(one, 0.0) + count
+
+    def is_flood(self, tenant_id: TenantId) -> bool:
+        return self._rates.get(tenant_id, 0.0) >= FLOOD

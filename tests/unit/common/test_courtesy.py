@@ -1,0 +1,84 @@
+"""A flood rests while somebody else's work is on its way, and never for more than a quarter of the time."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from common import courtesy
+from common.courtesy import FLOOD, REST_SECONDS, SAVED_SECONDS, SHARE, Courtesy, Volumes
+from common.ids import TenantId
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(courtesy, "time", SimpleNamespace(monotonic=clock.monotonic))
+    return clock
+
+
+def test_nobody_rests_without_a_reason(clock: Clock) -> None:
+    flood = Courtesy()
+    clock.now += 1
+
+    assert flood.rest() == 0.0
+
+
+def test_a_rest_ends_some_time_after_the_last_that_was_served(clock: Clock) -> None:
+    flood = Courtesy()
+    flood.note()
+    assert flood.rest() == pytest.approx(REST_SECONDS)
+
+    clock.now += REST_SECONDS / 2
+    flood.note()
+    assert flood.rest() == pytest.approx(REST_SECONDS)
+
+    clock.now += REST_SECONDS
+    assert flood.rest() == 0.0
+
+
+def test_who_is_never_done_takes_no_more_than_a_quarter(clock: Clock) -> None:
+    flood = Courtesy()
+    rested, began, step = 0.0, clock.now, 0.001
+    while clock.now < began + 60:
+        flood.note()
+        rested += step if flood.rest() else 0.0
+        clock.now += step
+
+    most = SAVED_SECONDS + SHARE * 60
+    assert 0.9 * most < rested <= most + step
+
+
+def test_what_was_not_rested_is_not_saved_up_for_ever(clock: Clock) -> None:
+    flood = Courtesy()
+    clock.now += 3_600
+    rested, step = 0.0, 0.001
+    for _ in range(5_000):
+        flood.note()
+        if not flood.rest():
+            break
+        clock.now += step
+        rested += step
+
+    assert rested == pytest.approx(SAVED_SECONDS / (1 - SHARE), abs=0.01)
+
+
+def test_a_flood_is_told_by_its_rate_and_forgotten_with_it(clock: Clock) -> None:
+    volumes, flooding, quiet = Volumes(), TenantId("flooding"), TenantId("quiet")
+    for _ in range(300):
+        clock.now += 0.01
+        volumes.note({flooding: int(FLOOD / 100) + 1, quiet: 1})
+
+    assert volumes.is_flood(flooding)
+    assert not volumes.is_flood(quiet)
+
+    clock.now += 5
+    volumes.note({quiet: 1})
+    assert not volumes.is_flood(flooding)
