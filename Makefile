@@ -40,7 +40,7 @@ test: $(VENV)/.dev $(VENV)/.project ## install, then run every suite, real Postg
 	for part in pure servers processes timed; do \
 	  fsync=off; \
 	  case $$part in \
-	    pure) suites="-n 2 $(PURE_SUITES)";; \
+	    pure) suites="-n 3 $(PURE_SUITES)";; \
 	    servers) suites="-n 3 $(SERVER_SUITES)";; \
 	    processes) suites="-n 4 $(PROCESS_SUITES)";; \
 	    timed) suites="$(TIMED_SUITES)"; fsync=on;; \

@@ -26,7 +26,12 @@ LONGEST = (
     "test_kill_everything",
     "test_overrun",
     "test_broker_outage",
+    "test_up_survives",
     "test_demo",
+    "test_secrets",
+    "test_bench",
+    "test_previous_version",
+    "test_frozen",
 )
 
 
