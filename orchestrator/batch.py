@@ -77,6 +77,9 @@ NO_OFFERS = Offers()
 """For who has nobody to hand tasks to."""
 
 
+_AT_REST = frozenset(status.value for status in (*FROZEN, *FINAL))
+
+
 class LostRace(Exception):
     """A guarded write changed fewer rows than were locked: somebody else wrote them. The batch must roll back."""
 
@@ -464,6 +467,14 @@ class Batch:
         return self._maps.has_workflows or bool(self.children.ended_items) or bool(self.released)
 
     # -- saving --------------------------------------------------------------------------------------------------
+
+    @property
+    def under_way(self) -> set[InstanceId]:
+        """Instances that are sure to be stepped again soon: a runner has a task of theirs. Who waits for their rest need not look yet."""
+        have_task = {
+            row["instance_id"] for row in self._tasks.values() if row["status"] == TaskStatus.PENDING.value
+        }
+        return have_task - {row["id"] for row in self.instances if row["status"] in _AT_REST}
 
     def save(self, tx: Connection, limits: Limits, offers: Offers = NO_OFFERS) -> None:
         """Write everything collected, in lock order. Raises `LostRace` when a guarded write found another row.

@@ -33,6 +33,7 @@ class Pass:
     """What one pass did.
 
     `more`: a sweep must go on, or begin anew; `left` were locked, but the time was over.
+    `changed` may have come to rest: a runner's task is under way for those of the others that were stepped.
     `starts_items`: children of MAPs may have their turn now (`map_children.start_items`).
     `rest`: a flood waits so many seconds for others (`common.courtesy`); nobody will ring for it.
     """
@@ -93,10 +94,11 @@ def advance_locked(
         note_bell(tx, TASK_RUNNER_QUEUE, *batch.due_tasks)
     for worker, ids in batch.handed.items():
         note_bell(tx, name_of(worker), *ids)
+    under_way = batch.under_way
     faults.hit("before_commit")
     # A lock that found an empty inbox still counts as work: the next pass must look again before it may sleep.
     return Pass(
-        batch.steps, len(locked), len(batch.due_tasks) + sum(map(len, batch.handed.values())), changed=tuple(advanced), left=left,
+        batch.steps, len(locked), len(batch.due_tasks) + sum(map(len, batch.handed.values())), left=left, changed=tuple(one for one in advanced if one not in under_way),
         starts_items=batch.starts_items,
     )  # fmt: skip
 

@@ -31,7 +31,7 @@ from common.ids import TenantId
 from common.lifecycle import InstanceStatus
 from common.observability import configure_logging
 from common.queues import doorbell
-from common.queues.changes import Changes
+from common.queues.changes import LOOK_SECONDS, Changes
 from common.store import keys, listing
 from common.store.listing import InstanceRecord
 from signalbox.cli.follow import ENDED
@@ -352,12 +352,14 @@ class Bench:
         with self.changes.subscribe(instance_id) as changed:
             while True:
                 changed.clear()
-                record = self._read([instance_id])[instance_id]
-                if record.status in ENDED:
+                with self.database.looking() as tx:
+                    record = listing.read_instance(tx, self.tenant_id, instance_id)
+                status = "absent" if record is None else record.status
+                if status in ENDED:
                     return
                 if time.monotonic() > deadline:
-                    raise _standstill(1, record.status)
-                changed.wait(0.005)  # what changed before we listened rings nobody
+                    raise _standstill(1, status)
+                changed.wait(LOOK_SECONDS)
 
     def _await_all(self, ids: Sequence[str]) -> list[Run]:
         """Wait until every instance has ended. Raises `BenchFailed` when none ends for 30 s, or one did not complete."""

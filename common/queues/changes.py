@@ -1,4 +1,4 @@
-"""Telling who waits that an instance changed: Redis pub/sub, best effort. A look each 250 ms backs it up.
+"""Telling who waits that an instance may have come to rest: Redis pub/sub, best effort. A look each 250 ms backs it up.
 
 Only ids travel, from a thread of its own: whoever advances instances must not wait for a Redis that hangs. With a
 broker that is not Redis, or none, nothing is published and the look alone serves.
@@ -16,6 +16,8 @@ import redis
 import structlog
 
 CHANNEL = "signalbox:changed"
+LOOK_SECONDS = 0.25
+"""Who waits looks by himself after so long."""
 REST = 1.0
 UNPUBLISHED_MAX = 10_000
 """Ids that wait to be told; what comes beyond is left to the look."""
@@ -44,7 +46,7 @@ class Changes:
         return cls(redis.Redis.from_url(redis_url, socket_connect_timeout=1, socket_timeout=2))
 
     def publish(self, ids: Sequence[str]) -> None:
-        """Tell that these instances changed. Returns at once, never raises; an unreachable Redis is left alone for a second."""
+        """Tell that these instances may have come to rest. Returns at once, never raises; an unreachable Redis is left alone for a second."""
         if self._client is None or not ids or time.monotonic() < self._quiet_until:
             return
         with self._tell:
@@ -71,7 +73,7 @@ class Changes:
 
     @contextmanager
     def subscribe(self, instance_id: str) -> Iterator[threading.Event]:
-        """Yield an event that is set whenever the instance may have changed; clear it before looking."""
+        """Yield an event that is set whenever the instance may have come to rest; clear it before looking."""
         changed = threading.Event()
         with self._turn:
             self._waiting.setdefault(instance_id, []).append(changed)

@@ -5,14 +5,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, case, exists, func, not_, or_, select, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    literal_column,
+    not_,
+    or_,
+    select,
+    text,
+)
 
 from common.clock import database_now
+from common.db.prepared import Prepared
 from common.db.tables import InboxType, handlers, inbox, instances, tasks, workers
 from common.ids import TenantId, WorkerId
 from common.lifecycle import FINAL, FROZEN, OPEN
@@ -23,6 +37,11 @@ _b = inbox.c
 _t = tasks.c
 _h = handlers.c
 _w = workers.c
+
+
+def _one_of(names: Iterable[str]) -> list[ColumnElement[Any]]:
+    """Names as they stand in a statement that is prepared: a list of parameters has no fixed length."""
+    return [literal_column(f"'{name}'") for name in names]
 
 
 def hold_still(tx: Connection) -> None:
@@ -41,41 +60,46 @@ _child = instances.alias("child")
 _root = select(_i.id).where(_i.id == bindparam("instance_id")).cte("family", recursive=True)
 _family = _root.union(
     select(_child.c.id).where(
-        _child.c.parent_id == _root.c.id, _child.c.parent_key.is_not(None), _child.c.status.not_in(FINAL)
+        _child.c.parent_id == _root.c.id,
+        _child.c.parent_key.is_not(None),
+        _child.c.status.not_in(_one_of(FINAL)),
     )
 )
 _member = instances.alias("member")
 _m = _member.c
+
+
 _WAITING_ROW = and_(_b.instance_id == _m.id, not_(_b.parked))
 _MACHINE_TASK = and_(
-    _t.instance_id == _m.id, _t.status.in_(OPEN), _t.type.not_in(("HUMAN", "WORKFLOW"))
+    _t.instance_id == _m.id, _t.status.in_(_one_of(OPEN)), _t.type.not_in(_one_of(("HUMAN", "WORKFLOW")))
 )  # a WORKFLOW does what its child does
 _COMMAND = and_(_b.instance_id == _m.id, not_(_b.parked), _b.lane == CONTROL)
 _QUEUED_START = and_(
     _m.queued, _b.instance_id == _m.id, _b.type == InboxType.START.value
 )  # set aside until there is a place: others have to end first
 _BUSY = case(
-    (_m.status.in_(FINAL), False),
-    (_m.status.in_(FROZEN), exists().where(_COMMAND)),
+    (_m.status.in_(_one_of(FINAL)), False),
+    (_m.status.in_(_one_of(FROZEN)), exists().where(_COMMAND)),
     else_=or_(exists().where(_WAITING_ROW), exists().where(_MACHINE_TASK), exists().where(_QUEUED_START)),
 )
 _OWN_COMMAND = and_(_b.instance_id == _i.id, not_(_b.parked), _b.lane == CONTROL)
 _OWN_ERASURE = and_(_b.instance_id == _i.id, _b.type == InboxType.ERASE.value)
-_SETTLED = select(
-    case(
-        (_i.status.in_(FINAL), not_(exists().where(_OWN_ERASURE))),
-        (_i.status.in_(FROZEN), not_(exists().where(_OWN_COMMAND))),
-        else_=not_(exists().where(_m.id == _family.c.id, _BUSY)),
-    )
-).where(_i.tenant_id == bindparam("tenant_id"), _i.id == bindparam("instance_id"))
+_SETTLED = Prepared(
+    select(
+        case(
+            (_i.status.in_(_one_of(FINAL)), not_(exists().where(_OWN_ERASURE))),
+            (_i.status.in_(_one_of(FROZEN)), not_(exists().where(_OWN_COMMAND))),
+            else_=not_(exists().where(_m.id == _family.c.id, _BUSY)),
+        )
+    ).where(_i.tenant_id == bindparam("tenant_id"), _i.id == bindparam("instance_id"))
+)
 
 
 def has_settled(tx: Connection, tenant_id: TenantId, instance_id: str) -> bool:
     """Tell whether an instance has come to rest: final and not about to be erased, or paused or failed with no command that waits, or nothing
     left that a machine would do, for it or for the children that it waits for."""
-    return bool(
-        tx.execute(_SETTLED, {"tenant_id": tenant_id, "instance_id": instance_id}).scalar_one_or_none()
-    )
+    rows = _SETTLED.rows(tx, {"tenant_id": tenant_id, "instance_id": instance_id})
+    return bool(rows and rows[0][0])
 
 
 @dataclass(frozen=True, slots=True)

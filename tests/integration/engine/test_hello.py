@@ -1,12 +1,14 @@
 """hello-workflow, unchanged, through every part of the engine."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from common.commands.verify import verify_instance
 from common.lifecycle import InstanceStatus
+from tests.integration.engine.documents import ONE_TASK
 from tests.support.engine import Engine
 
 HELLO = json.loads(
@@ -52,3 +54,24 @@ def test_an_instance_waits_for_its_task_as_running(engine: Engine) -> None:
     instance_id = engine.start(HELLO)
     engine.advance()
     assert engine.status(instance_id) is InstanceStatus.RUNNING
+
+
+def test_who_waits_is_told_once_an_instance_may_have_come_to_rest(engine: Engine) -> None:
+    """Not of the steps before: a runner has a task of it, and whoever looked would find that."""
+    told: list[str] = []
+    engine.advancing = replace(engine.advancing, publish=told.extend)
+    engine.handler("work", lambda _input: {})
+    instance_id = engine.start(ONE_TASK)
+
+    engine.advance()
+    assert told == []
+    engine.control("pause", instance_id)
+    engine.advance()
+    assert told == [instance_id]
+    engine.control("resume", instance_id)
+    engine.advance()
+    told.clear()
+    engine.settle()
+
+    assert engine.status(instance_id) is InstanceStatus.COMPLETED
+    assert told == [instance_id]

@@ -19,7 +19,7 @@ from common.config import Limits, Settings
 from common.db import Database
 from common.observability import configure_logging
 from common.queues import doorbell
-from common.queues.changes import Changes
+from common.queues.changes import LOOK_SECONDS, Changes
 from common.store import keys, listing
 from signalbox.bench import TENANT, Bench, Options, bench_stack
 from signalbox.cli.follow import ENDED
@@ -62,7 +62,7 @@ def main() -> None:
             with changes.subscribe(instance_id) as changed:
                 while True:
                     changed.clear()
-                    with database.reading() as tx:
+                    with database.looking() as tx:
                         record = listing.read_instance(tx, tenant_id, instance_id)
                     if record is not None and record.status in ENDED:
                         if record.status != "completed":
@@ -70,7 +70,7 @@ def main() -> None:
                         return
                     if time.monotonic() > deadline:
                         raise TimeoutError(f"{key} did not end within {PATIENCE_SECONDS:g} s")
-                    changed.wait(0.005)
+                    changed.wait(LOOK_SECONDS)
 
         def fan_out(n: int) -> dict[str, Any]:
             return timed(lambda: run("fan-out", {"items": list(range(n))}))
