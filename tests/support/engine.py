@@ -216,8 +216,15 @@ class Engine:
             expire_due_leases(self.database)
             time_out_due_tasks(self.database)
             wake_waiting_for_breakers(self.database)
-            if not self.advance().steps and not self.work():
+            if not self._take_turns():
                 return
+
+    def _take_turns(self) -> bool:
+        """Step and work until nothing is ready; was there anything?"""
+        found = False
+        while self.advance().steps or self.work():
+            found = True
+        return found
 
     # -- looking ---------------------------------------------------------------------------------------------------
 
