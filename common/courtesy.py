@@ -18,8 +18,8 @@ REST_SECONDS = 0.02
 """For so long after a quiet tenant was served: some times what the next hop takes where nothing is in its way."""
 SHARE = 0.25
 """Of the time that may be rested."""
-SAVED_SECONDS = 0.5
-"""So much of it may be saved up and rested in one go."""
+SAVED_SECONDS = 0.1
+"""So much of it may be saved up and rested in one go: a third tenant's task that has to be claimed waits for that too."""
 FLOOD = 200.0
 """Steps a second, about a tenth of what two cores do: a tenant that has more is none that others should wait for."""
 
