@@ -5,6 +5,7 @@ A call names the tasks; a look now and then finds those whose call got lost. Wha
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence, Set
 
@@ -55,6 +56,7 @@ class HandedTasks:
         self._offering = offering
         self._shares = shares
         self._resolver = resolver
+        self._taking = threading.Lock()  # from a look to the note of what is held
 
     def take_up(self, hints: Sequence[bytes]) -> None:
         """Call what steps have leased to this process, which calls name. Never raises: what is not taken up now is found by a look."""
@@ -70,7 +72,10 @@ class HandedTasks:
         self.offer()
 
     def take_up_unknown(self) -> int:
-        """Look for what is leased to this process without its knowledge: calls get lost, and so do answers to a commit."""
+        """Look for what is leased to this process without its knowledge: calls get lost, and so do answers to a commit.
+
+        For the thread that claims: what it has claimed it knows of, so none of it is under way now.
+        """
         if not self._offering.is_to_look():
             return 0
         return self._take_up(lambda tx, held: read_unknown(tx, self.worker, sorted(held)))
@@ -97,7 +102,7 @@ class HandedTasks:
         if not self._offering.wait_for_the_last():
             return []
         try:
-            with self._reporting.taking:
+            with self._taking, self._reporting.taking:
                 held = sorted(self._reporting.ids)
                 with self.database.each_alone() as tx:
                     leased = read_unknown(tx, self.worker, held)
@@ -107,7 +112,7 @@ class HandedTasks:
         return [ended(claim, released=True) for claim in leased.claims]
 
     def _take_up(self, look: Callable[[Connection, Set[TaskId]], Leased]) -> int:
-        with self._reporting.taking:
+        with self._taking:
             if self._offering.is_over:
                 return 0
             held = self._reporting.ids  # before the look: what is not in it any more is not running any more

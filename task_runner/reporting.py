@@ -86,7 +86,7 @@ class Reporting:
         self.on_freed = on_freed
         self.on_room = on_room
         self.taking = threading.Lock()
-        """Kept by who takes tasks, from the look or the claim until they are held."""
+        """Kept by who claims, from the claim until what it took is held."""
         self._held: dict[TaskId, Held] = {}
         self._ready: list[Outcome] = []
         self._reporting: list[Outcome] = []

@@ -125,7 +125,7 @@ class Runner:
 
     def take_up(self, hints: Sequence[bytes]) -> None:
         """Call what steps have leased to this process, which calls name. Never raises: what is not taken up now is found by a look."""
-        self._courtesy.note()  # at once: taking them up has to wait for a claim that goes on, and another would come first
+        self._courtesy.note()
         self._handed.take_up(hints)
 
     def beat(self) -> None:

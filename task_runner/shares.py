@@ -6,6 +6,7 @@ had tasks here within the last minute, none holds the last eighth of the slots. 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Mapping
 
@@ -22,14 +23,17 @@ class Shares:
 
     def __init__(self, size: int) -> None:
         self.most = max(size - max(size // KEPT_FREE, 1), 1)
-        self._seen: dict[TenantId, float] = {}
+        self._seen: Mapping[TenantId, float] = {}
+        self._turn = threading.Lock()
 
     def note(self, tenants: Iterable[TenantId]) -> None:
         """These tenants have had tasks claimed just now."""
         now = time.monotonic()
-        self._seen.update(dict.fromkeys(tenants, now))
-        if len(self._seen) > 1:
-            self._seen = {one: at for one, at in self._seen.items() if at > now - MEMORY_SECONDS}
+        with self._turn:
+            seen = {**self._seen, **dict.fromkeys(tenants, now)}
+            if len(seen) > 1:
+                seen = {one: at for one, at in seen.items() if at > now - MEMORY_SECONDS}
+            self._seen = seen  # never changed: others may be going through it
 
     @property
     def are_several(self) -> bool:
@@ -38,8 +42,8 @@ class Shares:
 
     def are_several_now(self) -> bool:
         """Has more than one within the last five seconds? Then nobody should wait for many of another's."""
-        after = time.monotonic() - JUST_NOW_SECONDS
-        return len(self._seen) > 1 and sum(at > after for at in self._seen.values()) > 1
+        after, seen = time.monotonic() - JUST_NOW_SECONDS, self._seen
+        return len(seen) > 1 and sum(at > after for at in seen.values()) > 1
 
     def room(self, room: int, held: Mapping[TenantId, int]) -> tuple[int, list[TenantId]]:
         """How many more may be claimed at once so that nobody comes to hold more than his share, and of whom nothing."""

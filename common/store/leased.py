@@ -91,7 +91,7 @@ _leased_to = (
         _t.lease_token,
         _a.started_at,
         *(_t[name] for name in CLAIMED),
-        (_a.started_at == _t.created_at).label("is_first"),
+        (_a.started_at == _t.created_at).label("is_first"),  # leased as it was created: a claim comes later
     )
     .join(attempts, and_(_a.task_id == _t.id, _a.token == _t.lease_token))
     .where(
@@ -101,7 +101,8 @@ _leased_to = (
     )
     .order_by(_t.id)
 )
-_HANDED = Prepared(_leased_to.where(among(_t.id, "ids")))
+_IS_FIRST = _a.started_at == _t.created_at
+_HANDED = Prepared(_leased_to.where(among(_t.id, "ids"), _IS_FIRST))
 _UNKNOWN = Prepared(_leased_to.where(not_(among(_t.id, "held"))).limit(500))
 
 
@@ -114,7 +115,10 @@ class Leased:
 
 
 def read_handed(tx: Connection, worker: WorkerId, ids: Sequence[TaskId]) -> Leased:
-    """Those of `ids` that are leased to a worker: for who is told of what was created for it."""
+    """Those of `ids` that were leased to a worker as they were created, and are: for who is told of it.
+
+    Not what it has claimed, perhaps this very moment: who claims knows of that himself.
+    """
     return _read_leased(_HANDED.rows(tx, {"worker": worker, "ids": ids})) if ids else Leased([], None)
 
 

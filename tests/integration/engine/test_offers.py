@@ -166,6 +166,25 @@ def test_what_is_leased_to_another_is_not_taken_up(
     assert runner.held == 0
 
 
+def test_a_late_call_takes_up_nothing_that_a_claim_here_has_just_taken(
+    engine: Engine, post: Post, make_offering: Callable[[], Runner]
+) -> None:
+    """Nobody waits for anybody there: the claim's commit is over, and what it took not yet held."""
+    engine.handler("work", lambda _input: None)
+    runner = hungry(make_offering)
+    engine.start(ONE_TASK)
+    engine.advance()
+    engine.execute("UPDATE tasks SET lease_expires_at = created_at")
+    expire_due_leases(engine.database)
+    engine.execute("UPDATE tasks SET run_at = created_at")
+    assert len(engine.claim_unlimited()) == 1
+
+    post.deliver(runner)
+
+    assert runner.held == 0
+    assert rows(engine)[0][0] == "running"
+
+
 def test_a_lost_call_is_found_by_the_look(
     engine: Engine, make_offering: Callable[[], Runner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
