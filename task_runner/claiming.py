@@ -85,6 +85,8 @@ class Claiming:
         self.is_wary = is_wary
         self.have_more: frozenset[TenantId] | None = None
         """Of whom something is left to claim; None where that is not known."""
+        self.flooding: frozenset[TenantId] = frozenset()
+        """Who had more due than the last claim that tells could take."""
         self.ordinary_until = 0.0
         """Until then (monotonic seconds) light handlers are run as ordinary ones."""
         self.are_watched = breakers is not None and any(
@@ -165,6 +167,7 @@ class Claiming:
         else:  # who came off no worse than the others may have been cut short
             self.have_more = frozenset(one for one, n in served.items() if n >= limit // len(served))
             self.have_more |= frozenset(self._full)
+        self.flooding = self.have_more or frozenset()
         self._turn_after = next_turn(served, limit, self._turn_after)
         self._shares.note(served)
 
@@ -172,7 +175,7 @@ class Claiming:
         with self.database.reading() as tx:
             is_any, self._limited.are_any = is_due(tx, types=self._types, functions=self._functions)
         if not is_any and not self._limited.are_any:
-            self.have_more = frozenset()
+            self.have_more = self.flooding = frozenset()
         return is_any
 
     # -- one claim -------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from common import faults
 from common.clock import ReadClock
 from common.commands.outcome import Outcome
+from common.courtesy import Courtesy
 from common.db import Database
 from common.ids import TaskId, WorkerId
 from common.queues.offers import handed
@@ -46,6 +47,7 @@ class HandedTasks:
         *,
         worker: WorkerId,
         shares: Shares,
+        courtesy: Courtesy,
         resolver: Resolver | None,
     ) -> None:
         self.database = database
@@ -55,6 +57,7 @@ class HandedTasks:
         self._claiming = claiming
         self._offering = offering
         self._shares = shares
+        self._courtesy = courtesy
         self._resolver = resolver
         self._taking = threading.Lock()  # from a look to the note of what is held
 
@@ -119,7 +122,10 @@ class HandedTasks:
             with self.database.each_alone() as tx:
                 leased = look(tx, held)
             self._offering.take(len(leased.claims))
-            self._shares.note({claim.tenant_id for claim in leased.claims})
+            tenants = {claim.tenant_id for claim in leased.claims}
+            self._shares.note(tenants)
+            if tenants - self._claiming.flooding:
+                self._courtesy.note()
             if leased.claims:
                 faults.hit("after_claim")
             room = max(self._executor.room, 0)

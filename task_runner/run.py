@@ -79,12 +79,12 @@ class Runner:
         offering = Offering(
             registry.all(), worker=worker, lease=lease, say=say, are_watched=self.claiming.are_watched
         )
+        self._courtesy = Courtesy()
         self._handed = HandedTasks(
             database, self.executor, self.reporting, self.claiming, offering, worker=worker, shares=shares,
-            resolver=resolver,
+            courtesy=self._courtesy, resolver=resolver,
         )  # fmt: skip
         self.slots = self.executor.slots
-        self._courtesy = Courtesy()
         self._ring_in = ring_in
 
     def start(self) -> None:
@@ -101,7 +101,7 @@ class Runner:
         claiming, limited = self.claiming, self.limited
         claimed = self._handed.take_up_unknown()
         while True:
-            if claiming.have_more and (rest := self._courtesy.rest()):
+            if claiming.flooding and (rest := self._courtesy.rest()):
                 self._ring_in(rest)
                 return Drained(Counter(claimed=claimed))
             claiming.have_more = None
@@ -125,7 +125,6 @@ class Runner:
 
     def take_up(self, hints: Sequence[bytes]) -> None:
         """Call what steps have leased to this process, which calls name. Never raises: what is not taken up now is found by a look."""
-        self._courtesy.note()
         self._handed.take_up(hints)
 
     def beat(self) -> None:

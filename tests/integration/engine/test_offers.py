@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import orjson
@@ -10,7 +11,7 @@ import pytest
 from common import courtesy
 from common.commands.limits import set_limit
 from common.commands.verify import verify_instance
-from common.ids import InstanceId, new_id
+from common.ids import InstanceId
 from common.lifecycle import InstanceStatus
 from common.queues.offers import OFFERS, Offer, name_of
 from orchestrator.sweep import expire_due_leases
@@ -325,8 +326,9 @@ def test_who_has_more_to_claim_offers_nothing(
     assert post.offers[-1].credit == SLOTS
 
 
+@pytest.mark.parametrize("tenant", ["quiet", "flooding"])
 def test_a_flood_is_not_claimed_while_somebody_else_was_just_served(
-    engine: Engine, make_runner: MakeRunner, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, post: Post, make_runner: MakeRunner, monkeypatch: pytest.MonkeyPatch, tenant: str
 ) -> None:
     monkeypatch.setattr(
         courtesy, "REST_SECONDS", 30.0
@@ -337,15 +339,21 @@ def test_a_flood_is_not_claimed_while_somebody_else_was_just_served(
         flooding.start(ONE_TASK)
     engine.advance()
     rung_in: list[float] = []
-    runner = make_runner(slots=SLOTS, ring_in=rung_in.append)
+    runner = make_runner(slots=SLOTS, say=post.say, ring_in=rung_in.append)
     assert runner.claim(until=0.0).counts["claimed"] == SLOTS
     wait_until(lambda: runner.held == 0, what="the first to end")
+    for_all = Offer(engine.worker, timedelta(seconds=30), {"work": None}, {"work": None}, credit=SLOTS)
+    engine.advancing.offers.hear([for_all.to_bytes()])  # said before anybody had more than could be claimed
+    Engine.on(engine.database, tenant).start(ONE_TASK)
+    engine.advance()
 
-    runner.take_up([orjson.dumps([new_id()])])
-    assert runner.claim(until=0.0).counts["claimed"] == 0
+    post.deliver(runner)
+    claimed = runner.claim(until=0.0).counts["claimed"]
+
+    if tenant == "flooding":
+        assert claimed > 0, "nobody waits for himself"
+        assert rung_in == []
+        return
+    assert claimed == 0
     assert 0 < rung_in[0] <= 30.0
-
-    def goes_on() -> bool:
-        return runner.claim(until=0.0).counts["claimed"] > 0
-
-    wait_until(goes_on, what="the flood to be claimed again")
+    wait_until(lambda: runner.claim(until=0.0).counts["claimed"] > 0, what="the flood to be claimed again")
