@@ -30,7 +30,7 @@ class Courtesy:
     def __init__(self) -> None:
         self._until = 0.0
         self._saved = SAVED_SECONDS
-        self._is_resting = False
+        self._granted = 0.0
         self._asked_at = time.monotonic()
 
     def note(self) -> None:
@@ -41,10 +41,11 @@ class Courtesy:
         """How many seconds to rest from now on before asking again; 0 where there is no reason, or no time left for it."""
         now = time.monotonic()
         gone, self._asked_at = now - self._asked_at, now
-        self._saved = min(self._saved + gone * SHARE, SAVED_SECONDS) - (gone if self._is_resting else 0.0)
+        # Who rested and was not needed then may ask again much later.
+        self._saved = min(self._saved + gone * SHARE, SAVED_SECONDS) - min(gone, self._granted)
         rest = self._until - now
-        self._is_resting = rest > 0.0 and self._saved > 0.0
-        return rest if self._is_resting else 0.0
+        self._granted = rest if rest > 0.0 and self._saved > 0.0 else 0.0
+        return self._granted
 
 
 class Volumes:

@@ -56,6 +56,17 @@ def test_who_is_never_done_takes_no_more_than_a_quarter(clock: Clock) -> None:
     assert 0.9 * most < rested <= most + step
 
 
+def test_only_what_was_granted_counts_as_rested(clock: Clock) -> None:
+    """After a rest there may be nothing of the flood, and nobody asks for a while."""
+    flood = Courtesy()
+    flood.note()
+    assert flood.rest() > 0.0
+    clock.now += 60
+
+    flood.note()
+    assert flood.rest() == pytest.approx(REST_SECONDS)
+
+
 def test_what_was_not_rested_is_not_saved_up_for_ever(clock: Clock) -> None:
     flood = Courtesy()
     clock.now += 3_600
