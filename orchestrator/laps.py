@@ -46,6 +46,7 @@ class Sweep:
     shared_until: float = 0.0
     crowded_until: float = 0.0
     is_for_few: bool = False
+    """The batch before was of those alone who have few."""
     looks_first: bool = False
     """The pass before stepped so few that there is hardly more: a look costs less than a lock that finds nothing."""
     courtesy: Courtesy | None = None
@@ -84,7 +85,9 @@ class Sweep:
         ways = [_Way(tenant, rows, self._seen(tenant)) for tenant, rows in of_tenants.items()]
         if len(ways) > 1 or page.last_tenant is not None:
             self.shared_until = time.monotonic() + SHARED_SECONDS
-        going, rest = self._first(ways)
+        # Where tenants come in rounds, others may wait outside of this page, who have to be got at first.
+        is_everybody = page.last_tenant is None and self.turn_after == FROM_THE_FIRST
+        going, rest = self._first(ways, may_rest=is_everybody)
         if rest:
             return Chosen(rest=rest)
         room = SHARED_BATCH if self.is_shared else BATCH
@@ -96,14 +99,14 @@ class Sweep:
         taken = {instance_id: way.tenant_id for way in ways for instance_id in way.taken}
         return Chosen(taken, ends, page.last_tenant)
 
-    def _first(self, ways: list[_Way]) -> tuple[list[_Way], float]:
+    def _first(self, ways: list[_Way], *, may_rest: bool) -> tuple[list[_Way], float]:
         """Whose turn it is, and how long to rest first: in every other batch whoever has few, where others flood the inbox."""
         few = [way for way in ways if not self.volumes.is_flood(way.tenant_id)]
         is_flood = len(few) < len(ways)
         self.is_for_few = not self.is_for_few and is_flood and bool(few)
         if is_flood and self.courtesy is not None:
             if not few:
-                return ways, self.courtesy.rest()
+                return ways, self.courtesy.rest() if may_rest else 0.0
             self.courtesy.note()
         return few if self.is_for_few else ways, 0.0
 

@@ -13,6 +13,7 @@ from common.ids import InstanceId, TenantId, new_id, new_token
 from common.lifecycle import InstanceStatus
 from common.store import claims, instances, tasks, turns
 from common.store.claims import TaskClaim
+from common.store.inbox import Page, ReadyRow
 from common.store.turns import FROM_THE_FIRST
 from orchestrator.advance import advance_pass
 from orchestrator.laps import Sweep
@@ -192,6 +193,22 @@ def test_a_flood_rests_while_somebody_who_was_served_may_come_back(
     wait_until(lambda: advance_pass(engine.advancing, sweep).instances > 0, what="the flood to go on")
     engine.advance()
     assert {flooding.status(one) for one in started} == {InstanceStatus.WAITING}
+
+
+def test_a_flood_does_not_rest_where_others_may_wait_outside_of_its_page() -> None:
+    flooding, quiet = TenantId("a"), TenantId("b")
+    sweep = Sweep(courtesy=Courtesy())
+    assert sweep.courtesy is not None
+    sweep.volumes.note({flooding: 1_000})
+    row = ReadyRow(id=1, tenant_id=flooding, instance_id=InstanceId("one"), accepted_at=EARLIER)
+
+    sweep.courtesy.note()
+    assert sweep.choose(Page([row])).rest > 0
+    sweep.courtesy.note()
+    assert sweep.choose(Page([row], last_tenant=flooding)).rest == 0
+    sweep.turn_after = quiet
+    sweep.courtesy.note()
+    assert sweep.choose(Page([row])).rest == 0
 
 
 def test_more_tenants_than_a_page_has_room_for_come_in_rounds(engine: Engine) -> None:
