@@ -47,18 +47,18 @@ class ThrowawayPostgres:
 
 
 @contextmanager
-def throwaway_postgres() -> Iterator[ThrowawayPostgres]:
+def throwaway_postgres(programs: Path | None = None) -> Iterator[ThrowawayPostgres]:
     """Make a server's data, hand it out, and delete it after. End the server before the block ends.
 
+    `programs` is the folder with `initdb` and `postgres` of another installation, which every account can enter.
     Raises `Misconfigured` where the wheel is not installed or the data cannot be made.
     """
-    package = _package()
     account = _account()
     folder = Path(tempfile.mkdtemp(prefix="signalbox-postgres-"))
     try:
         if account:
             os.chown(folder, *account)
-        binaries = _reachable_binaries(package, folder, account)
+        binaries = programs or _reachable_binaries(_package(), folder, account)
         password = secrets.token_urlsafe(24)
         _initialise(binaries, folder, password, account)
         port = free_port()

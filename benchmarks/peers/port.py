@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.memory import proportional_megabytes
-from benchmarks.peers.servers import Server, run_servers
+from benchmarks.peers.servers import CONTRIB, Server, contrib_programs, run_servers
 
 HERE = Path(__file__).parent
 PROGRAMS = HERE / "programs"
@@ -46,8 +46,9 @@ class PeerFailed(Exception):
 class Port:
     """One system. `settings` are those that were tried; the comparison takes the one that is fastest live.
 
-    `share` is the part of the workflows that a slow system gets, so that a run ends; rates stay comparable. `lacks`
-    names the modes that the system has no equivalent of, with the reason.
+    `share` is the part of the workflows that a slow system gets, so that a run ends; rates stay comparable.
+    `latency_share` is the part of those that run one at a time. `lacks` names the modes that the system has no
+    equivalent of, with the reason.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Port:
     settings: tuple[Settings, ...] = ({},)
     is_durable: bool = True
     share: float = 1.0
+    latency_share: float = 1.0
     lacks: Mapping[str, str] = field(default_factory=dict)
     environment_of: str | None = None
 
@@ -78,6 +80,8 @@ class Port:
         """Build its environment below `build/peers` from the pinned versions, unless that has been done."""
         if self.name.startswith("signalbox"):
             return
+        if CONTRIB in self.servers:
+            contrib_programs()
         if (self.source / "package.json").exists():
             self._install_npm()
         else:

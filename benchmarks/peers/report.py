@@ -72,7 +72,7 @@ def as_json(
 
 
 def as_table(found: Mapping[str, Found]) -> str:
-    """One line a system, medians only; below it what is missing and why."""
+    """One line a system, medians only; below it who had fewer workflows than others, and what is missing and why."""
     head = ["system", *(label for _, label in COLUMNS), "lines", "rounds"]
     rows = [head]
     for one in found.values():
@@ -93,6 +93,12 @@ def as_table(found: Mapping[str, Found]) -> str:
     lines.insert(1, "  ".join("-" * width for width in widths))
     if not all(one.is_durable for one in found.values()):
         lines.append("* not durable: a crash loses work; stands here as an upper reference")
+    most = max((one.counts.get("live", 0) for one in found.values()), default=0)
+    lines += [
+        f"fewer: {one.title}: {one.counts['live']} workflows a round, and {one.counts['latencies']} one at a time"
+        for one in found.values()
+        if one.counts.get("live", most) < most
+    ]
     lines += [
         f"missing: {one.title}, {mode}: {reason}"
         for one in found.values()

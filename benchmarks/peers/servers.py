@@ -1,4 +1,7 @@
-"""PostgreSQL and Valkey from the wheels for one session of one system: made, used, deleted. fsync is on."""
+"""PostgreSQL and Valkey for one session of one system: made, used, deleted. fsync is on.
+
+Both come from the wheels. Who needs an extension that the wheel's PostgreSQL lacks gets Debian's, where it is installed.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,11 @@ from signalbox.ports import LOOPBACK, free_port
 from signalbox.supervisor import Part, Supervisor
 from signalbox.throwaway_postgres import throwaway_postgres
 
-Server = Literal["postgres", "valkey", "valkey-aof"]
-"""`valkey-aof` writes an append-only file once a second, as BullMQ's documentation advises; `valkey` keeps nothing."""
+Server = Literal["postgres", "postgres-contrib", "valkey", "valkey-aof"]
+"""`postgres-contrib` is Debian's with its extensions, `postgres` the wheel's. `valkey-aof` writes an append-only file
+once a second, as BullMQ's documentation advises; `valkey` keeps nothing."""
+CONTRIB = "postgres-contrib"
+CONTRIB_PROGRAMS = Path("/usr/lib/postgresql/15/bin")
 READY_SECONDS = 20.0
 
 
@@ -39,7 +45,10 @@ def run_servers(wanted: frozenset[Server]) -> Iterator[Place]:
     with ExitStack() as ending:
         folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="peers-")))
         database_url = redis_url = ""
-        server = ending.enter_context(throwaway_postgres()) if "postgres" in wanted else None
+        server = None
+        if wanted & {"postgres", CONTRIB}:
+            programs = contrib_programs() if CONTRIB in wanted else None
+            server = ending.enter_context(throwaway_postgres(programs))
         (folder / "logs").mkdir()
         supervisor = Supervisor(folder / "logs", folder, lambda _notice: None)
         ending.callback(supervisor.stop)
@@ -53,6 +62,17 @@ def run_servers(wanted: frozenset[Server]) -> Iterator[Place]:
             redis_url = f"redis://{LOOPBACK}:{port}/0"
             _await(lambda: socket.create_connection((LOOPBACK, port), timeout=1).close(), "Valkey")
         yield Place(folder, database_url, redis_url)
+
+
+def contrib_programs(folder: Path = CONTRIB_PROGRAMS) -> Path:
+    """The folder of Debian's `initdb` and `postgres`. Raises `OSError` where they are not installed."""
+    missing = [name for name in ("initdb", "postgres") if not (folder / name).exists()]
+    if missing:
+        raise OSError(
+            f"needs PostgreSQL 15 with the extension pg_trgm, but {folder} has no {' and no '.join(missing)}: "
+            "apt-get install postgresql-15"
+        )
+    return folder
 
 
 def _valkey(folder: Path, port: int, *, keeps: bool) -> Part:
