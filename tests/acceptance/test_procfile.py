@@ -101,6 +101,11 @@ def test_the_production_set_runs_hello_workflow_is_healthy_and_ends_when_asked(p
     production.env["SIGNALBOX_KEY"] = key
     for name in ("orchestrator", "task-runner", "web", "flower"):
         production.start(name)
+    for name in (
+        "orchestrator",
+        "task-runner",
+    ):  # to ask too early costs seconds: that loads Celery each time
+        production.children[name].wait_for_log(" ready.", seconds=60)
     for service in ("api", "orchestrator", "task-runner", "flower"):
         wait_until(lambda s=service: healthy(production, s), what=f"{service} to be healthy", seconds=60)
 

@@ -5,10 +5,8 @@ import re
 import signal
 import socket
 
-import pytest
-
 from tests.support.processes import Processes
-from tests.support.up_command import HELLO, PARTS, STOP_SECONDS, family, living, start_up
+from tests.support.up_command import HELLO, PARTS, STOP_SECONDS, Up, family, living, start_up
 from tests.support.waiting import wait_until
 
 
@@ -50,13 +48,11 @@ def test_a_part_that_freezes_with_the_write_lock_is_killed_and_work_goes_on(proc
     assert up.cli("watch", identity, "--timeout", "60").returncode == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_up_takes_everything_down_when_it_is_asked_to(processes: Processes, number: signal.Signals) -> None:
-    up = start_up(processes)
+def assert_takes_everything_down(up: Up, asked: signal.Signals) -> None:
     everything = family(up.child.pid)
     assert len(everything) >= 1 + len(PARTS)
 
-    up.child.popen.send_signal(number)
+    up.child.popen.send_signal(asked)
 
     assert up.child.wait(seconds=STOP_SECONDS) == 0
     assert living(everything) == []
@@ -64,7 +60,9 @@ def test_up_takes_everything_down_when_it_is_asked_to(processes: Processes, numb
     assert "killed" not in up.child.log()
 
 
-def test_a_killed_up_leaves_no_child_and_the_next_one_goes_on(processes: Processes) -> None:
+def test_no_child_outlives_up_and_the_next_one_goes_on_and_takes_everything_down_when_it_is_asked_to(
+    processes: Processes,
+) -> None:
     up = start_up(processes)
     up.json("apply", str(HELLO))
     identity = up.json("start", "hello-workflow", "--wait", "60")["id"]
@@ -78,6 +76,7 @@ def test_a_killed_up_leaves_no_child_and_the_next_one_goes_on(processes: Process
     assert (again.url, (again.data / "key").read_text()) == (url, key)
     assert again.json("show", identity)["status"] == "completed"
     assert again.json("start", "hello-workflow", "--wait", "60")["status"] == "completed"
+    assert_takes_everything_down(again, signal.SIGTERM)
 
 
 def test_without_a_broker_work_goes_on_by_looking(processes: Processes) -> None:
@@ -90,7 +89,9 @@ def test_without_a_broker_work_goes_on_by_looking(processes: Processes) -> None:
     assert set(up.pids()) == PARTS - {"broker"}
 
 
-def test_a_usual_port_that_is_taken_is_stepped_around(processes: Processes) -> None:
+def test_a_usual_port_that_is_taken_is_stepped_around_flower_shows_on_the_loopback_and_ctrl_c_ends_it_all(
+    processes: Processes,
+) -> None:
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", 0))
@@ -99,14 +100,10 @@ def test_a_usual_port_that_is_taken_is_stepped_around(processes: Processes) -> N
         (processes.folder / ".signalbox").mkdir()
         (processes.folder / ".signalbox" / "url").write_text(f"http://127.0.0.1:{port}\n")
 
-        up = start_up(processes)
+        up = start_up(processes, "--flower")
 
         assert up.url.rpartition(":")[2] != str(port)
         assert up.json("stats")["workers"]
-
-
-def test_flower_shows_on_the_loopback(processes: Processes) -> None:
-    up = start_up(processes, "--flower")
 
     (url,) = re.findall(r"Flower\s+(http://127\.0\.0\.1:\d+)", up.child.log())
     port = int(url.rpartition(":")[2])
@@ -116,3 +113,4 @@ def test_flower_shows_on_the_loopback(processes: Processes) -> None:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
     up.child.wait_until_ready(answers, what="Flower", seconds=30)
+    assert_takes_everything_down(up, signal.SIGINT)

@@ -1,9 +1,12 @@
-"""Workers for tests that are about what they do and how they die: forked from a process that has loaded the libraries already.
+"""Workers for tests that are about what they do and how they die, and commands for tests that type many: forked from a process
+that has loaded the libraries already.
 
 An interpreter of its own spends a second of CPU time on imports, and the tests of fault points kill sixty workers at the
 first thing that they do. What runs is what `celery -A … worker` runs, with an environment, a folder, a process group and a
 log of its own; only the libraries were loaded before. How a worker starts and ends when asked is for others to test:
 `multiprocessing` ends its processes without calling what is registered for the end.
+
+A command is what the script `signalbox` calls, with arguments, an environment, a folder and three standard streams of its own.
 
 The process that forks them belongs to this pytest process, and ends with it, however that ends.
 """
@@ -15,6 +18,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -38,6 +42,8 @@ LIBRARIES = [
     "orchestrator.retention",
     "orchestrator.schedules",
     "orchestrator.sweep",
+    "signalbox.cli.app",
+    "signalbox.client",
     "task_runner.isolate",
     "task_runner.links",
     "task_runner.resolve",
@@ -96,6 +102,31 @@ def doomed_task_runner(processes: Processes, *, fault: str) -> Child:
     return forked_task_runner(processes, env={"SIGNALBOX_FAULTS": fault})
 
 
+def forked_command(
+    arguments: Sequence[str], *, env: Mapping[str, str], folder: Path, stdin: str, seconds: float
+) -> subprocess.CompletedProcess[str]:
+    """Run `signalbox ARGUMENTS` to its end, as `subprocess.run` does that captures its output.
+
+    Raises `subprocess.TimeoutExpired` when it still runs after `seconds`; it is killed then.
+    """
+    argv = ("signalbox", *arguments)
+    with tempfile.TemporaryDirectory(prefix="signalbox-command-") as streams:
+        given, out, err = (Path(streams) / name for name in ("stdin", "stdout", "stderr"))
+        given.write_text(stdin, encoding="utf-8")
+        process = _context().Process(
+            target=_run_command, args=(argv, dict(env), folder, given, out, err), daemon=True
+        )
+        process.start()
+        try:
+            code = Forked(process).wait(seconds)
+        finally:
+            process.kill()
+            process.join()
+        return subprocess.CompletedProcess(
+            argv, code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8")
+        )
+
+
 def _worker(processes: Processes, app: str, queue: str, env: Mapping[str, str]) -> Child:
     argv = worker_command(app, queue, number=len(processes.children))
     log_path = processes.folder / f"{len(processes.children):02d}-{queue}.log"
@@ -127,10 +158,36 @@ def _context() -> ForkServerContext:
 
 
 def _run(argv: Sequence[str], env: Mapping[str, str], folder: Path, log_path: Path) -> None:
-    """The life of the forked process."""
-    die_with_parent()
+    """The life of a forked worker."""
     log = os.open(log_path, os.O_WRONLY | os.O_APPEND)
-    for descriptor, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, log), (2, log)):
+    _become(argv, env, folder, (os.open(os.devnull, os.O_RDONLY), log, log))
+    from celery.__main__ import main  # noqa: PLC0415 - in the process that becomes a worker
+
+    main()
+
+
+def _run_command(
+    argv: Sequence[str], env: Mapping[str, str], folder: Path, stdin: Path, stdout: Path, stderr: Path
+) -> None:
+    """The life of a forked command."""
+    written = os.O_WRONLY | os.O_CREAT
+    _become(
+        argv, env, folder, (os.open(stdin, os.O_RDONLY), os.open(stdout, written), os.open(stderr, written))
+    )
+    # As an interpreter of its own would have them; `multiprocessing` has given this one an empty standard input.
+    sys.stdin, sys.stdout, sys.stderr = (
+        open(descriptor, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the process
+        for descriptor, mode in ((0, "r"), (1, "w"), (2, "w"))
+    )
+    from signalbox.cli import main  # noqa: PLC0415 - in the process that becomes a command
+
+    main()
+
+
+def _become(argv: Sequence[str], env: Mapping[str, str], folder: Path, streams: tuple[int, int, int]) -> None:
+    """Make this process one of its own, with `streams` as its standard input, output and error."""
+    die_with_parent()
+    for descriptor, source in enumerate(streams):
         os.dup2(source, descriptor)
     # Among the others is one by which the process that forked us learns that pytest has ended: kept open by us it would never
     # learn it, and its end is ours.
@@ -141,6 +198,3 @@ def _run(argv: Sequence[str], env: Mapping[str, str], folder: Path, log_path: Pa
     os.environ.update(env)
     os.chdir(folder)
     sys.argv = list(argv)
-    from celery.__main__ import main  # noqa: PLC0415 - in the process that becomes a worker
-
-    main()

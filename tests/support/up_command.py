@@ -11,7 +11,8 @@ from typing import Any
 
 import psutil
 
-from tests.support.processes import BIN, Child, Processes, plain_environment
+from tests.support.forked import forked_command
+from tests.support.processes import Child, Processes, plain_environment
 
 UP_SECONDS = 60
 STOP_SECONDS = 20
@@ -34,18 +35,10 @@ class Up:
     def url(self) -> str:
         return (self.data / "url").read_text().strip()
 
-    def cli(self, *arguments: str, stdin: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run `signalbox …` in the folder of this `up`, as its user would."""
-        return subprocess.run(
-            [str(BIN / "signalbox"), *arguments],
-            env=plain_environment(self.home, env),
-            cwd=self.home,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+    def cli(self, *arguments: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+        """Run `signalbox …` in the folder of this `up`, as its user would, in a process that has its libraries already."""
+        environment = plain_environment(self.home, env)
+        return forked_command(arguments, env=environment, folder=self.home, stdin=stdin, seconds=60)
 
     def json(self, *arguments: str) -> Any:
         """The JSON answer of a command that must succeed."""
