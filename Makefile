@@ -10,10 +10,11 @@ ARGS ?=
 CODE := statechart common orchestrator task_runner api signalbox migrations tests docs
 
 # Suites in the order of what they need. Servers and whole processes mostly wait for each other, so more tests of them go side
-# by side than there are cores; what measures time or is load itself runs alone.
+# by side than there are cores; of what is load itself two, since each has work for both cores; what measures time runs alone.
 PURE_SUITES := $(wildcard tests/unit tests/conformance)
 SERVER_SUITES := tests/integration tests/migrations tests/chaos --ignore=tests/chaos/test_chaos.py
-TIMED_SUITES := tests/acceptance/test_recovery_times.py tests/stress tests/chaos/test_chaos.py
+STRESS_SUITES := tests/stress
+TIMED_SUITES := tests/acceptance/test_recovery_times.py tests/chaos/test_chaos.py
 PROCESS_SUITES := tests/acceptance $(addprefix --ignore=,$(TIMED_SUITES))
 
 # A dozen interpreters load the same code here, and none of them should have to compile it again.
@@ -37,12 +38,13 @@ demo: $(VENV)/.project ## install, then run hello-workflow end to end on real pa
 
 test: $(VENV)/.dev $(VENV)/.project ## install, then run every suite, real PostgreSQL and Valkey included
 	@failed=0; took=; \
-	for part in pure servers processes timed; do \
+	for part in pure servers processes stress timed; do \
 	  fsync=off; \
 	  case $$part in \
 	    pure) suites="-n 3 $(PURE_SUITES)";; \
 	    servers) suites="-n 3 $(SERVER_SUITES)";; \
 	    processes) suites="-n 4 $(PROCESS_SUITES)";; \
+	    stress) suites="-n 2 $(STRESS_SUITES)"; fsync=on;; \
 	    timed) suites="$(TIMED_SUITES)"; fsync=on;; \
 	  esac; \
 	  began=$$(date +%s); \

@@ -25,7 +25,7 @@ LONG_ENOUGH_MS = 1_500
 @pytest.fixture
 def cluster(processes: Processes, postgres_url: str, valkey_url: str, ledger: Ledger) -> Iterator[Cluster]:
     settings = {**QUICK_LEASES, "LEDGER": str(ledger.path)}
-    with Cluster(processes, postgres_url, valkey_url, settings) as cluster:
+    with Cluster(processes, postgres_url, valkey_url, settings, forks=True) as cluster:
         yield cluster
 
 

@@ -1,7 +1,7 @@
 """The stress of docs/reliability.md: several processes of each duty, senders skewed to few instances, cancels, events
 between instances; and not one event lost or doubled, no order contradicted, no deadlock, no gap.
 
-`STRESS_SECONDS` says how long the senders send (8), `STRESS_SENDERS` how many there are (4).
+`STRESS_SECONDS` says how long the senders send (5), `STRESS_SENDERS` how many there are (4).
 """
 
 import os
@@ -16,7 +16,7 @@ from tests.support.figures import Tell
 from tests.support.load import Load
 from tests.support.processes import Processes
 
-SECONDS = float(os.environ.get("STRESS_SECONDS", "8"))
+SECONDS = float(os.environ.get("STRESS_SECONDS", "5"))
 SENDERS = int(os.environ.get("STRESS_SENDERS", "4"))
 INSTANCES = 60
 SETTLE_SECONDS = 60.0 + SECONDS
@@ -79,7 +79,7 @@ def deadlocks(url: str) -> int:
 def test_stress_on_postgresql(
     settings: dict[str, str], processes: Processes, postgres_url: str, valkey_url: str, tell: Tell
 ) -> None:
-    with Cluster(processes, postgres_url, valkey_url, settings) as cluster:
+    with Cluster(processes, postgres_url, valkey_url, settings, forks=True) as cluster:
         ran = run_stress(cluster, tell, senders=SENDERS)
         assert_clean(ran, cluster)
     met = deadlocks(postgres_url)
@@ -88,7 +88,7 @@ def test_stress_on_postgresql(
 
 
 def test_stress_on_sqlite(processes: Processes, sqlite_url: str, valkey_url: str, tell: Tell) -> None:
-    with Cluster(processes, sqlite_url, valkey_url) as cluster:
+    with Cluster(processes, sqlite_url, valkey_url, forks=True) as cluster:
         ran = run_stress(cluster, tell, senders=max(1, SENDERS // 2))
         assert_clean(ran, cluster)
 
@@ -96,6 +96,8 @@ def test_stress_on_sqlite(processes: Processes, sqlite_url: str, valkey_url: str
 if SECONDS > 15:  # the long form only: what it adds is the highest load, because one sender hinders nobody
 
     def test_stress_without_a_broker(processes: Processes, sqlite_url: str, tell: Tell) -> None:
-        with Cluster(processes, sqlite_url, NO_BROKER, {"SIGNALBOX_DOORBELLS": "false"}) as cluster:
+        with Cluster(
+            processes, sqlite_url, NO_BROKER, {"SIGNALBOX_DOORBELLS": "false"}, forks=True
+        ) as cluster:
             ran = run_stress(cluster, tell, senders=1)
             assert_clean(ran, cluster)
