@@ -57,15 +57,15 @@ def run_through(
 
 
 def test_a_flushed_broker(processes: Processes, postgres_url: str, valkey: ValkeyServer, tell: Tell) -> None:
-    with Cluster(processes, postgres_url, valkey.url) as cluster:
+    with Cluster(processes, postgres_url, valkey.url, forks=True) as cluster:
         run_through(cluster, valkey, tell, outage=valkey.flush, end=valkey.flush)
 
 
 def test_a_frozen_broker(processes: Processes, postgres_url: str, valkey: ValkeyServer, tell: Tell) -> None:
-    with Cluster(processes, postgres_url, valkey.url) as cluster:
+    with Cluster(processes, postgres_url, valkey.url, forks=True) as cluster:
         run_through(cluster, valkey, tell, outage=valkey.freeze, end=valkey.thaw)
 
 
 def test_a_killed_broker(processes: Processes, postgres_url: str, valkey: ValkeyServer, tell: Tell) -> None:
-    with Cluster(processes, postgres_url, valkey.url) as cluster:
+    with Cluster(processes, postgres_url, valkey.url, forks=True) as cluster:
         run_through(cluster, valkey, tell, outage=valkey.kill, end=valkey.start)

@@ -23,7 +23,7 @@ END_SESSIONS = """
 def test_broken_connections_in_the_middle_of_the_work(
     processes: Processes, postgres_url: str, valkey_url: str, tell: Tell
 ) -> None:
-    with Cluster(processes, postgres_url, valkey_url, QUICK_LEASES) as cluster:
+    with Cluster(processes, postgres_url, valkey_url, QUICK_LEASES, forks=True) as cluster:
         workers = cluster.workers()
         key = cluster.engine.apply(three_tasks())
         began = time.monotonic()

@@ -65,7 +65,7 @@ def test_the_guide_names_the_commit_before_the_newest_migration(old_code: Path) 
 def test_old_workers_do_the_work_on_the_new_schema_and_new_ones_take_over(
     processes: Processes, database_url: str, valkey_url: str, old: Mapping[str, str]
 ) -> None:
-    with Cluster(processes, database_url, valkey_url, QUICK_LEASES) as cluster:
+    with Cluster(processes, database_url, valkey_url, QUICK_LEASES, forks=True) as cluster:
         key = cluster.engine.apply(three_tasks())
         before = [
             processes.celery_worker("orchestrator.worker", "workflow-orchestrator", env=old),
@@ -95,7 +95,7 @@ def test_the_old_api_answers_on_the_new_schema(
 ) -> None:
     port = free_port()
     secret = {"SIGNALBOX_SECRET": make_secret()}
-    with Cluster(processes, database_url, valkey_url, {**QUICK_LEASES, **secret}) as cluster:
+    with Cluster(processes, database_url, valkey_url, {**QUICK_LEASES, **secret}, forks=True) as cluster:
         made = processes.start(
             "keys", "signalbox", "keys", "create", "--tenant", "default", "--name", "old", "--role", "admin",
             "--json", env=old,

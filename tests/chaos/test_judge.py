@@ -1,7 +1,11 @@
 """The judge of the chaos suite finds what it is there to find: books that do not agree with the database."""
 
 import os
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,28 +21,69 @@ from tests.support.waiting import wait_until
 ADDS = (("start", 0.0), ("ADD", 0.0), ("ADD", 0.0))
 
 
-@pytest.fixture
-def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
-    path = tmp_path / "ledger"
-    monkeypatch.setenv("LEDGER", str(path))
-    return Ledger(path)
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, sqlite_url: str, ledger: Ledger) -> Iterator[Cluster]:
-    """No process is started: the engine takes its turns in this one."""
-    with Cluster(Processes(tmp_path), sqlite_url) as cluster:
+@contextmanager
+def site(folder: Path) -> Iterator[Cluster]:
+    """The site of a folder, in which the engine takes its turns in this process: no other is started."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        Cluster(Processes(folder), f"sqlite:///{folder}/signalbox.db") as cluster,
+    ):
+        patch.setenv("LEDGER", str(folder / "ledger"))
         cluster.engine.handler("chaos.work", chaos_handlers.work)
         cluster.engine.handler("chaos.unsteady", chaos_handlers.unsteady)
-        cluster.engine.apply(chaos_chart.CHILD)
         cluster.engine.handler("chaos.refuse", chaos_handlers.refuse)
-        cluster.engine.apply(chaos_chart.CHART)
-        cluster.engine.apply(chaos_saga.SAGA)
+        yield cluster
+
+
+@dataclass(frozen=True)
+class Told:
+    """Folders that tests copy: of a site whose definitions are applied, and of the same one once a story was told there."""
+
+    before: Path
+    after: Path
+    story: Story
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory, migrated_sqlite_file: Path) -> Told:
+    before, after = tmp_path_factory.mktemp("before"), tmp_path_factory.mktemp("after")
+    shutil.copyfile(migrated_sqlite_file, before / "signalbox.db")
+    with site(before) as cluster:
+        for document in (chaos_chart.CHILD, chaos_chart.CHART, chaos_saga.SAGA):
+            cluster.engine.apply(document)
+    shutil.copytree(before, after, dirs_exist_ok=True)
+    with site(after) as cluster:
+        story = tell(cluster, Story(0, [*ADDS, ("CLOSE", 0.0)]))
+    return Told(before, after, story)
+
+
+@pytest.fixture
+def folder(request: pytest.FixtureRequest, told: Told, tmp_path: Path) -> Path:
+    """A folder of the test's own: in that of one that asks for `story`, it was told."""
+    copied = told.after if "story" in request.fixturenames else told.before
+    return shutil.copytree(copied, tmp_path / "site")
+
+
+@pytest.fixture
+def ledger(folder: Path) -> Ledger:
+    return Ledger(folder / "ledger")
+
+
+@pytest.fixture
+def cluster(folder: Path) -> Iterator[Cluster]:
+    with site(folder) as cluster:
         yield cluster
 
 
 def tell(cluster: Cluster, story: Story) -> Story:
     """Tell the engine a story, and take turns until its instance is final."""
+    begin(cluster, story)
+    end(cluster, story)
+    return story
+
+
+def begin(cluster: Cluster, story: Story) -> None:
+    """Tell the engine all that a story says."""
     engine = cluster.engine
     story.instance_id = engine.start(story.key, business_key=story.business_key)
     for verb, _ in story.steps[1:]:
@@ -52,6 +97,10 @@ def tell(cluster: Cluster, story: Story) -> Story:
                 engine.settle()
                 engine.control(verb, story.instance_id)
 
+
+def end(cluster: Cluster, story: Story) -> None:
+    engine = cluster.engine
+
     def is_final() -> bool:
         engine.settle()
         if engine.status(story.instance_id) == "failed":
@@ -59,12 +108,11 @@ def tell(cluster: Cluster, story: Story) -> Story:
         return engine.status(story.instance_id) in ("completed", "cancelled")
 
     wait_until(is_final, what=f"the end of {story}", seconds=20)
-    return story
 
 
 @pytest.fixture
-def story(cluster: Cluster) -> Story:
-    return tell(cluster, Story(0, [*ADDS, ("CLOSE", 0.0)]))
+def story(told: Told) -> Story:
+    return deepcopy(told.story)
 
 
 def faults(judgement: Judgement) -> set[str]:
@@ -123,10 +171,11 @@ def test_an_instance_that_nobody_asked_for_is_wrong(cluster: Cluster, story: Sto
 
 
 def test_more_children_at_once_than_may_run_are_wrong(cluster: Cluster, ledger: Ledger) -> None:
-    stories = [
-        tell(cluster, Story(number, [*ADDS, ("CLOSE", 0.0)]))
-        for number in range(chaos_chart.CHILDREN_AT_ONCE + 1)
-    ]
+    stories = [Story(number, [*ADDS, ("CLOSE", 0.0)]) for number in range(chaos_chart.CHILDREN_AT_ONCE + 1)]
+    for story in stories:
+        begin(cluster, story)
+    for story in stories:
+        end(cluster, story)
     cluster.engine.execute(
         "UPDATE instances SET concurrency_key = 'low', started_at = '2026-03-01 12:00:00', "
         f"finished_at = '2026-03-01 12:00:01' WHERE definition_key = '{chaos_chart.CHILD_KEY}'"

@@ -1,5 +1,8 @@
 """200 schedules over two days and a change of the clocks in four zones: exactly the expected runs, each once.
 
+On SQLite all of it. On PostgreSQL one of the changes, lived through by schedules of all zones: which instants there are is
+arithmetic that no database takes part in (`common/schedule.py`), and what differs is how due rows are found and moved.
+
 What is expected comes from a walk over every minute in UTC that shares no code with the engine.
 """
 
@@ -42,12 +45,13 @@ def expected_instants(text: str, zone: str, start: datetime) -> tuple[datetime, 
     return tuple(BruteCron(text, zone).between(start, start + TWO_DAYS))
 
 
-def test_two_days_of_two_hundred_schedules_over_a_change_of_the_clocks(
+def test_two_days_of_fifty_schedules_over_each_change_of_the_clocks(
     clock: ManualClock, engine: Engine
 ) -> None:
     engine.apply(SHORT)
     total = 0
-    for turn, (changing, start) in enumerate(sorted(CHANGES.items(), key=lambda pair: pair[1])):
+    changes = sorted(CHANGES.items(), key=lambda pair: pair[1])
+    for turn, (changing, start) in enumerate(changes if engine.database.is_sqlite else changes[:1]):
         # Each change is lived through by schedules of all four zones: fifty a change, two hundred in all.
         clock.advance(start - clock.now())
         wanted = {}
