@@ -1,14 +1,19 @@
-"""What a request costs the API's process: starts, events and reads through gunicorn, from kept-alive connections.
+"""What a request costs the API's process, and how many workflows a second start over HTTP and run to their end.
 
     python -m benchmarks.http --postgres            a real PostgreSQL with fsync, and Valkey
     python -m benchmarks.http                       the embedded database
     python -m benchmarks.http --postgres -n 2000 --connections 8 --rounds 3 --json
 
-Requests go over raw sockets, because a client library costs more than our server does. Each phase is run without the
+Requests go through gunicorn from kept-alive connections, over raw sockets, because a client library costs more than our server does. Each phase is run without the
 workers, so that the API has the machine for itself, and then with them: `start` starts workflows of three no-op steps,
 `event` sends to instances that wait for it, `read` reads one. Told are requests a second, the caller's p50 and p99, and the CPU
 time of the API's process for each request (user and system, of the process that serves), the median of the rounds.
 CPU time bears a loaded machine; the rates do not.
+
+With the workers, workflows are also measured to their end. `start, to the end` starts them as fast as the connections do:
+its rate is from the first start to the last end, its p50 and p99 are from a workflow's start to its end, by the rows of
+the database. `start, waited for` asks with `Prefer: wait`, so that a connection starts the next one when it knows that
+the one before has completed, and what it tells is what the caller sees; once with one connection, so one at a time.
 """
 
 from __future__ import annotations
@@ -21,8 +26,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,10 +35,15 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from api.app import THREADS
+from benchmarks.stacks import application_database, await_ended
+from common.lifecycle import InstanceStatus
 from common.observability import configure_logging
-from signalbox.bench import Options, bench_stack, steps_chart
+from common.store import keys
+from common.store.listing import InstanceRecord
+from signalbox.bench import TENANT, Options, bench_stack, steps_chart
 from signalbox.machine import describe_machine
-from signalbox.measure import latency
+from signalbox.measure import Run, latency, live_figures
 from signalbox.stack import Stack
 
 CHART = steps_chart(3)
@@ -45,8 +55,11 @@ WAITING = {
 TARGETS = 50
 """Instances among which the events are dealt out."""
 TIMEOUT_SECONDS = 30.0
+WAIT_SECONDS = 20
 Phase = Callable[[int], bytes]
 """The bytes of the nth request."""
+Accept = Callable[[int, bytes], bool]
+"""Whether a status and a body are what was asked for."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +139,13 @@ class Caller:
             raise ValueError(f"{method} {path}: {status} {answer.decode()}")
         return json.loads(answer)
 
-    def measure(self, phase: Phase, count: int) -> Measured:
-        """Send `count` requests, dealt out among the connections, each waiting for its answer before the next."""
+    def measure(self, phase: Phase, count: int, accept: Accept | None = None) -> tuple[Measured, list[bytes]]:
+        """Send `count` requests, dealt out among the connections, each waiting for its answer before the next.
+
+        The answers come back, too. Raises `ValueError` for one that is refused, or that `accept` does not take.
+        """
         took: list[float] = []
+        answers: list[bytes] = []
         failures: list[str] = []
         numbers = iter(range(count))
         turn = threading.Lock()
@@ -144,9 +161,10 @@ class Caller:
                 began = time.perf_counter()
                 status, answer = connection.ask(request)
                 mine.append((time.perf_counter() - began) * 1_000)
-                if status >= 300:
+                if status >= 300 or (accept is not None and not accept(status, answer)):
                     failures.append(f"{status} {answer.decode()}")
                     break
+                answers.append(answer)
             took.extend(mine)
 
         with self.connected(self.connections) as connections:
@@ -160,7 +178,7 @@ class Caller:
         if failures or len(took) != count:
             raise ValueError(f"{count - len(took)} requests were not answered; {failures[:1]}")
         found = latency(took)
-        return Measured(count / seconds, found.p50, found.p99, cpu * 1_000 / count)
+        return Measured(count / seconds, found.p50, found.p99, cpu * 1_000 / count), answers
 
     def cpu_seconds(self) -> float:
         """What the processes that serve have used; their master only watches."""
@@ -197,10 +215,10 @@ def main() -> None:
     sys.stdout.write(
         f"{json.dumps(report['machine'])}, {report['database']}, {asked.connections} connections\n"
     )
-    sys.stdout.write(f"{'':>24}{'a second':>10}{'p50 ms':>10}{'p99 ms':>10}{'CPU ms':>10}\n")
+    sys.stdout.write(f"{'':>28}{'a second':>10}{'p50 ms':>10}{'p99 ms':>10}{'CPU ms':>10}\n")
     for name, one in report["phases"].items():
         sys.stdout.write(
-            f"{name:>24}{one['perSecond']:>10.0f}{one['p50Ms']:>10.2f}{one['p99Ms']:>10.2f}{one['cpuMs']:>10.3f}\n"
+            f"{name:>28}{one['perSecond']:>10.0f}{one['p50Ms']:>10.2f}{one['p99Ms']:>10.2f}{one['cpuMs']:>10.3f}\n"
         )
 
 
@@ -214,10 +232,9 @@ def measure(
         where="postgres" if is_postgres else "embedded",
         over_http=True,
     )
-    with (
-        tempfile.TemporaryDirectory(prefix="signalbox-http-") as folder,
-        bench_stack(options, Path(folder), _tell) as stack,
-    ):
+    with ExitStack() as ending:
+        folder = ending.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-http-"))
+        stack = ending.enter_context(bench_stack(options, Path(folder), _tell))
         caller = Caller(stack, connections)
         for document in (CHART, WAITING):
             caller.ask("POST", "/definitions", {"document": document})
@@ -232,6 +249,7 @@ def measure(
                 _tell(f"{ready.name}: {ready.detail}")
             for name, phase in phases.items():
                 found[f"{name}, workers run"] = _rounds(caller, phase, requests, rounds)
+            found |= _to_the_end(caller, phases["start"], requests, rounds, ending)
         return {
             "machine": describe_machine(),
             "database": "PostgreSQL, fsync on" if is_postgres else "SQLite",
@@ -261,7 +279,56 @@ def _phases(caller: Caller, targets: Sequence[str]) -> dict[str, Phase]:
 
 def _rounds(caller: Caller, phase: Phase, requests: int, rounds: int) -> list[Measured]:
     caller.measure(phase, 4 * caller.connections)  # statements are prepared, a connection has been opened
-    return [caller.measure(phase, requests) for _ in range(rounds)]
+    return [caller.measure(phase, requests)[0] for _ in range(rounds)]
+
+
+def _to_the_end(
+    caller: Caller, start: Phase, requests: int, rounds: int, ending: ExitStack
+) -> dict[str, list[Measured]]:
+    """Workflows from their start over HTTP until they have completed."""
+    database = application_database(caller.stack, ending)
+    with database.reading() as tx:
+        tenant_id = keys.find_tenant(tx, TENANT)
+    if tenant_id is None:
+        raise ValueError(f'no tenant "{TENANT}"')
+
+    def live() -> Measured:
+        measured, answers = caller.measure(start, requests)
+        ids = [json.loads(answer)["id"] for answer in answers]
+        runs = [_run(one) for one in await_ended(caller.stack, database, tenant_id, ids)]
+        figures = live_figures(runs)
+        return replace(
+            measured,
+            per_second=figures.workflows_per_second,
+            p50=figures.latency.p50,
+            p99=figures.latency.p99,
+        )
+
+    def waiting(number: int) -> bytes:
+        return start(number).replace(b"\r\n\r\n", b"\r\nPrefer: wait=%d\r\n\r\n" % WAIT_SECONDS, 1)
+
+    live()  # what the phases before have started has ended, too
+    found = {"start, to the end": [live() for _ in range(rounds)]}
+    # One process lets half of its threads wait.
+    for connections, count in (
+        (min(caller.connections, THREADS // 2), requests),
+        (1, max(requests // 10, 1)),
+    ):
+        waiters = replace(caller, connections=connections)
+        found[f"start, waited for by {connections}"] = [
+            waiters.measure(waiting, count, _has_completed)[0] for _ in range(rounds)
+        ]
+    return found
+
+
+def _has_completed(_status: int, answer: bytes) -> bool:
+    return bool(json.loads(answer)["status"] == InstanceStatus.COMPLETED)
+
+
+def _run(record: InstanceRecord) -> Run:
+    if record.status != InstanceStatus.COMPLETED or record.started_at is None or record.finished_at is None:
+        raise ValueError(f'instance {record.id} is "{record.status}", expected "completed": {record.error}')
+    return Run(record.created_at, record.started_at, record.finished_at, record.sequence)
 
 
 def _median(ones: Sequence[Measured]) -> dict[str, float]:

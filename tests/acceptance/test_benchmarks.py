@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from benchmarks import growth, idle, payloads, profile, scale
+from benchmarks import growth, http, idle, payloads, profile, scale
 
 
 def test_growth_compares_sizes_that_are_there() -> None:
@@ -73,6 +73,17 @@ def test_scale_measures_with_more_workers_and_simulates_many(monkeypatch: pytest
     slow, _faster, too_fast = report["simulated"][:3]
     assert slow["sustained"]
     assert too_fast["workflows a second"] > slow["workflows a second"]
+
+
+def test_workflows_are_followed_from_http_to_their_end() -> None:
+    report = http.measure(20, 2, 1, is_postgres=False, has_workers=True)
+
+    phases = report["phases"]
+    for name in ("start", "start, workers run", "start, to the end", "start, waited for by 2"):
+        assert phases[name]["perSecond"] > 0
+    alone = phases["start, waited for by 1"]
+    assert 0 < alone["p50Ms"] <= alone["p99Ms"]
+    assert alone["p50Ms"] > phases["start"]["p50Ms"], "who waits for the end waits longer than for the start"
 
 
 def test_the_profile_times_the_statements_of_every_process() -> None:
