@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ SETTINGS: dict[str, Any] = json.loads(os.environ.get("PEER_SETTINGS", "{}"))
 DATABASE_URL = os.environ.get("PEER_DATABASE_URL", "")
 REDIS_URL = os.environ.get("PEER_REDIS_URL", "")
 WARM_UP = 20
+LOOK_SECONDS = 1.0
 
 
 def serve(modes: dict[str, Callable[[int], dict[str, Any]]]) -> None:
@@ -34,6 +36,18 @@ def serve(modes: dict[str, Callable[[int], dict[str, Any]]]) -> None:
             answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def end_with_parent() -> None:
+    """Kill this process and all of its group, which is its own, as soon as whoever started it has gone without a word."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK_SECONDS)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def timed(call: Callable[[], object]) -> dict[str, Any]:

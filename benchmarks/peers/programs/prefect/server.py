@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
-from driver import DATABASE_URL, Workers
+from driver import DATABASE_URL, Workers, end_with_parent
 from environment import API, HOST, PORT
 
 READY_SECONDS = 90
@@ -20,6 +20,7 @@ PREFECT = str(Path(sys.executable).with_name("prefect"))
 @contextmanager
 def running_server() -> Iterator[psycopg.Connection]:
     """A server that answers, and a connection to its database."""
+    end_with_parent()  # it takes long to start, and looks for the end of its input only when it has
     server = Workers([[PREFECT, "server", "start", "--host", HOST, "--port", str(PORT)]])
     server.start()
     try:
