@@ -1,4 +1,8 @@
-"""A process that dies in any step of a compensation costs nothing but time: all is undone, once, last first."""
+"""A process that dies in any step of a compensation costs nothing but time: all is undone, once, last first.
+
+On PostgreSQL alone. What a death leaves of a transaction is the same whatever the transaction was about, and `test_fault_points.py`
+dies at each of these points on both databases; compensation itself runs on both in `tests/integration/engine/test_compensation.py`.
+"""
 
 import signal
 from typing import Any
@@ -11,6 +15,8 @@ from tests.support.forked import doomed_orchestrator, doomed_task_runner
 from tests.support.processes import Child
 from tests.support.turns import Turns
 from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.parametrize("cluster", ["postgresql"], indirect=True)
 
 STEPS = ("one", "two")
 # The cancel, and the end of each compensation: with three steps of the orchestrator and two tasks everything is passed.

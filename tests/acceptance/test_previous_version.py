@@ -91,11 +91,12 @@ def test_old_workers_do_the_work_on_the_new_schema_and_new_ones_take_over(
 
 
 def test_the_old_api_answers_on_the_new_schema(
-    processes: Processes, database_url: str, valkey_url: str, old: Mapping[str, str]
+    processes: Processes, postgres_url: str, valkey_url: str, old: Mapping[str, str]
 ) -> None:
+    """On PostgreSQL, where an API is another process than what upgrades the schema; `signalbox up` starts with its file."""
     port = free_port()
     secret = {"SIGNALBOX_SECRET": make_secret()}
-    with Cluster(processes, database_url, valkey_url, {**QUICK_LEASES, **secret}, forks=True) as cluster:
+    with Cluster(processes, postgres_url, valkey_url, {**QUICK_LEASES, **secret}, forks=True) as cluster:
         made = processes.start(
             "keys", "signalbox", "keys", "create", "--tenant", "default", "--name", "old", "--role", "admin",
             "--json", env=old,

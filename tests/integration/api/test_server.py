@@ -2,13 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,9 @@ from common.db import Database
 from common.db.tables import Role
 from common.store import keys
 from signalbox.ports import LOOPBACK, free_port
-from tests.conftest import POSTGRESQL, SQLITE, migrate
 from tests.integration.api.conftest import APPROVAL
+from tests.integration.engine.documents import ON_SQLITE
 from tests.support.engine import Engine
-from tests.support.postgres import PostgresServer
 from tests.support.processes import Child, Processes
 from tests.support.waiting import wait_until
 
@@ -80,25 +79,21 @@ def serve(processes: Processes, engine: Engine, database_url: str) -> Callable[[
     return lambda: start_server(processes, env, key)
 
 
-@pytest.fixture(scope="module", params=[SQLITE, POSTGRESQL])
-def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for tests that only speak to it, and leave nothing in its database."""
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, migrated_sqlite_file: Path) -> Iterator[Server]:
+    """One server for tests that only speak to it, and leave nothing in its database.
+
+    It stands on SQLite alone: these tests are about sockets, and what they ask of a database is `/health` and a list.
+    """
     folder = tmp_path_factory.mktemp("shared")
     secret = make_secret()
-    with ExitStack() as ending:
-        if request.param == SQLITE:
-            url = f"sqlite:///{folder}/signalbox.db"
-            migrate(url)
-        else:
-            postgres: PostgresServer = request.getfixturevalue("postgres")
-            name = postgres.create_database(template=postgres.template("migrated", migrate))
-            ending.callback(postgres.drop_database, name)
-            url = postgres.url(name)
-        database = Database.open(url)
-        key = issue_key(Engine.on(database), secret)
-        database.dispose()
-        env = {"DATABASE_URL": url, "REDIS_URL": "memory://localhost", "SIGNALBOX_SECRET": secret}
-        yield start_server(ending.enter_context(Processes(folder)), env, key)
+    url = f"sqlite:///{shutil.copyfile(migrated_sqlite_file, folder / 'signalbox.db')}"
+    database = Database.open(url)
+    key = issue_key(Engine.on(database), secret)
+    database.dispose()
+    env = {"DATABASE_URL": url, "REDIS_URL": "memory://localhost", "SIGNALBOX_SECRET": secret}
+    with Processes(folder) as running:
+        yield start_server(running, env, key)
 
 
 def answers(client: httpx2.Client) -> bool:
@@ -196,6 +191,7 @@ def test_it_ends_when_told_and_answers_those_who_wait(serve: Callable[[], Server
     assert server.child.exit_code == 0
 
 
+@ON_SQLITE
 def test_while_it_ends_it_refuses_newcomers_and_answers_whom_it_knows(serve: Callable[[], Server]) -> None:
     """A connection that is completed only to be reset leaves its caller not knowing what became of the request."""
     server = serve()
@@ -218,6 +214,7 @@ def test_while_it_ends_it_refuses_newcomers_and_answers_whom_it_knows(serve: Cal
     assert server.child.wait(seconds=30) == 0
 
 
+@ON_SQLITE
 def test_its_worker_comes_back_when_it_is_killed(serve: Callable[[], Server]) -> None:
     server = serve()
     (worker,) = Path(f"/proc/{server.child.pid}/task/{server.child.pid}/children").read_text("utf-8").split()
