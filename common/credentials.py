@@ -19,7 +19,7 @@ from typing import Literal, NewType
 from common.errors import Misconfigured
 from common.ids import TenantId
 
-Purpose = Literal["keys", "links", "secrets", "cursors"]
+Purpose = Literal["keys", "links", "secrets", "cursors", "answers"]
 Secret = NewType("Secret", bytes)
 """The 32 bytes behind `SIGNALBOX_SECRET`."""
 

@@ -27,7 +27,8 @@ through its rows in `stepping.py`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -37,10 +38,12 @@ from sqlalchemy import Connection
 from common import faults
 from common.db import is_trouble
 from common.ids import InstanceId
+from common.queues.answers import Answer
 from common.store import inbox
 from common.store.inbox import Page
 from common.store.ready import Ready, lock_and_read
 from orchestrator.alone import each_alone, step_suspect
+from orchestrator.answers import store
 from orchestrator.batch import LostRace
 from orchestrator.laps import SHARED_BATCH, Chosen, Sweep
 from orchestrator.locked import NOTHING, Pass, advance_locked, lock_free
@@ -74,22 +77,38 @@ def advance_ready(advancing: Advancing, *, until: float, sweep: Sweep | None = N
 
 def advance_pass(advancing: Advancing, sweep: Sweep) -> Pass:
     """Step one batch of ready instances that have not had their turn in this sweep, and publish what changed."""
-    death = advancing.last_death()
-    if death is not None:
-        done = _careful_pass(advancing, sweep, death)
-    elif advancing.database.is_sqlite:
-        # The one writer's turn is not taken to look, and not at all where there is nothing to do.
-        page = _peek(advancing, sweep)
-        if not page.rows:
-            return Pass(more=sweep.note(Chosen(), found=False))
-        chosen = sweep.choose(page)
-        done = Pass(rest=chosen.rest) if chosen.rest else _pass(advancing, sweep, lambda _tx: chosen)
-    else:
-        few = _pass_over_all(advancing, sweep) if sweep.is_over_few else None
-        done = few or _pass(advancing, sweep, lambda tx: sweep.choose(_read_page(tx, sweep)))
+    answers = advancing.answers.take()
+    sweep.note_answers(Counter(answer.end.tenant_id for answer in answers))
+    try:
+        done = _pass_with(advancing, sweep, answers)
+    except LostRace:
+        if not answers:
+            raise
+        done = NOTHING  # some task has ended otherwise: to store the answers tells them apart
     if done.changed:
         advancing.publish(done.changed)
+    left = [answer for answer in answers if answer.end.claim not in done.answered]
+    if left:
+        store(advancing.database, left)
+        done = replace(done, more=True)
     return done
+
+
+def _pass_with(advancing: Advancing, sweep: Sweep, answers: Sequence[Answer]) -> Pass:
+    death = advancing.last_death()
+    if death is not None:
+        return _careful_pass(advancing, sweep, death)
+    if not advancing.database.is_sqlite:
+        few = _pass_over_all(advancing, sweep, answers) if sweep.is_over_few else None
+        return few or _pass(advancing, sweep, lambda tx: sweep.choose(_read_page(tx, sweep)), answers)
+    # The one writer's turn is not taken to look, and not at all where there is nothing to do.
+    page = _peek(advancing, sweep)
+    if not page.rows and not answers:
+        return Pass(more=sweep.note(Chosen(), found=False))
+    chosen = sweep.choose(page)
+    if chosen.rest and not answers:
+        return Pass(rest=chosen.rest)
+    return _pass(advancing, sweep, lambda _tx: chosen, answers)
 
 
 def _read_page(tx: Connection, sweep: Sweep) -> Page:
@@ -102,8 +121,10 @@ def _peek(advancing: Advancing, sweep: Sweep) -> Page:
         return _read_page(tx, sweep)
 
 
-def _pass(advancing: Advancing, sweep: Sweep, choose: Callable[[Connection], Chosen]) -> Pass:
-    """Step one batch, and take note of it."""
+def _pass(
+    advancing: Advancing, sweep: Sweep, choose: Callable[[Connection], Chosen], answers: Sequence[Answer]
+) -> Pass:
+    """Step one batch and who has `answers`, and take note of it."""
     chosen = Chosen()
 
     def choose_here(tx: Connection) -> list[InstanceId]:
@@ -111,28 +132,31 @@ def _pass(advancing: Advancing, sweep: Sweep, choose: Callable[[Connection], Cho
         chosen = choose(tx)
         return chosen.ids
 
-    done = _stepped(advancing, lambda tx: lock_free(tx, choose_here(tx)))
+    def lock(tx: Connection) -> Ready:
+        return lock_free(tx, sorted({*choose_here(tx), *_answered(answers)}))
+
+    done = _stepped(advancing, lock, answers)
     if chosen.rest:
-        return Pass(rest=chosen.rest)
+        return replace(done, more=False, rest=chosen.rest)
     # The time of this pass may have been over before all that were locked had their turn: they are next.
     return replace(done, more=sweep.note(chosen, found=done.instances > 0, left=done.left))
 
 
-def _pass_over_all(advancing: Advancing, sweep: Sweep) -> Pass | None:
-    """Step everything that is ready, if that is little: then nobody's turn has to be chosen. Else None."""
-    if sweep.looks_first and not _has_ready(advancing):
+def _pass_over_all(advancing: Advancing, sweep: Sweep, answers: Sequence[Answer]) -> Pass | None:
+    """Step everything that is ready, if that is little, and who has `answers`: then nobody's turn has to be chosen. Else None."""
+    if sweep.looks_first and not answers and not _has_ready(advancing):
         sweep.looks_first = False
         return NOTHING
     ready = Ready(is_all=False)
 
     def lock(tx: Connection) -> Ready:
         nonlocal ready
-        ready = lock_and_read(tx, portion=SHARED_BATCH)
+        ready = lock_and_read(tx, portion=SHARED_BATCH, also=_answered(answers))
         if ready.locked:
             faults.hit("after_lock")
         return ready
 
-    done = _stepped(advancing, lock)
+    done = _stepped(advancing, lock, answers)
     if not ready.is_all:
         sweep.crowded_until = time.monotonic() + CROWDED_SECONDS
         return None
@@ -145,15 +169,24 @@ def _has_ready(advancing: Advancing) -> bool:
         return inbox.has_ready(tx)
 
 
-def _stepped(advancing: Advancing, lock: Callable[[Connection], Ready]) -> Pass:
-    """Step what `lock` locks and reads, in one transaction; each alone where that fails for a reason that does not pass."""
+def _answered(answers: Sequence[Answer]) -> list[InstanceId]:
+    return sorted({answer.end.instance_id for answer in answers})
+
+
+def _stepped(
+    advancing: Advancing, lock: Callable[[Connection], Ready], answers: Sequence[Answer] = ()
+) -> Pass:
+    """Step what `lock` locks and reads, in one transaction; each alone where that fails for a reason that does not pass.
+
+    Raises `LostRace`, where nothing is stepped: with `answers`, a task of theirs may have ended otherwise meanwhile.
+    """
     ids: list[InstanceId] = []
 
     def step(tx: Connection) -> Pass:
         ids.clear()
         ready = lock(tx)
         ids.extend(held.id for held in ready.locked)
-        return advance_locked(advancing, tx, ready.locked, ready.rows) if ready.locked else NOTHING
+        return advance_locked(advancing, tx, ready.locked, ready.rows, answers) if ready.locked else NOTHING
 
     try:
         return advancing.database.run(step)

@@ -39,8 +39,9 @@ from common.store import (
     tasks,
     timers,
 )
+from common.store.inbox import InboxRow
 from common.store.instances import LockedInstance
-from common.store.leased import Begun
+from common.store.leased import Begun, KnownEnd
 from common.store.limits import KEY_PREFIX, Figures, LimitKey
 from common.store.places import Place
 from orchestrator.children import Children
@@ -102,6 +103,8 @@ class Batch:
     instances: list[dict[str, Any]] = field(default_factory=list)
     consumed: list[int] = field(default_factory=list)
     parked: list[int] = field(default_factory=list)
+    unstored: list[dict[str, Any]] = field(default_factory=list)  # parked rows that came without being stored
+    ended: list[KnownEnd] = field(default_factory=list)  # tasks whose answers came so
     frozen: set[str] = field(default_factory=set)
     thawed: set[str] = field(default_factory=set)
     released: set[InstanceId] = field(default_factory=set)
@@ -148,6 +151,20 @@ class Batch:
             self._incidents.append(self._incident(held, decision.incident, sequence))
         if decision.erasure is not None:
             self.erasures.add(held.id, decision.erasure, sequence=sequence, actor=actor)
+
+    def consume(self, row: InboxRow) -> None:
+        """Notice that a row is stepped."""
+        if row.id != inbox.NOT_STORED:
+            self.consumed.append(row.id)
+
+    def park(self, held: LockedInstance, row: InboxRow) -> None:
+        """Set a row aside until its instance is resumed or retried."""
+        if row.id != inbox.NOT_STORED:
+            self.parked.append(row.id)
+        else:
+            self.unstored.append(
+                inbox.new_row(held.tenant_id, held.id, row.type, row.body, row.source, row.accepted_at)
+            )
 
     def take_answer(self, held: LockedInstance, entry: Mapping[str, Any]) -> None:
         """Notice what the answer of a task leaves: a MAP may have ended before its last items."""
@@ -281,6 +298,8 @@ class Batch:
         self.instances += other.instances
         self.consumed += other.consumed
         self.parked += other.parked
+        self.unstored += other.unstored
+        self.ended += other.ended
         self.frozen |= other.frozen
         self.thawed |= other.thawed
         self.released |= other.released
@@ -481,7 +500,17 @@ class Batch:
 
         Due tasks that a runner has offered to take are leased to it; the others wait to be claimed.
         """
+        try:
+            self._save(tx, limits, offers)
+        except Unmatched as error:
+            raise LostRace("instances, their inbox or their tasks changed while they were locked") from error
+
+    def _save(self, tx: Connection, limits: Limits, offers: Offers) -> None:
+        writes = Writes(tx)
         self._lock_tasks(tx)
+        leased.end_stepped(writes, self.ended)
+        if self._touches_tasks:
+            writes.run()  # what follows is to see them ended
         self._save_asked_again(tx)
         retried = tasks.retry(tx, sorted(self._retried_tasks), now=self.now)
         tasks.skip(tx, sorted(self._skipped_tasks))
@@ -496,32 +525,29 @@ class Batch:
         for instance_id, (resolution, actor) in self._resolved.items():  # before newer ones are opened
             incidents.resolve_of(tx, [instance_id], resolution=resolution, actor=actor, now=self.now)
         suggestions.expire(tx, sorted(self.asked_models), now=self.now)
-        writes = Writes(tx)
-        try:
-            instances.save(writes, self.instances)
-            begun = self._begin(offers)
-            created = [row for row in self._tasks.values() if row["id"] not in begun]
-            tasks.create(writes, [*created, *self._maps.rows()])
-            leased.create_begun(writes, list(begun.values()))
-            joins.create(writes, list(self._maps.joins.values()))
-            timers.arm(writes, list(self._timers.values()))
-            history.append(writes, self.history)
-            incidents.open_all(writes, self._incidents)
-            if self.children.are_asked_for:
-                writes.run()  # children may want the business keys that these instances have just given back
-            # The last that may wait for others, and before events that may be for these children.
-            rows = self.children.save(tx, limits=limits, now=self.now)
-            rows += self.sends.deliveries(tx, now=self.now) + self.erasures.requests(tx, now=self.now)
-            if self.taken_back:  # last: tasks are cancelled, and what ended before has its row in the inbox
-                writes.run()
-                rows += self.taken_back.answers(tx, rows, consumed=self.consumed, now=self.now)
-            inbox.put(writes, rows)
-            inbox.consume(writes, self.consumed)
+        instances.save(writes, self.instances)
+        begun = self._begin(offers)
+        created = [row for row in self._tasks.values() if row["id"] not in begun]
+        tasks.create(writes, [*created, *self._maps.rows()])
+        leased.create_begun(writes, list(begun.values()))
+        joins.create(writes, list(self._maps.joins.values()))
+        timers.arm(writes, list(self._timers.values()))
+        history.append(writes, self.history)
+        incidents.open_all(writes, self._incidents)
+        if self.children.are_asked_for:
+            writes.run()  # children may want the business keys that these instances have just given back
+        # The last that may wait for others, and before events that may be for these children.
+        rows = self.children.save(tx, limits=limits, now=self.now)
+        rows += self.sends.deliveries(tx, now=self.now) + self.erasures.requests(tx, now=self.now)
+        if self.taken_back:  # last: tasks are cancelled, and what ended before has its row in the inbox
             writes.run()
-        except Unmatched as error:
-            raise LostRace("instances, or their inbox, changed while they were locked") from error
+            rows += self.taken_back.answers(tx, rows, consumed=self.consumed, now=self.now)
+        inbox.put(writes, rows)
+        inbox.consume(writes, self.consumed)
+        writes.run()
         self.emitted.save(tx, now=self.now)
         inbox.park(tx, self.parked)
+        inbox.put_parked(tx, self.unstored)
         if self.thawed:  # what waited parked is taken up again, also where it can only be rejected: on record
             inbox.unpark(tx, sorted(self.thawed))
         self.erasures.erase(tx, now=self.now)
@@ -554,15 +580,31 @@ class Batch:
                 self.handed.setdefault(offer.worker, []).append(row["id"])
         return begun
 
+    @property
+    def _touches_tasks(self) -> bool:
+        """Does anything of this batch look for tasks, or change some, that stand already?"""
+        looked_for = (
+            self._asked_again, self._retried_tasks, self._skipped_tasks, self.released, self.taken_back,
+            self.children.ended_items,
+        )  # fmt: skip
+        return any(looked_for) or bool(self._withdrawing())
+
     def _lock_tasks(self, tx: Connection) -> None:
         """Where several statements lock tasks, lock them all in one: each by itself would be in order, all together not."""
         withdrawing = self._withdrawing()
         counted = [(end.instance_id, end.key) for end in self.children.ended_items]
         counted += [(one, map_key(key) or key) for one, key in counted]
-        if self._asked_again or self._retried_tasks or counted or (withdrawing and self.released):
+        if (
+            self._asked_again
+            or self._retried_tasks
+            or counted
+            or (withdrawing and self.released)
+            or (self.ended and self._touches_tasks)
+        ):
+            ending = {str(end.instance_id) for end in self.ended}
             tasks.lock_in_order(
                 tx,
-                withdrawing=sorted(withdrawing | self.released),
+                withdrawing=sorted(withdrawing | self.released | ending),
                 retried=sorted(self._retried_tasks),
                 counted=counted,
                 asking=sorted({asking.instance.id for asking in self._asked_again}),

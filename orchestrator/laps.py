@@ -49,6 +49,8 @@ class Sweep:
     """The batch before was of those alone who have few."""
     looks_first: bool = False
     """The pass before stepped so few that there is hardly more: a look costs less than a lock that finds nothing."""
+    answering: frozenset[TenantId] = frozenset()
+    """Tenants whose tasks were told of since the batch before, which is stepped beside what is chosen."""
     courtesy: Courtesy | None = None
     """By which a flood rests, for who keeps this sweep and comes back in time."""
     volumes: Volumes = field(default_factory=Volumes)
@@ -58,6 +60,13 @@ class Sweep:
         self.found |= self.turn_after != FROM_THE_FIRST
         for lap in self.laps.values():
             lap.found = True
+
+    def note_answers(self, tenants: Counter[TenantId]) -> None:
+        """Take note of whose answers are stepped beside what is chosen next, how many of each tenant."""
+        self.answering = frozenset(tenants)
+        self.volumes.note(tenants)
+        if self.courtesy is not None and any(not self.volumes.is_flood(one) for one in tenants):
+            self.courtesy.note()
 
     @property
     def is_shared(self) -> bool:
@@ -83,7 +92,7 @@ class Sweep:
             tenant: list(rows) for tenant, rows in groupby(page.rows, key=lambda row: row.tenant_id)
         }
         ways = [_Way(tenant, rows, self._seen(tenant)) for tenant, rows in of_tenants.items()]
-        if len(ways) > 1 or page.last_tenant is not None:
+        if len(self.answering.union(of_tenants)) > 1 or page.last_tenant is not None:
             self.shared_until = time.monotonic() + SHARED_SECONDS
         # Where tenants come in rounds, others may wait outside of this page, who have to be got at first.
         is_everybody = page.last_tenant is None and self.turn_after == FROM_THE_FIRST

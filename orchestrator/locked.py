@@ -13,12 +13,14 @@ from common import faults
 from common.commands.configs import Wanted, read_wanted, scope_id_of
 from common.db import TASK_RUNNER_QUEUE, note_bell
 from common.db.tables import InboxType
-from common.ids import InstanceId
+from common.ids import InstanceId, LeaseToken, TaskId
+from common.queues.answers import Answer
 from common.queues.offers import name_of
 from common.store import inbox, instances
 from common.store.inbox import InboxRow
 from common.store.instances import LockedInstance
 from common.store.ready import Ready
+from orchestrator.answers import for_this_step, note_receipts, row_of
 from orchestrator.batch import Batch
 from orchestrator.charts import CompiledChart
 from orchestrator.places import find_full
@@ -28,12 +30,16 @@ STEP_BUDGET = 0.1
 """Seconds of stepping in one transaction; instances that are left over are taken by the next."""
 
 
+Claim = tuple[TaskId, LeaseToken]
+
+
 @dataclass(frozen=True, slots=True)
 class Pass:
     """What one pass did.
 
     `more`: a sweep must go on, or begin anew; `left` were locked, but the time was over.
     `changed` may have come to rest: a runner's task is under way for those of the others that were stepped.
+    `answered`: the tasks' claims whose ends were written with the steps that their answers were for.
     `starts_items`: children of MAPs may have their turn now (`map_children.start_items`).
     `rest`: a flood waits so many seconds for others (`common.courtesy`); nobody will ring for it.
     """
@@ -44,6 +50,7 @@ class Pass:
     more: bool = False
     changed: tuple[InstanceId, ...] = ()
     left: tuple[InstanceId, ...] = ()
+    answered: frozenset[Claim] = frozenset()
     starts_items: bool = False
     rest: float = 0.0
 
@@ -61,10 +68,19 @@ def lock_free(tx: Connection, ids: Sequence[InstanceId]) -> Ready:
 
 
 def advance_locked(
-    advancing: Advancing, tx: Connection, locked: list[LockedInstance], rows: list[InboxRow]
+    advancing: Advancing,
+    tx: Connection,
+    locked: list[LockedInstance],
+    rows: list[InboxRow],
+    answers: Sequence[Answer] = (),
 ) -> Pass:
-    """Step locked instances through their rows until the budget is used up, and save everything; the caller commits."""
+    """Step locked instances through their rows until the budget is used up, and save everything; the caller commits.
+
+    Of `answers` those are taken whose instances have nothing else to step; their ends are written as well.
+    """
     by_instance = {id_: list(group) for id_, group in groupby(rows, key=lambda row: row.instance_id)}
+    taken = for_this_step(answers, locked, by_instance)
+    by_instance.update((id_, [row_of(answer)]) for id_, answer in taken.items())
     _add_parked(tx, by_instance)
     charts = advancing.charts.fetch(tx, (held.definition_id for held in locked))
     configs = _read_configs(tx, [held for held in locked if held.id in by_instance], charts)
@@ -86,7 +102,10 @@ def advance_locked(
         if time.perf_counter() > deadline:
             left = tuple(other.id for other in locked[at:])
             break
+    answered = [taken[id_] for id_ in advanced if id_ in taken]
+    batch.ended += [answer.end for answer in answered]
     batch.save(tx, advancing.limits, advancing.offers)
+    note_receipts(tx, answered)
     advancing.vacancies.note(batch)
     if batch.emitted.has_published:
         advancing.emitted.set()
@@ -99,7 +118,7 @@ def advance_locked(
     # A lock that found an empty inbox still counts as work: the next pass must look again before it may sleep.
     return Pass(
         batch.steps, len(locked), len(batch.due_tasks) + sum(map(len, batch.handed.values())), left=left, changed=tuple(one for one in advanced if one not in under_way),
-        starts_items=batch.starts_items,
+        answered=frozenset(answer.end.claim for answer in answered), starts_items=batch.starts_items,
     )  # fmt: skip
 
 

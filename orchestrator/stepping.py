@@ -29,6 +29,7 @@ from common.queues.offers import Offers
 from common.store import history, inbox
 from common.store.inbox import InboxRow
 from common.store.instances import LockedInstance
+from orchestrator.answers import Answers
 from orchestrator.batch import Batch, LostRace, error_text
 from orchestrator.charts import Charts, CompiledChart
 from orchestrator.places import Vacancies
@@ -54,6 +55,8 @@ class Advancing:
     """Set when a step of this process has published an event that a trigger answers."""
     offers: Offers = field(default_factory=Offers)
     """What task runners have offered to take without a claim."""
+    answers: Answers = field(default_factory=Answers)
+    """What task runners have told of tasks that steps of this process leased to them."""
     vacancies: Vacancies = field(default_factory=Vacancies)
     """Keys of `concurrency` where this process has seen an instance ask for a place, or give one back."""
 
@@ -142,7 +145,7 @@ class _Stepping:
             if row.lane != inbox.CONTROL and self._has_thawed():
                 break  # what waited parked was accepted earlier: the next pass reads it together with this row
             if row.lane != inbox.CONTROL and self._waits_for_place():
-                self.batch.parked.append(row.id)
+                self.batch.park(self.held, row)
                 if row.type is InboxType.START:
                     self.batch.ask_for_place(self.held)
                 continue
@@ -157,10 +160,10 @@ class _Stepping:
                     also_paused=self.allowed > 0,
                 )
             if row.lane != inbox.CONTROL and not self._may_take():
-                self.batch.parked.append(row.id)
+                self.batch.park(self.held, row)
             else:
                 self._step(row.type, row.body, row.source)
-                self.batch.consumed.append(row.id)
+                self.batch.consume(row)
             if time.perf_counter() > deadline:
                 break
         return self._settled()
@@ -194,9 +197,11 @@ class _Stepping:
         body = dumps({"code": incident.code, "detail": incident.detail, "message": incident.message})
         if self.held.status not in FINAL:
             self._step(InboxType.INCIDENT, body, "engine")
-            self.batch.parked += [row.id for row in rows]
+            for row in rows:
+                self.batch.park(self.held, row)
         else:
-            self.batch.consumed += [row.id for row in rows]
+            for row in rows:
+                self.batch.consume(row)
         return self._settled()
 
     def _step(self, type: InboxType, body: str, actor: str) -> None:

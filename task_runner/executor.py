@@ -110,10 +110,11 @@ class Executor:
         clock: ReadClock | None = None,
         *,
         is_limited: bool = False,
+        answered_at: str | None = None,
     ) -> None:
         """Put a claim into a slot; its outcome is reported when it has ended."""
         claim = in_force(claimed, self.options(claimed))
-        held = Held.of(claim, self.database, clock, is_limited=is_limited)
+        held = Held.of(claim, self.database, clock, is_limited=is_limited, answered_at=answered_at)
         handler = self.find(claim)
         if handler is not None and handler.options.isolated:
             held.isolated = IsolatedCall()
@@ -157,10 +158,16 @@ class Executor:
     # -- in the thread that took the task --------------------------------------------------------------------------
 
     def call_here(
-        self, claim: TaskClaim, handler: Handler, prepared: Prepared, clock: ReadClock | None
+        self,
+        claim: TaskClaim,
+        handler: Handler,
+        prepared: Prepared,
+        clock: ReadClock | None,
+        *,
+        answered_at: str | None = None,
     ) -> Outcome:
         """Call a light handler in this thread. It is held as any other, so that its lease is beaten until its end is stored."""
-        held = Held.of(claim, self.database, clock)
+        held = Held.of(claim, self.database, clock, answered_at=answered_at)
         self.reporting.hold(held)
         return held.with_end(self.call_light(claim, handler, held.context, prepared))
 

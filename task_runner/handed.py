@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import structlog
 from sqlalchemy import Connection
@@ -19,7 +19,7 @@ from common.commands.outcome import Outcome
 from common.courtesy import Courtesy
 from common.db import Database
 from common.ids import TaskId, WorkerId
-from common.queues.offers import handed
+from common.queues.answers import read_worker_calls
 from common.store.claims import TaskClaim
 from common.store.leased import Leased, read_handed, read_unknown
 from task_runner.call import ended
@@ -31,6 +31,7 @@ from task_runner.reporting import Held, Reporting, error_text
 from task_runner.resolve import NOTHING_PREPARED, Resolver
 from task_runner.shares import Shares
 
+NOBODY_TOLD: Mapping[TaskId, str | None] = {}
 log = structlog.get_logger("signalbox.task_runner")
 
 
@@ -62,16 +63,21 @@ class HandedTasks:
         self._taking = threading.Lock()  # from a look to the note of what is held
 
     def take_up(self, hints: Sequence[bytes]) -> None:
-        """Call what steps have leased to this process, which calls name. Never raises: what is not taken up now is found by a look."""
-        ids = handed(hints)
-        if not ids:
+        """Call what steps have leased to this process, which calls name, and hold no more what they say is stored.
+
+        Never raises: what is not taken up now is found by a look.
+        """
+        told = read_worker_calls(hints)
+        self._reporting.note_stored(told.receipts)
+        if not told.tasks:
             return
         try:
             self._take_up(
-                lambda tx, held: read_handed(tx, self.worker, [one for one in ids if one not in held])
+                lambda tx, held: read_handed(tx, self.worker, [one for one in told.tasks if one not in held]),
+                told.tasks,
             )
         except Exception as error:  # noqa: BLE001 - an outer loop: nobody would hear the calls that follow
-            log.warning("handed.unread", count=len(ids), error=error_text(error))
+            log.warning("handed.unread", count=len(told.tasks), error=error_text(error))
         self.offer()
 
     def take_up_unknown(self) -> int:
@@ -114,7 +120,11 @@ class HandedTasks:
             return []
         return [ended(claim, released=True) for claim in leased.claims]
 
-    def _take_up(self, look: Callable[[Connection, Set[TaskId]], Leased]) -> int:
+    def _take_up(
+        self,
+        look: Callable[[Connection, Set[TaskId]], Leased],
+        answered_at: Mapping[TaskId, str | None] = NOBODY_TOLD,
+    ) -> int:
         with self._taking:
             if self._offering.is_over:
                 return 0
@@ -130,16 +140,20 @@ class HandedTasks:
                 faults.hit("after_claim")
             room = max(self._executor.room, 0)
             ended_here = self._call_all(
-                leased.claims[:room], None if leased.now is None else ReadClock.just_read(leased.now)
+                leased.claims[:room],
+                None if leased.now is None else ReadClock.just_read(leased.now),
+                answered_at,
             )
             for claim in leased.claims[room:]:  # who has it next has room for it
                 self._give_back(claim)
-            self._reporting.note_ended_here(ended_here)
+            ended_here = self._reporting.begin_here(ended_here)
         if ended_here:
             self._reporting.report_here(ended_here)
         return len(leased.claims)
 
-    def _call_all(self, claims: Sequence[TaskClaim], clock: ReadClock | None) -> list[Outcome]:
+    def _call_all(
+        self, claims: Sequence[TaskClaim], clock: ReadClock | None, answered_at: Mapping[TaskId, str | None]
+    ) -> list[Outcome]:
         """Put claims into slots; call the light ones of them here, and return how those ended."""
         prepared = NOTHING_PREPARED
         if self._resolver is not None and any(claim.secrets is not None for claim in claims):
@@ -156,9 +170,10 @@ class HandedTasks:
                 or not self._executor.is_light(here, handler)
                 or time.monotonic() > until
             ):
-                self._executor.call(claim, prepared, clock)
+                self._executor.call(claim, prepared, clock, answered_at=answered_at.get(claim.id))
             else:
-                outcomes.append(self._executor.call_here(here, handler, prepared, clock))
+                told_to = answered_at.get(claim.id)
+                outcomes.append(self._executor.call_here(here, handler, prepared, clock, answered_at=told_to))
         return outcomes
 
     def _give_back(self, claim: TaskClaim) -> None:

@@ -1,6 +1,7 @@
 """What this process holds until its outcome is stored, and who stores it.
 
-Theory of operation. A slot stores the outcome of its call itself where nobody else is storing any; else it leaves it with the committer, one
+Theory of operation. What a step leased to this process is told to that step's process, which stores it with the next step
+(`answering.py`). For all else a slot stores the outcome of its call itself where nobody else is storing any; else it leaves it with the committer, one
 thread that reports whatever is ready when it is free: a group commit without a timer. While the database is away, outcomes are
 kept here and their leases beaten. A group that it refuses is split, until the one at fault is alone; that one ends as refused.
 """
@@ -25,6 +26,7 @@ from common.db import Database, is_trouble
 from common.ids import TaskId, TenantId
 from common.store.claims import TaskClaim
 from common.task_error import TaskError
+from task_runner.answering import Answering
 from task_runner.call import ended
 from task_runner.context import TaskContext
 from task_runner.isolate import IsolatedCall
@@ -40,6 +42,10 @@ LAST_REPORT = 2.0
 REJECTION = TaskError("output.rejected", "the database refused what the handler returned", retryable=False)
 
 
+MakeAnswering = Callable[[Callable[[Outcome], None]], Answering]
+"""Makes what tells steps how their tasks ended, of what takes back an outcome that is to be stored here."""
+
+
 @dataclass(slots=True)
 class Held:
     """A claim of this process, until its outcome is stored."""
@@ -52,6 +58,7 @@ class Held:
     isolated: IsolatedCall | None = None
     unwanted_at: float | None = None
     is_limited: bool = False
+    answered_at: str | None = None
 
     @classmethod
     def of(
@@ -61,10 +68,15 @@ class Held:
         clock: ReadClock | None = None,
         *,
         is_limited: bool = False,
+        answered_at: str | None = None,
     ) -> Held:
-        """A claim that is about to be called. `clock` tells the database's time, where somebody has read it."""
+        """A claim that is about to be called.
+
+        `clock` tells the database's time, where somebody has read it; `answered_at` whom to tell how it ended, where a step leased it.
+        """
         metadata = MetadataRows(claim, database)
-        return cls(claim, TaskContext(claim, metadata=metadata), metadata, clock, is_limited=is_limited)
+        context = TaskContext(claim, metadata=metadata)
+        return cls(claim, context, metadata, clock, is_limited=is_limited, answered_at=answered_at)
 
     def with_end(self, outcome: Outcome) -> Outcome:
         """The outcome of its call, with the last progress that was told, and the instant."""
@@ -80,9 +92,15 @@ class Reporting:
     """
 
     def __init__(
-        self, database: Database, *, on_freed: Callable[[int], None], on_room: Callable[[], None]
+        self,
+        database: Database,
+        *,
+        on_freed: Callable[[int], None],
+        on_room: Callable[[], None],
+        make_answering: MakeAnswering | None = None,
     ) -> None:
         self.database = database
+        self._answering = None if make_answering is None else make_answering(self.hand_on)
         self.on_freed = on_freed
         self.on_room = on_room
         self.taking = threading.Lock()
@@ -98,6 +116,8 @@ class Reporting:
 
     def start(self) -> None:
         self._committer.start()
+        if self._answering is not None:
+            self._answering.start()
 
     # -- what is held ----------------------------------------------------------------------------------------------
 
@@ -154,7 +174,12 @@ class Reporting:
     # -- who stores it ---------------------------------------------------------------------------------------------
 
     def end(self, outcome: Outcome) -> None:
-        """Store what ended in a slot from its very thread, where nobody else is storing anything; else it joins the next group."""
+        """Tell the step that waits for what ended in a slot, or store it.
+
+        From its very thread, where nobody else is storing anything; else it joins the next group.
+        """
+        if self._tell(outcome):
+            return
         with self._turn:
             is_alone = outcome.is_known and not self._closing and not self._unstored()
             if is_alone:
@@ -164,6 +189,20 @@ class Reporting:
         else:
             self.hand_on(outcome)
 
+    def _tell(self, outcome: Outcome) -> bool:
+        if self._answering is None:
+            return False
+        held = self._held.get(outcome.task_id)
+        if held is None or held.answered_at is None or held.claim.token != outcome.token:
+            return False
+        faults.hit("before_report")
+        return self._answering.tell(outcome, held.answered_at)
+
+    def note_stored(self, receipts: Sequence[str]) -> None:
+        """Steps have stored what they were told: hold it no more."""
+        if self._answering is not None and receipts:
+            self._let_go(self._answering.take(receipts))
+
     def hand_on(self, outcome: Outcome) -> None:
         """Leave an outcome with the committer."""
         # Also where the task was claimed anew meanwhile: this token is refused, and that goes on record.
@@ -172,10 +211,12 @@ class Reporting:
                 self._ready.append(outcome)
                 self._turn.notify_all()
 
-    def note_ended_here(self, group: Iterable[Outcome]) -> None:
-        """These outcomes are about to be stored by `report_here`."""
+    def begin_here(self, group: Iterable[Outcome]) -> list[Outcome]:
+        """Tell of what ended what can be told. The rest is returned, and about to be stored by `report_here`."""
+        untold = [outcome for outcome in group if not self._tell(outcome)]
         with self._turn:
-            self._ended_here += group
+            self._ended_here += untold
+        return untold
 
     def report_here(self, group: list[Outcome]) -> None:
         """Store what ended without the committer, which waits meanwhile; what cannot be stored at once is left to it."""
@@ -196,7 +237,10 @@ class Reporting:
     def close(self) -> list[Outcome]:
         """Let what has ended be stored, and report nothing any more; what is held still is given back by what this returns."""
         rest = []
+        untold = [] if self._answering is None else self._answering.close()
         with self._turn:
+            self._ready += untold
+            self._turn.notify_all()
             # A result whose commit is on its way is neither lost nor given back: its work is done.
             self._turn.wait_for(lambda: not self._unstored(), LAST_REPORT)
             unstored = {(outcome.task_id, outcome.token) for outcome in self._unstored()}

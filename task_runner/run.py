@@ -22,8 +22,10 @@ from common.commands.outcome import report_outcomes
 from common.courtesy import Courtesy
 from common.db import Database
 from common.ids import TaskId, WorkerId
+from common.queues.answers import Envelope
 from common.queues.dispatcher import Drained
 from common.store import attempts
+from task_runner.answering import Answering
 from task_runner.claiming import Batch, Claiming
 from task_runner.executor import Executor
 from task_runner.handed import HandedTasks
@@ -31,7 +33,7 @@ from task_runner.isolate import Surroundings
 from task_runner.limited import LimitedTasks
 from task_runner.offering import Offering, Say
 from task_runner.registry import Registry
-from task_runner.reporting import Reporting
+from task_runner.reporting import MakeAnswering, Reporting
 from task_runner.resolve import Resolver
 from task_runner.shares import Shares
 
@@ -40,6 +42,7 @@ class Runner:
     """One process's handlers at work. `on_room` is called when slots or the committer have room again.
 
     `on_worn_out` is called once half of the slots' threads are zombies: the process should end and be started anew.
+    With an `envelope` steps are told how tasks ended that they leased to it, by what it may `say`.
     `is_wary` tells whether a runner died unsaid of late: then light handlers are run as ordinary ones (`light.py`).
     """
 
@@ -60,6 +63,7 @@ class Runner:
         ring_in: Callable[[float], None] = lambda _seconds: None,
         breakers: BreakerPolicy | None = None,
         say: Say | None = None,
+        envelope: Envelope | None = None,
     ) -> None:
         self.database = database
         self.worker = worker
@@ -67,7 +71,12 @@ class Runner:
         shares = Shares(slots)
         runs = Runs(registry.types(), registry.functions())
         self.limited = LimitedTasks(database, runs, worker=worker, lease=lease, ring_in=ring_in)
-        self.reporting = Reporting(database, on_freed=self.limited.note_ended, on_room=on_room)
+        self.reporting = Reporting(
+            database,
+            on_freed=self.limited.note_ended,
+            on_room=on_room,
+            make_answering=_answering(worker, say, envelope),
+        )
         self.executor = Executor(
             database, registry, self.reporting, slots=slots, max_output_bytes=max_output_bytes,
             surroundings=surroundings or Surroundings(), on_room=on_room, on_worn_out=on_worn_out,
@@ -166,3 +175,9 @@ class Runner:
             self.database.run(lambda tx: report_outcomes(tx, rest))
         self.reporting.join(5)
         return len(rest)
+
+
+def _answering(worker: WorkerId, say: Say | None, envelope: Envelope | None) -> MakeAnswering | None:
+    if say is None or envelope is None:
+        return None
+    return lambda hand_back: Answering(worker=worker, say=say, envelope=envelope, hand_back=hand_back)

@@ -25,6 +25,7 @@ from common.db.schema import require_schema
 from common.links import Links
 from common.observability import configure_logging
 from common.queues import bootstep, doorbell
+from common.queues.answers import Envelope
 from common.queues.app import RUN, make_app
 from common.queues.calls import Listener
 from common.queues.dispatcher import Dispatcher
@@ -78,6 +79,7 @@ class TaskRunner:
             ),
             breakers=settings.breaker_policy(),
             say=None if self.bells is None else self.bells.say,
+            envelope=Envelope.of(settings),
             resolver=Resolver(
                 {
                     "secret": Secrets(lambda: SealingKeys.read(*settings.installation_secrets())),

@@ -6,7 +6,7 @@ The local runner, the lease sweep and the API (people, remote workers) end tasks
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -33,6 +33,7 @@ from common.store import attempts, claims, deadlines, inbox, joins, leased, peop
 from common.store.attempts import WonTask
 from common.store.claims import TaskClaim
 from common.store.deadlines import ExpiredTask, OverdueTask
+from common.store.leased import KnownEnd
 from common.store.people import HumanTask
 from common.task_error import TaskError
 from statechart.ai import AI
@@ -223,29 +224,28 @@ def report_known(database: Database, outcomes: Sequence[Outcome]) -> set[tuple[T
     """
     # A claim ends once, however often it is in the group.
     each = {(one.task_id, one.token): one for one in reversed(outcomes)}
-    rows = [
-        {
-            "id": one.task_id,
-            "held_token": one.token,
-            "output": one.output,
-            "finished_at": one.ended_at,
-            "tenant_id": one.tenant_id,
-            "instance_id": one.instance_id,
-            "body": _known_body(one),
-            "source": f"task:{one.task_id}",
-        }
-        for one in each.values()
-    ]
+    return store_known(database, [known_end(one) for one in each.values()])
+
+
+def store_known(
+    database: Database,
+    ends: Sequence[KnownEnd],
+    *,
+    note: Callable[[Connection, Set[tuple[TaskId, LeaseToken]]], None] = lambda _tx, _done: None,
+) -> set[tuple[TaskId, LeaseToken]]:
+    """End tasks, of each claim one, tell their instances, and commit; returns whose claims held. `note` may note bells with it."""
     with database.transaction() if database.is_sqlite else database.each_alone() as tx:
-        done = leased.end_known(tx, rows)
+        done = leased.end_known(tx, ends)
         if done:
-            note_bell(tx, ORCHESTRATOR_QUEUE, *(each[key].instance_id for key in done))
+            note_bell(tx, ORCHESTRATOR_QUEUE, *(end.instance_id for end in ends if end.claim in done))
+        note(tx, done)
     return done
 
 
-def _known_body(outcome: Outcome) -> str:
+def known_end(outcome: Outcome) -> KnownEnd:
+    """What the end of an outcome writes that `is_known`."""
     assert outcome.ended_at is not None, "known"  # noqa: S101
-    return outcome_body(
+    body = outcome_body(
         key=outcome.key,
         task_id=outcome.task_id,
         name=outcome.name,
@@ -256,6 +256,9 @@ def _known_body(outcome: Outcome) -> str:
         error=None,
         attempts_digest=_only_attempt(outcome, AttemptOutcome.SUCCEEDED, outcome.ended_at),
     )
+    return KnownEnd(
+        outcome.task_id, outcome.token, outcome.tenant_id, outcome.instance_id, outcome.output, outcome.ended_at, body
+    )  # fmt: skip
 
 
 def _lock_won(

@@ -19,13 +19,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
 import structlog
 from celery import Celery
 from kombu import Connection as Broker
 
 from common.config import Settings
 from common.db import TASK_RUNNER_QUEUE, Bells, Database
+from common.queues.answers import worker_call
 from common.queues.app import TASK_OF_QUEUE, make_app
 from common.queues.calls import Caller
 
@@ -89,6 +89,7 @@ class Doorbells:
 
     def __init__(self, broker_url: str) -> None:
         self.on_unheard: Callable[[str], None] = lambda _whom: None
+        self.answered_at: str | None = None  # whom to call with how a task ended that was leased here
         self._app: Celery = make_app(broker_url, name="signalbox", queue=next(iter(TASK_OF_QUEUE)))
         self._calls = Caller.open(broker_url)
         self._bells = {queue: _Bell() for queue in TASK_OF_QUEUE}
@@ -134,11 +135,13 @@ class Doorbells:
             self._unsaid.append((whom, hints))
 
     def _hand(self, worker: str, ids: Sequence[str]) -> None:
-        """Tell a worker what was leased to it. The ring is for Flower, and has the worker look should the call be lost."""
-        self._say(worker, orjson.dumps(ids))
-        bell = self._bells[TASK_RUNNER_QUEUE]
-        bell.note_ring(ids)
-        bell.is_heard = self._calls.is_heard(worker)
+        """Tell a worker what was leased to it, and what is stored. The ring is for Flower, and has it look should the call be lost."""
+        call, leased = worker_call(ids, self.answered_at)
+        self._say(worker, call)
+        if leased:
+            bell = self._bells[TASK_RUNNER_QUEUE]
+            bell.note_ring(leased)
+            bell.is_heard = self._calls.is_heard(worker)
         if self._calls.heard_by(worker) == 0:
             self.on_unheard(worker)
 

@@ -20,7 +20,7 @@ from datetime import timedelta
 import orjson
 import structlog
 
-from common.ids import TaskId, TenantId, WorkerId, is_id
+from common.ids import TenantId, WorkerId, is_id
 
 OFFERS = "offers"
 """Whom runners call with their offers: the orchestrators."""
@@ -94,21 +94,6 @@ class Offer:
 def name_of(worker: WorkerId) -> str:
     """Whom to call with the ids of what was leased to a worker."""
     return f"worker:{worker}"
-
-
-def handed(hints: Sequence[bytes]) -> list[TaskId]:
-    """The ids that calls to a worker name; what is none is passed over."""
-    ids: dict[TaskId, None] = {}
-    for said in hints:
-        if len(said) > LONGEST:  # what it names is found by a look
-            continue
-        try:
-            named = orjson.loads(said)
-        except ValueError:
-            continue
-        if isinstance(named, list):
-            ids.update((TaskId(one), None) for one in named if isinstance(one, str) and is_id(one))
-    return list(ids)
 
 
 @dataclass(slots=True)

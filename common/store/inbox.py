@@ -42,13 +42,15 @@ LEAST_PAGE = 100
 TENANTS_AT_ONCE = 100
 NOTHING_PASSED: Mapping[TenantId, int] = {}
 PER_INSTANCE = 200
+NOT_STORED = 0
+"""The id of a row that came without being stored: the answer of a task whose end is written by the step that takes it."""
 
 _c = inbox.c
 
 
 @dataclass(frozen=True, slots=True)
 class InboxRow:
-    """An accepted, unconsumed row. `body` is its stored text."""
+    """An accepted, unconsumed row. `body` is its stored text. Its id may be `NOT_STORED`."""
 
     id: int
     instance_id: InstanceId
@@ -250,6 +252,11 @@ def consume(writes: Writes, ids: Sequence[int]) -> None:
 
 _PARK = update(inbox).where(among(_c.id, "ids", "big")).values(parked=True)
 _UNPARK = update(inbox).where(among(_c.instance_id, "ids"), _c.parked).values(parked=False)
+
+
+def put_parked(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Accept rows made by `new_row` for frozen instances, set aside from the first."""
+    insert_rows(tx, inbox, [{**row, "parked": True} for row in rows])
 
 
 def park(tx: Connection, ids: Sequence[int]) -> None:

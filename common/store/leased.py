@@ -34,8 +34,9 @@ from common.db.prepared import Prepared, run, sqlite_convert
 from common.db.rows import Writes, packed
 from common.db.tables import AttemptOutcome, InboxType, attempts, inbox, tasks
 from common.db.types import Id, UtcDateTime, among
-from common.ids import LeaseToken, TaskId, WorkerId
+from common.ids import InstanceId, LeaseToken, TaskId, TenantId, WorkerId
 from common.lifecycle import TaskStatus
+from common.store import attempts as attempts_store
 from common.store.claims import CLAIMED, TaskClaim, task_claim
 from common.store.inbox import ORDINARY
 
@@ -131,6 +132,59 @@ def _read_leased(rows: Sequence[Any]) -> Leased:
     return Leased([task_claim(row[3:], row[1], row[2]) for row in rows], rows[0][0] if rows else None)
 
 
+@dataclass(frozen=True, slots=True)
+class KnownEnd:
+    """Everything that the end of a task writes which succeeded at its only attempt; `output` and `body`, of its inbox row, are canonical text."""
+
+    task_id: TaskId
+    token: LeaseToken
+    tenant_id: TenantId
+    instance_id: InstanceId
+    output: str | None
+    ended_at: datetime
+    body: str
+
+    @property
+    def claim(self) -> tuple[TaskId, LeaseToken]:
+        return self.task_id, self.token
+
+    @property
+    def source(self) -> str:
+        """The source of its inbox row."""
+        return f"task:{self.task_id}"
+
+
+def end_stepped(writes: Writes, ends: Sequence[KnownEnd]) -> None:
+    """End tasks whose instances take their answers in this very transaction. One that does not run under its token any more is `Unmatched`."""
+    attempts_store.finish(
+        writes,
+        [
+            {
+                "id": end.task_id,
+                "held_token": end.token,
+                "status": TaskStatus.SUCCEEDED.value,
+                "output": end.output,
+                "error": None,
+                "finished_at": end.ended_at,
+            }
+            for end in sorted(ends, key=lambda end: end.task_id)
+        ],
+    )
+    attempts_store.end_attempts(
+        writes,
+        [
+            {
+                "task_id": end.task_id,
+                "token": end.token,
+                "ended_at": end.ended_at,
+                "outcome": AttemptOutcome.SUCCEEDED.value,
+                "error": None,
+            }
+            for end in ends
+        ],
+    )
+
+
 _told = (
     func.json_to_recordset(cast(bindparam("rows", type_=Text()), JSON()))
     .table_valued(
@@ -202,18 +256,28 @@ _KNOWN_SQLITE = (
 _sqlite_instant = sqlite_convert(UtcDateTime())
 
 
-def end_known(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> set[tuple[TaskId, LeaseToken]]:
+def end_known(tx: Connection, ends: Sequence[KnownEnd]) -> set[tuple[TaskId, LeaseToken]]:
     """End tasks well that still run under their tokens, with their attempts, and tell their instances; returns which did.
 
-    Rows {id, held_token, output, finished_at, tenant_id, instance_id, body, source}, `body` and `source` of the inbox row. On
-    PostgreSQL one statement, which locks the tasks in the order of their ids before it writes, and may stand alone.
+    On PostgreSQL one statement, which locks the tasks in the order of their ids before it writes, and may stand alone.
     """
-    if tx.dialect.name == "postgresql":
-        return {
-            (row[0], row[1])
-            for row in _END_KNOWN.rows(tx, {"rows": packed(rows), "ids": [row["id"] for row in rows]})
+    rows = [
+        {
+            "id": end.task_id,
+            "held_token": end.token,
+            "output": end.output,
+            "finished_at": end.ended_at,
+            "tenant_id": end.tenant_id,
+            "instance_id": end.instance_id,
+            "body": end.body,
+            "source": end.source,
         }
-    return {(row["id"], row["held_token"]) for row in rows if _end_on_sqlite(tx, row)}
+        for end in ends
+    ]
+    if tx.dialect.name == "postgresql":
+        names = {"rows": packed(rows), "ids": [row["id"] for row in rows]}
+        return {(row[0], row[1]) for row in _END_KNOWN.rows(tx, names)}
+    return {end.claim for end, row in zip(ends, rows, strict=True) if _end_on_sqlite(tx, row)}
 
 
 def _end_on_sqlite(tx: Connection, row: Mapping[str, Any]) -> bool:

@@ -6,9 +6,9 @@ from typing import Any
 import orjson
 import pytest
 
-from common.ids import TaskId, TenantId, WorkerId, new_id
+from common.ids import TenantId, WorkerId, new_id
 from common.queues import offers
-from common.queues.offers import Offer, Offers, handed, name_of
+from common.queues.offers import Offer, Offers, name_of
 
 TENANT = TenantId(new_id())
 
@@ -110,21 +110,6 @@ def test_who_did_not_hear_or_does_not_renew_is_forgotten(monkeypatch: pytest.Mon
     monkeypatch.setattr(offers, "KEPT_SECONDS", -1.0)
     heard.hear([offer(worker, 7).to_bytes()])
     assert heard.take(TENANT, "HTTP", "") is None
-
-
-def test_the_ids_of_a_hand_over_are_read_and_what_is_none_is_passed_over() -> None:
-    ids = [TaskId(new_id()) for _ in range(3)]
-    hints = [
-        orjson.dumps(ids[:2]),
-        b"",
-        b"7",
-        b"{",
-        orjson.dumps([ids[2], "'; --", 7, None]),
-        orjson.dumps(ids[:1]),
-        b" " * offers.LONGEST + orjson.dumps([new_id()]),
-    ]
-
-    assert handed(hints) == ids
 
 
 def test_an_offer_of_nobody_that_is_known_is_passed_over_and_each_is_asked_about_once() -> None:

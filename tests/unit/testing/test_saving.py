@@ -17,6 +17,7 @@ BATCH = {
     "_limits",  # the kit runs task after task, as the test says: no limit is ever full
     "asking", "vacated",  # places: the kit starts one instance, which has one
     "are_limited", "handed",  # nobody offers the kit anything
+    "ended", "unstored",  # nor tells it how a task ended
     "erasures",  # which nobody asks for: the kit has no erasure
 }  # fmt: skip
 LEFT_OUT = {
