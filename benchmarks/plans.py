@@ -35,7 +35,7 @@ from common.db import Database
 from common.db.migrate import upgrade
 from common.db.rows import update_rows
 from common.db.tables import instances as instances_table
-from common.ids import LeaseToken, TaskId, WorkerId, new_token
+from common.ids import InstanceId, LeaseToken, TaskId, TenantId, WorkerId, new_token
 from common.store import claims, deadlines, inbox, instances, joins, keys, leased, places, tasks, timers
 from common.store.ready import lock_and_read
 from signalbox.bench import TENANT, postgres_server, steps_chart
@@ -267,14 +267,19 @@ def _ready(tx: Connection) -> list[str]:
 
 def _end(tx: Connection) -> object:
     now = read_now(tx)
-    rows = [
-        {
-            "id": new_token(), "held_token": new_token(), "output": "null", "finished_at": now, "tenant_id": new_token(),
-            "instance_id": new_token(), "body": "{}", "source": "bench",
-        }
+    ends = [
+        leased.KnownEnd(
+            TaskId(new_token()),
+            new_token(),
+            TenantId(new_token()),
+            InstanceId(new_token()),
+            "null",
+            now,
+            "{}",
+        )
         for _ in range(READY)
-    ]  # fmt: skip
-    return leased.end_known(tx, rows)
+    ]
+    return leased.end_known(tx, ends)
 
 
 def _strike(tx: Connection) -> object:
@@ -284,6 +289,9 @@ def _strike(tx: Connection) -> object:
 
 HOT: Mapping[str, Hot] = {
     "ready.lock_and_read": lambda tx: lock_and_read(tx, portion=3),
+    "ready.lock_and_read, of answers": lambda tx: lock_and_read(
+        tx, portion=3, also=[InstanceId(new_token())]
+    ),
     "leased.read_handed": lambda tx: leased.read_handed(tx, WorkerId(new_token()), [TaskId(new_token())]),
     "leased.read_unknown": lambda tx: leased.read_unknown(tx, WorkerId(new_token()), []),
     "leased.end_known": _end,

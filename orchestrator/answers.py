@@ -64,11 +64,11 @@ def for_this_step(
 ) -> dict[InstanceId, Answer]:
     """The answers that a step takes: of a locked instance that has only this one and nothing `waiting` in its inbox."""
     told = Counter(answer.end.instance_id for answer in answers)
-    free = {held.id for held in locked} - set(waiting)
+    free = {(held.tenant_id, held.id) for held in locked if held.id not in waiting}
     return {
         answer.end.instance_id: answer
         for answer in answers
-        if answer.end.instance_id in free and told[answer.end.instance_id] == 1
+        if (answer.end.tenant_id, answer.end.instance_id) in free and told[answer.end.instance_id] == 1
     }
 
 
