@@ -28,7 +28,7 @@ from common.observability import configure_logging
 from common.queues import bootstep, doorbell
 from common.queues.answers import Envelope
 from common.queues.app import ADVANCE, make_app
-from common.queues.calls import Heard, Listener
+from common.queues.calls import Listener
 from common.queues.changes import Changes
 from common.queues.dispatcher import Dispatcher, Drained
 from common.queues.offers import OFFERS, Offers
@@ -54,6 +54,8 @@ from orchestrator.triggers import start_published
 
 log = structlog.get_logger("signalbox.orchestrator")
 FORGET_SECONDS = 600.0
+HEARING_SECONDS = 0.02
+"""How long who hears answers may step by itself; what is left then is the resident thread's."""
 LOOK_GAP_SECONDS = 0.025
 """How much later a timer may fire so that timers that fall due one after the other do not cost a look at everything each."""
 
@@ -109,11 +111,10 @@ class Orchestrator:
         self.dispatcher.start()
         if self.settings.doorbells:
             # Who hears a call answers it: to wake another thread takes longer than a step waits for anything else. So offers
-            # have a thread of their own.
-            heard: dict[str, Heard] = {ORCHESTRATOR_QUEUE: lambda _hints: self.dispatcher.answer()}
+            # and answers have threads of their own.
+            self.calls.listen({ORCHESTRATOR_QUEUE: lambda _hints: self.dispatcher.answer()})
             if self.answers.address is not None:
-                heard[self.answers.address] = self._hear_answers
-            self.calls.listen(heard)
+                self.calls.listen({self.answers.address: self._hear_answers})
             self.calls.listen({OFFERS: self.offers.hear})
         self._beat.start()
         self.sweeper.start()
@@ -143,7 +144,8 @@ class Orchestrator:
 
     def _hear_answers(self, hints: Sequence[bytes]) -> None:
         self.answers.hear(hints)
-        self.dispatcher.answer()
+        # Their runners wait for a receipt: who hears them must not go through a flood meanwhile.
+        self.dispatcher.answer(budget=HEARING_SECONDS)
 
     def _work(self, until: float) -> Drained:
         done = advance_ready(self.advancing, until=until, sweep=self._sweep)

@@ -100,15 +100,18 @@ class Dispatcher:
             self._alarm_at = at
         self._wake.set()
 
-    def answer(self) -> dict[str, Any]:
-        """Answer a doorbell in the calling thread; the result is what Flower shows of it."""
+    def answer(self, *, budget: float | None = None) -> dict[str, Any]:
+        """Answer a doorbell in the calling thread; the result is what Flower shows of it.
+
+        What is not done within `budget` seconds, half of one by default, goes on in the resident thread.
+        """
         with self._turn:
             self._again = True
             if self._draining or self._ending.is_set() or time.monotonic() < self._rested_until:
                 self._wake.set()
                 return {"coalesced": True}
             self._draining = True
-        return self._drain()
+        return self._drain(budget)
 
     def _reside(self) -> None:
         next_look = next_due = time.monotonic()
@@ -153,9 +156,9 @@ class Dispatcher:
             self._draining = True
         self._drain()
 
-    def _drain(self) -> dict[str, Any]:
+    def _drain(self, budget: float | None = None) -> dict[str, Any]:
         counts: Counter[str] = Counter()
-        until = time.monotonic() + DRAIN_BUDGET
+        until = time.monotonic() + (DRAIN_BUDGET if budget is None else budget)
         try:
             while True:
                 with self._turn:

@@ -192,6 +192,31 @@ def test_a_round_that_used_up_its_time_hands_over_and_frees_the_doorbell_s_threa
     assert dispatcher.end(wait=PATIENCE)
 
 
+def test_who_has_less_time_hands_over_sooner() -> None:
+    """Work goes on in the resident thread: the one that answered is free to hear the next call."""
+    threads: list[str] = []
+    bounds: list[float] = []
+    is_over = threading.Event()
+
+    def long(until: float) -> Drained:
+        threads.append(threading.current_thread().name)
+        bounds.append(until)
+        while not is_over.is_set() and time.monotonic() <= until:
+            is_over.wait(0.001)
+        return Drained(Counter(rows=1), more=not is_over.is_set())
+
+    dispatcher = Dispatcher("test", work=long, due=never_due, look_seconds=0)
+    before = time.monotonic()
+    assert dispatcher.answer(budget=0.02)["more"]
+    assert bounds[0] - before < module.DRAIN_BUDGET / 2
+    assert set(threads) == {threading.current_thread().name}
+
+    dispatcher.start()
+    wait_until(lambda: threads[-1] == "dispatcher-test", what="the resident thread to go on")
+    is_over.set()
+    assert dispatcher.end(wait=PATIENCE)
+
+
 def test_work_left_over_within_the_time_is_done_in_the_same_round(table: Table) -> None:
     left = [3]
 
