@@ -1,4 +1,4 @@
-"""Calls: the faster bell, a bare Redis publish to the processes that listen. It carries hints at most.
+"""Calls: the faster bell, a bare Redis publish to the processes that listen. It carries hints, and sealed answers (`answers.py`).
 
 Lost calls are found by the Celery doorbell that follows, and lost doorbells by the look.
 """
