@@ -36,10 +36,14 @@ class Ran:
 def run_stress(cluster: Cluster, tell: Tell, *, senders: int) -> Ran:
     """Two workers of each duty under load until the time is over and nothing is left to do; then the audit."""
     workers = cluster.workers(orchestrators=2, task_runners=2)
+    orchestrators, runners = workers[:2], workers[2:]
     load = Load.on(cluster.engine, instances=INSTANCES, senders=senders, seconds=SECONDS)
     seconds = load.run()
     cluster.wait_until_settled(seconds=SETTLE_SECONDS)
-    assert end_all(workers) == [0, 0, 0, 0]
+    # Handlers of tasks that were cancelled may still run: what they return late comes into the inbox at the latest with their end.
+    assert end_all(runners) == [0, 0]
+    cluster.wait_until_settled(seconds=SETTLE_SECONDS)
+    assert end_all(orchestrators) == [0, 0]
     audit = Audit.of(load, cluster)
     tell(
         f"{len(load.sent)} sends ({len(load.sent) / seconds:.0f}/s) became {len(audit.entries)} events "
