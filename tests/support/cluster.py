@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from common.commands.doctor import examine
 from common.config import Settings
+from common.credentials import make_secret
 from common.db import Database
 from common.queues import doorbell
 from common.queues.doorbell import Doorbells
@@ -49,6 +50,7 @@ class Cluster:
             "REDIS_URL": self.redis_url,
             "SIGNALBOX_HANDLERS": HANDLERS,
             "SIGNALBOX_LOG_FORMAT": "json",
+            "SIGNALBOX_SECRET": make_secret(),  # as `signalbox up` makes one: without it no step is told of ends
             **self.settings,
         }
         self.database = Database.open(self.database_url, name="signalbox-test")
