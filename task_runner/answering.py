@@ -19,7 +19,7 @@ from task_runner.offering import Say
 
 PATIENCE = 0.5
 """Seconds that a receipt may take: many times what a busy process takes for a batch, and not long for who waits for the instance."""
-ON_THEIR_WAY_MAX = 128
+ON_THEIR_WAY_MAX = 1_000
 """Answers without receipt, beyond which outcomes are stored here: who is called has more to do than he can."""
 TOGETHER = 0.002
 """Seconds between two calls; each costs its listener a wake-up."""

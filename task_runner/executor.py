@@ -27,10 +27,11 @@ from task_runner.call import call_handler, ended, ended_with
 from task_runner.context import TaskContext
 from task_runner.isolate import Children, IsolatedCall, Surroundings
 from task_runner.light import LightHandlers
+from task_runner.line import Line
 from task_runner.registry import PLAIN, Handler, HandlerError, Options, Registry
 from task_runner.reporting import Held, Reporting
 from task_runner.resolve import Prepared
-from task_runner.slots import Slots
+from task_runner.slots import Slots, Ticket
 from task_runner.watch import Bounds, Watch
 
 log = structlog.get_logger("signalbox.task_runner")
@@ -65,6 +66,7 @@ class Executor:
         self.on_room = on_room
         self.on_worn_out = on_worn_out
         self.slots = Slots(slots)
+        self.line = Line(slots)
         self.light = LightHandlers(registry.all())
         self._children = Children(surroundings)
         self._watch: Watch[Held] = Watch(self._overrun)
@@ -118,16 +120,15 @@ class Executor:
         handler = self.find(claim)
         if handler is not None and handler.options.isolated:
             held.isolated = IsolatedCall()
+        held.ticket = Ticket()
         self.reporting.hold(held)
-        held.ticket = self.slots.submit(lambda: self._run(held, handler, prepared), self.reporting.end)
+        self.slots.submit(lambda: self._run(held, handler, prepared), self.reporting.end, held.ticket)
+
+    def _run(self, held: Held, handler: Handler | None, prepared: Prepared) -> Outcome:
+        claim, context, began = held.claim, held.context, time.monotonic()
         bounds = Bounds.of(claim.timeout_ms, claim.heartbeat_ms)
         if bounds is not None:
             self._watch.add(held, bounds, lambda: held.context.heard_at)
-            if held.ticket.is_over:  # before it was watched
-                self._watch.drop(held)
-
-    def _run(self, held: Held, handler: Handler | None, prepared: Prepared) -> Outcome:
-        claim, context = held.claim, held.context
         if handler is None or held.isolated is None:
             outcome = call_handler(
                 self.registry, claim, context, max_output_bytes=self.max_output_bytes, prepared=prepared
@@ -135,6 +136,7 @@ class Executor:
         else:
             outcome = self._call_isolated(held, handler, held.isolated, prepared)
         self._watch.drop(held)
+        self.line.note(time.monotonic() - began)
         return held.with_end(outcome)
 
     def _call_isolated(self, held: Held, handler: Handler, call: IsolatedCall, prepared: Prepared) -> Outcome:
@@ -204,9 +206,25 @@ class Executor:
             self.on_worn_out()
         self.on_room()
 
-    @staticmethod
-    def tell_unwanted(held: Held) -> None:
-        """Tell a handler that its task is not this process's any more; an isolated one is ended after a grace."""
+    def give_back_waiting(self, longer_than: float) -> int:
+        """Give back what has waited for a slot for more than so many seconds; how many."""
+        before = time.monotonic() - longer_than
+        given = [one for one in self.reporting.held if one.held_since <= before and self._withdraw(one)]
+        for one in given:
+            self.reporting.hand_on(ended(one.claim, released=True))
+        return len(given)
+
+    def _withdraw(self, held: Held) -> bool:
+        return held.ticket is not None and self.slots.withdraw(held.ticket)
+
+    def tell_unwanted(self, held: Held) -> None:
+        """Tell a handler that its task is not this process's any more; one that has not begun is not called.
+
+        An isolated one is ended after a grace.
+        """
+        if self._withdraw(held):
+            self.reporting.let_go([ended(held.claim)])
+            return
         held.context.cancel()
         if held.isolated is not None:
             now = time.monotonic()

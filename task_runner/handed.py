@@ -26,6 +26,7 @@ from task_runner.call import ended
 from task_runner.claiming import Claiming
 from task_runner.executor import Executor, in_force
 from task_runner.light import BUDGET_SECONDS
+from task_runner.line import CLOSED_SECONDS, PATIENCE
 from task_runner.offering import Offering
 from task_runner.reporting import Held, Reporting, error_text
 from task_runner.resolve import NOTHING_PREPARED, Resolver
@@ -50,6 +51,7 @@ class HandedTasks:
         shares: Shares,
         courtesy: Courtesy,
         resolver: Resolver | None,
+        ring_in: Callable[[float], None],
     ) -> None:
         self.database = database
         self.worker = worker
@@ -60,6 +62,7 @@ class HandedTasks:
         self._shares = shares
         self._courtesy = courtesy
         self._resolver = resolver
+        self._ring_in = ring_in
         self._taking = threading.Lock()  # from a look to the note of what is held
 
     def take_up(self, hints: Sequence[bytes]) -> None:
@@ -85,6 +88,9 @@ class HandedTasks:
 
         For the thread that claims: what it has claimed it knows of, so none of it is under way now.
         """
+        if self._executor.give_back_waiting(PATIENCE):
+            self._executor.line.close()
+            log.info("line.given_back", closed_seconds=CLOSED_SECONDS)
         if not self._offering.is_to_look():
             return 0
         return self._take_up(lambda tx, held: read_unknown(tx, self.worker, sorted(held)))
@@ -100,7 +106,13 @@ class HandedTasks:
             room = min(room, kept)  # what is never theirs
         elif self._shares.are_several:
             room -= kept  # as with claims: who comes next finds a slot
+        else:
+            room += self._line_length()
         self._offering.renew(room, have_more)
+
+    def _line_length(self) -> int:
+        """How many tasks may wait here for a slot. Where a runner has died unsaid, none: a line dies with its process."""
+        return 0 if self._claiming.is_wary() else self._executor.line.length
 
     def end(self) -> None:
         """Offer nothing any more, and take up nothing."""
@@ -138,7 +150,9 @@ class HandedTasks:
                 self._courtesy.note()
             if leased.claims:
                 faults.hit("after_claim")
-            room = max(self._executor.room, 0)
+            # What was offered may come late, or twice: a line that is open takes it, and what it was too much for is given back by its patience.
+            line = self._line_length()
+            room = max(self._reporting.room if line else self._executor.room, 0)
             ended_here = self._call_all(
                 leased.claims[:room],
                 None if leased.now is None else ReadClock.just_read(leased.now),
@@ -147,6 +161,8 @@ class HandedTasks:
             for claim in leased.claims[room:]:  # who has it next has room for it
                 self._give_back(claim)
             ended_here = self._reporting.begin_here(ended_here)
+        if self._executor.slots.free < 0:
+            self._ring_in(PATIENCE)
         if ended_here:
             self._reporting.report_here(ended_here)
         return len(leased.claims)

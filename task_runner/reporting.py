@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import structlog
 from sqlalchemy import Connection
@@ -35,8 +35,8 @@ from task_runner.slots import Ticket
 
 log = structlog.get_logger("signalbox.task_runner")
 
-UNREPORTED_MAX = 512
-"""Ended tasks that wait for their commit; beyond it nothing is claimed, so that a slow database is not run away from."""
+UNREPORTED_MAX = 1_024
+"""Tasks that are called, wait to be, or have ended and wait for their commit; beyond it nothing is claimed, so that a slow database is not run away from."""
 LAST_REPORT = 2.0
 """Seconds that a drain waits for the commit of what has ended."""
 REJECTION = TaskError("output.rejected", "the database refused what the handler returned", retryable=False)
@@ -48,7 +48,7 @@ MakeAnswering = Callable[[Callable[[Outcome], None]], Answering]
 
 @dataclass(slots=True)
 class Held:
-    """A claim of this process, until its outcome is stored."""
+    """A claim of this process, until its outcome is stored. `ticket` is that of its slot, where it has one or waits for one."""
 
     claim: TaskClaim
     context: TaskContext
@@ -59,6 +59,7 @@ class Held:
     unwanted_at: float | None = None
     is_limited: bool = False
     answered_at: str | None = None
+    held_since: float = field(default_factory=time.monotonic)
 
     @classmethod
     def of(
@@ -155,7 +156,7 @@ class Reporting:
         """
         self._is_wanted = True
 
-    def _let_go(self, group: Sequence[Outcome]) -> None:
+    def let_go(self, group: Sequence[Outcome]) -> None:
         """Hold claims no more whose outcomes are stored, and ring where somebody waits for that."""
         freed = 0
         with self._turn:
@@ -201,7 +202,7 @@ class Reporting:
     def note_stored(self, receipts: Sequence[str]) -> None:
         """Steps have stored what they were told: hold it no more."""
         if self._answering is not None and receipts:
-            self._let_go(self._answering.take(receipts))
+            self.let_go(self._answering.take(receipts))
 
     def hand_on(self, outcome: Outcome) -> None:
         """Leave an outcome with the committer."""
@@ -228,7 +229,7 @@ class Reporting:
             for outcome in group:
                 self.hand_on(outcome)
         else:
-            self._let_go(group)
+            self.let_go(group)
         stored = {id(one) for one in group}
         with self._turn:
             self._ended_here = [one for one in self._ended_here if id(one) not in stored]
@@ -270,7 +271,7 @@ class Reporting:
                 return
             faults.hit("before_report")
             self._report(self._reporting)
-            self._let_go(self._reporting)
+            self.let_go(self._reporting)
             with self._turn:
                 self._reporting = []
                 self._turn.notify_all()

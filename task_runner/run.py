@@ -91,7 +91,7 @@ class Runner:
         self._courtesy = Courtesy()
         self._handed = HandedTasks(
             database, self.executor, self.reporting, self.claiming, offering, worker=worker, shares=shares,
-            courtesy=self._courtesy, resolver=resolver,
+            courtesy=self._courtesy, resolver=resolver, ring_in=ring_in,
         )  # fmt: skip
         self.slots = self.executor.slots
         self._ring_in = ring_in
@@ -167,6 +167,7 @@ class Runner:
     def drain(self, seconds: float) -> int:
         """Let handlers end for up to `seconds`, report them, give the rest back uncounted; returns how many were given back."""
         self.end_offers()
+        given_back = self.executor.give_back_waiting(0.0)
         self.slots.wait_idle(seconds)
         rest = self._handed.untaken()
         rest += self.reporting.close()
@@ -174,7 +175,7 @@ class Runner:
         if rest:
             self.database.run(lambda tx: report_outcomes(tx, rest))
         self.reporting.join(5)
-        return len(rest)
+        return len(rest) + given_back
 
 
 def _answering(worker: WorkerId, say: Say | None, envelope: Envelope | None) -> MakeAnswering | None:

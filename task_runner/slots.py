@@ -11,13 +11,18 @@ T = TypeVar("T")
 
 
 class Ticket:
-    """A call in a slot. `is_abandoned`: its thread is nobody's any more and ends with the call, if that ever ends."""
+    """A call in a slot, or in the line for one.
 
-    __slots__ = ("is_abandoned", "is_over")
+    `is_abandoned`: its thread is nobody's any more and ends with the call, if that ever ends. `is_withdrawn`: it is never called.
+    """
+
+    __slots__ = ("has_begun", "is_abandoned", "is_over", "is_withdrawn")
 
     def __init__(self) -> None:
+        self.has_begun = False
         self.is_over = False
         self.is_abandoned = False
+        self.is_withdrawn = False
 
 
 class Slots:
@@ -40,7 +45,7 @@ class Slots:
 
     @property
     def free(self) -> int:
-        """How many more calls could begin at once."""
+        """How many more calls could begin at once; less than none, where some wait for a slot."""
         with self._turn:
             return self.size - self._busy
 
@@ -50,13 +55,15 @@ class Slots:
         with self._turn:
             return self._zombies
 
-    def submit(self, call: Callable[[], T], then: Callable[[T], None]) -> Ticket:
+    def submit(
+        self, call: Callable[[], T], then: Callable[[T], None], ticket: Ticket | None = None
+    ) -> Ticket:
         """Run `call` in a slot, free the slot, and then hand on what it returned.
 
         In this order, so that whoever is woken by the result finds the slot free. The caller asked `free` before; more
         are queued, not refused.
         """
-        ticket = Ticket()
+        ticket = ticket or Ticket()
         with self._turn:
             self._busy += 1
             self._unfinished += 1
@@ -67,6 +74,16 @@ class Slots:
             threading.Thread(target=self._reside, name="slot", daemon=True).start()
         self._work.put((ticket, lambda: self._run(ticket, call, then)))
         return ticket
+
+    def withdraw(self, ticket: Ticket) -> bool:
+        """Take a call out of the line; False when it has begun, or was withdrawn before."""
+        with self._turn:
+            if ticket.has_begun or ticket.is_withdrawn:
+                return False
+            ticket.is_withdrawn = True
+            self._busy -= 1
+            self._finish()
+            return True
 
     def abandon(self, ticket: Ticket) -> bool:
         """Give the slot of a running call to others; False when the call was over already.
@@ -89,6 +106,10 @@ class Slots:
             return self._idle.wait_for(lambda: self._unfinished == 0, seconds)
 
     def _run(self, ticket: Ticket, call: Callable[[], T], then: Callable[[T], None]) -> None:
+        with self._turn:
+            if ticket.is_withdrawn:
+                return
+            ticket.has_begun = True
         try:
             try:
                 result = call()
