@@ -16,8 +16,8 @@ from common.commands.absent import absent_instance
 from common.db import Database
 from common.ids import TenantId
 from common.queues.changes import LOOK_SECONDS, Changes
-from common.store.listing import InstanceRecord, read_instance
-from common.store.overview import has_settled
+from common.store.listing import InstanceRecord
+from common.store.overview import read_settling
 
 LONGEST_SECONDS = 60.0
 _WAIT = re.compile(r'wait\s*=\s*"?(\d{1,9}(?:\.\d{1,3})?)"?', re.IGNORECASE)
@@ -82,10 +82,8 @@ class Waiter:
 
     def _look(self, tenant_id: TenantId, instance_id: str) -> tuple[InstanceRecord, bool]:
         with self._database.looking() as tx:
-            # This order: an instance that settles in between is seen unsettled and looked at again, never the reverse.
-            settled = has_settled(tx, tenant_id, instance_id)
-            record = read_instance(tx, tenant_id, instance_id)
-        if record is None:
+            found = read_settling(tx, tenant_id, instance_id)
+        if found is None:
             with self._database.reading() as tx:
                 raise absent_instance(tx, tenant_id, instance_id)
-        return record, settled
+        return found

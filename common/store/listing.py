@@ -86,7 +86,7 @@ class InstanceRecord:
     is_queued: bool  # it waits for a place, or would when its time comes
 
 
-_INSTANCE = select(
+INSTANCE = select(
     _i.id, _i.definition_id, _i.definition_key, _i.definition_version, _i.business_key, _i.status, _i.configuration,
     _i.snapshot, _i.input, _i.output, _i.error, _i.labels, _i.priority, _i.sequence, _i.parent_id, _i.depth,
     _i.created_at, _i.started_at, _i.finished_at, _i.deadline_at, _i.erased_at,
@@ -95,7 +95,7 @@ _INSTANCE = select(
 
 
 # On the path of every start and send: built once, so that nothing of it is built per request.
-_by_id = _INSTANCE.where(_i.tenant_id == bindparam("tenant_id"), _i.id == bindparam("id"))
+_by_id = INSTANCE.where(_i.tenant_id == bindparam("tenant_id"), _i.id == bindparam("id"))
 _ONE_INSTANCE = Prepared(_by_id)
 _ONE_INSTANCE_NOW = Prepared(_by_id.add_columns(database_now()))
 
@@ -122,7 +122,7 @@ class InstanceFilter:
 def read_instance(tx: Connection, tenant_id: TenantId, instance_id: str) -> InstanceRecord | None:
     """One instance, or None when this tenant has no such instance."""
     rows = _ONE_INSTANCE.rows(tx, {"tenant_id": tenant_id, "id": instance_id})
-    return _instance(rows[0]) if rows else None
+    return instance_record(rows[0]) if rows else None
 
 
 def read_instance_now(
@@ -130,13 +130,13 @@ def read_instance_now(
 ) -> tuple[InstanceRecord, datetime] | None:
     """One instance, and the database's time at which it was read."""
     rows = _ONE_INSTANCE_NOW.rows(tx, {"tenant_id": tenant_id, "id": instance_id})
-    return (_instance(rows[0][:-1]), rows[0][-1]) if rows else None
+    return (instance_record(rows[0][:-1]), rows[0][-1]) if rows else None
 
 
 def read_instances(tx: Connection, tenant_id: TenantId, ids: Sequence[str]) -> dict[str, InstanceRecord]:
     """Several instances of this tenant, by id; unknown ids are left out."""
-    query = _INSTANCE.where(_i.tenant_id == tenant_id, among(_i.id, "ids"))
-    return {row.id: _instance(row) for row in tx.execute(query, {"ids": list(ids)})}
+    query = INSTANCE.where(_i.tenant_id == tenant_id, among(_i.id, "ids"))
+    return {row.id: instance_record(row) for row in tx.execute(query, {"ids": list(ids)})}
 
 
 def list_instances(
@@ -184,7 +184,7 @@ def list_statuses(
     return Page(found, len(rows) > limit)
 
 
-def _instance(row: Any) -> InstanceRecord:
+def instance_record(row: Any) -> InstanceRecord:
     values = list(row)
     values[5] = InstanceStatus(values[5])
     values[-1] = values[-1] and values[5] in LIVE

@@ -31,6 +31,7 @@ from common.db.tables import InboxType, handlers, inbox, instances, tasks, worke
 from common.ids import TenantId, WorkerId
 from common.lifecycle import FINAL, FROZEN, OPEN
 from common.store.inbox import CONTROL
+from common.store.listing import INSTANCE, InstanceRecord, instance_record
 
 _i = instances.c
 _b = inbox.c
@@ -84,22 +85,28 @@ _BUSY = case(
 )
 _OWN_COMMAND = and_(_b.instance_id == _i.id, not_(_b.parked), _b.lane == CONTROL)
 _OWN_ERASURE = and_(_b.instance_id == _i.id, _b.type == InboxType.ERASE.value)
-_SETTLED = Prepared(
-    select(
-        case(
-            (_i.status.in_(_one_of(FINAL)), not_(exists().where(_OWN_ERASURE))),
-            (_i.status.in_(_one_of(FROZEN)), not_(exists().where(_OWN_COMMAND))),
-            else_=not_(exists().where(_m.id == _family.c.id, _BUSY)),
-        )
-    ).where(_i.tenant_id == bindparam("tenant_id"), _i.id == bindparam("instance_id"))
+_HAS_SETTLED = case(
+    (_i.status.in_(_one_of(FINAL)), not_(exists().where(_OWN_ERASURE))),
+    (_i.status.in_(_one_of(FROZEN)), not_(exists().where(_OWN_COMMAND))),
+    else_=not_(exists().where(_m.id == _family.c.id, _BUSY)),
+)
+_SETTLING = Prepared(
+    INSTANCE.add_columns(_HAS_SETTLED).where(
+        _i.tenant_id == bindparam("tenant_id"), _i.id == bindparam("instance_id")
+    )
 )
 
 
-def has_settled(tx: Connection, tenant_id: TenantId, instance_id: str) -> bool:
-    """Tell whether an instance has come to rest: final and not about to be erased, or paused or failed with no command that waits, or nothing
-    left that a machine would do, for it or for the children that it waits for."""
-    rows = _SETTLED.rows(tx, {"tenant_id": tenant_id, "instance_id": instance_id})
-    return bool(rows and rows[0][0])
+def read_settling(
+    tx: Connection, tenant_id: TenantId, instance_id: str
+) -> tuple[InstanceRecord, bool] | None:
+    """One instance, and whether it has come to rest, as of one instant; None when this tenant has no such instance.
+
+    That is: final and not about to be erased, or paused or failed with no command that waits, or nothing left that a machine would do, for
+    it or for the children that it waits for.
+    """
+    rows = _SETTLING.rows(tx, {"tenant_id": tenant_id, "instance_id": instance_id})
+    return (instance_record(rows[0][:-1]), bool(rows[0][-1])) if rows else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,9 @@ def test_a_parent_has_settled_when_its_children_have(api: Api, document: dict[st
 
     def has_settled() -> bool:
         with engine.database.reading() as tx:
-            return overview.has_settled(tx, engine.tenant_id, instance_id)
+            found = overview.read_settling(tx, engine.tenant_id, instance_id)
+        assert found is not None
+        return found[1]
 
     assert not has_settled()
     sweep = Sweep()
