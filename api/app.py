@@ -7,7 +7,6 @@ refused on the way is stored nowhere and leaves one line in the log. Nothing is 
 from __future__ import annotations
 
 import re
-import secrets
 import time
 from collections.abc import Callable
 from functools import cache
@@ -43,6 +42,7 @@ from common.links import PATH as LINKS
 from common.links import Links
 from common.queues.changes import Changes
 from common.queues.doorbell import attach
+from common.randomness import random_bytes
 from common.retention import Keeping
 from common.sealing import SealingKeys
 from common.store.idempotency import IdempotencyKey
@@ -205,7 +205,7 @@ def _serve(
 def _begin() -> None:
     g.began = time.monotonic()
     found = _TRACEPARENT.fullmatch(request.headers.get("traceparent", ""))
-    g.trace_id = found[1] if found else secrets.token_hex(16)
+    g.trace_id = found[1] if found else random_bytes(16).hex()
     structlog.contextvars.clear_contextvars()  # threads are used again
     structlog.contextvars.bind_contextvars(trace_id=g.trace_id)
 

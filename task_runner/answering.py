@@ -6,7 +6,6 @@ be stored by this process itself: the other side may have died, lost the call, o
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from common.commands.outcome import Outcome, known_end
 from common.ids import WorkerId
 from common.queues.answers import ANSWER_BYTES, Answer, Envelope
+from common.randomness import random_bytes
 from task_runner.offering import Say
 
 PATIENCE = 0.5
@@ -65,7 +65,7 @@ class Answering:
         with self._turn:
             if self._is_closed or len(self._on_their_way) >= ON_THEIR_WAY_MAX:
                 return False
-            receipt = secrets.token_hex(8)
+            receipt = random_bytes(8).hex()
             self._on_their_way[receipt] = _OnItsWay(outcome, address, now + PATIENCE)
             self._unsaid.setdefault(address, []).append(Answer(self._worker, receipt, end))
             if now < self._said_at + TOGETHER:

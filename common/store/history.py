@@ -7,7 +7,6 @@ A body can be erased and the chain still verifies, because the hash covers the d
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +20,7 @@ from common.clock import instant_text
 from common.db.rows import Writes, insert_rows
 from common.db.tables import history
 from common.ids import InstanceId, TenantId
+from common.randomness import random_bytes
 
 _c = history.c
 
@@ -54,7 +54,7 @@ def chained(
     previous_hash: bytes,
 ) -> dict[str, Any]:
     """Return the row that continues a chain after `previous_hash`, with a fresh 16-byte salt."""
-    salt = os.urandom(16)
+    salt = random_bytes(16)
     digest = body_digest(salt, input, changes)
     return {
         "tenant_id": tenant_id,
