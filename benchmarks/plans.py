@@ -37,6 +37,7 @@ from common.db.rows import update_rows
 from common.db.tables import instances as instances_table
 from common.ids import InstanceId, LeaseToken, TaskId, TenantId, WorkerId, new_token
 from common.store import claims, deadlines, inbox, instances, joins, keys, leased, places, tasks, timers
+from common.store.coming import read_coming
 from common.store.ready import lock_and_read
 from signalbox.bench import TENANT, postgres_server, steps_chart
 from signalbox.folder import DataFolder
@@ -308,14 +309,11 @@ HOT: Mapping[str, Hot] = {
     "tasks.lock_open": lambda tx: tasks.lock_open(tx, _ready(tx)),
     "tasks.read_answering": lambda tx: tasks.read_answering(tx, _ready(tx)),
     "deadlines.lock_expired": lambda tx: deadlines.lock_expired(tx, now=read_now(tx)),
-    "deadlines.next_expiry_at": deadlines.next_expiry_at,
     "deadlines.lock_unstarted": lambda tx: deadlines.lock_unstarted(tx, now=read_now(tx)),
     "deadlines.lock_unfinished": lambda tx: deadlines.lock_unfinished(tx, now=read_now(tx), maps=False),
-    "deadlines.next_overdue_at": deadlines.next_overdue_at,
     "timers.lock_due": lambda tx: timers.lock_due(tx, now=read_now(tx)),
-    "timers.next_due_at": timers.next_due_at,
     "joins.lock_startable": lambda tx: joins.lock_startable(tx, limit=READY, now=read_now(tx)),
-    "joins.next_start_at": joins.next_start_at,
+    "coming.read_coming": read_coming,
     "places.find_wanted": lambda tx: places.find_wanted(tx, after=None, limit=READY),
 }
 

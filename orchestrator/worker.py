@@ -17,7 +17,6 @@ from celery import signals
 from sqlalchemy.exc import SQLAlchemyError
 
 from common import faults
-from common.clock import read_now
 from common.commands.presence import Presence, arrive, leave, stay
 from common.config import Limits, Settings
 from common.courtesy import Courtesy
@@ -33,7 +32,8 @@ from common.queues.changes import Changes
 from common.queues.dispatcher import Dispatcher, Drained
 from common.queues.offers import OFFERS, Offers
 from common.retention import Keeping
-from common.store import breakers, deadlines, joins, schedules, timers, triggers, workers
+from common.store import breakers, timers, workers
+from common.store.coming import read_coming
 from common.version import signalbox_version
 from orchestrator.advance import advance_ready
 from orchestrator.answers import Answers, store
@@ -163,16 +163,15 @@ class Orchestrator:
     def look_at_the_clock(self) -> float | None:
         """Fire and expire what is due, then tell how long until the next instant."""
         with self.database.looking() as tx:
-            now = read_now(tx)
-            timer, lease = timers.next_due_at(tx), deadlines.next_expiry_at(tx)
-            overdue, item = deadlines.next_overdue_at(tx), joins.next_start_at(tx)
-            runs, emitted = schedules.read_coming(tx), triggers.has_published(tx)
+            coming = read_coming(tx)
+            now, timer = coming.now, coming.timer_at
             retry = breakers.next_look_at(tx, now=now)
+        lease, overdue, item = coming.lease_at, coming.overdue_at, coming.item_at
         fired = fire_due_timers(self.database) if timer is not None and timer <= now else 0
         if fired:
             self.dispatcher.ring()
             with self.database.looking() as tx:
-                timer = timers.next_due_at(tx)  # the one that was asked for has fired
+                timer = read_coming(tx).timer_at  # the one that was asked for has fired
         if lease is not None and lease < now and expire_due_leases(self.database):
             self.dispatcher.ring()
         if overdue is not None and overdue <= now and time_out_due_tasks(self.database):
@@ -181,10 +180,12 @@ class Orchestrator:
             self.dispatcher.ring()
         if retry is not None and retry <= now:
             wake_waiting_for_breakers(self.database)
-        started = fire_due_schedules(self.database, self.limits) if runs.is_due(now) else Fired()
+        started = fire_due_schedules(self.database, self.limits) if coming.is_schedule_due else Fired()
         if started.turns:
             self.dispatcher.ring()
-        if emitted and start_published(self.database, self.limits):  # by who died before it could
+        if coming.has_published and start_published(
+            self.database, self.limits
+        ):  # by who died before it could
             self.dispatcher.ring()
         if self._places.look(self.database):  # what who died before it could give
             self.dispatcher.ring()
@@ -193,9 +194,9 @@ class Orchestrator:
             forget(self.database)
         if started.more or (fired and fired % timers.BATCH == 0):
             return 0.0  # more are due: look again right after the next round of steps
-        instants = (timer, lease, overdue, item, runs.next_at, retry)
-        coming = [instant for instant in instants if instant is not None and instant > now]
-        return max((min(coming) - now).total_seconds(), LOOK_GAP_SECONDS) if coming else None
+        instants = (timer, lease, overdue, item, coming.run_at, retry)
+        ahead = [instant for instant in instants if instant is not None and instant > now]
+        return max((min(ahead) - now).total_seconds(), LOOK_GAP_SECONDS) if ahead else None
 
     def _is_runner(self, worker: WorkerId) -> bool:
         try:

@@ -39,10 +39,14 @@ Convert = Callable[[Any], Any]
 
 
 class Prepared:
-    """A statement with named parameters whose rows are read as plain sequences."""
+    """A statement with named parameters whose rows are read as plain sequences.
 
-    def __init__(self, statement: Executable) -> None:
+    With `is_literal` it has none, and its values stand in its text: a plan that is kept knows no value of a parameter, and so no partial index.
+    """
+
+    def __init__(self, statement: Executable, *, is_literal: bool = False) -> None:
         self._statement = statement
+        self._is_literal = is_literal
         self._compiled: dict[str, _Compiled] = {}
 
     def rows(self, tx: Connection, values: Mapping[str, Any] = _NOTHING) -> Sequence[Row]:
@@ -50,7 +54,9 @@ class Prepared:
         dialect = tx.dialect.name
         compiled = self._compiled.get(dialect)
         if compiled is None:
-            compiled = self._compiled[dialect] = _compiled(self._statement, dialect)
+            compiled = self._compiled[dialect] = _compiled(
+                self._statement, dialect, is_literal=self._is_literal
+            )
         parameters = [name.sent(values) for name in compiled.names]
         rows: Sequence[Row] = run(tx, compiled.text, parameters).fetchall()
         if not compiled.readers:
@@ -79,10 +85,10 @@ class _Compiled:
     readers: Sequence[tuple[int, Convert]]
 
 
-def _compiled(statement: Any, dialect: str) -> _Compiled:
-    compiled = statement.compile(dialect=_DIALECTS[dialect])
+def _compiled(statement: Any, dialect: str, *, is_literal: bool) -> _Compiled:
+    compiled = statement.compile(dialect=_DIALECTS[dialect], compile_kwargs={"literal_binds": is_literal})
     names = []
-    for name in compiled.positiontup or ():
+    for name in () if is_literal else compiled.positiontup or ():
         bound = compiled.binds[name]
         convert = as_text if dialect == "postgresql" else sqlite_convert(bound.type)
         names.append(_Name(name, convert, bound.value, is_fixed=not bound.required))

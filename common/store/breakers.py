@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Insert, and_, bindparam, delete, exists, func
 from sqlalchemy.dialects import postgresql, sqlite
 
 from common.breaker import Breaker, BreakerKey, BreakerState, in_order
+from common.db.prepared import Prepared
 from common.db.rows import update_rows
 from common.db.tables import attempts, breakers, tasks
 from common.db.types import UtcDateTime, among
@@ -263,9 +264,11 @@ _LEFT_ASLEEP = and_(
     _b.updated_at > bindparam("lately", type_=UtcDateTime()),
     exists(select(_t.id).where(*_OF_IT, _WAITS, _t.run_at > _NOW)),
 )
-_NEXT = select(
-    select(func.min(_b.retry_at)).where(_b.state != BreakerState.CLOSED).scalar_subquery(),
-    exists(select(_b.target).where(_LEFT_ASLEEP)),
+_NEXT = Prepared(
+    select(
+        select(func.min(_b.retry_at)).where(_b.state != BreakerState.CLOSED).scalar_subquery(),
+        exists(select(_b.target).where(_LEFT_ASLEEP)),
+    )
 )
 _TO_WAKE = select(*_KEY, _b.state).where(or_(_NEEDS_PROBE, _LEFT_ASLEEP)).limit(DUE_AT_ONCE)
 LATELY = timedelta(minutes=2)
@@ -274,7 +277,7 @@ LATELY = timedelta(minutes=2)
 
 def next_look_at(tx: Connection, *, now: datetime) -> datetime | None:
     """When waiting tasks may have to be woken next: at the end of a cool-down, or now where some were passed over."""
-    retry_at, is_left = tx.execute(_NEXT, {"now": now, "lately": now - LATELY}).one()
+    [(retry_at, is_left)] = _NEXT.rows(tx, {"now": now, "lately": now - LATELY})
     return now if is_left else retry_at
 
 

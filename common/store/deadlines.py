@@ -63,7 +63,7 @@ _EXPIRED = (
     .limit(500)
     .with_for_update(skip_locked=True)
 )  # fmt: skip
-_NEXT_EXPIRY = select(func.min(_t.lease_expires_at)).where(
+NEXT_EXPIRY = select(func.min(_t.lease_expires_at)).where(
     _t.status == TaskStatus.RUNNING, _t.lease_token.is_not(None)
 )
 
@@ -72,11 +72,6 @@ def lock_expired(tx: Connection, *, now: datetime) -> list[ExpiredTask]:
     """Lock up to 500 running tasks whose lease is over, longest over first; rows in flight are skipped."""
     rows: Iterable[Any] = tx.execute(_EXPIRED, {"now": now})
     return [ExpiredTask(*row) for row in rows]
-
-
-def next_expiry_at(tx: Connection) -> datetime | None:
-    """When the next lease runs out unless it is extended."""
-    return tx.execute(_NEXT_EXPIRY).scalar_one_or_none()
 
 
 # -- out of time ------------------------------------------------------------------------------------------------
@@ -111,8 +106,8 @@ _UNSTARTED = _OVERDUE.where(_WAITS, _t.start_by_at <= bindparam("now", type_=Utc
 _UNFINISHED = _OVERDUE.where(
     _LASTS, (_t.type == "MAP") == bindparam("maps"), _t.finish_by_at <= bindparam("now", type_=UtcDateTime())
 ).order_by(_t.finish_by_at)
-_NEXT_UNSTARTED = select(func.min(_t.start_by_at)).where(_WAITS)
-_NEXT_UNFINISHED = select(func.min(_t.finish_by_at)).where(_LASTS)
+NEXT_UNSTARTED = select(func.min(_t.start_by_at)).where(_WAITS)
+NEXT_UNFINISHED = select(func.min(_t.finish_by_at)).where(_LASTS)
 
 
 def lock_unstarted(tx: Connection, *, now: datetime) -> list[OverdueTask]:
@@ -125,12 +120,6 @@ def lock_unfinished(tx: Connection, *, now: datetime, maps: bool) -> list[Overdu
     """Lock up to 500 open MAPs, or other open tasks, that should have ended by now, longest over first; rows in flight are skipped."""
     rows: Iterable[Any] = tx.execute(_UNFINISHED, {"now": now, "maps": maps})
     return [OverdueTask(*row) for row in rows]
-
-
-def next_overdue_at(tx: Connection) -> datetime | None:
-    """When the next task runs out of time to start or to end, or already did."""
-    instants = (tx.execute(query).scalar_one_or_none() for query in (_NEXT_UNSTARTED, _NEXT_UNFINISHED))
-    return min((instant for instant in instants if instant is not None), default=None)
 
 
 def time_out(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:

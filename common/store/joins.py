@@ -225,7 +225,7 @@ _STARTABLE = (
     .limit(bindparam("limit"))
     .with_for_update(of=tasks, key_share=True, skip_locked=True)
 )
-_NEXT_START = select(func.min(_t.run_at)).where(_MAY_START)
+NEXT_START = select(func.min(_t.run_at)).where(_MAY_START)
 _BEGIN = (
     update(tasks)
     .where(among(_t.id, "ids"), _t.status == TaskStatus.PENDING)
@@ -236,11 +236,6 @@ _BEGIN = (
 def lock_startable(tx: Connection, *, limit: int, now: datetime) -> list[StartableItem]:
     """Lock items whose children may be started, longest due first; rows in flight are skipped."""
     return [StartableItem(*row) for row in tx.execute(_STARTABLE, {"limit": limit, "now": now})]
-
-
-def next_start_at(tx: Connection) -> datetime | None:
-    """When the next item's child is to be started, or already was."""
-    return tx.execute(_NEXT_START).scalar_one_or_none()
 
 
 def begin(tx: Connection, ids: Sequence[TaskId]) -> None:

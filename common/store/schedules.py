@@ -87,28 +87,9 @@ _HAS_QUEUED = ~_c.paused & (_c.queued != "[]")
 _NO_ONE_LIVES = ~exists().where(
     _i.schedule_id == _c.id, _i.schedule_id.is_not(None), _i.status.in_(LIVE)
 ).correlate(schedules)
-_NEXT = select(
-    select(func.min(_c.next_at)).where(_MAY_FIRE).scalar_subquery(),
-    exists().where(_HAS_QUEUED, _NO_ONE_LIVES),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Coming:
-    """When the next run is due, possibly in the past; and whether one that waited for another may start now."""
-
-    next_at: datetime | None
-    is_freed: bool
-
-    def is_due(self, now: datetime) -> bool:
-        return self.is_freed or (self.next_at is not None and self.next_at <= now)
-
-
-def read_coming(tx: Connection) -> Coming:
-    """What schedules of all tenants wait for: one statement, answered by two small indexes."""
-    row = tx.execute(_NEXT).one()
-    return Coming(row[0], bool(row[1]))
-
+NEXT_RUN = select(func.min(_c.next_at)).where(_MAY_FIRE)
+IS_FREED = exists().where(_HAS_QUEUED, _NO_ONE_LIVES)
+"""May a run start that waited for another?"""
 
 _DUE = (
     select(*_ROW)

@@ -81,7 +81,7 @@ _FIRE = (
     .where(among(_c.id, "ids"), _c.status == TimerStatus.ARMED.value)
     .values(status=TimerStatus.FIRED.value, finished_at=bindparam("now", type_=UtcDateTime()))
 )
-_NEXT = select(func.min(_c.due_at)).where(_c.status == TimerStatus.ARMED.value)
+NEXT = select(func.min(_c.due_at)).where(_c.status == TimerStatus.ARMED.value)
 
 
 def lock_due(tx: Connection, *, now: datetime) -> list[DueTimer]:
@@ -96,8 +96,3 @@ def fire(tx: Connection, ids: Sequence[str], *, now: datetime) -> None:
     """Mark locked timers as fired."""
     if ids:
         tx.execute(_FIRE, {"ids": ids, "now": now})
-
-
-def next_due_at(tx: Connection) -> datetime | None:
-    """When the next armed timer falls due, possibly in the past."""
-    return tx.execute(_NEXT).scalar_one_or_none()

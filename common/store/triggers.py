@@ -110,18 +110,15 @@ _WAITING = (
     .limit(BATCH)
     .with_for_update(skip_locked=True)
 )
-_HAS_WAITING = select(exists(select(_p.id)))
+HAS_WAITING = exists(select(_p.id))
+"""Does any emitted event wait for a trigger?"""
+
 _CONSUME = delete(published).where(among(_p.id, "ids", "big"))
 
 
 def lock_published(tx: Connection) -> list[Published]:
     """Lock events that wait, the oldest first, at most 100; those that others hold are skipped."""
     return [Published(*row) for row in tx.execute(_WAITING)]
-
-
-def has_published(tx: Connection) -> bool:
-    """Does any emitted event wait for a trigger?"""
-    return bool(tx.execute(_HAS_WAITING).scalar_one())
 
 
 def consume(tx: Connection, ids: Sequence[int]) -> int:

@@ -9,7 +9,8 @@ import pytest
 from common.db import Database
 from common.ids import InstanceId
 from common.lifecycle import InstanceStatus
-from common.store import deadlines, tasks
+from common.store import tasks
+from common.store.coming import read_coming
 from orchestrator.sweep import time_out_due_tasks
 from tests.integration.engine.documents import ON_SQLITE, one_task
 from tests.support.engine import Engine
@@ -189,7 +190,7 @@ def test_a_task_taken_up_again_has_its_time_anew(clock: ManualClock, engine: Eng
     task_id, now = task(engine, "id"), clock.now()
     with engine.database.transaction() as tx:
         assert tasks.retry(tx, [task_id], now=now) == [task_id]
-        assert deadlines.next_overdue_at(tx) == now + timedelta(seconds=5)
+        assert read_coming(tx).overdue_at == now + timedelta(seconds=5)
 
 
 def test_sweeps_at_once_share_the_work(postgres_url: str) -> None:

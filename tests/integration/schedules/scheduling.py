@@ -10,6 +10,7 @@ from common.commands import schedules as commands
 from common.commands.schedules import ScheduleRequest
 from common.schedule import CatchUp, Overlap, ScheduleKind
 from common.store import schedules as store
+from common.store.coming import read_coming
 from common.store.schedules import Schedule
 from orchestrator.schedules import Fired, fire_due_schedules
 from tests.support.engine import LIMITS, Engine
@@ -81,7 +82,7 @@ def _instant(value: Any) -> datetime:
 def to_due(engine: Engine, clock: ManualClock) -> datetime | None:
     """Move the clock to the next due run; None where there is none."""
     with engine.database.reading() as tx:
-        coming = store.read_coming(tx)
-    if coming.next_at is None:
+        run_at = read_coming(tx).run_at
+    if run_at is None:
         return None
-    return clock.advance(max(coming.next_at - clock.now(), timedelta(0)))
+    return clock.advance(max(run_at - clock.now(), timedelta(0)))

@@ -11,7 +11,7 @@ from common import faults
 from common.canonical import read
 from common.db import Database
 from common.lifecycle import InstanceStatus
-from common.store import schedules as store
+from common.store.coming import read_coming
 from orchestrator.schedules import fire_due_schedules
 from tests.integration.engine.documents import ON_SQLITE
 from tests.integration.schedules.scheduling import (
@@ -224,7 +224,7 @@ def test_a_paused_schedule_starts_nothing_and_goes_on_from_then(clock: ManualClo
     clock.advance(5 * HOUR)
     assert fire(engine).turns == 0
     with engine.database.reading() as tx:
-        assert store.read_coming(tx).next_at is None, "a paused one wakes nobody"
+        assert read_coming(tx).run_at is None, "a paused one wakes nobody"
 
     say(engine, "resume", schedule_id)
     assert fire(engine).turns == 0

@@ -11,6 +11,7 @@ from common.clock import read_now
 from common.db import Database
 from common.ids import TenantId, new_token
 from common.store import claims, deadlines, inbox, limits, places, timers
+from common.store.coming import read_coming
 from common.store.places import Place
 from tests.conftest import migrate
 from tests.integration.engine.documents import one_task
@@ -133,7 +134,7 @@ def due_timers(tx: Connection) -> None:
 
 
 def next_timer(tx: Connection) -> None:
-    assert timers.next_due_at(tx) is not None
+    assert read_coming(tx).timer_at is not None
 
 
 def expired(tx: Connection) -> None:
@@ -141,7 +142,7 @@ def expired(tx: Connection) -> None:
 
 
 def next_expiry(tx: Connection) -> None:
-    assert deadlines.next_expiry_at(tx) is None
+    assert read_coming(tx).lease_at is None
 
 
 PLACE_KEYS = 50

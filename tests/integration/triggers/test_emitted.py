@@ -14,6 +14,7 @@ from common.config import Limits
 from common.db import Database
 from common.lifecycle import InstanceStatus
 from common.store import triggers as store
+from common.store.coming import read_coming
 from orchestrator.triggers import start_published
 from tests.integration.engine.documents import ON_SQLITE
 from tests.support.engine import LIMITS, Engine
@@ -111,7 +112,7 @@ def test_who_dies_beside_the_commit_publishes_with_the_step_or_not_at_all(engine
         engine.advance()
     faults.disarm()
     with engine.database.reading() as tx:
-        assert store.has_published(tx) is (point == "after_commit_before_ring")
+        assert read_coming(tx).has_published is (point == "after_commit_before_ring")
 
     engine.settle()
     engine.settle()
@@ -143,7 +144,7 @@ def test_triggers_that_answer_each_other_end(engine: Engine) -> None:
     ]
     assert "limit.exceeded" in last
     with engine.database.reading() as tx:
-        assert not store.has_published(tx)
+        assert not read_coming(tx).has_published
 
 
 @ON_SQLITE
