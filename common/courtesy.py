@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from common.ids import TenantId
 
@@ -22,6 +22,13 @@ SAVED_SECONDS = 0.1
 """So much of it may be saved up and rested in one go: a third tenant's task that has to be claimed waits for that too."""
 FLOOD = 200.0
 """Steps a second, about a tenth of what two cores do: a tenant that has more is none that others should wait for."""
+QUIET = 20.0
+"""Steps a second: a tenant that has fewer notices each batch that it waits for. Between the two there is a throng, which large batches get through
+soonest, and everybody of it with them.
+"""
+
+FORGOTTEN = 0.1
+"""Steps a second that are none any more. Below one, so that steps which come one by one add up."""
 
 
 class Courtesy:
@@ -59,9 +66,16 @@ class Volumes:
         """So much of each tenant was done just now."""
         now = time.monotonic()
         left, self._noted_at = math.exp(self._noted_at - now), now
-        self._rates = {one: rate for one, was in self._rates.items() if (rate := was * left) > 1.0}
+        self._rates = {one: rate for one, was in self._rates.items() if (rate := was * left) > FORGOTTEN}
         for one, count in counts.items():
             self._rates[one] = self._rates.get(one, 0.0) + count
 
     def is_flood(self, tenant_id: TenantId) -> bool:
         return self._rates.get(tenant_id, 0.0) >= FLOOD
+
+    def is_quiet(self, tenant_id: TenantId) -> bool:
+        return self._rates.get(tenant_id, 0.0) < QUIET
+
+    def has_quiet_beside_flood(self, tenants: Collection[TenantId]) -> bool:
+        """Is there one among some tenants who notices how much is done of another at once?"""
+        return len(tenants) > 1 and any(map(self.is_flood, tenants)) and any(map(self.is_quiet, tenants))

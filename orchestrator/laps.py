@@ -20,7 +20,11 @@ from common.store.turns import FROM_THE_FIRST
 BATCH = 100
 SHARED_BATCH = 3
 SHARED_SECONDS = 5.0
-"""While more than one tenant has events, and for so long after, batches are small: nobody waits for a hundred of another's."""
+"""While a tenant that has few events is there beside one that floods, and for so long after, batches are small: he waits for no hundred of
+another's.
+"""
+LONG_QUEUE = 20
+"""Rows of one page that are a flood's, whatever was done of it so far."""
 
 
 @dataclass
@@ -43,12 +47,14 @@ class Sweep:
     laps: dict[TenantId, Lap] = field(default_factory=dict)
     turn_after: TenantId = FROM_THE_FIRST
     found: bool = False
-    shared_until: float = 0.0
+    is_shared: bool = False
     crowded_until: float = 0.0
     is_for_few: bool = False
     """The batch before was of those alone who have few."""
     looks_first: bool = False
     """The pass before stepped so few that there is hardly more: a look costs less than a lock that finds nothing."""
+    seen: dict[TenantId, float] = field(default_factory=dict)
+    """Tenants that were here of late, and when (monotonic seconds)."""
     answering: frozenset[TenantId] = frozenset()
     """Tenants whose tasks were told of since the batch before, which is stepped beside what is chosen."""
     courtesy: Courtesy | None = None
@@ -69,15 +75,11 @@ class Sweep:
             self.courtesy.note()
 
     @property
-    def is_shared(self) -> bool:
-        return time.monotonic() < self.shared_until
-
-    @property
     def is_over_few(self) -> bool:
         """Is it likely that one look takes in all that is ready?"""
         now = time.monotonic()
         is_on_its_way = bool(self.laps) or self.turn_after != FROM_THE_FIRST
-        return not is_on_its_way and now >= self.crowded_until and now >= self.shared_until
+        return not is_on_its_way and now >= self.crowded_until and not self.is_shared
 
     @property
     def passed(self) -> dict[TenantId, int]:
@@ -92,8 +94,7 @@ class Sweep:
             tenant: list(rows) for tenant, rows in groupby(page.rows, key=lambda row: row.tenant_id)
         }
         ways = [_Way(tenant, rows, self._seen(tenant)) for tenant, rows in of_tenants.items()]
-        if len(self.answering.union(of_tenants)) > 1 or page.last_tenant is not None:
-            self.shared_until = time.monotonic() + SHARED_SECONDS
+        self._note_seen(of_tenants)
         # Where tenants come in rounds, others may wait outside of this page, who have to be got at first.
         is_everybody = page.last_tenant is None and self.turn_after == FROM_THE_FIRST
         going, rest = self._first(ways, may_rest=is_everybody)
@@ -107,6 +108,16 @@ class Sweep:
         ends = {way.tenant_id: way.end(page.size) for way in ways}
         taken = {instance_id: way.tenant_id for way in ways for instance_id in way.taken}
         return Chosen(taken, ends, page.last_tenant)
+
+    def _note_seen(self, of_tenants: Mapping[TenantId, Sequence[ReadyRow]]) -> None:
+        """Take note of whose rows and answers are here, and of whether somebody is to be protected of another's."""
+        now = time.monotonic()
+        self.seen = {one: at for one, at in self.seen.items() if at > now - SHARED_SECONDS}
+        self.seen.update(dict.fromkeys(self.answering.union(of_tenants), now))
+        queues = {tenant for tenant, rows in of_tenants.items() if len(rows) > LONG_QUEUE}
+        quiet = [one for one in self.seen if one not in queues and self.volumes.is_quiet(one)]
+        is_flood = bool(queues) or any(map(self.volumes.is_flood, self.seen))
+        self.is_shared = is_flood and bool(quiet)
 
     def _first(self, ways: list[_Way], *, may_rest: bool) -> tuple[list[_Way], float]:
         """Whose turn it is, and how long to rest first: in every other batch whoever has few, where others flood the inbox."""

@@ -34,7 +34,7 @@ from task_runner.limited import LimitedTasks
 from task_runner.metadata_rows import MetadataRows
 from task_runner.reporting import Reporting, error_text
 from task_runner.resolve import NOTHING_PREPARED, Prepared, Resolver
-from task_runner.shares import Shares
+from task_runner.shares import MEMORY_SECONDS, Shares
 
 log = structlog.get_logger("signalbox.task_runner")
 
@@ -43,7 +43,7 @@ LIGHT_AT_ONCE = 256
 HELD_BACK_AT_ONCE = 64
 """Claims of limited tasks in a row, as long as some of each have to wait for their circuit breakers."""
 SHARED_CLAIM = 4
-"""Tasks of one claim while several tenants have some: light ones are called one after the other before its commit."""
+"""Tasks of one claim beside somebody quiet: light ones are called one after the other before its commit."""
 ORDINARY_SECONDS = 60.0
 """How long light handlers are run as ordinary ones after the database refused a claim that called some."""
 
@@ -112,6 +112,11 @@ class Claiming:
             room = self._executor.room
         return room
 
+    @property
+    def line_length(self) -> int:
+        """How many tasks may wait here for a slot. None where a runner has died unsaid: a line dies with its process; nor before somebody quiet."""
+        return 0 if self.is_wary() or self._shares.protect(MEMORY_SECONDS) else self._executor.line.length
+
     def claim_due(self, room: int) -> Batch:
         """Claim due tasks that no limit holds for, at the most `room`, and hand them to the slots."""
         with self._reporting.taking:
@@ -145,9 +150,9 @@ class Claiming:
     def _share_of(self, room: int) -> int:
         """How many tasks to claim at once, so that no tenant comes to hold all slots while others may need one."""
         self._full = []
-        if not self._shares.are_several:
+        if not self._shares.are_several or self.line_length:
             return room
-        if self._shares.are_several_now():
+        if self._shares.protect():
             room = min(room, SHARED_CLAIM)
         held = self._reporting.count_tenants()
         if max(held.values(), default=0) + room > self._shares.most:
@@ -224,7 +229,7 @@ class Claiming:
                 left
                 or not is_full
                 or len(taken) >= LIGHT_AT_ONCE
-                or self._shares.are_several_now()
+                or self._shares.protect()
                 or time.monotonic() > until
             ):
                 break

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 
 import structlog
@@ -104,15 +105,11 @@ class HandedTasks:
         room = self._executor.room
         if have_more:
             room = min(room, kept)  # what is never theirs
+        elif line := self._claiming.line_length:
+            room += line
         elif self._shares.are_several:
             room -= kept  # as with claims: who comes next finds a slot
-        else:
-            room += self._line_length()
         self._offering.renew(room, have_more)
-
-    def _line_length(self) -> int:
-        """How many tasks may wait here for a slot. Where a runner has died unsaid, none: a line dies with its process."""
-        return 0 if self._claiming.is_wary() else self._executor.line.length
 
     def end(self) -> None:
         """Offer nothing any more, and take up nothing."""
@@ -144,15 +141,15 @@ class HandedTasks:
             with self.database.each_alone() as tx:
                 leased = look(tx, held)
             self._offering.take(len(leased.claims))
-            tenants = {claim.tenant_id for claim in leased.claims}
+            tenants = Counter(claim.tenant_id for claim in leased.claims)
             self._shares.note(tenants)
-            if tenants - self._claiming.flooding:
+            if tenants.keys() - self._claiming.flooding:
                 self._courtesy.note()
             if leased.claims:
                 faults.hit("after_claim")
             # What was offered may come late, or twice: a line that is open takes it, and what it was too much for is given back by its patience.
-            line = self._line_length()
-            room = max(self._reporting.room if line else self._executor.room, 0)
+            has_line = self._claiming.line_length > 0
+            room = max(self._reporting.room if has_line else self._executor.room, 0)
             ended_here = self._call_all(
                 leased.claims[:room],
                 None if leased.now is None else ReadClock.just_read(leased.now),

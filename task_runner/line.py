@@ -4,8 +4,8 @@ What is handed over costs half of what is claimed, and quick handlers use up fre
 calls are short, a tenth of a second's work may wait here. Nothing waits long: what finds no slot within half a second, because some
 handler takes longer than those before, is given back for others to claim, and there is no line for a while.
 
-There is none either for several tenants, whose tasks pass each other at the claim, nor while some runner has just died unsaid: it took
-one attempt of each task in its line with it.
+There is none either where a tenant with few tasks is here beside one that floods, nor while some runner has just died unsaid: it took one attempt
+of each task in its line with it.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ class Line:
 
     @property
     def length(self) -> int:
-        """How many tasks may wait for a slot."""
+        """How many tasks may wait for a slot; none where calls take longer than what may wait."""
         with self._turn:
             if self._calls < LEAST_CALLS or time.monotonic() < self._closed_until:
                 return 0
-            return min(int(self._slots * LINE_SECONDS / max(self._mean, 1e-6)), LINE_MAX)
+            fits = int(self._slots * LINE_SECONDS / max(self._mean, 1e-6))
+            return min(fits, LINE_MAX) if fits >= self._slots else 0

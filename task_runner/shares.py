@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
+from common.courtesy import Volumes
 from common.ids import TenantId
 
 MEMORY_SECONDS = 60.0
@@ -24,13 +25,15 @@ class Shares:
     def __init__(self, size: int) -> None:
         self.most = max(size - max(size // KEPT_FREE, 1), 1)
         self._seen: Mapping[TenantId, float] = {}
+        self._volumes = Volumes()
         self._turn = threading.Lock()
 
-    def note(self, tenants: Iterable[TenantId]) -> None:
-        """These tenants have had tasks claimed just now."""
+    def note(self, counts: Mapping[TenantId, int]) -> None:
+        """These tenants have had so many tasks taken just now."""
         now = time.monotonic()
         with self._turn:
-            seen = {**self._seen, **dict.fromkeys(tenants, now)}
+            self._volumes.note(counts)
+            seen = {**self._seen, **dict.fromkeys(counts, now)}
             if len(seen) > 1:
                 seen = {one: at for one, at in seen.items() if at > now - MEMORY_SECONDS}
             self._seen = seen  # never changed: others may be going through it
@@ -40,10 +43,13 @@ class Shares:
         """Has more than one tenant had tasks here within the last minute?"""
         return len(self._seen) > 1
 
-    def are_several_now(self) -> bool:
-        """Has more than one within the last five seconds? Then nobody should wait for many of another's."""
-        after, seen = time.monotonic() - JUST_NOW_SECONDS, self._seen
-        return len(seen) > 1 and sum(at > after for at in seen.values()) > 1
+    def protect(self, within: float = JUST_NOW_SECONDS) -> bool:
+        """Was somebody quiet here within some seconds, beside a tenant that floods? Then he should not wait for many of its tasks."""
+        if not self.are_several:
+            return False
+        after = time.monotonic() - within
+        with self._turn:
+            return self._volumes.has_quiet_beside_flood([one for one, at in self._seen.items() if at > after])
 
     def room(self, room: int, held: Mapping[TenantId, int]) -> tuple[int, list[TenantId]]:
         """How many more may be claimed at once so that nobody comes to hold more than his share, and of whom nothing."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from common import courtesy
 from common.lifecycle import InstanceStatus
 from task_runner import handed
 from task_runner.line import LEAST_CALLS
@@ -213,7 +214,12 @@ def test_there_is_no_line_after_an_unsaid_death(
     assert post.offers[-1].credit == SLOTS
 
 
-def test_there_is_no_line_for_several_tenants(engine: Engine, post: Post, quick: Runner) -> None:
+def test_there_is_no_line_before_somebody_quiet(
+    engine: Engine, post: Post, quick: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        courtesy, "FLOOD", 1.5
+    )  # of a second, of which the time from its last task to the claim is some
     Engine.on(engine.database, "other").start(ONE_TASK)
     engine.advance()
     quick.claim(until=0.0)

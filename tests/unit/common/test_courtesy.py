@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from common import courtesy
-from common.courtesy import FLOOD, REST_SECONDS, SAVED_SECONDS, SHARE, Courtesy, Volumes
+from common.courtesy import FLOOD, QUIET, REST_SECONDS, SAVED_SECONDS, SHARE, Courtesy, Volumes
 from common.ids import TenantId
 
 
@@ -93,3 +93,25 @@ def test_a_flood_is_told_by_its_rate_and_forgotten_with_it(clock: Clock) -> None
     clock.now += 5
     volumes.note({quiet: 1})
     assert not volumes.is_flood(flooding)
+
+
+def test_steps_that_come_one_by_one_add_up(clock: Clock) -> None:
+    volumes, tenant = Volumes(), TenantId("one-by-one")
+    assert volumes.is_quiet(tenant)
+    for _ in range(500):
+        clock.now += 0.01
+        volumes.note({tenant: 1})
+
+    assert not volumes.is_quiet(tenant)
+    assert not volumes.is_flood(tenant)
+
+
+def test_somebody_quiet_beside_a_flood_is_no_throng(clock: Clock) -> None:
+    flood, throng, quiet = (TenantId(one) for one in ("flood", "throng", "quiet"))
+    volumes = Volumes()
+    volumes.note({flood: int(FLOOD), throng: int(QUIET), quiet: 1})
+
+    assert volumes.has_quiet_beside_flood([flood, quiet])
+    assert not volumes.has_quiet_beside_flood([flood, throng])
+    assert not volumes.has_quiet_beside_flood([throng, quiet])
+    assert not volumes.has_quiet_beside_flood([flood])

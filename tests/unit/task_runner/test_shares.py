@@ -2,6 +2,7 @@
 
 import pytest
 
+from common.courtesy import FLOOD
 from common.ids import TenantId
 from task_runner.shares import Shares
 
@@ -15,12 +16,24 @@ def test_an_eighth_of_the_slots_is_kept_but_never_all(slots: int, most: int) -> 
 
 def test_who_is_alone_shares_with_nobody() -> None:
     shares = Shares(8)
-    shares.note([A])
+    shares.note({A: 1})
 
     assert not shares.are_several
-    shares.note([B])
+    shares.note({B: 1})
     assert shares.are_several
-    assert shares.are_several_now()
+
+
+def test_somebody_quiet_is_protected_of_a_flood_and_of_nobody_else() -> None:
+    shares = Shares(8)
+    shares.note({A: 1, B: 1})
+    assert not shares.protect(), "two that are quiet"
+
+    shares.note({A: 2 * int(FLOOD)})
+    assert shares.protect()
+    assert not shares.protect(within=-1.0), "he was not here of late"
+
+    shares.note({B: 2 * int(FLOOD)})
+    assert not shares.protect(), "two that flood"
 
 
 def test_nobody_comes_to_hold_more_than_his_share() -> None:
