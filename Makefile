@@ -14,7 +14,7 @@ CODE := statechart common orchestrator task_runner api signalbox migrations test
 PURE_SUITES := $(wildcard tests/unit tests/conformance)
 SERVER_SUITES := tests/integration tests/migrations tests/chaos --ignore=tests/chaos/test_chaos.py
 STRESS_SUITES := tests/stress
-TIMED_SUITES := tests/acceptance/test_recovery_times.py tests/chaos/test_chaos.py
+TIMED_SUITES := tests/acceptance/test_recovery_times.py tests/acceptance/test_quiet_times.py tests/chaos/test_chaos.py
 PROCESS_SUITES := tests/acceptance $(addprefix --ignore=,$(TIMED_SUITES))
 
 # A dozen interpreters load the same code here, and none of them should have to compile it again.
