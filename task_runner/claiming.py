@@ -117,6 +117,11 @@ class Claiming:
         """How many tasks may wait here for a slot. None where a runner has died unsaid: a line dies with its process; nor before somebody quiet."""
         return 0 if self.is_wary() or self._shares.protect(MEMORY_SECONDS) else self._executor.line.length
 
+    @property
+    def claimed_line_length(self) -> int:
+        """How many of those may be claimed: none where light handlers are called by who claims, which needs no slots."""
+        return 0 if self._executor.light.are_any else self.line_length
+
     def claim_due(self, room: int) -> Batch:
         """Claim due tasks that no limit holds for, at the most `room`, and hand them to the slots."""
         with self._reporting.taking:

@@ -1,7 +1,7 @@
 """The line: tasks that steps lease to this process although no slot is free for them yet, because one will be in a moment.
 
 What is handed over costs half of what is claimed, and quick handlers use up free slots faster than offers of them travel. So as long as
-calls are short, a tenth of a second's work may wait here. Nothing waits long: what finds no slot within half a second, because some
+calls are short, a tenth of a second's work may wait here. Nothing waits long: what finds no slot within a second, because some
 handler takes longer than those before, is given back for others to claim, and there is no line for a while.
 
 There is none either where a tenant with few tasks is here beside one that floods, nor while some runner has just died unsaid: it took one attempt
@@ -16,7 +16,7 @@ import time
 LINE_SECONDS = 0.1
 """Of work that may wait, as long as calls take what they took of late."""
 LINE_MAX = 500
-PATIENCE = 0.5
+PATIENCE = 1.0
 """Seconds in the line after which a task is given back."""
 CLOSED_SECONDS = 10.0
 """For so long there is no line after something had to be given back."""

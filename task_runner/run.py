@@ -114,16 +114,19 @@ class Runner:
                 self._ring_in(rest)
                 return Drained(Counter(claimed=claimed))
             claiming.have_more = None
-            room = claiming.room()
-            if room <= 0:
+            free = claiming.room()
+            room, line = max(free, 0), claiming.claimed_line_length
+            if free + line <= 0:
                 return Drained(Counter(claimed=claimed))
             share = limited.share(room)
             before = claiming.claim_limited(share)
             # Not even its share was there to be taken, and no place of its own is left.
             has_seen_all = share > before and not limited.has_freed
             room -= before
-            batch = claiming.claim_due(room) if room else Batch(0, is_full=True)
-            rest = room - len(batch.left)
+            # What is claimed may wait for a slot, too: so a backlog is soon over, and what comes next is handed over again.
+            limit = min(free, 0) + room + line
+            batch = claiming.claim_due(limit) if limit > 0 else Batch(0, is_full=True)
+            rest = max(room - len(batch.left), 0)
             behind = claiming.claim_limited(rest if limited.are_any and not has_seen_all else 0)
             claimed += before + batch.claimed + behind
             self._handed.offer()

@@ -9,6 +9,7 @@ import pytest
 
 from common import courtesy
 from common.lifecycle import InstanceStatus
+from common.queues.offers import name_of
 from task_runner import handed
 from task_runner.line import LEAST_CALLS
 from task_runner.run import Runner
@@ -108,6 +109,24 @@ def test_quick_calls_make_a_line_and_all_of_it_is_called(
     assert work.calls == LEAST_CALLS + MANY
     engine.advance()
     assert engine.execute("SELECT count(*) FROM instances WHERE status <> 'completed'")[0][0] == 0
+
+
+def test_what_waits_to_be_claimed_comes_into_the_line_at_once(
+    engine: Engine, post: Post, quick: Runner, work: Work
+) -> None:
+    engine.advancing.offers.forget(name_of(engine.worker))
+    start_many(engine)
+    assert open_tasks(engine) == [("pending", 0, 0)] * MANY
+
+    assert quick.claim(until=0.0).counts["claimed"] == MANY
+
+    wait_until(lambda: quick.held == 0, what="all of the line to end")
+    assert work.calls == LEAST_CALLS + MANY
+    engine.advance()
+    start_many(engine)
+    assert open_tasks(engine) == [("running", 1, 0)] * MANY, "what comes next is handed over again"
+    post.deliver(quick)
+    wait_until(lambda: quick.held == 0, what="all of the line to end")
 
 
 def test_what_waits_behind_slow_calls_is_given_back_uncounted_and_the_line_is_closed(
