@@ -123,6 +123,7 @@ def test_what_waits_to_be_claimed_comes_into_the_line_at_once(
     wait_until(lambda: quick.held == 0, what="all of the line to end")
     assert work.calls == LEAST_CALLS + MANY
     engine.advance()
+    renew(quick)
     start_many(engine)
     assert open_tasks(engine) == [("running", 1, 0)] * MANY, "what comes next is handed over again"
     post.deliver(quick)
