@@ -10,11 +10,13 @@ ARGS ?=
 CODE := statechart common orchestrator task_runner api signalbox migrations tests docs
 
 # Suites in the order of what they need. Servers and whole processes mostly wait for each other, so more tests of them go side
-# by side than there are cores; of what is load itself two, since each has work for both cores; what measures time runs alone.
+# by side than there are cores; of what is load itself two, since each has work for both cores, and of chaos, which mostly waits until
+# those who were killed have come back; what measures time runs alone.
 PURE_SUITES := $(wildcard tests/unit tests/conformance)
 SERVER_SUITES := tests/integration tests/migrations tests/chaos --ignore=tests/chaos/test_chaos.py
 STRESS_SUITES := tests/stress
-TIMED_SUITES := tests/acceptance/test_recovery_times.py tests/acceptance/test_quiet_times.py tests/chaos/test_chaos.py
+TIMED_SUITES := tests/acceptance/test_recovery_times.py tests/acceptance/test_quiet_times.py
+CHAOS_SUITES := tests/chaos/test_chaos.py
 PROCESS_SUITES := tests/acceptance $(addprefix --ignore=,$(TIMED_SUITES))
 
 # A dozen interpreters load the same code here, and none of them should have to compile it again.
@@ -38,7 +40,7 @@ demo: $(VENV)/.project ## install, then run hello-workflow end to end on real pa
 
 test: $(VENV)/.dev $(VENV)/.project ## install, then run every suite, real PostgreSQL and Valkey included
 	@failed=0; took=; \
-	for part in pure servers processes stress timed; do \
+	for part in pure servers processes stress timed chaos; do \
 	  fsync=off; \
 	  case $$part in \
 	    pure) suites="-n 3 $(PURE_SUITES)";; \
@@ -46,6 +48,7 @@ test: $(VENV)/.dev $(VENV)/.project ## install, then run every suite, real Postg
 	    processes) suites="-n 4 $(PROCESS_SUITES)";; \
 	    stress) suites="-n 2 $(STRESS_SUITES)"; fsync=on;; \
 	    timed) suites="$(TIMED_SUITES)"; fsync=on;; \
+	    chaos) suites="-n 2 $(CHAOS_SUITES)"; fsync=on;; \
 	  esac; \
 	  began=$$(date +%s); \
 	  TEST_FSYNC=$$fsync $(BIN)/pytest $$suites $(ARGS) || { code=$$?; test $$code = 5 && test -n '$(subst ','\'',$(ARGS))' || failed=1; }; \

@@ -33,7 +33,7 @@ from benchmarks.stacks import application_database, await_ended, begin, start, t
 from common.commands.definitions import apply_definition
 from common.config import Limits
 from common.db import Database
-from common.db.prepared import Prepared, _compiled
+from common.db.prepared import Prepared
 from common.ids import InstanceId, TenantId
 from common.store import keys
 from signalbox.bench import TENANT, Options, bench_stack, steps_chart
@@ -147,9 +147,7 @@ def _names() -> Mapping[str, str]:
         for name, value in vars(importlib.import_module(f"common.store.{module.name}")).items():
             for key, one in value.items() if isinstance(value, dict) else ((None, value),):
                 if isinstance(one, Prepared) and key in (None, "postgresql"):
-                    found[_normal(_compiled(one._statement, "postgresql").text)] = (
-                        f"{module.name}.{name.strip('_').lower()}"
-                    )
+                    found[_normal(one.text("postgresql"))] = f"{module.name}.{name.strip('_').lower()}"
     return found
 
 

@@ -207,12 +207,15 @@ class Executor:
         self.on_room()
 
     def give_back_waiting(self, longer_than: float) -> int:
-        """Give back what has waited for a slot for more than so many seconds; how many."""
-        before = time.monotonic() - longer_than
-        given = [one for one in self.reporting.held if one.held_since <= before and self._withdraw(one)]
-        for one in given:
-            self.reporting.hand_on(ended(one.claim, released=True))
-        return len(given)
+        """Give back what has waited in the line for more than so many seconds, the newest first; how many. What has a slot will begin."""
+        before, given = time.monotonic() - longer_than, 0
+        for one in reversed(self.reporting.held):
+            if self.slots.free >= 0:
+                break
+            if one.held_since <= before and self._withdraw(one):
+                self.reporting.hand_on(ended(one.claim, released=True))
+                given += 1
+        return given
 
     def _withdraw(self, held: Held) -> bool:
         return held.ticket is not None and self.slots.withdraw(held.ticket)

@@ -49,14 +49,20 @@ class Prepared:
         self._is_literal = is_literal
         self._compiled: dict[str, _Compiled] = {}
 
-    def rows(self, tx: Connection, values: Mapping[str, Any] = _NOTHING) -> Sequence[Row]:
-        """Execute with `values` by name; all rows of the answer."""
-        dialect = tx.dialect.name
+    def text(self, dialect: str) -> str:
+        """What is sent to a database of this dialect."""
+        return self._for(dialect).text
+
+    def _for(self, dialect: str) -> _Compiled:
         compiled = self._compiled.get(dialect)
         if compiled is None:
-            compiled = self._compiled[dialect] = _compiled(
-                self._statement, dialect, is_literal=self._is_literal
-            )
+            made = _compiled(self._statement, dialect, is_literal=self._is_literal)
+            compiled = self._compiled[dialect] = made
+        return compiled
+
+    def rows(self, tx: Connection, values: Mapping[str, Any] = _NOTHING) -> Sequence[Row]:
+        """Execute with `values` by name; all rows of the answer."""
+        compiled = self._for(tx.dialect.name)
         parameters = [name.sent(values) for name in compiled.names]
         rows: Sequence[Row] = run(tx, compiled.text, parameters).fetchall()
         if not compiled.readers:

@@ -3,12 +3,11 @@
 import pytest
 
 from benchmarks.profile import MARK, read_log, shares
-from common.db.prepared import _compiled
 from common.store import claims
 
 
 def test_statements_are_named_as_in_the_store_and_by_their_words_otherwise() -> None:
-    known = _compiled(claims._NEXT._statement, "postgresql").text.replace("\n", "\n\t")
+    known = claims._NEXT.text("postgresql").replace("\n", "\n\t")
     log = (
         f"{MARK}|LOG:  database system is ready\n"
         f"{MARK}signalbox-task-runner|LOG:  duration: 0.100 ms  parse _pg3_1: {known}\n"
