@@ -23,6 +23,8 @@ SHARED_SECONDS = 5.0
 """While a tenant that has few events is there beside one that floods, and for so long after, batches are small: he waits for no hundred of
 another's.
 """
+JUDGED_SECONDS = 0.02
+"""For so long it is not asked again who is quiet beside whom, unless somebody new is here: there may be thousands."""
 LONG_QUEUE = 20
 """Rows of one page that are a flood's, whatever was done of it so far."""
 
@@ -53,6 +55,7 @@ class Sweep:
     """The batch before was of those alone who have few."""
     looks_first: bool = False
     """The pass before stepped so few that there is hardly more: a look costs less than a lock that finds nothing."""
+    judged_at: float = 0.0
     seen: dict[TenantId, float] = field(default_factory=dict)
     """Tenants that were here of late, and when (monotonic seconds)."""
     answering: frozenset[TenantId] = frozenset()
@@ -112,8 +115,13 @@ class Sweep:
     def _note_seen(self, of_tenants: Mapping[TenantId, Sequence[ReadyRow]]) -> None:
         """Take note of whose rows and answers are here, and of whether somebody is to be protected of another's."""
         now = time.monotonic()
+        here = self.answering.union(of_tenants)
+        is_news = not here <= self.seen.keys()
+        self.seen.update(dict.fromkeys(here, now))
+        if not is_news and now - self.judged_at < JUDGED_SECONDS:
+            return
+        self.judged_at = now
         self.seen = {one: at for one, at in self.seen.items() if at > now - SHARED_SECONDS}
-        self.seen.update(dict.fromkeys(self.answering.union(of_tenants), now))
         queues = {tenant for tenant, rows in of_tenants.items() if len(rows) > LONG_QUEUE}
         quiet = [one for one in self.seen if one not in queues and self.volumes.is_quiet(one)]
         is_flood = bool(queues) or any(map(self.volumes.is_flood, self.seen))

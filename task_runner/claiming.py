@@ -115,7 +115,7 @@ class Claiming:
     @property
     def line_length(self) -> int:
         """How many tasks may wait here for a slot. None where a runner has died unsaid: a line dies with its process; nor before somebody quiet."""
-        return 0 if self.is_wary() or self._shares.protect(MEMORY_SECONDS) else self._executor.line.length
+        return 0 if self.is_wary() or self._shares.protect(MEMORY_SECONDS) else self._executor.line_length
 
     @property
     def claimed_line_length(self) -> int:
@@ -126,8 +126,14 @@ class Claiming:
         """Claim due tasks that no limit holds for, at the most `room`, and hand them to the slots."""
         with self._reporting.taking:
             batch = self._claim_batch(room)
-            for task in batch.left:
-                self._executor.call(task, batch.prepared, batch.clock)
+            once = {task.id for task in batch.left if task.is_once}
+            for task in sorted(batch.left, key=lambda task: task.id not in once):
+                if task.id in once and self._executor.room <= 0:
+                    # Lost with its process from the line, it would fail without having been tried.
+                    self._executor.give_back(task)
+                    self._executor.line.close()
+                else:
+                    self._executor.call(task, batch.prepared, batch.clock)
         return batch
 
     def claim_limited(self, limit: int) -> int:

@@ -84,6 +84,11 @@ class Executor:
         """How many more tasks could be called at once."""
         return min(self.slots.free, self.reporting.room)
 
+    @property
+    def line_length(self) -> int:
+        """How many tasks may wait for a slot: none where all slots are taken and no call has ended for a while."""
+        return self.line.length if self.line.is_moving or self.slots.free > 0 else 0
+
     # -- whose handler ---------------------------------------------------------------------------------------------
 
     def find(self, claim: TaskClaim) -> Handler | None:
@@ -216,6 +221,11 @@ class Executor:
                 self.reporting.hand_on(ended(one.claim, released=True))
                 given += 1
         return given
+
+    def give_back(self, claim: TaskClaim) -> None:
+        """Give back what has never come to a slot."""
+        self.reporting.hold(Held.of(claim, self.database))
+        self.reporting.hand_on(ended(claim, released=True))
 
     def _withdraw(self, held: Held) -> bool:
         return held.ticket is not None and self.slots.withdraw(held.ticket)

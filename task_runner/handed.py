@@ -29,7 +29,7 @@ from task_runner.executor import Executor, in_force
 from task_runner.light import BUDGET_SECONDS
 from task_runner.line import CLOSED_SECONDS, PATIENCE
 from task_runner.offering import Offering
-from task_runner.reporting import Held, Reporting, error_text
+from task_runner.reporting import Reporting, error_text
 from task_runner.resolve import NOTHING_PREPARED, Resolver
 from task_runner.shares import Shares
 
@@ -156,7 +156,7 @@ class HandedTasks:
                 answered_at,
             )
             for claim in leased.claims[room:]:  # who has it next has room for it
-                self._give_back(claim)
+                self._executor.give_back(claim)
             ended_here = self._reporting.begin_here(ended_here)
         if self._executor.slots.free < 0:
             self._ring_in(PATIENCE)
@@ -188,7 +188,3 @@ class HandedTasks:
                 told_to = answered_at.get(claim.id)
                 outcomes.append(self._executor.call_here(here, handler, prepared, clock, answered_at=told_to))
         return outcomes
-
-    def _give_back(self, claim: TaskClaim) -> None:
-        self._reporting.hold(Held.of(claim, self.database))
-        self._reporting.hand_on(ended(claim, released=True))

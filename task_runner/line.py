@@ -35,10 +35,12 @@ class Line:
         self._calls = 0
         self._mean = 0.0
         self._closed_until = 0.0
+        self._noted_at = 0.0
 
     def note(self, seconds: float) -> None:
         """Take note of how long a call held its slot."""
         with self._turn:
+            self._noted_at = time.monotonic()
             self._calls += 1
             self._mean += (seconds - self._mean) * max(WEIGHT, 1 / self._calls)
 
@@ -46,6 +48,11 @@ class Line:
         """Calls take longer than was thought: have no line for a while."""
         with self._turn:
             self._closed_until = time.monotonic() + CLOSED_SECONDS
+
+    @property
+    def is_moving(self) -> bool:
+        """Has a call ended within the time that a task waits?"""
+        return time.monotonic() - self._noted_at < PATIENCE
 
     @property
     def length(self) -> int:

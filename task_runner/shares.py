@@ -15,6 +15,8 @@ from common.ids import TenantId
 
 MEMORY_SECONDS = 60.0
 JUST_NOW_SECONDS = 5.0
+JUDGED_SECONDS = 0.02
+"""For so long it is not asked again who is quiet beside whom: there may be thousands."""
 KEPT_FREE = 8
 """Of so many slots one is kept free of the tenant that holds the others."""
 
@@ -26,6 +28,7 @@ class Shares:
         self.most = max(size - max(size // KEPT_FREE, 1), 1)
         self._seen: Mapping[TenantId, float] = {}
         self._volumes = Volumes()
+        self._judged: dict[float, tuple[float, bool]] = {}
         self._turn = threading.Lock()
 
     def note(self, counts: Mapping[TenantId, int]) -> None:
@@ -33,6 +36,8 @@ class Shares:
         now = time.monotonic()
         with self._turn:
             self._volumes.note(counts)
+            if not counts.keys() <= self._seen.keys():
+                self._judged.clear()
             seen = {**self._seen, **dict.fromkeys(counts, now)}
             if len(seen) > 1:
                 seen = {one: at for one, at in seen.items() if at > now - MEMORY_SECONDS}
@@ -47,9 +52,14 @@ class Shares:
         """Was somebody quiet here within some seconds, beside a tenant that floods? Then he should not wait for many of its tasks."""
         if not self.are_several:
             return False
-        after = time.monotonic() - within
+        now = time.monotonic()
         with self._turn:
-            return self._volumes.has_quiet_beside_flood([one for one, at in self._seen.items() if at > after])
+            judged_at, is_so = self._judged.get(within, (0.0, False))
+            if now - judged_at > JUDGED_SECONDS:
+                recent = [one for one, at in self._seen.items() if at > now - within]
+                is_so = self._volumes.has_quiet_beside_flood(recent)
+                self._judged[within] = now, is_so
+            return is_so
 
     def room(self, room: int, held: Mapping[TenantId, int]) -> tuple[int, list[TenantId]]:
         """How many more may be claimed at once so that nobody comes to hold more than his share, and of whom nothing."""

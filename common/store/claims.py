@@ -36,6 +36,7 @@ from sqlalchemy import (
 )
 
 from common.breaker import Guarded
+from common.canonical import read
 from common.clock import database_now
 from common.db.prepared import Prepared
 from common.db.rows import Writes, insert_rows, write_rows
@@ -90,6 +91,11 @@ class TaskClaim:
     parent_task_id: TaskId | None = None
     is_first: bool = False
     guarded: Guarded | None = None
+
+    @property
+    def is_once(self) -> bool:
+        """Must nobody do it again once its lease is lost (`onLost`)?"""
+        return self.options is not None and read(self.options).get("onLost") == "fail"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import pytest
 from common import courtesy
 from common.lifecycle import InstanceStatus
 from common.queues.offers import name_of
-from task_runner import handed
+from task_runner import handed, line
 from task_runner.line import LEAST_CALLS
 from task_runner.run import Runner
 from tests.integration.engine.documents import ONE_TASK, one_task
@@ -128,6 +128,37 @@ def test_what_waits_to_be_claimed_comes_into_the_line_at_once(
     assert open_tasks(engine) == [("running", 1, 0)] * MANY, "what comes next is handed over again"
     post.deliver(quick)
     wait_until(lambda: quick.held == 0, what="all of the line to end")
+
+
+def test_what_must_not_be_done_twice_waits_in_no_line(engine: Engine, quick: Runner, work: Work) -> None:
+    """It would fail with a process that has never called it."""
+    work.is_slow = True
+    start_many(engine, one_task("work", onLost="fail"))
+    assert open_tasks(engine) == [("pending", 0, 0)] * MANY, "it is not handed over either"
+
+    quick.claim(until=0.0)
+
+    wait_until(lambda: work.calls == LEAST_CALLS + SLOTS, what="the slots to be taken")
+    given_back = [("pending", 0, 0)] * (MANY - SLOTS)
+    wait_until(
+        lambda: open_tasks(engine) == given_back + [("running", 1, 0)] * SLOTS,
+        what="the others to be given back",
+    )
+    assert quick.executor.line.length == 0
+
+
+def test_there_is_no_line_while_all_slots_are_stuck(
+    engine: Engine, post: Post, quick: Runner, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.is_slow = True
+    start_many(engine)
+    post.deliver(quick)
+    wait_until(lambda: work.calls == LEAST_CALLS + SLOTS, what="the slots to be taken")
+    assert quick.claiming.line_length > 0
+
+    monkeypatch.setattr(line, "PATIENCE", 0.0)
+
+    assert quick.claiming.line_length == 0
 
 
 def test_what_waits_behind_slow_calls_is_given_back_uncounted_and_the_line_is_closed(

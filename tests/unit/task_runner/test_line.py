@@ -44,3 +44,12 @@ def test_one_that_was_closed_opens_again(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(line, "CLOSED_SECONDS", -1.0)
     closed.close()
     assert closed.length == LINE_MAX
+
+
+def test_it_moves_while_calls_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not Line(SLOTS).is_moving
+    moving = with_calls(0.001)
+    assert moving.is_moving
+
+    monkeypatch.setattr(line, "PATIENCE", 0.0)
+    assert not moving.is_moving

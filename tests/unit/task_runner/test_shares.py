@@ -5,6 +5,7 @@ import pytest
 from common.courtesy import FLOOD
 from common.ids import TenantId
 from task_runner.shares import Shares
+from tests.support.waiting import wait_until
 
 A, B = TenantId("a"), TenantId("b")
 
@@ -23,7 +24,8 @@ def test_who_is_alone_shares_with_nobody() -> None:
     assert shares.are_several
 
 
-def test_somebody_quiet_is_protected_of_a_flood_and_of_nobody_else() -> None:
+def test_somebody_quiet_is_protected_of_a_flood_and_of_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("task_runner.shares.JUDGED_SECONDS", -1.0)
     shares = Shares(8)
     shares.note({A: 1, B: 1})
     assert not shares.protect(), "two that are quiet"
@@ -43,3 +45,15 @@ def test_nobody_comes_to_hold_more_than_his_share() -> None:
     assert shares.room(4, {A: 4}) == (3, [])
     assert shares.room(1, {A: 7}) == (1, [A])
     assert shares.room(6, {A: 1, B: 1}) == (6, [])
+
+
+def test_it_is_judged_anew_when_somebody_new_comes_and_once_in_a_while() -> None:
+    shares = Shares(8)
+    shares.note({A: 2 * int(FLOOD)})
+    assert not shares.protect()
+
+    shares.note({B: 1})
+    assert shares.protect()
+    shares.note({B: 2 * int(FLOOD)})
+    assert shares.protect(), "as it was judged a moment ago"
+    wait_until(lambda: not shares.protect(), what="it to be judged anew")
