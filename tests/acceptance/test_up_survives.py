@@ -67,13 +67,14 @@ def test_no_child_outlives_up_and_the_next_one_goes_on_and_takes_everything_down
     up.json("apply", str(HELLO))
     identity = up.json("start", "hello-workflow", "--wait", "60")["id"]
     everything = family(up.child.pid)
-    url, key = up.url, (up.data / "key").read_text()
+    key = (up.data / "key").read_text()
 
     up.child.kill()
 
     wait_until(lambda: not living(everything), what="every child to end with its supervisor", seconds=10)
     again = start_up(processes, name="again")
-    assert (again.url, (again.data / "key").read_text()) == (url, key)
+    # Its usual port may be another program's by now: tests beside this one start `up`, too.
+    assert (again.data / "key").read_text() == key
     assert again.json("show", identity)["status"] == "completed"
     assert again.json("start", "hello-workflow", "--wait", "60")["status"] == "completed"
     assert_takes_everything_down(again, signal.SIGTERM)
