@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, Label, Select, select
 
 from common.clock import database_now
 from common.db.prepared import Prepared
@@ -44,7 +45,7 @@ class Coming:
         return self.is_freed or (self.run_at is not None and self.run_at <= self.now)
 
 
-def _first(of: Select[tuple[datetime]], name: str):  # type: ignore[no-untyped-def]
+def _first(of: Select[tuple[datetime]], name: str) -> Label[Any]:
     return of.scalar_subquery().label(name)
 
 

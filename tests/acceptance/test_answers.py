@@ -4,7 +4,6 @@ import signal
 
 import pytest
 
-from common.credentials import make_secret
 from common.db.tables import AttemptOutcome
 from common.lifecycle import InstanceStatus
 from signalbox.bench import steps_chart
@@ -29,9 +28,8 @@ def cluster(rung_cluster: Cluster) -> Cluster:
 @pytest.mark.parametrize("point", ["before_commit", "after_commit_before_ring"])
 def test_what_an_orchestrator_was_told_when_it_died_its_runner_stores(cluster: Cluster, point: str) -> None:
     cluster.engine.apply(steps_chart(3))
-    secret = {"SIGNALBOX_SECRET": make_secret()}
-    doomed = cluster.orchestrator(env={**secret, "SIGNALBOX_FAULTS": f"{point}=kill@{PASSES}"})
-    cluster.task_runner(env=secret)
+    doomed = cluster.orchestrator(env={"SIGNALBOX_FAULTS": f"{point}=kill@{PASSES}"})
+    cluster.task_runner()
     ids = []
     while doomed.is_alive:
         ids.append(cluster.engine.start("bench-3-steps"))
@@ -41,7 +39,7 @@ def test_what_an_orchestrator_was_told_when_it_died_its_runner_stores(cluster: C
         )
     assert doomed.wait(seconds=10) == -signal.SIGKILL
 
-    cluster.orchestrator(env=secret)
+    cluster.orchestrator()
 
     cluster.wait_for_all("completed", len(ids), seconds=20)
     outcomes = [row[0] for row in cluster.engine.execute("SELECT outcome FROM attempts")]

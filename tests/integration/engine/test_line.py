@@ -88,6 +88,14 @@ def start_many(engine: Engine, document: dict[str, Any] = ONE_TASK) -> None:
     engine.advance()
 
 
+def get_stuck(engine: Engine, post: Post, runner: Runner, work: Work) -> None:
+    """Fill its slots with calls that do not end, and the line with what was leased to it beside them."""
+    work.is_slow = True
+    start_many(engine)
+    post.deliver(runner)
+    wait_until(lambda: work.calls == LEAST_CALLS + SLOTS, what="the slots to be taken")
+
+
 def open_tasks(engine: Engine) -> list[tuple[Any, ...]]:
     found = engine.execute(
         "SELECT status, attempt, lost FROM tasks WHERE status IN ('pending', 'running') ORDER BY status"
@@ -150,10 +158,7 @@ def test_what_must_not_be_done_twice_waits_in_no_line(engine: Engine, quick: Run
 def test_there_is_no_line_while_all_slots_are_stuck(
     engine: Engine, post: Post, quick: Runner, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work.is_slow = True
-    start_many(engine)
-    post.deliver(quick)
-    wait_until(lambda: work.calls == LEAST_CALLS + SLOTS, what="the slots to be taken")
+    get_stuck(engine, post, quick, work)
     assert quick.claiming.line_length > 0
 
     monkeypatch.setattr(line, "PATIENCE", 0.0)
@@ -164,10 +169,7 @@ def test_there_is_no_line_while_all_slots_are_stuck(
 def test_what_waits_behind_slow_calls_is_given_back_uncounted_and_the_line_is_closed(
     engine: Engine, post: Post, quick: Runner, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work.is_slow = True
-    start_many(engine)
-    post.deliver(quick)
-    wait_until(lambda: work.calls == LEAST_CALLS + SLOTS, what="the slots to be taken")
+    get_stuck(engine, post, quick, work)
     quick.claim(until=0.0)
     assert open_tasks(engine) == [("running", 1, 0)] * MANY, "they have not waited long"
 
@@ -201,10 +203,7 @@ def test_whoever_takes_up_more_than_its_slots_looks_for_who_waits_in_time(
 def test_a_drain_gives_the_line_back_before_it_waits(
     engine: Engine, post: Post, quick: Runner, work: Work, gate: threading.Event
 ) -> None:
-    work.is_slow = True
-    start_many(engine)
-    post.deliver(quick)
-    wait_until(lambda: work.calls == LEAST_CALLS + SLOTS, what="the slots to be taken")
+    get_stuck(engine, post, quick, work)
     threading.Timer(0.2, gate.set).start()
 
     assert quick.drain(10) == MANY - SLOTS
@@ -235,10 +234,7 @@ def test_the_time_of_an_attempt_counts_from_its_call(
 def test_what_is_cancelled_in_the_line_is_not_called(
     engine: Engine, post: Post, quick: Runner, work: Work, gate: threading.Event
 ) -> None:
-    work.is_slow = True
-    start_many(engine)
-    post.deliver(quick)
-    wait_until(lambda: work.calls == LEAST_CALLS + SLOTS, what="the slots to be taken")
+    get_stuck(engine, post, quick, work)
     live = [row[0] for row in engine.execute("SELECT id FROM instances WHERE status = 'running'")]
     for instance_id in live:
         engine.control("cancel", str(instance_id))
