@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, DateTime, select
@@ -30,8 +31,10 @@ __all__ = [
     "instant_text",
     "parse_instant",
     "read_now",
+    "read_sqlite_text",
     "set_host_clock",
     "sqlite_now_text",
+    "sqlite_text",
     "utc_now",
 ]
 
@@ -97,8 +100,21 @@ def set_host_clock(clock: Callable[[], datetime] | None) -> None:
 
 
 def sqlite_now_text() -> str:
-    """The host clock as SQLAlchemy stores instants on SQLite, so that text compares as time."""
-    return _host_clock().astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+    """The host clock as instants are stored on SQLite."""
+    return sqlite_text(_host_clock())
+
+
+@lru_cache(maxsize=64)  # the rows of a batch are all of the same few instants
+def sqlite_text(at: datetime) -> str:
+    """An instant as SQLAlchemy stores it on SQLite: in UTC, to the microsecond, so that text compares as time. Raises `ValueError` for a naive one."""
+    if at.tzinfo is None:
+        raise ValueError(f"an instant must be aware, found naive {at!r}")
+    return at.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+
+
+def read_sqlite_text(text: str) -> datetime:
+    """The instant that SQLite stores as `text`, aware UTC."""
+    return datetime.fromisoformat(f"{text}+00:00")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,19 +2,15 @@
 
 PostgreSQL: READ COMMITTED, a session that idles in a transaction for 5 s loses it (a frozen holder must not keep locks),
 and a worker's also after 30 s in whatever state.
-SQLite: WAL, `synchronous=FULL`; a writer takes an exclusive flock on `<database>.lock`, then BEGIN IMMEDIATE. The flock
-queues writers in the kernel, where `busy_timeout` alone polled and starved them for seconds; the file names its
-holder's pid, so that a supervisor can end a process that froze while holding it.
+SQLite: WAL, `synchronous=FULL`; writers take turns, and threads that wait for theirs share a transaction (`common.db.writing`).
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +23,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 
 from common import faults
 from common.clock import SQLITE_NOW, sqlite_now_text
+from common.db.writing import FileLock, Writer
 from common.errors import Misconfigured
 
 T = TypeVar("T")
@@ -55,7 +52,7 @@ class Database:
 
     engine: Engine
     listeners: list[Callable[[Bells], None]] = field(default_factory=list)
-    _write_lock: _WriteLock | None = None
+    _writer: Writer | None = None
 
     @classmethod
     def open(
@@ -85,7 +82,8 @@ class Database:
                 raise Misconfigured(
                     f'DATABASE_URL: cannot make the folder of "{path}": {error.strerror}'
                 ) from error
-            return cls(_sqlite(url, pool_size=pool_size), _write_lock=_WriteLock(Path(f"{path}.lock")))
+            engine = _sqlite(url, pool_size=pool_size)
+            return cls(engine, _writer=Writer(engine, FileLock(Path(f"{path}.lock"))))
         raise Misconfigured('DATABASE_URL: expected "postgresql://…" or "sqlite:///path"')
 
     @property
@@ -122,12 +120,11 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """Open a writing transaction; commit at the end, roll back on any exception, then ring what was noted."""
-        with self._writer(), self.engine.connect() as tx:
+        with self._begun() as tx:
             tx.info.pop(
                 _BELLS, None
             )  # a connection is reused: bells of a rolled back transaction must not ring
-            with tx.begin():
-                yield tx
+            yield tx
             bells = tx.info.pop(_BELLS, None)
         self._ring(bells)
 
@@ -171,7 +168,7 @@ class Database:
         SQLite: the whole file, and the write-ahead log is emptied; False where a reader holds on to the log. PostgreSQL:
         `tables`, each locked while it is rewritten, and waited for 5 s at most. Runs outside of any transaction.
         """
-        with self._writer():
+        with nullcontext() if self._writer is None else self._writer.alone():
             connection = self.engine.raw_connection()
             try:
                 driver: Any = connection.driver_connection
@@ -212,41 +209,18 @@ class Database:
         self.engine.dispose()
 
     @contextmanager
-    def _writer(self) -> Iterator[None]:
-        if self._write_lock is None:
-            yield
+    def _begun(self) -> Iterator[Connection]:
+        if self._writer is not None:
+            with self._writer.transaction() as tx:
+                yield tx
         else:
-            with self._write_lock.held():
-                yield
+            with self.engine.connect() as tx, tx.begin():
+                yield tx
 
 
 def sqlstate(error: DBAPIError) -> str | None:
     """PostgreSQL's five-character error code, or None on SQLite and for lost connections."""
     return getattr(error.orig, "sqlstate", None)
-
-
-class _WriteLock:
-    """The turn to write to a SQLite file, among the threads of this process and among processes."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._thread_turn = threading.Lock()
-        self._file: int | None = None
-        self._pid = -1
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        with self._thread_turn:
-            if self._file is None or self._pid != os.getpid():  # a flock would be shared with a forked parent
-                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                self._pid = os.getpid()
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-            try:
-                os.pwrite(self._file, f"{self._pid:<12}".encode(), 0)
-                yield
-            finally:
-                os.pwrite(self._file, f"{0:<12}".encode(), 0)
-                fcntl.flock(self._file, fcntl.LOCK_UN)
 
 
 LONGEST_TRANSACTION = timedelta(seconds=30)

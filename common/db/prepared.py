@@ -24,6 +24,7 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
+from common.clock import read_sqlite_text, sqlite_text
 from common.db.types import Id, UtcDateTime
 
 _DIALECTS: Mapping[str, Any] = {
@@ -103,21 +104,30 @@ def _compiled(statement: Any, dialect: str, *, is_literal: bool) -> _Compiled:
 
 def sqlite_convert(type: TypeEngine[Any]) -> Convert | None:
     """How SQLAlchemy would have a value of a type written into SQLite; None: as it is."""
+    if isinstance(type, UtcDateTime):  # by far the most, and SQLAlchemy takes twenty times as long for it
+        return lambda at: None if at is None else sqlite_text(at)
     convert: Convert | None = type._cached_bind_processor(_DIALECTS["sqlite"])
     return convert
 
 
 def _readers(compiled: Any, dialect: str) -> list[tuple[int, Convert]]:
     """What SQLAlchemy would do to the columns that the driver does not read as Python wants them."""
-    readers = []
+    readers: list[tuple[int, Convert]] = []
     # Nothing public tells the types of columns that have not been read yet.
     for at, column in enumerate(compiled._result_columns):
         if dialect == "postgresql" and isinstance(column.type, (Id, UtcDateTime)):
             continue  # sessions load UUIDs as text, and are in UTC: psycopg's instants are aware, and in UTC
+        if isinstance(column.type, UtcDateTime):
+            readers.append((at, _instant))
+            continue
         reader = column.type._cached_result_processor(_DIALECTS[dialect], None)
         if reader is not None:
             readers.append((at, reader))
     return readers
+
+
+def _instant(text: str | None) -> datetime | None:
+    return None if text is None else read_sqlite_text(text)
 
 
 def _read(row: Row, readers: Sequence[tuple[int, Convert]]) -> Row:

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, TextClause, bindparam, insert, select, text
+from sqlalchemy import Connection, TextClause, bindparam, literal_column, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from common.clock import database_now
@@ -121,14 +121,20 @@ _STARTED = {is_keyed: Prepared(_started(is_keyed=is_keyed)) for is_keyed in (Fal
 
 # -- SQLite, in process: a statement costs no round trip ------------------------------------------------------------
 
-_ACTIVE = select(_d.key, _d.version, database_now()).where(
-    _d.id == bindparam("definition_id"),
-    _d.tenant_id == bindparam("tenant_id"),
-    _d.status == DefinitionStatus.ACTIVE.value,
+_ACTIVE = Prepared(
+    select(_d.key, _d.version, database_now()).where(
+        _d.id == bindparam("definition_id"),
+        _d.tenant_id == bindparam("tenant_id"),
+        _d.status == literal_column(f"'{DefinitionStatus.ACTIVE.value}'"),
+    )
 )
-_INSERT = insert(instances)
-_INSERT_UNLESS_HELD = (
+_COLUMNS = (
+    "id", "tenant_id", "definition_id", "definition_key", "definition_version", "business_key", "status", "head_hash",
+    "input", "priority", "labels", "created_at", "depth", "schedule_id", "scheduled_at", "concurrency_key", "queued",
+)  # fmt: skip
+_INSERT = Prepared(
     sqlite.insert(instances)
+    .values({name: bindparam(name) for name in _COLUMNS})
     .on_conflict_do_nothing(
         index_elements=list(BUSINESS_KEY.columns), index_where=BUSINESS_KEY.dialect_options["sqlite"]["where"]
     )
@@ -137,11 +143,10 @@ _INSERT_UNLESS_HELD = (
 
 
 def _insert_in_turn(tx: Connection, new: NewStart) -> Accepted | None:
-    names = {"definition_id": new.definition_id, "tenant_id": new.tenant_id}
-    active = tx.execute(_ACTIVE, names).one_or_none()
-    if active is None:
+    active = _ACTIVE.rows(tx, {"definition_id": new.definition_id, "tenant_id": new.tenant_id})
+    if not active:
         return None
-    key, version, now = active
+    [(key, version, now)] = active
     row = {
         "id": new.instance_id,
         "tenant_id": new.tenant_id,
@@ -161,9 +166,7 @@ def _insert_in_turn(tx: Connection, new: NewStart) -> Accepted | None:
         "concurrency_key": new.concurrency_key,
         "queued": new.is_queued,
     }
-    if new.business_key is None:
-        tx.execute(_INSERT, row)
-    elif tx.execute(_INSERT_UNLESS_HELD, row).one_or_none() is None:
+    if not _INSERT.rows(tx, row):
         return Accepted(now, is_inserted=False)
     if new.start_at is None or new.start_at <= now:
         start = inbox.new_row(new.tenant_id, new.instance_id, InboxType.START, new.body, new.actor, now)

@@ -7,6 +7,7 @@ from threading import Barrier
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from common.commands.control import cancel_instance
 from common.commands.start import Start, Started, start_instance
@@ -143,9 +144,12 @@ def test_a_start_that_waits_for_another_is_the_first_when_that_one_rolls_back(po
 
 @ON_SQLITE
 def test_a_rolled_back_start_leaves_nothing(counter: Engine) -> None:
-    with counter.database.transaction() as tx:
+    def start_and_fail(tx: Connection) -> None:
         start_instance(tx, counter.tenant_id, Start(definition_key="counter"), actor="test", limits=LIMITS)
-        tx.rollback()
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        counter.database.run(start_and_fail)
 
     assert counter.execute("SELECT (SELECT count(*) FROM instances) + (SELECT count(*) FROM inbox)") == [(0,)]
 

@@ -122,6 +122,8 @@ def test_a_process_that_nobody_waits_for_is_killed_after_a_grace(
     engine: Engine, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin(engine, runner, "isolated.spin")
+    [held] = runner.reporting.held
+    wait_until(lambda: held.ticket is not None and held.ticket.has_begun, what="its call to begin")
     # Ends the instance, and with it the task.
     engine.send(str(engine.execute("SELECT id FROM instances")[0][0]), "DONE")
     engine.advance()

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Connection, event
 
 from common.clock import read_now
-from common.db import Database
+from common.db import LONGEST_TRANSACTION, Database
 from common.ids import TenantId, new_token
 from common.store import claims, deadlines, inbox, limits, places, timers
 from common.store.coming import read_coming
@@ -59,7 +59,7 @@ def noise(postgres: PostgresServer) -> Iterator[Database]:
     name = postgres.create_database()
     migrate(postgres.url(name))
     noisy(postgres.url(name))
-    database = Database.open(postgres.url(name))
+    database = Database.open(postgres.url(name), longest_transaction=LONGEST_TRANSACTION)  # as workers do
     yield database
     database.dispose()
     postgres.drop_database(name)
