@@ -1,6 +1,6 @@
 """The API's own server: gunicorn with threads, on the loopback unless `SIGNALBOX_HOST` says otherwise.
 
-`python -m api.server` and `signalbox api` both run this. The settings are checked before anything is forked, so that
+`python -m api` and `signalbox api` both run this. The settings are checked before anything is forked, so that
 what is missing is said once, in one line; the application, its connections and its bells are made after the fork.
 
 It is followed by another without an error to anybody (docs/operations.md, "Restarting without an error to callers"): the
@@ -136,7 +136,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
 
 def _name_successor(arbiter: Any) -> None:
     """What SIGUSR2 starts. gunicorn would run this file by its path, with its folder before all others to import from."""
-    arbiter.START_CTX["args"] = [sys.executable, "-m", "api.server"]
+    arbiter.START_CTX["args"] = [sys.executable, "-m", "api"]
 
 
 class _Master(Arbiter):  # type: ignore[misc]
@@ -169,7 +169,3 @@ def main() -> int:
         sys.stderr.write(f"signalbox api: {error}\n")
         return 2
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

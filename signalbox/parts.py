@@ -42,4 +42,4 @@ def flower_command(port: int) -> tuple[str, ...]:
 
 def api_command() -> tuple[str, ...]:
     """The HTTP API; host and port come from its environment."""
-    return (sys.executable, "-m", "api.server")
+    return (sys.executable, "-m", "api")

@@ -233,7 +233,7 @@ def test_an_api_started_again_on_a_socket_that_systemd_holds_refuses_nobody(
         # As systemd does it (sd_listen_fds(3)): descriptor 3, and the pid that it is meant for.
         become = (
             "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ['LISTEN_PID'] = str(os.getpid());"
-            "os.execv(sys.executable, [sys.executable, '-m', 'api.server'])"
+            "os.execv(sys.executable, [sys.executable, '-m', 'api'])"
         )
         command = (sys.executable, "-c", become, str(fd))
 

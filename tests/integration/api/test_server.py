@@ -1,4 +1,4 @@
-"""The server itself, as `python -m api.server` runs it: over real sockets, with real signals."""
+"""The server itself, as `python -m api` runs it: over real sockets, with real signals."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def start_server(processes: Processes, env: Mapping[str, str], key: str) -> Serv
     """Start the server at a port of its own, and wait until it answers."""
     port = free_port()
     at = {"PYTHONPATH": ROOT, "SIGNALBOX_PORT": str(port), "SIGNALBOX_LOG_FORMAT": "json"}
-    child = processes.start("api", sys.executable, "-m", "api.server", env={**at, **env})
+    child = processes.start("api", sys.executable, "-m", "api", env={**at, **env})
     server = Server(child, port, key)
     with server.client() as client:
         child.wait_until_ready(lambda: answers(client), what="the server to answer", seconds=60)
@@ -240,7 +240,7 @@ def test_a_wrong_setting_is_said_in_one_line_before_anything_starts(
     changes, said = REFUSED[name]
     env = {"PYTHONPATH": ROOT, "DATABASE_URL": sqlite_url, "SIGNALBOX_SECRET": make_secret(), **changes}
 
-    child = processes.start("api", sys.executable, "-m", "api.server", env=env)
+    child = processes.start("api", sys.executable, "-m", "api", env=env)
 
     assert child.wait(seconds=60) == 2
     (line,) = child.log_path.read_text("utf-8").splitlines()
@@ -253,7 +253,7 @@ def test_it_does_not_serve_a_schema_older_than_itself(processes: Processes, tmp_
     Database.open(url).dispose()
     env = {"PYTHONPATH": ROOT, "DATABASE_URL": url, "SIGNALBOX_SECRET": make_secret()}
 
-    child = processes.start("api", sys.executable, "-m", "api.server", env=env)
+    child = processes.start("api", sys.executable, "-m", "api", env=env)
 
     assert child.wait(seconds=60) == 2
     assert "signalbox db upgrade" in child.log_tail()
@@ -270,7 +270,7 @@ def test_a_database_that_is_away_is_told_and_waited_for(
         "SIGNALBOX_PORT": str(port),
         "REDIS_URL": f"redis://{LOOPBACK}:{dead}",
     }
-    child = processes.start("api", sys.executable, "-m", "api.server", env=env)
+    child = processes.start("api", sys.executable, "-m", "api", env=env)
     with httpx2.Client(
         base_url=f"http://{LOOPBACK}:{port}", timeout=20, trust_env=False, verify=False
     ) as client:
