@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeVar
 
 from common.ids import TenantId
 
@@ -29,6 +31,20 @@ soonest, and everybody of it with them.
 
 FORGOTTEN = 0.1
 """Steps a second that are none any more. Below one, so that steps which come one by one add up."""
+
+
+T = TypeVar("T")
+
+
+def in_turn(ones: Sequence[T], tenant_of: Callable[[T], TenantId]) -> list[T]:
+    """Everybody's first, then everybody's second, and so on; each tenant's in their order."""
+    turns: Counter[TenantId] = Counter()
+    ranked = []
+    for one in ones:
+        tenant_id = tenant_of(one)
+        turns[tenant_id] += 1
+        ranked.append((turns[tenant_id], one))
+    return [one for _, one in sorted(ranked, key=lambda ranked_one: ranked_one[0])]
 
 
 class Courtesy:

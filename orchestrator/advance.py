@@ -54,6 +54,10 @@ log = structlog.get_logger("signalbox.orchestrator")
 CROWDED_SECONDS = 0.25
 """For so long after an inbox was too long for one look, turns are chosen."""
 FEW = 2
+ANSWERS_AT_ONCE = 250
+"""Answers that are stepped in one pass: whoever comes next waits for no thousand of them."""
+SHARED_ANSWERS = 20
+"""The same while somebody quiet is there beside a flood."""
 
 
 def advance_ready(advancing: Advancing, *, until: float, sweep: Sweep | None = None) -> Pass:
@@ -77,7 +81,7 @@ def advance_ready(advancing: Advancing, *, until: float, sweep: Sweep | None = N
 
 def advance_pass(advancing: Advancing, sweep: Sweep) -> Pass:
     """Step one batch of ready instances that have not had their turn in this sweep, and publish what changed."""
-    answers = advancing.answers.take()
+    answers = advancing.answers.take(SHARED_ANSWERS if sweep.is_shared else ANSWERS_AT_ONCE)
     sweep.note_answers(Counter(answer.end.tenant_id for answer in answers))
     try:
         done = _pass_with(advancing, sweep, answers)
@@ -91,7 +95,7 @@ def advance_pass(advancing: Advancing, sweep: Sweep) -> Pass:
     if left:
         store(advancing.database, left)
         done = replace(done, more=True)
-    return done
+    return replace(done, more=True) if advancing.answers.are_any else done
 
 
 def _pass_with(advancing: Advancing, sweep: Sweep, answers: Sequence[Answer]) -> Pass:

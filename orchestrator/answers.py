@@ -14,6 +14,7 @@ import structlog
 from sqlalchemy import Connection
 
 from common.commands.outcome import store_known
+from common.courtesy import in_turn
 from common.db import Database, note_bell
 from common.db.tables import InboxType
 from common.ids import InstanceId, LeaseToken, TaskId, WorkerId
@@ -50,12 +51,20 @@ class Answers:
                 if len(self._heard) < HEARD_MAX:
                     self._heard += answers
 
-    def take(self) -> list[Answer]:
-        """All that has been told since the last time, of each claim one."""
+    @property
+    def are_any(self) -> bool:
+        """Is there anything that no step has taken?"""
+        return bool(self._heard)
+
+    def take(self, most: int = HEARD_MAX) -> list[Answer]:
+        """What has been told since the last time, of each claim one; of more than `most` the first ones, of the tenants in turn."""
         if not self._heard:
             return []
         with self._turn:
             heard, self._heard = self._heard, []
+            if len(heard) > most:
+                heard = in_turn(heard, lambda answer: answer.end.tenant_id)
+                heard, self._heard = heard[:most], heard[most:]
         return list({answer.end.claim: answer for answer in heard}.values())
 
 

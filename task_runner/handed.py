@@ -101,15 +101,20 @@ class HandedTasks:
         have_more = self._claiming.have_more
         if have_more is None:
             return
-        kept = self._executor.slots.size - self._shares.most
         room = self._executor.room
         if have_more:
-            room = min(room, kept)  # what is never theirs
+            # What is never theirs. Behind a line of theirs it waits no longer than for a slot.
+            room = self._kept if self._executor.line_length else min(room, self._kept)
         elif line := self._claiming.line_length:
             room += line
         elif self._shares.are_several:
-            room -= kept  # as with claims: who comes next finds a slot
+            room -= self._kept  # as with claims: who comes next finds a slot
         self._offering.renew(room, have_more)
+
+    @property
+    def _kept(self) -> int:
+        """Slots that nobody gets who has all the others."""
+        return self._executor.slots.size - self._shares.most
 
     def end(self) -> None:
         """Offer nothing any more, and take up nothing."""
@@ -147,9 +152,9 @@ class HandedTasks:
                 self._courtesy.note()
             if leased.claims:
                 faults.hit("after_claim")
-            # What was offered may come late, or twice: a line that is open takes it, and what it was too much for is given back by its patience.
-            has_line = self._claiming.line_length > 0
-            room = max(self._reporting.room if has_line else self._executor.room, 0)
+            # What was offered may come late, or twice, or to a line that is offered no more: it is taken, and what was too much is given back by its patience.
+            has_line = self._executor.line_length > 0 and not self._claiming.is_wary()
+            room = max(self._reporting.room, self._kept) if has_line else max(self._executor.room, 0)
             ended_here = self._call_all(
                 leased.claims[:room],
                 None if leased.now is None else ReadClock.just_read(leased.now),

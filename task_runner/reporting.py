@@ -22,6 +22,7 @@ from common import faults
 from common.clock import ReadClock
 from common.commands.breakers import log_turned
 from common.commands.outcome import Outcome, Reported, report_known, report_outcomes
+from common.courtesy import in_turn
 from common.db import Database, is_trouble
 from common.ids import TaskId, TenantId
 from common.store.claims import TaskClaim
@@ -37,6 +38,10 @@ log = structlog.get_logger("signalbox.task_runner")
 
 UNREPORTED_MAX = 1_024
 """Tasks that are called, wait to be, or have ended and wait for their commit; beyond it nothing is claimed, so that a slow database is not run away from."""
+STORED_AT_ONCE = 128
+"""Outcomes that the committer stores in one go: whoever comes next waits for them."""
+STORED_BESIDE_QUIET = 16
+"""The same while somebody quiet is there beside a flood."""
 LAST_REPORT = 2.0
 """Seconds that a drain waits for the commit of what has ended."""
 REJECTION = TaskError("output.rejected", "the database refused what the handler returned", retryable=False)
@@ -89,7 +94,7 @@ class Reporting:
     """The claims of this process and their outcomes. Safe to use from any thread.
 
     `on_freed` is told how many limited tasks are held no more; `on_room` is called then, and once after `want_room` when
-    some claim is held no more.
+    some claim is held no more. `protects` tells whether somebody quiet should not wait for much of another's.
     """
 
     def __init__(
@@ -99,9 +104,11 @@ class Reporting:
         on_freed: Callable[[int], None],
         on_room: Callable[[], None],
         make_answering: MakeAnswering | None = None,
+        protects: Callable[[], bool] = lambda: False,
     ) -> None:
         self.database = database
         self._answering = None if make_answering is None else make_answering(self.hand_on)
+        self._protects = protects
         self.on_freed = on_freed
         self.on_room = on_room
         self.taking = threading.Lock()
@@ -266,7 +273,7 @@ class Reporting:
         while True:
             with self._turn:
                 self._turn.wait_for(lambda: (self._ready and not self._ended_here) or self._closing)
-                self._reporting, self._ready = self._ready, []
+                self._take_portion()
             if not self._reporting:
                 return
             faults.hit("before_report")
@@ -275,6 +282,14 @@ class Reporting:
             with self._turn:
                 self._reporting = []
                 self._turn.notify_all()
+
+    def _take_portion(self) -> None:
+        """What is stored next: of much the first, of the tenants in turn, because somebody's only one may be among a flood of another's."""
+        most = STORED_BESIDE_QUIET if self._protects() else STORED_AT_ONCE
+        ready = self._ready
+        if len(ready) > most:
+            ready = in_turn(ready, lambda outcome: outcome.tenant_id)
+        self._reporting, self._ready = ready[:most], ready[most:]
 
     # -- storing it ------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from common.commands.limits import Runs
 from common.commands.outcome import report_outcomes
 from common.courtesy import Courtesy
 from common.db import Database
-from common.ids import TaskId, WorkerId
+from common.ids import TaskId, TenantId, WorkerId
 from common.queues.answers import Envelope
 from common.queues.dispatcher import Drained
 from common.store import attempts
@@ -35,7 +35,10 @@ from task_runner.offering import Offering, Say
 from task_runner.registry import Registry
 from task_runner.reporting import MakeAnswering, Reporting
 from task_runner.resolve import Resolver
-from task_runner.shares import Shares
+from task_runner.shares import MEMORY_SECONDS, Shares
+
+CLAIMED_AT_ONCE = 128
+"""Tasks of one claim: whoever comes next waits for no more of them."""
 
 
 class Runner:
@@ -68,7 +71,7 @@ class Runner:
         self.database = database
         self.worker = worker
         self.lease = lease
-        shares = Shares(slots)
+        shares = self._shares = Shares(slots)
         runs = Runs(registry.types(), registry.functions())
         self.limited = LimitedTasks(database, runs, worker=worker, lease=lease, ring_in=ring_in)
         self.reporting = Reporting(
@@ -76,6 +79,7 @@ class Runner:
             on_freed=self.limited.note_ended,
             on_room=on_room,
             make_answering=_answering(worker, say, envelope),
+            protects=shares.protect,
         )
         self.executor = Executor(
             database, registry, self.reporting, slots=slots, max_output_bytes=max_output_bytes,
@@ -124,7 +128,7 @@ class Runner:
             has_seen_all = share > before and not limited.has_freed
             room -= before
             # What is claimed may wait for a slot, too: so a backlog is soon over, and what comes next is handed over again.
-            limit = min(free, 0) + room + line
+            limit = min(min(free, 0) + room + line, CLAIMED_AT_ONCE)
             batch = claiming.claim_due(limit) if limit > 0 else Batch(0, is_full=True)
             rest = max(room - len(batch.left), 0)
             behind = claiming.claim_limited(rest if limited.are_any and not has_seen_all else 0)
@@ -138,6 +142,16 @@ class Runner:
     def take_up(self, hints: Sequence[bytes]) -> None:
         """Call what steps have leased to this process, which calls name. Never raises: what is not taken up now is found by a look."""
         self._handed.take_up(hints)
+
+    @property
+    def is_in_a_flood(self) -> bool:
+        """Should it hear of who arrives, because he would have to wait for many tasks of another's?"""
+        return bool(self.claiming.flooding) or self._shares.protect(MEMORY_SECONDS)
+
+    def note_arrivals(self, tenants: Sequence[TenantId]) -> None:
+        """These tenants have just started a workflow, or told one something: their next tasks will be here soon."""
+        if self._shares.note_arrivals(tenants):
+            self._courtesy.note()
 
     def beat(self) -> None:
         """Extend every held lease, store progress, and tell handlers whose task is not theirs any more."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from common.courtesy import Volumes
 from common.ids import TenantId
@@ -60,6 +60,14 @@ class Shares:
                 is_so = self._volumes.has_quiet_beside_flood(recent)
                 self._judged[within] = now, is_so
             return is_so
+
+    def note_arrivals(self, tenants: Sequence[TenantId]) -> bool:
+        """Tasks of these tenants will be here soon. Whoever of them is quiet is protected from now on; is anybody?"""
+        with self._turn:
+            quiet = [one for one in tenants if self._volumes.is_quiet(one)]
+        if quiet:
+            self.note(dict.fromkeys(quiet, 0))
+        return bool(quiet)
 
     def room(self, room: int, held: Mapping[TenantId, int]) -> tuple[int, list[TenantId]]:
         """How many more may be claimed at once so that nobody comes to hold more than his share, and of whom nothing."""

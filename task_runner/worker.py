@@ -27,6 +27,7 @@ from common.observability import configure_logging
 from common.queues import bootstep, doorbell
 from common.queues.answers import Envelope
 from common.queues.app import RUN, make_app
+from common.queues.arrivals import Arrivals
 from common.queues.calls import Listener
 from common.queues.dispatcher import Dispatcher
 from common.queues.offers import name_of
@@ -92,6 +93,7 @@ class TaskRunner:
         self.dispatcher = Dispatcher(
             "task-runner", work=self.runner.claim, due=self._due, look_seconds=settings.look_seconds
         )
+        self.arrivals = Arrivals(settings.redis_url, self.runner.note_arrivals)
         self.last_death: datetime | None = None
         self._is_worn_out = False
         self._ended = threading.Event()
@@ -137,6 +139,7 @@ class TaskRunner:
             log.warning("worker.goodbye_unsaid", error=type(error).__name__)
         self._ended.set()
         self.calls.close()
+        self.arrivals.listen(False)
         if self.bells is not None:
             self.bells.close()
 
@@ -172,6 +175,7 @@ class TaskRunner:
         while not self._ended.wait(self.settings.beat_seconds):
             try:
                 self.runner.beat()
+                self.arrivals.listen(self.runner.is_in_a_flood)
                 self.last_death = self.database.run(lambda tx: stay(tx, self.presence))
             except Exception as error:  # noqa: BLE001 - an outer loop: should it end, every lease here would run out
                 log.warning("beat.missed", error=f"{type(error).__name__}: {error}"[:300])

@@ -13,7 +13,7 @@ from common.clock import instant_text
 from common.commands.absent import absent_instance
 from common.commands.contracts import CONTRACTS
 from common.config import Limits
-from common.db import ORCHESTRATOR_QUEUE, note_bell
+from common.db import ARRIVALS, ORCHESTRATOR_QUEUE, note_bell
 from common.db.tables import InboxType
 from common.errors import Conflict, Invalid, LimitExceeded
 from common.event_names import MAX_TYPE, RESERVED, is_reserved, is_well_formed
@@ -77,6 +77,7 @@ def send_alone(
         return None
     put_alone(tx, inbox.new_row(tenant_id, record.id, InboxType.EVENT, text, actor, now))
     note_bell(tx, ORCHESTRATOR_QUEUE, record.id)
+    note_bell(tx, ARRIVALS, tenant_id)
     return record
 
 
@@ -144,6 +145,7 @@ def accept(
     row = inbox.new_row(tenant_id, InstanceId(instance_id), type, body, actor, standing.now, lane=lane)
     inbox.put(tx, [row])
     note_bell(tx, ORCHESTRATOR_QUEUE, instance_id)
+    note_bell(tx, ARRIVALS, tenant_id)
 
 
 def reason_text(reason: str | None) -> str | None:

@@ -19,7 +19,7 @@ from common.commands.admission import Asking, place_wanted, require_room
 from common.commands.contracts import CONTRACTS, Contract
 from common.commands.send import require_size
 from common.config import Limits
-from common.db import ORCHESTRATOR_QUEUE, note_bell
+from common.db import ARRIVALS, ORCHESTRATOR_QUEUE, note_bell
 from common.db.tables import DefinitionStatus, InboxType, TimerStatus
 from common.decide import START_TIMER
 from common.errors import Conflict, Invalid, NotFound
@@ -256,6 +256,7 @@ def _started(tx: Connection, asked: _Asked, facts: DefinitionFacts, new: NewStar
         _start_later(tx, asked.tenant_id, new.instance_id, start_at, later, now)
     else:
         note_bell(tx, ORCHESTRATOR_QUEUE, new.instance_id)
+        note_bell(tx, ARRIVALS, asked.tenant_id)
     return Started(new.instance_id, created=True, record=_pending(facts, new, now))
 
 

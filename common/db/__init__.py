@@ -1,6 +1,7 @@
 """The database: engine, tables, types, migrations. Queries live in `common.store`."""
 
 from common.db.engine import (
+    ARRIVALS,
     LONGEST_TRANSACTION,
     ORCHESTRATOR_QUEUE,
     TASK_RUNNER_QUEUE,
@@ -12,6 +13,7 @@ from common.db.engine import (
 from common.db.trouble import is_trouble
 
 __all__ = [
+    "ARRIVALS",
     "LONGEST_TRANSACTION",
     "ORCHESTRATOR_QUEUE",
     "TASK_RUNNER_QUEUE",

@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 ORCHESTRATOR_QUEUE = "workflow-orchestrator"
 TASK_RUNNER_QUEUE = "workflow-task-runner"
+ARRIVALS = "arrivals"
+"""The bell of those who start a workflow or tell one something; its ids are their tenants (`common.queues.arrivals`)."""
 
 _BELLS = "signalbox.bells"
 _USED_AT = "signalbox.used_at"

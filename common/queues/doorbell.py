@@ -24,9 +24,10 @@ from celery import Celery
 from kombu import Connection as Broker
 
 from common.config import Settings
-from common.db import TASK_RUNNER_QUEUE, Bells, Database
+from common.db import ARRIVALS, TASK_RUNNER_QUEUE, Bells, Database
 from common.queues.answers import worker_call
 from common.queues.app import TASK_OF_QUEUE, make_app
+from common.queues.arrivals import Announcer
 from common.queues.calls import Caller
 
 log = structlog.get_logger("signalbox.doorbell")
@@ -92,6 +93,7 @@ class Doorbells:
         self.answered_at: str | None = None  # whom to call with how a task ended that was leased here
         self._app: Celery = make_app(broker_url, name="signalbox", queue=next(iter(TASK_OF_QUEUE)))
         self._calls = Caller.open(broker_url)
+        self._announcer = Announcer(self._calls)
         self._bells = {queue: _Bell() for queue in TASK_OF_QUEUE}
         self._wake = threading.Condition()
         self._closing = False
@@ -111,6 +113,9 @@ class Doorbells:
         """
         with self._wake:
             for queue, ids in bells.items():
+                if queue == ARRIVALS:
+                    self._announcer.announce(ids)
+                    continue
                 if queue not in self._bells:
                     self._hand(queue, ids)
                     continue

@@ -12,7 +12,7 @@ from api.app import services_of
 from api.operations import Answer
 from api.transactions import Transactions
 from common.clock import read_now
-from common.db import ORCHESTRATOR_QUEUE, Bells, Database
+from common.db import ARRIVALS, ORCHESTRATOR_QUEUE, Bells, Database
 from common.db.prepared import Prepared
 from common.db.tables import DefinitionStatus
 from common.ids import new_id
@@ -90,7 +90,11 @@ def test_what_was_accepted_rings_after_its_commit_and_what_was_refused_rings_nob
         api.post(f"/instances/{new_id()}/events", {"type": "LOOKED"})
         api.post(f"/instances/{instance_id}/events", {"type": "done.state.x"})
 
-    assert heard == [{ORCHESTRATOR_QUEUE: [started["id"]]}, {ORCHESTRATOR_QUEUE: [instance_id]}]
+    arrived = {ARRIVALS: [api.engine.tenant_id]}
+    assert heard == [
+        {ORCHESTRATOR_QUEUE: [started["id"]], **arrived},
+        {ORCHESTRATOR_QUEUE: [instance_id], **arrived},
+    ]
     assert api.engine.execute("SELECT count(*) FROM inbox") == [(2,)]
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from common import courtesy
-from common.courtesy import FLOOD, QUIET, REST_SECONDS, SAVED_SECONDS, SHARE, Courtesy, Volumes
+from common.courtesy import FLOOD, QUIET, REST_SECONDS, SAVED_SECONDS, SHARE, Courtesy, Volumes, in_turn
 from common.ids import TenantId
 
 
@@ -115,3 +115,10 @@ def test_somebody_quiet_beside_a_flood_is_no_throng(clock: Clock) -> None:
     assert not volumes.has_quiet_beside_flood([flood, throng])
     assert not volumes.has_quiet_beside_flood([throng, quiet])
     assert not volumes.has_quiet_beside_flood([flood])
+
+
+def test_everybody_s_first_comes_before_anybody_s_second() -> None:
+    ones = ["a1", "a2", "a3", "b1", "c1", "b2"]
+
+    assert in_turn(ones, lambda one: TenantId(one[0])) == ["a1", "b1", "c1", "a2", "b2", "a3"]
+    assert in_turn([], TenantId) == []

@@ -57,3 +57,14 @@ def test_it_is_judged_anew_when_somebody_new_comes_and_once_in_a_while() -> None
     shares.note({B: 2 * int(FLOOD)})
     assert shares.protect(), "as it was judged a moment ago"
     wait_until(lambda: not shares.protect(), what="it to be judged anew")
+
+
+def test_who_is_quiet_is_protected_from_his_arrival_on() -> None:
+    shares = Shares(8)
+    shares.note({A: 2 * int(FLOOD)})
+    assert not shares.note_arrivals([A]), "a flood is no news"
+    assert not shares.protect()
+
+    assert shares.note_arrivals([A, B])
+
+    assert shares.protect(), "none of his tasks is here yet"
