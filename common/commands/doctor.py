@@ -199,18 +199,18 @@ def _across(tx: Connection) -> list[Finding]:
         )
         for id_ in invariants.stalled_instances(tx)
     ]
-    left = [
-        Finding(f"left.{what}", f"{what} outlived its instance's status: {id_}")
-        for what, id_ in invariants.left_over_rows(tx)
+    violations = [
+        Finding(f"{kind}.{what}", _SAID[kind].format(what=_MAPS.get(what, what), id=id_))
+        for kind, what, id_ in invariants.read_violations(tx)
     ]
-    miscounted = [
-        Finding(f"task.{what}", f"the attempts of task {id_} do not add up to its status")
-        for what, id_ in invariants.miscounted_tasks(tx)
-    ]
-    maps = [Finding(f"map.{what}", f"{_MAPS[what]}: {id_}") for what, id_ in invariants.broken_maps(tx)]
-    return stalled + left + miscounted + maps
+    return stalled + violations
 
 
+_SAID = {
+    "left": "{what} outlived its instance's status: {id}",
+    "task": "the attempts of task {id} do not add up to its status",
+    "map": "{what}: {id}",
+}
 _MAPS = {
     "miscounted": "the join of a MAP counts otherwise than its items ended",
     "stuck": "a MAP waits for items, and none of them has its turn",

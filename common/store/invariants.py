@@ -6,14 +6,32 @@ system they see committed states, in which the invariants hold at every moment.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, not_, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    case,
+    cast,
+    exists,
+    func,
+    literal,
+    literal_column,
+    not_,
+    or_,
+    select,
+    union_all,
+)
 
 from common.canonical import read
+from common.db.prepared import Prepared
 from common.db.tables import (
     AttemptOutcome,
     InboxType,
@@ -29,6 +47,7 @@ from common.db.tables import (
     timers,
     workers,
 )
+from common.db.types import UtcDateTime, unset
 from common.ids import InstanceId, TenantId
 from common.lifecycle import FINAL, FROZEN, OPEN, InstanceStatus, TaskStatus
 
@@ -167,42 +186,46 @@ def _children(tx: Connection, between: tuple[str, str]) -> dict[str, list[ChildF
     return found
 
 
-def left_over_rows(tx: Connection) -> list[tuple[str, str]]:
-    """(what, id) of rows that should not outlive their instance: open tasks, armed timers of final ones; unparked rows of frozen ones do not count, they are parked at the next look."""
+_SUCCEEDED = AttemptOutcome.SUCCEEDED.value
+_COUNTED = (
+    _SUCCEEDED,
+    AttemptOutcome.FAILED.value,
+    AttemptOutcome.TIMED_OUT.value,
+    AttemptOutcome.LOST.value,
+    AttemptOutcome.LATE.value,  # lost first
+)
+_Violations = Mapping[str, Select[Any]]
+"""Of what is wrong, by its name, the ids of the rows."""
+
+
+def _left_over() -> _Violations:
+    """Rows that should not outlive their instance: open tasks, armed timers of final ones.
+
+    Unparked rows of frozen ones do not count, they are parked at the next look.
+    """
     final = _i.status.in_(FINAL)
-    found: list[tuple[str, str]] = []
-    for what, query in (
-        (
-            "task.open",
-            select(tasks.c.id)
-            .join(instances, tasks.c.instance_id == _i.id)
-            .where(final, tasks.c.status.in_(OPEN)),
+    of_task, of_timer, of_row = (
+        select(id_).join(instances, instance_id == _i.id)
+        for id_, instance_id in (
+            (tasks.c.id, tasks.c.instance_id),
+            (timers.c.id, timers.c.instance_id),
+            (inbox.c.instance_id, inbox.c.instance_id),
+        )
+    )
+    return {
+        "task.open": of_task.where(final, tasks.c.status.in_(OPEN)),
+        "timer.armed": of_timer.where(final, timers.c.status == TimerStatus.ARMED.value),
+        "inbox.parked": of_row.where(
+            inbox.c.parked, _i.status.not_in(FROZEN), not_(and_(_i.queued, _i.status.not_in(FINAL)))
         ),
-        (
-            "timer.armed",
-            select(timers.c.id)
-            .join(instances, timers.c.instance_id == _i.id)
-            .where(final, timers.c.status == TimerStatus.ARMED.value),
+        "task.held": of_task.where(
+            tasks.c.held, tasks.c.status == TaskStatus.PENDING, _i.status.not_in(FROZEN)
         ),
-        (
-            "inbox.parked",
-            select(inbox.c.instance_id)
-            .join(instances, inbox.c.instance_id == _i.id)
-            .where(inbox.c.parked, _i.status.not_in(FROZEN), not_(and_(_i.queued, _i.status.not_in(FINAL)))),
-        ),
-        (
-            "task.held",
-            select(tasks.c.id)
-            .join(instances, tasks.c.instance_id == _i.id)
-            .where(tasks.c.held, tasks.c.status == TaskStatus.PENDING, _i.status.not_in(FROZEN)),
-        ),
-    ):
-        found += [(what, str(row[0])) for row in tx.execute(query.limit(100))]
-    return found
+    }
 
 
-def miscounted_tasks(tx: Connection) -> list[tuple[str, str]]:
-    """(what, task id): tasks with more than one attempt that counted, and ended ones whose attempts do not say how.
+def _miscounted() -> _Violations:
+    """Tasks with more than one attempt that counted, and ended ones whose attempts do not say how.
 
     Tasks without attempts are ended by other means than a runner; those whose time is bounded may end while they wait.
     """
@@ -223,15 +246,11 @@ def miscounted_tasks(tx: Connection) -> list[tuple[str, str]]:
             tasks.c.finish_within_ms.is_(None),
         ),
     )
-    return [
-        (what, str(row[0]))
-        for what, wrong in (("counted_twice", by_task.c.succeeded > 1), ("unaccounted", unaccounted))
-        for row in tx.execute(rows.where(wrong).limit(100))
-    ]
+    return {"counted_twice": rows.where(by_task.c.succeeded > 1), "unaccounted": rows.where(unaccounted)}
 
 
-def broken_maps(tx: Connection) -> list[tuple[str, str]]:
-    """(what, id) of MAPs that do not agree with their joins, or their joins with the items."""
+def _broken_maps() -> _Violations:
+    """MAPs that do not agree with their joins, or their joins with the items."""
     items = tasks.alias("item")
     item = items.c
     ended = case((item.finished_at.is_not(None), 1))
@@ -256,24 +275,33 @@ def broken_maps(tx: Connection) -> list[tuple[str, str]]:
         .outerjoin(joins, counts_for)
         .where(tasks.c.type == "MAP", tasks.c.status.in_(OPEN) != counts)
     )
-    found = []
-    for what, query in (
-        ("miscounted", of_items.having(miscounted)),
-        ("stuck", of_items.having(func.count(has_turn) == 0)),
-        ("unjoined", unjoined),
-    ):
-        found += [(what, str(row[0])) for row in tx.execute(query.limit(100))]
-    return found
+    return {
+        "miscounted": of_items.having(miscounted),
+        "stuck": of_items.having(func.count(has_turn) == 0),
+        "unjoined": unjoined,
+    }
 
 
-_SUCCEEDED = AttemptOutcome.SUCCEEDED.value
-_COUNTED = (
-    _SUCCEEDED,
-    AttemptOutcome.FAILED.value,
-    AttemptOutcome.TIMED_OUT.value,
-    AttemptOutcome.LOST.value,
-    AttemptOutcome.LATE.value,  # lost first
-)
+def _as_one(**kinds: _Violations) -> Prepared:
+    """All of them as one statement, whose rows are (kind, what, id)."""
+    parts = [
+        select(literal(kind), literal(what), cast(rows.subquery().c[0], Text))
+        for kind, violations in kinds.items()
+        for what, rows in violations.items()
+    ]
+    return Prepared(union_all(*parts).limit(_TOLD), is_literal=True)
+
+
+_TOLD = 1_000
+"""Violations that are told at most."""
+_VIOLATIONS = _as_one(left=_left_over(), task=_miscounted(), map=_broken_maps())
+
+
+def read_violations(tx: Connection) -> list[tuple[str, str, str]]:
+    """(kind, what, id) of rows that should not be as they are, a thousand at the most: kind `left` outlived its instance's status, `task` has
+    attempts that do not add up to its status, `map` is a MAP that does not agree with its join or its items.
+    """
+    return [(kind, what, id_) for kind, what, id_ in _VIOLATIONS.rows(tx)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,30 +318,38 @@ class Delays:
 
 def read_delays(tx: Connection, *, now: datetime, grace: timedelta = timedelta(seconds=2)) -> Delays:
     """Leases, timers and time limits of tasks overdue by more than `grace`, the inbox's age, and types without a runner."""
-    expired = select(func.count()).where(
-        tasks.c.status == TaskStatus.RUNNING,
-        tasks.c.lease_token.is_not(None),
-        tasks.c.lease_expires_at < now - grace,
+    [(expired, overdue, late, waiting, oldest)] = _DELAYS.rows(tx, {"before": now - grace})
+    age = max((now - oldest).total_seconds(), 0.0) if oldest else 0.0
+    return Delays(expired, overdue, late, waiting, age, _unclaimable(tx))
+
+
+def _count(*where: ColumnElement[bool]) -> ColumnElement[int]:
+    return select(func.count()).where(*where).scalar_subquery()
+
+
+_BEFORE = bindparam("before", type_=UtcDateTime())
+_DELAYS = Prepared(
+    select(
+        _count(
+            tasks.c.status == literal_column("'running'"),
+            tasks.c.lease_token.is_not(None),
+            tasks.c.lease_expires_at < _BEFORE,
+        ),
+        _count(timers.c.status == literal_column("'armed'"), timers.c.due_at < _BEFORE),
+        _count(
+            or_(
+                and_(
+                    tasks.c.status == literal_column("'pending'"),
+                    unset(tasks.c.held),
+                    tasks.c.start_by_at < _BEFORE,
+                ),
+                and_(tasks.c.finished_at.is_(None), tasks.c.finish_by_at < _BEFORE),
+            )
+        ),
+        _count(unset(inbox.c.parked)),
+        select(func.min(inbox.c.accepted_at)).where(unset(inbox.c.parked)).scalar_subquery(),
     )
-    overdue = select(func.count()).where(
-        timers.c.status == TimerStatus.ARMED.value, timers.c.due_at < now - grace
-    )
-    late = select(func.count()).where(
-        or_(
-            and_(tasks.c.status == TaskStatus.PENDING, not_(tasks.c.held), tasks.c.start_by_at < now - grace),
-            and_(tasks.c.finished_at.is_(None), tasks.c.finish_by_at < now - grace),
-        )
-    )
-    waiting = select(func.count(), func.min(inbox.c.accepted_at)).where(not_(inbox.c.parked))
-    count, oldest = tx.execute(waiting).one()
-    return Delays(
-        tx.execute(expired).scalar_one(),
-        tx.execute(overdue).scalar_one(),
-        tx.execute(late).scalar_one(),
-        count,
-        max((now - oldest).total_seconds(), 0.0) if oldest else 0.0,
-        _unclaimable(tx),
-    )
+)
 
 
 def _unclaimable(tx: Connection) -> tuple[str, ...]:
