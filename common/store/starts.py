@@ -132,14 +132,17 @@ _COLUMNS = (
     "id", "tenant_id", "definition_id", "definition_key", "definition_version", "business_key", "status", "head_hash",
     "input", "priority", "labels", "created_at", "depth", "schedule_id", "scheduled_at", "concurrency_key", "queued",
 )  # fmt: skip
-_INSERT = Prepared(
-    sqlite.insert(instances)
-    .values({name: bindparam(name) for name in _COLUMNS})
-    .on_conflict_do_nothing(
-        index_elements=list(BUSINESS_KEY.columns), index_where=BUSINESS_KEY.dialect_options["sqlite"]["where"]
+_INSERT = {
+    "sqlite": Prepared(
+        sqlite.insert(instances)
+        .values({name: bindparam(name) for name in _COLUMNS})
+        .on_conflict_do_nothing(
+            index_elements=list(BUSINESS_KEY.columns),
+            index_where=BUSINESS_KEY.dialect_options["sqlite"]["where"],
+        )
+        .returning(instances.c.id)
     )
-    .returning(instances.c.id)
-)
+}
 
 
 def _insert_in_turn(tx: Connection, new: NewStart) -> Accepted | None:
@@ -166,7 +169,7 @@ def _insert_in_turn(tx: Connection, new: NewStart) -> Accepted | None:
         "concurrency_key": new.concurrency_key,
         "queued": new.is_queued,
     }
-    if not _INSERT.rows(tx, row):
+    if not _INSERT["sqlite"].rows(tx, row):
         return Accepted(now, is_inserted=False)
     if new.start_at is None or new.start_at <= now:
         start = inbox.new_row(new.tenant_id, new.instance_id, InboxType.START, new.body, new.actor, now)
