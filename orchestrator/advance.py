@@ -91,6 +91,8 @@ def advance_pass(advancing: Advancing, sweep: Sweep) -> Pass:
         done = NOTHING  # some task has ended otherwise: to store the answers tells them apart
     if done.changed:
         advancing.publish(done.changed)
+    if done.due_in is not None:
+        advancing.on_due(done.due_in)
     left = [answer for answer in answers if answer.end.claim not in done.answered]
     if left:
         store(advancing.database, left)

@@ -481,6 +481,12 @@ class Batch:
         }
 
     @property
+    def due_in(self) -> float | None:
+        """After how many seconds the first of its timers is due."""
+        instants = [row["due_at"] for row in self._timers.values()]
+        return max((min(instants) - self.now).total_seconds(), 0.0) if instants else None
+
+    @property
     def starts_items(self) -> bool:
         """May children of MAPs have their turn by what was saved?"""
         return self._maps.has_workflows or bool(self.children.ended_items) or bool(self.released)

@@ -42,6 +42,7 @@ class Pass:
     `answered`: the tasks' claims whose ends were written with the steps that their answers were for.
     `starts_items`: children of MAPs may have their turn now (`map_children.start_items`).
     `rest`: a flood waits so many seconds for others (`common.courtesy`); nobody will ring for it.
+    `due_in`: after how many seconds the first of the timers fires that it armed.
     """
 
     steps: int = 0
@@ -53,6 +54,7 @@ class Pass:
     answered: frozenset[Claim] = frozenset()
     starts_items: bool = False
     rest: float = 0.0
+    due_in: float | None = None
 
 
 NOTHING = Pass()
@@ -119,6 +121,7 @@ def advance_locked(
     return Pass(
         batch.steps, len(locked), len(batch.due_tasks) + sum(map(len, batch.handed.values())), left=left, changed=tuple(one for one in advanced if one not in under_way),
         answered=frozenset(answer.end.claim for answer in answered), starts_items=batch.starts_items,
+        due_in=batch.due_in,
     )  # fmt: skip
 
 

@@ -57,6 +57,8 @@ class Advancing:
     """What task runners have offered to take without a claim."""
     answers: Answers = field(default_factory=Answers)
     """What task runners have told of tasks that steps of this process leased to them."""
+    on_due: Callable[[float], None] = lambda _seconds: None
+    """Called when timers have been armed, with the seconds until the first of them is due."""
     vacancies: Vacancies = field(default_factory=Vacancies)
     """Keys of `concurrency` where this process has seen an instance ask for a place, or give one back."""
 

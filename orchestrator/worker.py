@@ -91,6 +91,7 @@ class Orchestrator:
             offers=self.offers,
             answers=self.answers,
             last_death=lambda: self.last_death,
+            on_due=lambda seconds: self.dispatcher.due_in(seconds),  # noqa: PLW0108 - made below
         )
         self.last_death: datetime | None = None
         self.dispatcher = Dispatcher(
@@ -165,7 +166,7 @@ class Orchestrator:
         with self.database.looking() as tx:
             coming = read_coming(tx)
             now, timer = coming.now, coming.timer_at
-            retry = breakers.next_look_at(tx, now=now)
+            retry = breakers.next_look_at(tx, now=now) if coming.has_breakers else None
         lease, overdue, item = coming.lease_at, coming.overdue_at, coming.item_at
         fired = fire_due_timers(self.database) if timer is not None and timer <= now else 0
         if fired:
@@ -187,7 +188,9 @@ class Orchestrator:
             self.database, self.limits
         ):  # by who died before it could
             self.dispatcher.ring()
-        if self._places.look(self.database):  # what who died before it could give
+        if coming.are_places_wanted and self._places.look(
+            self.database
+        ):  # what who died before it could give
             self.dispatcher.ring()
         if time.monotonic() - self._forgot_at > FORGET_SECONDS:
             self._forgot_at = time.monotonic()

@@ -85,6 +85,7 @@ def _settings(broker: Broker) -> str:
             'save ""',
             "appendonly no",
             "daemonize no",
+            "hz 2",  # its housekeeping: nothing expires here, and ten times a second is most of what it costs with nothing to do
             "",
         )
     )

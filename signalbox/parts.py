@@ -29,6 +29,10 @@ def worker_command(duty: Duty, options: Sequence[str] = (), *, name: str | None 
         *("-Q", f"workflow-{duty}"),
         *("-n", f"{name or duty}@%h"),
         *("--loglevel", "INFO"),
+        *(
+            "--heartbeat-interval",
+            "5",
+        ),  # for Flower, which counts in intervals; each second of them is CPU time of an idle worker
         *_ALONE,
         *options,
     )

@@ -102,6 +102,8 @@ class Claiming:
         self._types = executor.registry.types()
         self._functions = executor.registry.functions()
         self._turn_after = FROM_THE_FIRST
+        self._looks_first = False
+        """The claim before found nothing: a look costs less than another one that does."""
         self._full: list[TenantId] = []  # who has his share of the slots
 
     def room(self) -> int:
@@ -188,7 +190,7 @@ class Claiming:
         self._shares.note(served)
 
     def _is_anything_due(self) -> bool:
-        with self.database.reading() as tx:
+        with self.database.looking() as tx:
             is_any, self._limited.are_any = is_due(tx, types=self._types, functions=self._functions)
         if not is_any and not self._limited.are_any:
             self.have_more = self.flooding = frozenset()
@@ -197,7 +199,7 @@ class Claiming:
     # -- one claim -------------------------------------------------------------------------------------------------
 
     def _claim_batch(self, limit: int) -> Batch:
-        if self.database.is_sqlite and not self._is_anything_due():
+        if (self.database.is_sqlite or self._looks_first) and not self._is_anything_due():
             return Batch(0)
         limit = self._share_of(limit)
         calls_light = not self.is_wary() and time.monotonic() >= self.ordinary_until
@@ -210,6 +212,7 @@ class Claiming:
             log.warning("light.refused", error=error_text(error), rest_seconds=ORDINARY_SECONDS)
             self.ordinary_until = time.monotonic() + ORDINARY_SECONDS
             batch = self.database.run(lambda tx: self._claim_in(tx, limit, calls_light=False))
+        self._looks_first = batch.claimed == 0
         if batch.claimed:
             faults.hit("after_claim")
         return batch

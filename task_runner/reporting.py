@@ -94,7 +94,8 @@ class Reporting:
     """The claims of this process and their outcomes. Safe to use from any thread.
 
     `on_freed` is told how many limited tasks are held no more; `on_room` is called then, and once after `want_room` when
-    some claim is held no more. `protects` tells whether somebody quiet should not wait for much of another's.
+    some claim is held no more. `protects` tells whether somebody quiet should not wait for much of another's;
+    `on_due` is called when a task is to be tried again later, with the seconds until then.
     """
 
     def __init__(
@@ -105,10 +106,12 @@ class Reporting:
         on_room: Callable[[], None],
         make_answering: MakeAnswering | None = None,
         protects: Callable[[], bool] = lambda: False,
+        on_due: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         self.database = database
         self._answering = None if make_answering is None else make_answering(self.hand_on)
         self._protects = protects
+        self._on_due = on_due
         self.on_freed = on_freed
         self.on_room = on_room
         self.taking = threading.Lock()
@@ -352,6 +355,8 @@ class Reporting:
             return reported
 
         reported = self.database.run(use_case)
+        if reported.due_in is not None:
+            self._on_due(reported.due_in)
         for turned in reported.breakers:
             log_turned(log, turned)
 

@@ -44,6 +44,7 @@ CLAIMED_AT_ONCE = 128
 class Runner:
     """One process's handlers at work. `on_room` is called when slots or the committer have room again.
 
+    `on_due` is called when a task is to be tried again later, with the seconds until then.
     `on_worn_out` is called once half of the slots' threads are zombies: the process should end and be started anew.
     With an `envelope` steps are told how tasks ended that they leased to it, by what it may `say`.
     `is_wary` tells whether a runner died unsaid of late: then light handlers are run as ordinary ones (`light.py`).
@@ -64,6 +65,7 @@ class Runner:
         surroundings: Surroundings | None = None,
         resolver: Resolver | None = None,
         ring_in: Callable[[float], None] = lambda _seconds: None,
+        on_due: Callable[[float], None] = lambda _seconds: None,
         breakers: BreakerPolicy | None = None,
         say: Say | None = None,
         envelope: Envelope | None = None,
@@ -80,6 +82,7 @@ class Runner:
             on_room=on_room,
             make_answering=_answering(worker, say, envelope),
             protects=shares.protect,
+            on_due=on_due,
         )
         self.executor = Executor(
             database, registry, self.reporting, slots=slots, max_output_bytes=max_output_bytes,

@@ -75,6 +75,7 @@ class TaskRunner:
             on_worn_out=self._end_worn_out,
             is_wary=lambda: self.last_death is not None,
             ring_in=lambda seconds: self.dispatcher.ring_in(seconds),  # noqa: PLW0108 - made below
+            on_due=lambda seconds: self.dispatcher.due_in(seconds),  # noqa: PLW0108 - made below
             surroundings=Surroundings(
                 settings.log_format, settings.log_level, settings.isolated_memory_mb * 2**20
             ),

@@ -131,7 +131,10 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """What became of reported outcomes, counted, and the circuit breakers that turned by them."""
+    """What became of reported outcomes, counted, and the circuit breakers that turned by them.
+
+    `due_in`: after how many seconds the first of those is due that are tried again, or go on, later.
+    """
 
     succeeded: int = 0
     failed: int = 0
@@ -140,6 +143,7 @@ class Reported:
     late: int = 0
     continued: int = 0
     breakers: tuple[Turned, ...] = ()
+    due_in: float | None = None
 
 
 def outcome_body(
@@ -213,8 +217,9 @@ def report_outcomes(
     # Breakers come last in the order of locks.
     turned = count_calls(tx, group.calls, now=now)
     return Reported(
-        group.succeeded, group.failed, group.retried, group.released, late, group.continued, tuple(turned)
-    )
+        group.succeeded, group.failed, group.retried, group.released, late, group.continued, tuple(turned),
+        group.due_in,
+    )  # fmt: skip
 
 
 def report_known(database: Database, outcomes: Sequence[Outcome]) -> set[tuple[TaskId, LeaseToken]]:
@@ -501,6 +506,11 @@ class _Group:
                     "created_at": self.now,
                 }
             )
+
+    @property
+    def due_in(self) -> float | None:
+        later = [row["run_at"] for row in self._release if row["run_at"] > self.now]
+        return (min(later) - self.now).total_seconds() if later else None
 
     def _again(
         self,

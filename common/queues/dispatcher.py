@@ -6,7 +6,7 @@ lost. One drain runs at a time; a ring during it just sets `again`. A drain that
 resident thread, so that a doorbell's Celery thread is free again within half a second.
 
 The resident thread looks every `look_seconds` (0: never), and at due instants always: when the next timer, retry or
-lease is due, and at most half a second later for one that another process made.
+lease is due, and at most `DUE_CHECK` later for one that another process made. Where both looks are near they are one: to wake costs as much as to ask.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ from common.faults import FaultInjected
 log = structlog.get_logger("signalbox.dispatcher")
 
 DRAIN_BUDGET = 0.5
-DUE_CHECK = 0.5
+DUE_CHECK = 0.9
+"""Seconds: what others have made due is late by less than one."""
+TOGETHER = 0.15
+"""Seconds by which a look may come early, to come with another one."""
 REST_AFTER_ERROR = 1.0
 
 
@@ -61,6 +64,8 @@ class Dispatcher:
         self._idle = threading.Condition(self._turn)
         self._again = False
         self._alarm_at: float | None = None
+        self._due_at: float | None = None
+        self._sleeps_until = 0.0
         self._draining = False
         self._wake = threading.Event()
         self._ending = threading.Event()
@@ -100,6 +105,17 @@ class Dispatcher:
             self._alarm_at = at
         self._wake.set()
 
+    def due_in(self, seconds: float) -> None:
+        """The clock will make something due so many seconds from now: ask it then. The earliest such instant counts."""
+        at = time.monotonic() + seconds
+        with self._turn:
+            if self._due_at is not None and self._due_at <= at:
+                return
+            self._due_at = at
+            is_sooner = at < self._sleeps_until
+        if is_sooner:
+            self._wake.set()
+
     def answer(self, *, budget: float | None = None) -> dict[str, Any]:
         """Answer a doorbell in the calling thread; the result is what Flower shows of it.
 
@@ -116,24 +132,38 @@ class Dispatcher:
     def _reside(self) -> None:
         next_look = next_due = time.monotonic()
         while not self._ending.is_set():
+            is_look = self._look_seconds > 0 and time.monotonic() >= next_look
+            near = time.monotonic() + (TOGETHER if is_look else 0.0)
             if (
-                time.monotonic() >= next_due
-            ):  # a ring alone does not ask the clock: it would delay what was rung for
+                self._takes_due(near) or near >= next_due
+            ):  # a ring alone does not: it would delay what was rung for
                 due_in = self._look_at_the_clock()
                 next_due = time.monotonic() + (
                     DUE_CHECK if due_in is None else min(DUE_CHECK, max(due_in, 0.0))
                 )
-            if self._look_seconds and time.monotonic() >= next_look:
+                is_look |= self._look_seconds > 0 and time.monotonic() >= next_look - TOGETHER
+            if is_look:
                 with self._turn:
                     self._again = True
                 next_look = time.monotonic() + self._look_seconds
             self._hear_alarm()
             self._drain_here()
-            until = min(next_due, next_look) if self._look_seconds else next_due
-            alarm_at = self._alarm_at
-            until = until if alarm_at is None else min(until, alarm_at)
-            self._wake.wait(max(until - time.monotonic(), 0.0))
+            self._wake.wait(self._rest_of(min(next_due, next_look) if self._look_seconds else next_due))
             self._wake.clear()
+
+    def _takes_due(self, now: float) -> bool:
+        """Has an instant come that this process knows of?"""
+        with self._turn:
+            if self._due_at is None or self._due_at > now:
+                return False
+            self._due_at = None
+            return True
+
+    def _rest_of(self, until: float) -> float:
+        with self._turn:
+            known = [at for at in (self._alarm_at, self._due_at) if at is not None]
+            self._sleeps_until = min(until, *known) if known else until
+            return max(self._sleeps_until - time.monotonic(), 0.0)
 
     def _hear_alarm(self) -> None:
         with self._turn:

@@ -264,6 +264,8 @@ _LEFT_ASLEEP = and_(
     _b.updated_at > bindparam("lately", type_=UtcDateTime()),
     exists(select(_t.id).where(*_OF_IT, _WAITS, _t.run_at > _NOW)),
 )
+ARE_ANY = exists(select(_b.target))
+"""Is there a circuit breaker, so that something may have to be woken?"""
 _NEXT = Prepared(
     select(
         select(func.min(_b.retry_at)).where(_b.state != BreakerState.CLOSED).scalar_subquery(),

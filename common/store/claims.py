@@ -464,18 +464,21 @@ def allow_attempts(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     write_rows(tx, _MAX_ATTEMPTS, rows)
 
 
-_IS_DUE = Prepared(select(_due_types().limit(1).exists(), _clock.c.are_limited))
+_IS_DUE = {
+    dialect: Prepared(select(due().limit(1).exists(), _clock.c.are_limited))
+    for dialect, due in (("postgresql", _due_pairs), ("sqlite", _due_types))
+}
 
 
 def is_due(tx: Connection, *, types: Sequence[str], functions: Sequence[str]) -> tuple[bool, bool]:
-    """Whether a claim would find anything, and `Due.are_limited`: for SQLite alone, asked there before taking the writer's turn."""
+    """Whether a claim would find anything, and `Due.are_limited`: asked on SQLite before taking the writer's turn, and by who found nothing before."""
     names: dict[str, Any] = {
         "types": types,
         "functions": functions,
         "turn_after": FROM_THE_FIRST,
         "excluded": (),
     }
-    [[is_any, are_limited]] = _IS_DUE.rows(tx, names)
+    [[is_any, are_limited]] = _IS_DUE[tx.dialect.name].rows(tx, names)
     return bool(is_any), bool(are_limited)
 
 

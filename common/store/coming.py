@@ -1,4 +1,4 @@
-"""What falls due next, of everything that an orchestrator looks after: one statement, because it is asked twice a second with nothing to do.
+"""What falls due next, of everything that an orchestrator looks after: one statement, because it is asked each second with nothing to do.
 
 Each part is a small index of its own that tells its first row; the parts stand with what they are about.
 """
@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Label, Select, select
 
 from common.clock import database_now
 from common.db.prepared import Prepared
-from common.store import deadlines, joins, schedules, timers, triggers
+from common.store import breakers, deadlines, joins, places, schedules, timers, triggers
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,8 @@ class Coming:
 
     `timer_at` of armed timers; `lease_at` of leases that nobody extends; `unstarted_at` and `unfinished_at` of tasks that run out of
     time to start or to end; `item_at` of items whose children are to be started; `run_at` of schedules. `is_freed`: a run that waited for
-    another may start now; `has_published`: an emitted event waits for a trigger.
+    another may start now; `has_published`: an emitted event waits for a trigger; `are_places_wanted`: an instance waits for one;
+    `has_breakers`: tasks may wait for a circuit breaker (`breakers.next_look_at`).
     """
 
     now: datetime
@@ -34,6 +35,8 @@ class Coming:
     run_at: datetime | None
     is_freed: bool
     has_published: bool
+    are_places_wanted: bool
+    has_breakers: bool
 
     @property
     def overdue_at(self) -> datetime | None:
@@ -60,6 +63,8 @@ _COMING = Prepared(
         _first(schedules.NEXT_RUN, "run_at"),
         schedules.IS_FREED,
         triggers.HAS_WAITING,
+        places.ARE_WANTED,
+        breakers.ARE_ANY,
     ),
     is_literal=True,
 )
@@ -67,9 +72,8 @@ _COMING = Prepared(
 
 def read_coming(tx: Connection) -> Coming:
     """What falls due next. Safe outside of a transaction."""
-    now, timer_at, lease_at, unstarted_at, unfinished_at, item_at, run_at, is_freed, has_published = (
-        _COMING.rows(tx)[0]
-    )
+    *instants, is_freed, has_published, are_places_wanted, has_breakers = _COMING.rows(tx)[0]
+    now, timer_at, lease_at, unstarted_at, unfinished_at, item_at, run_at = instants
     return Coming(
         now,
         timer_at,
@@ -80,4 +84,6 @@ def read_coming(tx: Connection) -> Coming:
         run_at,
         bool(is_freed),
         bool(has_published),
+        bool(are_places_wanted),
+        bool(has_breakers),
     )

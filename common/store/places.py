@@ -22,6 +22,7 @@ from sqlalchemy import (
     bindparam,
     exists,
     func,
+    literal_column,
     not_,
     or_,
     select,
@@ -155,6 +156,8 @@ def find_superseded(tx: Connection, place: Place, *, keeping: int, limit: int) -
 
 _PLACE = (_i.tenant_id, _i.definition_key, _i.concurrency_key)
 _WANTED = select(*_PLACE).where(_i.queued, _PENDING).distinct().order_by(*_PLACE).limit(bindparam("limit"))
+ARE_WANTED = exists().where(_i.queued, _i.status == literal_column(f"'{InstanceStatus.PENDING.value}'"))
+"""Does anybody wait for a place?"""
 _WANTED_BEHIND = _WANTED.where(
     tuple_(*_PLACE)
     > tuple_(bindparam("tenant_id", type_=_i.tenant_id.type), bindparam("definition_key"), bindparam("key"))

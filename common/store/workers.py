@@ -41,10 +41,11 @@ def register(
     )  # fmt: skip
 
 
-_SEEN = (
+_SEEN = Prepared(
     update(workers)
     .where(_w.id == bindparam("worker", type_=Id()))
     .values(seen_at=bindparam("now", type_=UtcDateTime()), ended_at=None, died_at=None)
+    .returning(_w.id)
 )
 # Skipped where locked: that one is just saying that it lives. After a host slept, all would else wait for each other.
 _silent = (
@@ -52,17 +53,18 @@ _silent = (
     .where(_w.ended_at.is_(None), _w.seen_at < bindparam("silent_since", type_=UtcDateTime()))
     .with_for_update(skip_locked=True)
 )
-_SILENT = (
+_SILENT = Prepared(
     update(workers)
     .where(_w.id.in_(_silent.scalar_subquery()))
     .values(ended_at=bindparam("now", type_=UtcDateTime()), died_at=bindparam("now", type_=UtcDateTime()))
+    .returning(_w.id)
 )
 
 
 def seen(tx: Connection, worker: WorkerId, *, now: datetime) -> None:
     """Say that a worker lives; mark those that have long said nothing as dead. One that was frozen comes back to life."""
-    tx.execute(_SEEN, {"worker": worker, "now": now})
-    tx.execute(_SILENT, {"silent_since": now - SILENT_AFTER, "now": now})
+    _SEEN.rows(tx, {"worker": worker, "now": now})
+    _SILENT.rows(tx, {"silent_since": now - SILENT_AFTER, "now": now})
 
 
 _IS_HERE = Prepared(
@@ -101,14 +103,17 @@ def mark_dead(tx: Connection, ids: Sequence[WorkerId], *, now: datetime) -> None
         )
 
 
-_LAST_DEATH = select(func.max(_w.died_at)).where(
-    _w.duty == bindparam("duty"), _w.died_at > bindparam("since", type_=UtcDateTime())
+_LAST_DEATH = Prepared(
+    select(func.max(_w.died_at)).where(
+        _w.duty == bindparam("duty"), _w.died_at > bindparam("since", type_=UtcDateTime())
+    )
 )
 
 
 def last_death(tx: Connection, duty: str, *, since: datetime) -> datetime | None:
     """When a worker of this duty was last found dead, after `since`; None when none was."""
-    return tx.execute(_LAST_DEATH, {"duty": duty, "since": since}).scalar_one_or_none()
+    died_at: datetime | None = _LAST_DEATH.rows(tx, {"duty": duty, "since": since})[0][0]
+    return died_at
 
 
 def forget_old(tx: Connection, *, before: datetime) -> None:

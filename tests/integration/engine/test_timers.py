@@ -1,5 +1,6 @@
 """Timers: never early, once, oldest first, and harmless once their state was left."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 from common.lifecycle import InstanceStatus
@@ -37,6 +38,19 @@ def test_a_timer_never_fires_early_and_then_once(clock: ManualClock, engine: Eng
     assert fire_due_timers(engine.database) == 0
     assert engine.entry_types(instance_id).count("timer.fired") == 2, "told by the inbox and by the step"
     assert timers(engine) == ["fired"]
+
+
+def test_who_arms_timers_is_told_when_the_first_of_them_is_due(clock: ManualClock, engine: Engine) -> None:
+    """So that it looks then, and not at its next look, which may be too late by a second."""
+    told: list[float] = []
+    engine.advancing = replace(engine.advancing, on_due=told.append)
+    for delay in ("10s", "250ms", "1m"):
+        engine.start(after(delay))
+    engine.start(COUNTER)
+
+    engine.advance()
+
+    assert told == [0.25]
 
 
 def test_a_timer_is_cancelled_when_its_state_is_left(clock: ManualClock, engine: Engine) -> None:

@@ -3,6 +3,7 @@
 import threading
 from typing import Any
 
+import pytest
 from sqlalchemy.exc import OperationalError
 
 from common import faults
@@ -10,7 +11,7 @@ from common.db.tables import AttemptOutcome
 from common.lifecycle import InstanceStatus, TaskStatus
 from orchestrator.sweep import expire_due_leases
 from task_runner.run import Runner
-from tests.integration.engine.documents import ONE_TASK
+from tests.integration.engine.documents import ONE_TASK, one_task
 from tests.support.engine import Engine
 from tests.support.runners import MakeRunner
 from tests.support.waiting import wait_until
@@ -211,3 +212,21 @@ def test_an_outcome_that_cannot_be_stored_at_all_is_left_to_its_lease_and_hinder
     engine.settle()
     assert configurations(engine, instance_ids) == [["done"], ["refused"], ["done"]]
     assert "task.lost" in str(engine.execute("SELECT error FROM tasks WHERE status = 'failed'"))
+
+
+def test_who_stores_a_failure_is_told_when_the_next_attempt_is_due(
+    engine: Engine, make_runner: MakeRunner
+) -> None:
+    def fail(_input: Any) -> None:
+        raise ValueError("not yet")
+
+    engine.handler("work", fail)
+    engine.start(one_task("work", retry={"maxAttempts": 2, "interval": "30s", "jitter": 0}))
+    engine.advance()
+    told: list[float] = []
+    runner = make_runner(on_due=told.append)
+
+    claim_all(runner)
+
+    wait_until(lambda: bool(told), what="the failure to be stored")
+    assert told == [pytest.approx(30.0, abs=1.0)]

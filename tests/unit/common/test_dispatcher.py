@@ -314,7 +314,45 @@ def test_it_sleeps_no_longer_than_until_the_next_due_instant(table: Table) -> No
     with running(table, due=due):
         wait_until(lambda: len(asked) >= 4, what="the clock to be asked again and again")
 
-    assert asked[3] - asked[0] < 3 * module.DUE_CHECK, "not at the half second at which it asks anyway"
+    assert asked[3] - asked[0] < 3 * module.DUE_CHECK, "not at the second at which it asks anyway"
+
+
+def test_what_is_known_to_fall_due_is_asked_for_then(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DUE_CHECK", 60.0)
+    asked: list[float] = []
+
+    def due() -> float | None:
+        asked.append(time.monotonic())
+        return None
+
+    with running(table, due=due) as dispatcher:
+        wait_until(lambda: len(asked) == 1, what="the first look at the clock")
+        told_at = time.monotonic()
+        dispatcher.due_in(50.0)
+        dispatcher.due_in(0.1)
+        dispatcher.due_in(40.0)
+        wait_until(lambda: len(asked) == 2, what="the look at the earliest of them")
+
+    assert asked[1] - told_at >= 0.1, "not before"
+    assert table.rounds == 0, "nobody has rung"
+
+
+def test_a_look_at_the_clock_and_one_at_the_rows_come_together(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that has nothing to do wakes once for both."""
+    monkeypatch.setattr(module, "DUE_CHECK", 60.0)
+    monkeypatch.setattr(module, "TOGETHER", 60.0)
+    asked: list[int] = []
+
+    def due() -> float | None:
+        asked.append(table.rounds)
+        return None
+
+    with running(table, look_seconds=0.01, due=due):
+        wait_until(lambda: table.rounds >= 5, what="five looks")
+
+    assert asked[:5] == [0, 1, 2, 3, 4]
 
 
 def test_an_error_while_asking_the_clock_does_not_end_the_looking(
