@@ -44,7 +44,8 @@ UNWANTED = TaskError("task.unwanted", "nobody waited for the isolated handler, a
 class Executor:
     """Calls the handlers of a process, and reports how they ended.
 
-    `on_room` is called when a slot is free again because its attempt overran, `on_worn_out` when half of the threads of slots are zombies.
+    `on_room` is called when a slot is free again because its attempt overran, `on_wearing_out` when half of the
+    threads of slots are zombies, before the end of the attempt that made it so is stored, and `on_worn_out` after that was handed on.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Executor:
         max_output_bytes: int,
         surroundings: Surroundings,
         on_room: Callable[[], None],
+        on_wearing_out: Callable[[], None],
         on_worn_out: Callable[[], None],
     ) -> None:
         self.database = database
@@ -64,6 +66,7 @@ class Executor:
         self.reporting = reporting
         self.max_output_bytes = max_output_bytes
         self.on_room = on_room
+        self.on_wearing_out = on_wearing_out
         self.on_worn_out = on_worn_out
         self.slots = Slots(slots)
         self.line = Line(slots)
@@ -198,16 +201,19 @@ class Executor:
             return
         if held.ticket is None or not self.slots.abandon(held.ticket):
             return  # it has just ended by itself
+        zombies = self.slots.zombies
+        is_worn_out = 2 * zombies >= self.slots.size
+        if is_worn_out:
+            self.on_wearing_out()
         # Before the handler is told: what it then returns must find its attempt ended.
         self.reporting.hand_on(
             replace(ended(held.claim, error=error, timed_out=True), progress=held.context.last_progress)
         )
         held.context.cancel()
-        zombies = self.slots.zombies
         log.warning(
             "attempt.overran", task_id=held.claim.id, instance_id=held.claim.instance_id, code=error.code, zombies=zombies
         )  # fmt: skip
-        if 2 * zombies >= self.slots.size:
+        if is_worn_out:
             self.on_worn_out()
         self.on_room()
 

@@ -45,7 +45,8 @@ class Runner:
     """One process's handlers at work. `on_room` is called when slots or the committer have room again.
 
     `on_due` is called when a task is to be tried again later, with the seconds until then.
-    `on_worn_out` is called once half of the slots' threads are zombies: the process should end and be started anew.
+    `on_wearing_out` is called once half of the slots' threads are zombies, and nothing should be taken any more, the retry of what made it so
+    least of all; `on_worn_out` after its end was handed on: the process should end and be started anew.
     With an `envelope` steps are told how tasks ended that they leased to it, by what it may `say`.
     `is_wary` tells whether a runner died unsaid of late: then light handlers are run as ordinary ones (`light.py`).
     """
@@ -60,6 +61,7 @@ class Runner:
         lease: timedelta,
         max_output_bytes: int,
         on_room: Callable[[], None],
+        on_wearing_out: Callable[[], None] = lambda: None,
         on_worn_out: Callable[[], None] = lambda: None,
         is_wary: Callable[[], bool] = lambda: False,
         surroundings: Surroundings | None = None,
@@ -86,7 +88,8 @@ class Runner:
         )
         self.executor = Executor(
             database, registry, self.reporting, slots=slots, max_output_bytes=max_output_bytes,
-            surroundings=surroundings or Surroundings(), on_room=on_room, on_worn_out=on_worn_out,
+            surroundings=surroundings or Surroundings(), on_room=on_room,
+            on_wearing_out=on_wearing_out, on_worn_out=on_worn_out,
         )  # fmt: skip
         self.claiming = Claiming(
             database, self.executor, self.reporting, self.limited, worker=worker, lease=lease, shares=shares,

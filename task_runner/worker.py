@@ -72,6 +72,7 @@ class TaskRunner:
             lease=timedelta(seconds=settings.lease_seconds),
             max_output_bytes=Limits().max_output_bytes,
             on_room=lambda: self.dispatcher.ring(),  # noqa: PLW0108 - made below
+            on_wearing_out=self.begin_drain,
             on_worn_out=self._end_worn_out,
             is_wary=lambda: self.last_death is not None,
             ring_in=lambda seconds: self.dispatcher.ring_in(seconds),  # noqa: PLW0108 - made below

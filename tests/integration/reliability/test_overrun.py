@@ -154,9 +154,14 @@ def test_the_error_of_an_overrun_attempt_is_judged_by_the_policy(
 def test_at_half_the_slots_the_runner_asks_to_be_replaced(
     engine: Engine, make_runner: MakeRunner, gate: threading.Event
 ) -> None:
-    asked: list[str] = []
+    asked: list[Any] = []
     engine.handler("work", lambda _input: gate.wait(20))
-    runner = make_runner(slots=3, on_worn_out=lambda: asked.append("asked"))
+    stored = "SELECT outcome FROM attempts WHERE outcome IS NOT NULL"
+    runner = make_runner(
+        slots=3,
+        on_wearing_out=lambda: asked.append(engine.execute(stored)),
+        on_worn_out=lambda: asked.append("asked"),
+    )
     engine.start(one_task(retry={"maxAttempts": 1}, timeout=100))
     claimed(engine, runner)
     until(engine, [(1, "timed_out")])
@@ -164,7 +169,8 @@ def test_at_half_the_slots_the_runner_asks_to_be_replaced(
 
     engine.start("one-work")
     claimed(engine, runner)
-    wait_until(lambda: asked == ["asked"], what="the runner to ask")
+    wait_until(lambda: len(asked) == 2, what="the runner to ask")
+    assert asked == [[("timed_out",)], "asked"], "it can stop taking tasks before it stores what wore it out"
     gate.set()
     until(engine, [(1, "timed_out")] * 2)
     engine.settle()
