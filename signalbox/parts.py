@@ -29,10 +29,8 @@ def worker_command(duty: Duty, options: Sequence[str] = (), *, name: str | None 
         *("-Q", f"workflow-{duty}"),
         *("-n", f"{name or duty}@%h"),
         *("--loglevel", "INFO"),
-        *(
-            "--heartbeat-interval",
-            "5",
-        ),  # for Flower, which counts in intervals; each second of them is CPU time of an idle worker
+        # Flower counts in these intervals, and each heartbeat is CPU time of a worker that has nothing to do.
+        *("--heartbeat-interval", "5"),
         *_ALONE,
         *options,
     )

@@ -17,6 +17,8 @@ MEMORY_SECONDS = 60.0
 JUST_NOW_SECONDS = 5.0
 JUDGED_SECONDS = 0.02
 """For so long it is not asked again who is quiet beside whom: there may be thousands."""
+SEEN_MAX = 1_000
+"""Tenants that are remembered by their arrival alone, which anybody on the broker may call."""
 KEPT_FREE = 8
 """Of so many slots one is kept free of the tenant that holds the others."""
 
@@ -65,7 +67,7 @@ class Shares:
         """Tasks of these tenants will be here soon. Whoever of them is quiet is protected from now on; is anybody?"""
         with self._turn:
             quiet = [one for one in tenants if self._volumes.is_quiet(one)]
-        if quiet:
+        if quiet and len(self._seen) < SEEN_MAX:
             self.note(dict.fromkeys(quiet, 0))
         return bool(quiet)
 

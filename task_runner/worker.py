@@ -177,7 +177,7 @@ class TaskRunner:
         while not self._ended.wait(self.settings.beat_seconds):
             try:
                 self.runner.beat()
-                self.arrivals.listen(self.runner.is_in_a_flood)
+                self.arrivals.listen(self.settings.doorbells and self.runner.is_in_a_flood)
                 self.last_death = self.database.run(lambda tx: stay(tx, self.presence))
             except Exception as error:  # noqa: BLE001 - an outer loop: should it end, every lease here would run out
                 log.warning("beat.missed", error=f"{type(error).__name__}: {error}"[:300])

@@ -18,6 +18,8 @@ ASK_SECONDS = 1.0
 """So often it is tried whether somebody listens by now."""
 NAMED_MAX = 8
 """Tenants of one call: where more arrive at once nobody is quiet."""
+HINT_MAX = 400
+"""Bytes of a call that are read: who may publish to the broker may publish anything."""
 AGAIN_SECONDS = 0.01
 """Who has been named is not named again for so long: who arrives more often than that is not quiet."""
 
@@ -62,5 +64,5 @@ class Arrivals:
             self._listener = None
 
     def _hear(self, hints: Sequence[bytes]) -> None:
-        named = {one for hint in hints for one in hint.decode(errors="replace").split(",") if one}
+        named = {one for hint in hints for one in hint[:HINT_MAX].decode(errors="replace").split(",") if one}
         self._heard([TenantId(one) for one in named])
