@@ -188,9 +188,8 @@ class Orchestrator:
             self.database, self.limits
         ):  # by who died before it could
             self.dispatcher.ring()
-        if coming.are_places_wanted and self._places.look(
-            self.database
-        ):  # what who died before it could give
+        # What who died before it could give.
+        if coming.are_places_wanted and self._places.look(self.database):
             self.dispatcher.ring()
         if time.monotonic() - self._forgot_at > FORGET_SECONDS:
             self._forgot_at = time.monotonic()

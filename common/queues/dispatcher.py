@@ -134,9 +134,8 @@ class Dispatcher:
         while not self._ending.is_set():
             is_look = self._look_seconds > 0 and time.monotonic() >= next_look
             near = time.monotonic() + (TOGETHER if is_look else 0.0)
-            if (
-                self._takes_due(near) or near >= next_due
-            ):  # a ring alone does not: it would delay what was rung for
+            # A ring alone does not ask the clock: it would delay what was rung for.
+            if self._takes_due(near) or near >= next_due:
                 due_in = self._look_at_the_clock()
                 next_due = time.monotonic() + (
                     DUE_CHECK if due_in is None else min(DUE_CHECK, max(due_in, 0.0))

@@ -104,6 +104,10 @@ def claim(tx: Connection) -> None:
     assert len(due.claims) == 10
 
 
+def anything_due(tx: Connection) -> None:
+    assert claims.is_due(tx, types=["work"], functions=[]) == (True, False)
+
+
 def page(tx: Connection) -> None:
     assert len(inbox.page_ready(tx).rows) == NOISE // 1_000
 
@@ -213,6 +217,7 @@ def unused_limits(tx: Connection) -> None:
         (taken_places, "ix_instances_concurrency"),
         (page, "ix_inbox_ready"),
         (claim, "ix_tasks_due"),
+        (anything_due, "ix_tasks_due"),
         (due_timers, "ix_timers_due"),
         (next_timer, "ix_timers_due"),
         (expired, "ix_tasks_lease"),
