@@ -23,6 +23,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 
 from common import faults
 from common.clock import SQLITE_NOW, sqlite_now_text
+from common.db.types import say_flags_bare
 from common.db.writing import FileLock, Writer
 from common.errors import Misconfigured
 
@@ -289,6 +290,7 @@ def _sqlite(url: str, *, pool_size: int) -> Engine:
         max_overflow=pool_size,
         connect_args={"timeout": 10, "check_same_thread": False},
     )
+    say_flags_bare(engine.dialect)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:

@@ -25,12 +25,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
 from common.clock import database_now, read_sqlite_text, sqlite_text
-from common.db.types import Id, UtcDateTime
+from common.db.types import Id, UtcDateTime, say_flags_bare
 
 _DIALECTS: Mapping[str, Any] = {
     "postgresql": PGDialect_psycopg(paramstyle="numeric_dollar"),  # type: ignore[no-untyped-call]
     "sqlite": SQLiteDialect_pysqlite(paramstyle="qmark"),
 }
+say_flags_bare(_DIALECTS["sqlite"])
 _MICROSECOND = timedelta(microseconds=1)
 _NOTHING: Mapping[str, Any] = {}
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import orjson
 from sqlalchemy import JSON, BigInteger, ColumnElement, Integer, LargeBinary, String, Text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement, bindparam
@@ -29,7 +30,7 @@ __all__ = [
     "UtcDateTime",
     "among",
     "current_transaction",
-    "unset",
+    "say_flags_bare",
 ]
 
 
@@ -174,14 +175,16 @@ def _sqlite_among(element: Any, compiler: Any, **kw: Any) -> str:
     return f"{compiler.process(column, **kw)} IN (SELECT value FROM json_each({compiler.process(listing, **kw)}))"
 
 
-class unset(FunctionElement[bool]):  # noqa: N801 - reads as the SQL operator that it is
-    """`NOT column` on both databases: SQLAlchemy says `column = 0` to SQLite, whose planner then does not find a partial index."""
+class _FlagsBare(SQLiteCompiler):
+    """Says `column` and `NOT column` to SQLite, where SQLAlchemy says `column = 1` and `= 0`: by those no planner finds a partial index."""
 
-    type = Boolean()
-    inherit_cache = True
-    _is_implicitly_boolean = True
+    def visit_is_true_unary_operator(self, element: Any, operator: Any, **kw: Any) -> str:  # noqa: ARG002
+        return self.process(element.element, **kw)
+
+    def visit_is_false_unary_operator(self, element: Any, operator: Any, **kw: Any) -> str:  # noqa: ARG002
+        return f"(NOT {self.process(element.element, **kw)})"
 
 
-@compiles(unset)
-def _unset(element: Any, compiler: Any, **kw: Any) -> str:
-    return f"(NOT {compiler.process(next(iter(element.clauses)), **kw)})"
+def say_flags_bare(dialect: Dialect) -> None:
+    """Have a SQLite dialect say conditions on flags as the predicates of indexes do."""
+    dialect.statement_compiler = _FlagsBare

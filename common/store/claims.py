@@ -41,7 +41,7 @@ from common.clock import database_now
 from common.db.prepared import Prepared
 from common.db.rows import Writes, insert_rows, write_rows
 from common.db.tables import AttemptOutcome, attempts, tasks
-from common.db.types import Id, TextList, UtcDateTime, among, unset
+from common.db.types import Id, TextList, UtcDateTime, among
 from common.ids import InstanceId, LeaseToken, TaskId, TenantId, WorkerId
 from common.lifecycle import TaskStatus
 from common.polls import POLL, unwrap
@@ -121,7 +121,7 @@ UNBOUNDED = 1_000_000
 
 def _waits(rows: FromClause) -> tuple[ColumnElement[bool], ...]:
     """The predicate of the index of what is due, literally: behind a parameter, or said otherwise, no planner finds it."""
-    return (rows.c.status == literal_column("'pending'"), unset(rows.c.held), unset(rows.c.gated))
+    return (rows.c.status == literal_column("'pending'"), not_(rows.c.held), not_(rows.c.gated))
 
 
 _clock = select(database_now().label("now"), may_limit_any().label("are_limited")).cte("clock")
@@ -148,7 +148,7 @@ def _due_pairs() -> Select[Any]:
 
 
 def _due_types() -> Select[Any]:
-    tenants = turns.tenants(tasks, _waits)
+    tenants = turns.tenants(tasks, _waits, "type")
     mine = func.json_each(bindparam("types", type_=TextList())).table_valued("value").alias("mine")
     return (
         select(tenants.c.tenant_id, mine.c.value.label("type"))

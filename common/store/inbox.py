@@ -21,6 +21,7 @@ from sqlalchemy import (
     func,
     lateral,
     literal_column,
+    not_,
     select,
     true,
     tuple_,
@@ -30,7 +31,7 @@ from sqlalchemy import (
 from common.db.prepared import Prepared
 from common.db.rows import Writes, insert_rows
 from common.db.tables import InboxType, inbox
-from common.db.types import BigIdList, Id, IdList, among, unset
+from common.db.types import BigIdList, Id, IdList, among
 from common.ids import InstanceId, TenantId
 from common.store import turns
 from common.store.turns import FROM_THE_FIRST
@@ -111,10 +112,10 @@ class Page:
 
 
 def _is_ready(rows: FromClause) -> tuple[ColumnElement[bool], ...]:
-    return (unset(rows.c.parked),)
+    return (not_(rows.c.parked),)
 
 
-_walk = turns.tenants(inbox, _is_ready)
+_walk = turns.tenants(inbox, _is_ready, "id")
 _tenants = select(_walk.c.tenant_id).where(_walk.c.tenant_id.is_not(None)).limit(TENANTS_AT_ONCE)
 _TENANTS = Prepared(_tenants)
 _PAGE_OF = Prepared(

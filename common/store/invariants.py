@@ -47,7 +47,7 @@ from common.db.tables import (
     timers,
     workers,
 )
-from common.db.types import UtcDateTime, unset
+from common.db.types import UtcDateTime
 from common.ids import InstanceId, TenantId
 from common.lifecycle import FINAL, FROZEN, OPEN, InstanceStatus, TaskStatus
 
@@ -340,14 +340,14 @@ _DELAYS = Prepared(
             or_(
                 and_(
                     tasks.c.status == literal_column("'pending'"),
-                    unset(tasks.c.held),
+                    not_(tasks.c.held),
                     tasks.c.start_by_at < _BEFORE,
                 ),
                 and_(tasks.c.finished_at.is_(None), tasks.c.finish_by_at < _BEFORE),
             )
         ),
-        _count(unset(inbox.c.parked)),
-        select(func.min(inbox.c.accepted_at)).where(unset(inbox.c.parked)).scalar_subquery(),
+        _count(not_(inbox.c.parked)),
+        select(func.min(inbox.c.accepted_at)).where(not_(inbox.c.parked)).scalar_subquery(),
     )
 )
 

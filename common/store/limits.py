@@ -49,7 +49,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 from common.clock import read_now
 from common.db.rows import update_rows
 from common.db.tables import Source, instances, limits, tasks
-from common.db.types import Id, UtcDateTime, among, unset
+from common.db.types import Id, UtcDateTime, among
 from common.ids import TaskId, TenantId
 
 _c = limits.c
@@ -186,8 +186,8 @@ def _is_due(t: Any, now: ColumnElement[datetime]) -> ColumnElement[bool]:
     return and_(
         t.status == literal_column("'pending'"),  # as the indexes say it
         t.finished_at.is_(None),
-        unset(t.held),
-        unset(t.gated),
+        not_(t.held),
+        not_(t.gated),
         t.run_at <= now,
     )
 

@@ -22,6 +22,7 @@ from sqlalchemy import (
     distinct,
     func,
     literal_column,
+    not_,
     select,
     true,
 )
@@ -29,7 +30,7 @@ from sqlalchemy import (
 from common.clock import database_now
 from common.db.prepared import Prepared
 from common.db.tables import inbox, instances
-from common.db.types import Id, unset
+from common.db.types import Id
 from common.ids import InstanceId
 from common.store.inbox import InboxRow, inbox_row, read_ready
 from common.store.instances import LOCKED, LockedInstance, locked_instance
@@ -88,7 +89,7 @@ def _ready(page: CTE, *, locks_also: bool = False) -> Prepared:
 
 _page = (
     select(*inbox.c)
-    .where(unset(inbox.c.parked))
+    .where(not_(inbox.c.parked))
     .order_by(inbox.c.tenant_id, inbox.c.id)
     .limit(literal_column(str(FIRST)))
     .cte("page")

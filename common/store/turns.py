@@ -42,17 +42,21 @@ _Waits = Callable[[FromClause], tuple[ColumnElement[bool], ...]]
 _AFTER = bindparam("turn_after", type_=Id())
 
 
-def tenants(table: Table, waits: _Waits) -> CTE:
+def tenants(table: Table, waits: _Waits, then: str) -> CTE:
     """The tenants behind the bound `turn_after` with rows that `waits`, by id; a row of null at the end.
 
-    There must be an index that begins with `tenant_id` and has the predicate of `waits`, literally.
+    There must be an index of `tenant_id` and the column `then` that has the predicate of `waits`, literally. Without that column in the order
+    SQLite may take another index of tenants, and read each of their rows that waits no more.
     """
 
     def next_behind(tenant: ColumnElement[Any]) -> ColumnElement[Any]:
         rows = table.alias()
         behind = select(rows.c.tenant_id).where(*waits(rows), rows.c.tenant_id > tenant)
         return (
-            behind.order_by(rows.c.tenant_id).limit(literal_column("1")).scalar_subquery().label("tenant_id")
+            behind.order_by(rows.c.tenant_id, rows.c[then])
+            .limit(literal_column("1"))
+            .scalar_subquery()
+            .label("tenant_id")
         )
 
     walk = select(next_behind(_AFTER)).cte("walk", recursive=True)

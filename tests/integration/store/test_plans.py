@@ -1,10 +1,11 @@
-"""`python -m benchmarks.plans` in small: it fills, calls and explains the hot statements, and knows a bad plan."""
+"""`python -m benchmarks.plans` and `plans_sqlite` in small: they fill, call and explain the hot statements, and know a bad plan."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from benchmarks import plans
+from benchmarks import plans, plans_sqlite
 from common.db import Database
 from tests.support.postgres import PostgresServer
 
@@ -49,3 +50,32 @@ def test_no_hot_statement_reads_far_more_than_it_finds(empty_url: str) -> None:
     assert whole.reads_whole
     assert (index.reads_whole, index.reads_in_vain, index.rows_read) == (False, True, ROWS // 2), index
     assert (row.reads_whole, row.reads_in_vain, row.found, row.rows_read) == (False, False, 1, 1), row
+
+
+def test_no_hot_statement_leads_sqlite_through_the_rows_of_others(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/signalbox.db"
+    report = plans_sqlite.examine(url, ROWS)
+
+    assert report["problems"] == [], "\n\n".join(report["problems"])
+    assert set(report["statements"]) >= set(plans.HOT) - set(plans_sqlite.ONLY_POSTGRESQL)
+
+    database = Database.open(url)
+    try:
+        told = plans_sqlite.count_steps(
+            database,
+            {
+                # As flags were said once: the index of instances that wait for a place knows them bare.
+                "whole": lambda tx: tx.exec_driver_sql(
+                    "SELECT count(*) FROM instances WHERE queued = 1 AND status = 'pending'"
+                ),
+                "an index": lambda tx: tx.exec_driver_sql(
+                    "SELECT count(*) FROM instances WHERE queued AND status = 'pending'"
+                ),
+            },
+        )
+    finally:
+        database.dispose()
+    [whole], [index] = told.values()
+    assert whole.is_too_long, whole
+    assert not index.is_too_long, index
+    assert "ix_instances_queued" in index.plan
