@@ -5,9 +5,9 @@
     python -m benchmarks.fairness -n 20000 --seconds 30 --rate 2 --json
 
 The quiet tenant starts workflows of three no-op steps at a steady rate, first with the engine for itself. Then the
-workers are stopped, the other tenant's instances are put into the database (one is stepped to its first task and copied in
-SQL, so that they are all there at once), the workers come back, and the quiet tenant goes on as before. Latencies are
-from `created_at` to `finished_at`, on the database's clock; the two workers are one process each.
+other tenant's instances are put into the database (one, stepped to its first task before, is copied in SQL, so that they are all due at
+once), and the quiet tenant goes on as before. Latencies are from `created_at` to `finished_at`, on the database's clock; the two workers are
+one process each. With `--restart` they end and come back with the flood, and know nobody any more.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from common.commands.definitions import apply_definition
 from common.config import Limits
 from common.db import Database
 from common.db.tables import instances, tasks
-from common.ids import TenantId
+from common.ids import InstanceId, TenantId
 from common.store import keys, listing
 from orchestrator.advance import advance_ready
 from orchestrator.stepping import Advancing
@@ -40,6 +40,7 @@ WARM_UP = 20
 SETTLE_SECONDS = 3.0
 PATIENCE_SECONDS = 120.0
 CHART = steps_chart(3)
+NEVER = "2999-01-01 00:00:00.000000"
 
 
 @dataclass(frozen=True)
@@ -93,28 +94,44 @@ def main() -> None:
     parser.add_argument("-n", "--tasks", type=int, default=100_000, help="due tasks of the other tenant")
     parser.add_argument("--seconds", type=float, default=30.0, help="how long either is measured")
     parser.add_argument("--rate", type=float, default=2.0, help="workflows a second of the quiet tenant")
+    parser.add_argument("--restart", action="store_true", help="the workers, as the flood begins")
     parser.add_argument("--postgres", action="store_true", help="a real PostgreSQL from the wheel, fsync on")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     begin()
-    report = measure(asked.tasks, asked.seconds, asked.rate, is_postgres=asked.postgres)
+    report = measure(
+        asked.tasks, asked.seconds, asked.rate, is_postgres=asked.postgres, restarts=asked.restart
+    )
     write_report(report, as_json=asked.json)
 
 
-def measure(due: int, seconds: float, rate: float, *, is_postgres: bool) -> dict[str, Any]:
+def measure(
+    due: int, seconds: float, rate: float, *, is_postgres: bool, restarts: bool = False
+) -> dict[str, Any]:
     options = Options(instances=due, steps=3, modes=(), where="postgres" if is_postgres else "embedded")
     with ExitStack() as ending:
         folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-fairness-")))
         stack = ending.enter_context(bench_stack(options, folder, tell))
         database = application_database(stack, ending)
+        stack.stop_workers()
+        flooding, first = _put_off(database)
+        _start_workers(stack)
         quiet = Quiet(stack, database, _tenant(database, "quiet"), rate)
         quiet.await_all([quiet.start() for _ in range(WARM_UP)])
         alone = quiet.measure(seconds)
         tell(f"alone: p50 {alone.p50:.1f} ms, p99 {alone.p99:.1f} ms")
-        stack.stop_workers()
-        flooding = _flood(database, due)
-        for ready in stack.start_workers():
-            tell(f"{ready.name}: {ready.detail}")
+        if restarts:
+            stack.stop_workers()
+        copy_instance(
+            database,
+            first,
+            due,
+            tables=(instances, tasks),
+            changes={"tasks": {"run_at": "o.created_at"}},
+        )
+        tell(f"{due:,} tasks of another tenant are due")
+        if restarts:
+            _start_workers(stack)
         time.sleep(SETTLE_SECONDS)
         before, began = _tasks_done(database, flooding), time.monotonic()
         beside = quiet.measure(seconds)
@@ -125,6 +142,7 @@ def measure(due: int, seconds: float, rate: float, *, is_postgres: bool) -> dict
             "database": "PostgreSQL, fsync on" if is_postgres else "SQLite",
             "due tasks of the other tenant": due,
             "quiet workflows a second": rate,
+            "workers restarted": restarts,
             "alone, p50 ms": round(alone.p50, 1),
             "alone, p99 ms": round(alone.p99, 1),
             "beside the flood, p50 ms": round(beside.p50, 1),
@@ -142,14 +160,19 @@ def _tenant(database: Database, name: str) -> TenantId:
     return tenant_id
 
 
-def _flood(database: Database, count: int) -> TenantId:
-    """Step one instance to its first task, and copy both until there are so many."""
+def _start_workers(stack: Stack) -> None:
+    for ready in stack.start_workers():
+        tell(f"{ready.name}: {ready.detail}")
+
+
+def _put_off(database: Database) -> tuple[TenantId, InstanceId]:
+    """An instance of the other tenant, stepped to its first task, which nobody claims."""
     tenant_id = _tenant(database, "flooding")
     first = start(database, tenant_id, str(CHART["id"]))
     advance_ready(Advancing(database, Limits().max_context_bytes), until=time.monotonic() + 60)
-    copy_instance(database, first, count, tables=(instances, tasks))
-    tell(f"{count:,} tasks of another tenant are due")
-    return tenant_id
+    with database.transaction() as tx:
+        tx.exec_driver_sql(f"UPDATE tasks SET run_at = '{NEVER}' WHERE instance_id = '{first}'")
+    return tenant_id, first
 
 
 def _tasks_done(database: Database, tenant_id: TenantId) -> int:

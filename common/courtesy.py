@@ -12,7 +12,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from common.ids import TenantId
 
@@ -29,11 +29,30 @@ QUIET = 20.0
 soonest, and everybody of it with them.
 """
 
+REMEMBERED_SECONDS = 600.0
+"""For so long after somebody quiet was here he is expected back: a flood goes on in portions that he can wait for."""
+EXPECTED_MAX = 16
+"""Tenants that are expected back, of however many come and go."""
 FORGOTTEN = 0.1
 """Steps a second that are none any more. Below one, so that steps which come one by one add up."""
 
 
 T = TypeVar("T")
+
+
+class Portions(NamedTuple):
+    """How much of a flood is done in one go, for which whoever comes has to wait: with nobody else in sight, while somebody quiet is expected
+    back (`Volumes.is_quiet_expected`), and beside him. The smaller, the less is done in all.
+    """
+
+    alone: int
+    expecting: int
+    beside: int
+
+    def now(self, volumes: Volumes, *, is_beside: bool) -> int:
+        if is_beside:
+            return self.beside
+        return self.expecting if volumes.is_quiet_expected else self.alone
 
 
 def in_turn(ones: Sequence[T], tenant_of: Callable[[T], TenantId]) -> list[T]:
@@ -72,11 +91,15 @@ class Courtesy:
 
 
 class Volumes:
-    """How much each tenant has had done of late, as a rate a second that forgets within some seconds. For one thread."""
+    """How much each tenant has had done of late, as a rate a second that forgets within some seconds. For one thread.
+
+    Of those that had little done it is remembered for some minutes that they were here.
+    """
 
     def __init__(self) -> None:
         self._rates: dict[TenantId, float] = {}
         self._noted_at = time.monotonic()
+        self._expected: dict[TenantId, float] = {}  # until when, who was here last at the end
 
     def note(self, counts: Mapping[TenantId, int]) -> None:
         """So much of each tenant was done just now."""
@@ -85,12 +108,23 @@ class Volumes:
         self._rates = {one: rate for one, was in self._rates.items() if (rate := was * left) > FORGOTTEN}
         for one, count in counts.items():
             self._rates[one] = self._rates.get(one, 0.0) + count
+            if self.is_quiet(one):
+                self._expected.pop(one, None)
+                self._expected[one] = now + REMEMBERED_SECONDS
+        while len(self._expected) > EXPECTED_MAX:
+            del self._expected[next(iter(self._expected))]
 
     def is_flood(self, tenant_id: TenantId) -> bool:
         return self._rates.get(tenant_id, 0.0) >= FLOOD
 
     def is_quiet(self, tenant_id: TenantId) -> bool:
         return self._rates.get(tenant_id, 0.0) < QUIET
+
+    @property
+    def is_quiet_expected(self) -> bool:
+        """May somebody come any moment who notices how much is done of another at once? He was here of late, and is quiet now."""
+        now = time.monotonic()
+        return any(until > now and self.is_quiet(one) for one, until in self._expected.items())
 
     def has_quiet_beside_flood(self, tenants: Collection[TenantId]) -> bool:
         """Is there one among some tenants who notices how much is done of another at once?"""

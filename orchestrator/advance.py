@@ -36,6 +36,7 @@ import structlog
 from sqlalchemy import Connection
 
 from common import faults
+from common.courtesy import Portions
 from common.db import is_trouble
 from common.ids import InstanceId
 from common.queues.answers import Answer
@@ -45,7 +46,7 @@ from common.store.ready import Ready, lock_and_read
 from orchestrator.alone import each_alone, step_suspect
 from orchestrator.answers import store
 from orchestrator.batch import LostRace
-from orchestrator.laps import SHARED_BATCH, Chosen, Sweep
+from orchestrator.laps import BATCH, Chosen, Sweep
 from orchestrator.locked import NOTHING, Pass, advance_locked, lock_free
 from orchestrator.stepping import Advancing
 
@@ -54,10 +55,8 @@ log = structlog.get_logger("signalbox.orchestrator")
 CROWDED_SECONDS = 0.25
 """For so long after an inbox was too long for one look, turns are chosen."""
 FEW = 2
-ANSWERS_AT_ONCE = 250
-"""Answers that are stepped in one pass: whoever comes next waits for no thousand of them."""
-SHARED_ANSWERS = 20
-"""The same while somebody quiet is there beside a flood."""
+ANSWERS = Portions(250, 64, 20)
+"""Answers that are stepped in one pass."""
 
 
 def advance_ready(advancing: Advancing, *, until: float, sweep: Sweep | None = None) -> Pass:
@@ -81,7 +80,7 @@ def advance_ready(advancing: Advancing, *, until: float, sweep: Sweep | None = N
 
 def advance_pass(advancing: Advancing, sweep: Sweep) -> Pass:
     """Step one batch of ready instances that have not had their turn in this sweep, and publish what changed."""
-    answers = advancing.answers.take(SHARED_ANSWERS if sweep.is_shared else ANSWERS_AT_ONCE)
+    answers = advancing.answers.take(sweep.portion(ANSWERS))
     sweep.note_answers(Counter(answer.end.tenant_id for answer in answers))
     try:
         done = _pass_with(advancing, sweep, answers)
@@ -157,7 +156,7 @@ def _pass_over_all(advancing: Advancing, sweep: Sweep, answers: Sequence[Answer]
 
     def lock(tx: Connection) -> Ready:
         nonlocal ready
-        ready = lock_and_read(tx, portion=SHARED_BATCH, also=_answered(answers))
+        ready = lock_and_read(tx, portion=BATCH.beside, also=_answered(answers))
         if ready.locked:
             faults.hit("after_lock")
         return ready

@@ -12,17 +12,15 @@ from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from common.courtesy import Courtesy, Volumes
+from common.courtesy import Courtesy, Portions, Volumes
 from common.ids import InstanceId, TenantId
 from common.store.inbox import Page, ReadyRow
 from common.store.turns import FROM_THE_FIRST
 
-BATCH = 100
-SHARED_BATCH = 3
+BATCH = Portions(100, 32, 3)
+"""Instances that are stepped in one go."""
 SHARED_SECONDS = 5.0
-"""While a tenant that has few events is there beside one that floods, and for so long after, batches are small: he waits for no hundred of
-another's.
-"""
+"""For so long after a tenant was seen that has few events, beside one that floods, batches are those of who is beside a flood."""
 JUDGED_SECONDS = 0.02
 """For so long it is not asked again who is quiet beside whom, unless somebody new is here: there may be thousands."""
 LONG_QUEUE = 20
@@ -84,6 +82,10 @@ class Sweep:
         is_on_its_way = bool(self.laps) or self.turn_after != FROM_THE_FIRST
         return not is_on_its_way and now >= self.crowded_until and not self.is_shared
 
+    def portion(self, portions: Portions) -> int:
+        """How much of something to take in one go."""
+        return portions.now(self.volumes, is_beside=self.is_shared)
+
     @property
     def passed(self) -> dict[TenantId, int]:
         return {tenant: lap.after for tenant, lap in self.laps.items() if lap.after}
@@ -103,8 +105,7 @@ class Sweep:
         going, rest = self._first(ways, may_rest=is_everybody)
         if rest:
             return Chosen(rest=rest)
-        room = SHARED_BATCH if self.is_shared else BATCH
-        room = max(room, len(going))  # everybody has a turn
+        room = max(self.portion(BATCH), len(going))  # everybody has a turn
         while going and room:
             going = [way for way in going[:room] if way.take()]
             room -= len(going)

@@ -21,6 +21,7 @@ from common import faults
 from common.breaker import BreakerPolicy
 from common.clock import ReadClock
 from common.commands.outcome import report_outcomes
+from common.courtesy import Portions
 from common.db import TASK_RUNNER_QUEUE, Database, is_trouble, note_bell
 from common.db.rows import Writes
 from common.ids import TenantId, WorkerId, new_token
@@ -38,12 +39,10 @@ from task_runner.shares import MEMORY_SECONDS, Shares
 
 log = structlog.get_logger("signalbox.task_runner")
 
-LIGHT_AT_ONCE = 256
+LIGHT = Portions(256, 64, 4)
 """Light handlers that are called in one transaction."""
 HELD_BACK_AT_ONCE = 64
 """Claims of limited tasks in a row, as long as some of each have to wait for their circuit breakers."""
-SHARED_CLAIM = 4
-"""Tasks of one claim beside somebody quiet: light ones are called one after the other before its commit."""
 ORDINARY_SECONDS = 60.0
 """How long light handlers are run as ordinary ones after the database refused a claim that called some."""
 
@@ -165,8 +164,6 @@ class Claiming:
         self._full = []
         if not self._shares.are_several or self.line_length:
             return room
-        if self._shares.protect():
-            room = min(room, SHARED_CLAIM)
         held = self._reporting.count_tenants()
         if max(held.values(), default=0) + room > self._shares.most:
             # Who has his share goes on when one of his ends.
@@ -239,13 +236,7 @@ class Claiming:
             left = self._call_light(tx, due, prepared, light, until)
             self._begin(tx, [*left, *light.take_unbegun()], due.now)
             is_full = len(due.claims) == limit
-            if (
-                left
-                or not is_full
-                or len(taken) >= LIGHT_AT_ONCE
-                or self._shares.protect()
-                or time.monotonic() > until
-            ):
+            if left or not is_full or len(taken) >= self._shares.portion(LIGHT) or time.monotonic() > until:
                 break
         if is_full:  # there may be more than fits here: let others join in
             note_bell(tx, TASK_RUNNER_QUEUE)

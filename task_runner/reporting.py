@@ -22,7 +22,7 @@ from common import faults
 from common.clock import ReadClock
 from common.commands.breakers import log_turned
 from common.commands.outcome import Outcome, Reported, report_known, report_outcomes
-from common.courtesy import in_turn
+from common.courtesy import Portions, in_turn
 from common.db import Database, is_trouble
 from common.ids import TaskId, TenantId
 from common.store.claims import TaskClaim
@@ -38,10 +38,8 @@ log = structlog.get_logger("signalbox.task_runner")
 
 UNREPORTED_MAX = 1_024
 """Tasks that are called, wait to be, or have ended and wait for their commit; beyond it nothing is claimed, so that a slow database is not run away from."""
-STORED_AT_ONCE = 128
-"""Outcomes that the committer stores in one go: whoever comes next waits for them."""
-STORED_BESIDE_QUIET = 16
-"""The same while somebody quiet is there beside a flood."""
+STORED = Portions(128, 32, 16)
+"""Outcomes that the committer stores in one go."""
 LAST_REPORT = 2.0
 """Seconds that a drain waits for the commit of what has ended."""
 REJECTION = TaskError("output.rejected", "the database refused what the handler returned", retryable=False)
@@ -94,7 +92,7 @@ class Reporting:
     """The claims of this process and their outcomes. Safe to use from any thread.
 
     `on_freed` is told how many limited tasks are held no more; `on_room` is called then, and once after `want_room` when
-    some claim is held no more. `protects` tells whether somebody quiet should not wait for much of another's;
+    some claim is held no more. `portion` tells how much to store in one go;
     `on_due` is called when a task is to be tried again later, with the seconds until then.
     """
 
@@ -105,12 +103,12 @@ class Reporting:
         on_freed: Callable[[int], None],
         on_room: Callable[[], None],
         make_answering: MakeAnswering | None = None,
-        protects: Callable[[], bool] = lambda: False,
+        portion: Callable[[Portions], int] = lambda portions: portions.alone,
         on_due: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         self.database = database
         self._answering = None if make_answering is None else make_answering(self.hand_on)
-        self._protects = protects
+        self._portion = portion
         self._on_due = on_due
         self.on_freed = on_freed
         self.on_room = on_room
@@ -288,7 +286,7 @@ class Reporting:
 
     def _take_portion(self) -> None:
         """What is stored next: of much the first, of the tenants in turn, because somebody's only one may be among a flood of another's."""
-        most = STORED_BESIDE_QUIET if self._protects() else STORED_AT_ONCE
+        most = self._portion(STORED)
         ready = self._ready
         if len(ready) > most:
             ready = in_turn(ready, lambda outcome: outcome.tenant_id)

@@ -19,7 +19,7 @@ from common.breaker import BreakerPolicy
 from common.clock import read_now
 from common.commands.limits import Runs
 from common.commands.outcome import report_outcomes
-from common.courtesy import Courtesy
+from common.courtesy import Courtesy, Portions
 from common.db import Database
 from common.ids import TaskId, TenantId, WorkerId
 from common.queues.answers import Envelope
@@ -37,8 +37,8 @@ from task_runner.reporting import MakeAnswering, Reporting
 from task_runner.resolve import Resolver
 from task_runner.shares import MEMORY_SECONDS, Shares
 
-CLAIMED_AT_ONCE = 128
-"""Tasks of one claim: whoever comes next waits for no more of them."""
+CLAIMED = Portions(128, 32, 4)
+"""Tasks of one claim. Light ones are called one after the other before its commit."""
 
 
 class Runner:
@@ -83,7 +83,7 @@ class Runner:
             on_freed=self.limited.note_ended,
             on_room=on_room,
             make_answering=_answering(worker, say, envelope),
-            protects=shares.protect,
+            portion=shares.portion,
             on_due=on_due,
         )
         self.executor = Executor(
@@ -134,7 +134,7 @@ class Runner:
             has_seen_all = share > before and not limited.has_freed
             room -= before
             # What is claimed may wait for a slot, too: so a backlog is soon over, and what comes next is handed over again.
-            limit = min(min(free, 0) + room + line, CLAIMED_AT_ONCE)
+            limit = min(min(free, 0) + room + line, self._shares.portion(CLAIMED))
             batch = claiming.claim_due(limit) if limit > 0 else Batch(0, is_full=True)
             rest = max(room - len(batch.left), 0)
             behind = claiming.claim_limited(rest if limited.are_any and not has_seen_all else 0)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
-from common.courtesy import Volumes
+from common.courtesy import Portions, Volumes
 from common.ids import TenantId
 
 MEMORY_SECONDS = 60.0
@@ -62,6 +62,12 @@ class Shares:
                 is_so = self._volumes.has_quiet_beside_flood(recent)
                 self._judged[within] = now, is_so
             return is_so
+
+    def portion(self, portions: Portions) -> int:
+        """How much of something to do in one go."""
+        is_beside = self.protect()
+        with self._turn:
+            return portions.now(self._volumes, is_beside=is_beside)
 
     def note_arrivals(self, tenants: Sequence[TenantId]) -> bool:
         """Tasks of these tenants will be here soon. Whoever of them is quiet is protected from now on; is anybody?"""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from common import courtesy
-from common.courtesy import FLOOD
+from common.courtesy import FLOOD, Portions
 from common.lifecycle import InstanceStatus
 from common.queues.offers import name_of
 from orchestrator import advance
@@ -130,7 +130,7 @@ def test_the_first_task_of_who_arrives_is_leased_by_its_step_although_a_line_of_
 def test_a_claim_takes_no_more_than_others_may_wait_for(
     engine: Engine, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "CLAIMED_AT_ONCE", 3)
+    monkeypatch.setattr(run, "CLAIMED", Portions(3, 3, 3))
     for _ in range(MANY):
         engine.start(ONE_TASK)
     engine.advance()
@@ -153,7 +153,7 @@ def test_a_claim_takes_no_more_than_others_may_wait_for(
 def test_answers_are_stepped_in_portions_of_the_tenants_in_turn(
     engine: Engine, quiet: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(advance, "ANSWERS_AT_ONCE", 2)
+    monkeypatch.setattr(advance, "ANSWERS", Portions(2, 2, 2))
     told = Told(engine)
     claims = claimed(engine, *[ONE_TASK] * 3)
     quiet.start(ONE_TASK)
@@ -173,14 +173,13 @@ def test_answers_are_stepped_in_portions_of_the_tenants_in_turn(
 def test_outcomes_are_stored_in_portions_of_the_tenants_in_turn(
     engine: Engine, quiet: Engine, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reporting, "STORED_BESIDE_QUIET", 2)
+    monkeypatch.setattr(reporting, "STORED", Portions(2, 2, 2))
     for one in (engine, engine, engine, quiet):
         one.start(ONE_TASK)
     engine.advance()
     ends = [engine.succeeded(claim) for claim in engine.claim()]
     ends.sort(key=lambda end: end.tenant_id == quiet.tenant_id)
     store = runner.reporting
-    monkeypatch.setattr(store, "_protects", lambda: True)
     portions: list[list[str]] = []
     report = store._report
 

@@ -5,7 +5,19 @@ from types import SimpleNamespace
 import pytest
 
 from common import courtesy
-from common.courtesy import FLOOD, QUIET, REST_SECONDS, SAVED_SECONDS, SHARE, Courtesy, Volumes, in_turn
+from common.courtesy import (
+    EXPECTED_MAX,
+    FLOOD,
+    QUIET,
+    REMEMBERED_SECONDS,
+    REST_SECONDS,
+    SAVED_SECONDS,
+    SHARE,
+    Courtesy,
+    Portions,
+    Volumes,
+    in_turn,
+)
 from common.ids import TenantId
 
 
@@ -115,6 +127,46 @@ def test_somebody_quiet_beside_a_flood_is_no_throng(clock: Clock) -> None:
     assert not volumes.has_quiet_beside_flood([flood, throng])
     assert not volumes.has_quiet_beside_flood([throng, quiet])
     assert not volumes.has_quiet_beside_flood([flood])
+
+
+def test_who_was_quiet_here_is_expected_back_for_some_minutes(clock: Clock) -> None:
+    volumes, flooding, quiet = Volumes(), TenantId("flooding"), TenantId("quiet")
+    portions = Portions(alone=100, expecting=30, beside=3)
+    volumes.note({flooding: 1})
+    volumes.note({flooding: int(FLOOD)})
+    assert not volumes.is_quiet_expected, "a flood begins with one step, too"
+    assert portions.now(volumes, is_beside=False) == 100
+
+    volumes.note({quiet: 1})
+    clock.now += REMEMBERED_SECONDS - 1
+    volumes.note({flooding: int(FLOOD)})
+    assert volumes.is_quiet_expected
+    assert portions.now(volumes, is_beside=False) == 30
+    assert portions.now(volumes, is_beside=True) == 3
+
+    clock.now += 2
+    volumes.note({flooding: int(FLOOD)})
+    assert not volumes.is_quiet_expected
+
+
+def test_who_came_to_have_much_done_is_not_expected_as_somebody_quiet(clock: Clock) -> None:
+    volumes, flooding, other = Volumes(), TenantId("flooding"), TenantId("other")
+    volumes.note({other: 1})
+    volumes.note({other: int(QUIET), flooding: int(FLOOD)})
+
+    assert not volumes.is_quiet_expected
+
+
+def test_of_many_who_were_here_the_last_are_expected(clock: Clock) -> None:
+    volumes = Volumes()
+    for n in range(EXPECTED_MAX + 1):
+        clock.now += 0.01
+        volumes.note({TenantId(f"tenant-{n}"): 1})
+    later = {TenantId(f"tenant-{n}"): int(QUIET) for n in range(1, EXPECTED_MAX + 1)}
+    assert volumes.is_quiet_expected
+
+    volumes.note(later)
+    assert not volumes.is_quiet_expected, "the first, who alone is quiet still, is forgotten"
 
 
 def test_everybody_s_first_comes_before_anybody_s_second() -> None:
