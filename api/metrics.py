@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Connection
 
 from common.breaker import BreakerState
-from common.clock import read_now
+from common.db.now import read_now
 from common.ids import TenantId
 from common.lifecycle import InstanceStatus, TaskStatus
 from common.store import breakers, overview, places

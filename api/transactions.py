@@ -22,8 +22,8 @@ from api.operations import JSON, Answer, Follow
 from api.shapes import instance_json
 from api.waiting import Waiter
 from common import faults
-from common.clock import read_now
 from common.db import Database
+from common.db.now import read_now
 from common.errors import Invalid
 from common.store.idempotency import IdempotencyKey, KeptAnswer, claim, forget, keep
 

@@ -27,12 +27,12 @@ from typing import Any
 from sqlalchemy import Connection, event
 
 from benchmarks.stacks import begin, tell
-from common.clock import read_now
 from common.commands.definitions import apply_definition
 from common.commands.start import Start, start_instance
 from common.config import Limits
 from common.db import Database
 from common.db.migrate import upgrade
+from common.db.now import read_now
 from common.db.rows import update_rows
 from common.db.tables import instances as instances_table
 from common.ids import InstanceId, LeaseToken, TaskId, TenantId, WorkerId, new_token

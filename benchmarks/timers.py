@@ -20,11 +20,11 @@ from typing import Any
 
 from benchmarks.copies import copy_instance
 from benchmarks.stacks import begin, cpu_by_part, tell, write_report
-from common.clock import read_now
 from common.commands.definitions import apply_definition
 from common.commands.start import Start, start_instance
 from common.config import Limits
 from common.db import Database
+from common.db.now import read_now
 from common.db.tables import instances, timers
 from common.store import keys
 from signalbox.bench import Options, bench_stack

@@ -1,6 +1,6 @@
 """The one clock that decides: the database's.
 
-Leases, timers and due dates compare with `read_now(tx)`, the first statement of a transaction; process clocks
+Leases, timers and due dates compare with `read_now(tx)` (`common.db.now`), the first statement of a transaction; process clocks
 only measure how long something took. A test sets the time in one place: `signalbox.now` on PostgreSQL
 (`ALTER DATABASE … SET signalbox.now = '…'`), `set_host_clock` for SQLite.
 """
@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, DateTime, select
+from sqlalchemy import DateTime
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
@@ -30,7 +30,6 @@ __all__ = [
     "database_now",
     "instant_text",
     "parse_instant",
-    "read_now",
     "read_sqlite_text",
     "set_host_clock",
     "sqlite_now_text",
@@ -75,14 +74,6 @@ def _postgresql_now(_element: Any, _compiler: Any, **_kw: Any) -> str:
 @compiles(database_now, "sqlite")
 def _sqlite_now(_element: Any, _compiler: Any, **_kw: Any) -> str:
     return f"{SQLITE_NOW}()"
-
-
-_READ_NOW = select(database_now())
-
-
-def read_now(tx: Connection) -> datetime:
-    """Return the database's time, aware UTC, with microseconds."""
-    return tx.execute(_READ_NOW).scalar_one()
 
 
 def utc_now() -> datetime:

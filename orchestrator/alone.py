@@ -13,8 +13,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from common.canonical import storable
-from common.clock import read_now
 from common.db import is_trouble
+from common.db.now import read_now
 from common.decide import Incident
 from common.ids import InstanceId
 from common.store import inbox, instances

@@ -12,10 +12,10 @@ from sqlalchemy import Connection
 
 from common import faults
 from common.canonical import read
-from common.clock import read_now
 from common.commands.outcome import WorkflowEnd, end_workflow_items
 from common.config import Limits
 from common.db import ORCHESTRATOR_QUEUE, Database, note_bell
+from common.db.now import read_now
 from common.store import inbox, joins
 from common.store.joins import StartableItem
 from orchestrator.children import Children

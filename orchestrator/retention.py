@@ -17,9 +17,9 @@ from itertools import count
 
 import structlog
 
-from common.clock import read_now
 from common.commands.retention import due_rules
 from common.db import Database
+from common.db.now import read_now
 from common.retention import Keeping
 from common.store import inbox, limits, retention
 from common.store.limits import LimitKey

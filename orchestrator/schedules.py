@@ -25,11 +25,12 @@ from sqlalchemy.exc import DBAPIError
 
 from common import faults
 from common.canonical import dumps, read, storable
-from common.clock import instant_text, parse_instant, read_now
+from common.clock import instant_text, parse_instant
 from common.commands.control import cancel_instance
 from common.commands.schedules import actor_of, start_run, timing_of, waiting_for
 from common.config import Limits
 from common.db import Database, is_trouble
+from common.db.now import read_now
 from common.errors import Conflict, SignalboxError
 from common.ids import InstanceId
 from common.schedule import Overlap, Run, ScheduleInvalid, Turn, take_turn

@@ -6,10 +6,10 @@ from datetime import timedelta
 
 from sqlalchemy import Connection
 
-from common.clock import read_now
 from common.commands import breakers
 from common.commands.outcome import expire_leases, time_out_tasks
 from common.db import TASK_RUNNER_QUEUE, Database, note_bell
+from common.db.now import read_now
 from common.store import idempotency, workers
 
 WORKERS_KEPT = timedelta(days=1)

@@ -10,8 +10,8 @@ import time
 
 from sqlalchemy import Connection
 
-from common.clock import read_now
 from common.db import Database
+from common.db.now import read_now
 from common.db.tables import InboxType
 from common.store import inbox, timers
 

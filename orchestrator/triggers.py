@@ -22,10 +22,10 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from common.canonical import dumps, read, size, storable
-from common.clock import read_now
 from common.commands.publish import Reaction, start_by_triggers
 from common.config import Limits
 from common.db import ORCHESTRATOR_QUEUE, Database, is_trouble, note_bell
+from common.db.now import read_now
 from common.db.tables import InboxType
 from common.errors import Invalid
 from common.event_names import is_well_formed

@@ -22,11 +22,12 @@ import orjson
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from common.clock import instant_text, read_now
+from common.clock import instant_text
 from common.commands.limits import asked_again, declare
 from common.commands.verify import verify_instance
 from common.config import Limits
 from common.db import Database, is_trouble
+from common.db.now import read_now
 from common.db.tables import DefinitionStatus, tasks
 from common.decision import NOT_RUN_BY_A_RUNNER
 from common.errors import Conflict, Invalid, LimitExceeded, NotFound, SignalboxError

@@ -29,8 +29,8 @@ from common.breaker import (
     probed,
 )
 from common.canonical import read
-from common.clock import read_now
 from common.commands.breakers import ENGINE
+from common.db.now import read_now
 from common.store import breakers as store
 from common.store.breakers import HeldBack
 from common.store.claims import TaskClaim

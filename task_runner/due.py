@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from common.db.prepared import read_now
+from common.db.now import read_now
 from common.store import claims
 
 LATE_COMMIT = timedelta(seconds=1)

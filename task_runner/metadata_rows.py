@@ -11,8 +11,8 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from common.canonical import read
-from common.clock import read_now
 from common.db import Database
+from common.db.now import read_now
 from common.metadata import MAX_KEYS, key_text, value_text
 from common.store import metadata as store
 from common.store.claims import TaskClaim

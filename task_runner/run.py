@@ -16,11 +16,11 @@ from datetime import timedelta
 from sqlalchemy import Connection
 
 from common.breaker import BreakerPolicy
-from common.clock import read_now
 from common.commands.limits import Runs
 from common.commands.outcome import report_outcomes
 from common.courtesy import Courtesy, Portions
 from common.db import Database
+from common.db.now import read_now
 from common.ids import TaskId, TenantId, WorkerId
 from common.queues.answers import Envelope
 from common.queues.dispatcher import Drained

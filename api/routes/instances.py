@@ -40,7 +40,6 @@ from api.shapes import (
     waits_json,
 )
 from common.canonical import read
-from common.clock import read_now
 from common.commands.absent import absent_instance
 from common.commands.configs import Wanted, read_wanted, scope_id_of
 from common.commands.contracts import CONTRACTS
@@ -48,6 +47,7 @@ from common.commands.limits import explain_waits
 from common.commands.send import add_note, send_alone, send_event
 from common.commands.start import Start, Started, start_alone, start_instance
 from common.commands.verify import verify_instance
+from common.db.now import read_now
 from common.db.tables import IncidentStatus
 from common.errors import LimitExceeded, SignalboxError
 from common.ids import InstanceId, TenantId, is_id

@@ -12,8 +12,8 @@ from api.schemas.answers import Task, TaskPage
 from api.schemas.queries import TaskQuery
 from api.schemas.requests import ClaimBody, CompleteBody, DelegateBody, EmptyBody, FailBody, RejectBody
 from api.shapes import task_json
-from common.clock import read_now
 from common.commands import people
+from common.db.now import read_now
 from common.db.tables import Role
 from common.errors import Conflict, Forbidden
 from common.ids import is_id

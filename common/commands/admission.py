@@ -20,9 +20,9 @@ from sqlalchemy import Connection
 
 from common import decide_compensation
 from common.canonical import dumps, read
-from common.clock import read_now
 from common.commands.contracts import CONTRACTS
 from common.db import ORCHESTRATOR_QUEUE, note_bell
+from common.db.now import read_now
 from common.db.tables import InboxType
 from common.errors import Conflict, Invalid
 from common.ids import InstanceId, TenantId

@@ -26,9 +26,9 @@ from common.breaker import (
     keys_of,
     opened,
 )
-from common.clock import read_now
 from common.config import Limits
 from common.db import TASK_RUNNER_QUEUE, note_bell
+from common.db.now import read_now
 from common.errors import Invalid, LimitExceeded, NotFound
 from common.ids import TenantId
 from common.store import breakers as store

@@ -14,9 +14,9 @@ from typing import Any
 from sqlalchemy import Connection
 
 from common.canonical import clean, dumps, read, size
-from common.clock import read_now
 from common.commands.start import MAX_KEY
 from common.config import Limits
+from common.db.now import read_now
 from common.db.tables import ConfigScope, DefinitionStatus
 from common.errors import Invalid, LimitExceeded, NotFound
 from common.ids import TenantId, is_id, new_id

@@ -15,11 +15,11 @@ from sqlalchemy import Connection
 
 from common.canonical import dumps, read, size
 from common.catalogue import OWN
-from common.clock import read_now
 from common.commands.activation import Activation, activate_starts, deactivate_starts, trigger_problems
 from common.commands.contracts import schema_problems
 from common.commands.task_options import option_problems
 from common.config import Limits
+from common.db.now import read_now
 from common.db.tables import DefinitionStatus
 from common.errors import Conflict, Invalid, LimitExceeded, NotFound
 from common.ids import DefinitionId, TenantId, new_id

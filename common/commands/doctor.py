@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import Connection
 
 from common.canonical import read
-from common.clock import read_now
 from common.commands.findings import Finding
 from common.commands.verify import verify_instance
 from common.db import Database
+from common.db.now import read_now
 from common.db.tables import TimerStatus
 from common.decision import TIMEOUT_TIMER
 from common.lifecycle import ENDED, FINAL, OPEN, InstanceStatus, TaskStatus

@@ -11,12 +11,12 @@ from functools import partial
 from sqlalchemy import Connection
 
 from common.canonical import dumps
-from common.clock import read_now
 from common.commands.absent import absent_instance
 from common.commands.bulk import Bulk
 from common.commands.control import cancel_instance
 from common.commands.send import reason_text
 from common.db import ORCHESTRATOR_QUEUE, note_bell
+from common.db.now import read_now
 from common.db.tables import InboxType
 from common.errors import Conflict
 from common.ids import InstanceId, TenantId, is_id

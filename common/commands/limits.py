@@ -17,8 +17,8 @@ from math import floor
 from sqlalchemy import Connection
 
 from common.canonical import read
-from common.clock import read_now
 from common.db import TASK_RUNNER_QUEUE, note_bell
+from common.db.now import read_now
 from common.db.tables import Source
 from common.errors import Invalid, NotFound
 from common.ids import LeaseToken, TaskId, TenantId, WorkerId

@@ -17,10 +17,11 @@ from typing import Any
 from sqlalchemy import Connection
 
 from common.canonical import clean, read
-from common.clock import instant_text, read_now
+from common.clock import instant_text
 from common.commands.people import check_link, complete_task, record, record_refusal, reject_task
 from common.commands.send import event_text, require_legal, send_event
 from common.config import Limits
+from common.db.now import read_now
 from common.errors import Invalid
 from common.ids import InstanceId, TaskId, TenantId, is_id
 from common.lifecycle import TaskStatus, instance_can

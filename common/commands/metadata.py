@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import Connection
 
 from common.canonical import read
-from common.clock import read_now
 from common.commands.absent import absent_instance
+from common.db.now import read_now
 from common.errors import Conflict, NotFound
 from common.ids import TenantId, is_id
 from common.metadata import MAX_KEYS, key_text, too_many_keys, value_text

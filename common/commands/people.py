@@ -13,11 +13,12 @@ from typing import Any
 from sqlalchemy import Connection
 
 from common.canonical import clean, dumps, read, size
-from common.clock import instant_text, read_now
+from common.clock import instant_text
 from common.commands.outcome import Decision, Outcome, report_decision, report_outcomes
 from common.commands.send import MAX_REASON
 from common.config import Limits
 from common.db import ORCHESTRATOR_QUEUE, note_bell
+from common.db.now import read_now
 from common.db.tables import InboxType
 from common.errors import Conflict, Invalid, LimitExceeded, NotFound
 from common.ids import InstanceId, LeaseToken, TenantId, is_id

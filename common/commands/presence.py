@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from common.canonical import dumps
-from common.db.prepared import read_now
+from common.db.now import read_now
 from common.ids import WorkerId, new_id
 from common.store import workers
 from common.store.workers import PublishedHandler

@@ -14,11 +14,11 @@ from typing import Any, Literal
 from sqlalchemy import Connection
 
 from common.canonical import clean, dumps, read
-from common.clock import read_now
 from common.commands.send import event_text, send_event
 from common.commands.start import MAX_KEY, Start, Started, start_instance
 from common.commands.triggers import chart_of_trigger
 from common.config import Limits
+from common.db.now import read_now
 from common.errors import Conflict, Invalid, LimitExceeded, SignalboxError
 from common.ids import InstanceId, TenantId, new_id
 from common.lifecycle import LIVE

@@ -8,7 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from common.clock import instant_text, read_now
+from common.clock import instant_text
+from common.db.now import read_now
 from common.ids import TenantId
 from common.retention import Keeping, kept_for
 from common.store import retention

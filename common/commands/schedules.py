@@ -14,11 +14,12 @@ from typing import Any
 from sqlalchemy import Connection
 
 from common.canonical import clean, dumps, read
-from common.clock import instant_text, read_now
+from common.clock import instant_text
 from common.commands.absent import require_definition
 from common.commands.send import require_size
 from common.commands.start import MAX_KEY, Start, start_instance
 from common.config import Limits
+from common.db.now import read_now
 from common.db.tables import Source
 from common.errors import Conflict, Invalid, LimitExceeded, NotFound
 from common.ids import InstanceId, TenantId, is_id, new_id

@@ -10,8 +10,8 @@ from functools import partial
 from sqlalchemy import Connection
 
 from common.canonical import size
-from common.clock import read_now
 from common.db import Database
+from common.db.now import read_now
 from common.errors import Invalid, LimitExceeded, NotFound
 from common.ids import TenantId
 from common.sealing import Sealed, SealingKeys, Unopened

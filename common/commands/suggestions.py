@@ -8,9 +8,9 @@ from sqlalchemy import Connection
 
 from common.ai_policy import Verdict
 from common.canonical import clean, dumps, read
-from common.clock import read_now
 from common.commands.send import accept, send_event
 from common.config import Limits
+from common.db.now import read_now
 from common.db.tables import InboxType, SuggestionStatus
 from common.errors import Conflict, Invalid, NotFound
 from common.ids import TenantId, is_id

@@ -18,13 +18,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
-from sqlalchemy import Connection, Executable, select
+from sqlalchemy import Connection, Executable
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
-from common.clock import database_now, read_sqlite_text, sqlite_text
+from common.clock import read_sqlite_text, sqlite_text
 from common.db.types import Id, UtcDateTime, say_flags_bare
 
 _DIALECTS: Mapping[str, Any] = {
@@ -136,15 +136,6 @@ def _read(row: Row, readers: Sequence[tuple[int, Convert]]) -> Row:
     for at, reader in readers:
         values[at] = reader(values[at])
     return values
-
-
-_NOW = Prepared(select(database_now()))
-
-
-def read_now(tx: Connection) -> datetime:
-    """The database's time, as `common.clock.read_now` tells it, for who asks again and again."""
-    now: datetime = _NOW.rows(tx)[0][0]
-    return now
 
 
 def as_text(value: Any) -> str | None:

@@ -13,7 +13,8 @@ import orjson
 from sqlalchemy import Boolean, Column, Connection, Integer, LargeBinary, Table, insert, select
 from sqlalchemy.types import TypeDecorator
 
-from common.clock import UtcDateTime, instant_text, parse_instant, read_now
+from common.clock import UtcDateTime, instant_text, parse_instant
+from common.db.now import read_now
 from common.db.rows import insert_rows
 from common.db.tables import (
     attempts,

@@ -23,7 +23,8 @@ from sqlalchemy import (
     update,
 )
 
-from common.clock import database_now, read_now
+from common.clock import database_now
+from common.db.now import read_now
 from common.db.prepared import Prepared
 from common.db.rows import Writes, update_rows, write_rows
 from common.db.tables import AttemptOutcome, attempts, handlers, tasks

@@ -8,8 +8,9 @@ from datetime import datetime
 from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from common.clock import database_now, read_now
+from common.clock import database_now
 from common.credentials import Principal, Secret, make_key
+from common.db.now import read_now
 from common.db.tables import Role, api_keys, tenants
 from common.ids import TenantId, new_id
 

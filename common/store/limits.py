@@ -46,7 +46,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningInsert
 
-from common.clock import read_now
+from common.db.now import read_now
 from common.db.rows import update_rows
 from common.db.tables import Source, instances, limits, tasks
 from common.db.types import Id, UtcDateTime, among

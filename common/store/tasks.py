@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 from common.canonical import read
-from common.clock import read_now
+from common.db.now import read_now
 from common.db.rows import Writes, insert_rows, update_rows
 from common.db.tables import AttemptOutcome, attempts, handlers, tasks
 from common.db.types import UtcDateTime, among

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, not_, select
 from sqlalchemy.exc import DBAPIError
 
-from common.clock import read_now
 from common.db import Database
+from common.db.now import read_now
 from common.db.tables import inbox, tasks, workers
 from common.db.trouble import is_trouble
 from common.lifecycle import TaskStatus

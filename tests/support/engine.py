@@ -15,7 +15,6 @@ from typing import Any
 
 from common.breaker import BreakerPolicy
 from common.canonical import dumps, read
-from common.clock import read_now
 from common.commands import control
 from common.commands.definitions import document_text
 from common.commands.limits import Runs, claim_limited, look
@@ -24,6 +23,7 @@ from common.commands.send import send_event
 from common.commands.start import Start, start_instance
 from common.config import Limits
 from common.db import Database
+from common.db.now import read_now
 from common.ids import InstanceId, TenantId, WorkerId, new_id, new_token
 from common.lifecycle import InstanceStatus
 from common.retention import retention_text

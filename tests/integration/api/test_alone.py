@@ -11,8 +11,8 @@ from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from api.app import services_of
 from api.operations import Answer
 from api.transactions import Transactions
-from common.clock import read_now
 from common.db import ARRIVALS, ORCHESTRATOR_QUEUE, Bells, Database
+from common.db.now import read_now
 from common.db.prepared import Prepared
 from common.db.tables import DefinitionStatus
 from common.ids import new_id

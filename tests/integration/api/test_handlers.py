@@ -7,7 +7,7 @@ import pytest
 
 from common.canonical import dumps
 from common.catalogue import OWN
-from common.clock import read_now
+from common.db.now import read_now
 from common.ids import WorkerId, new_id
 from common.store import workers
 from common.store.workers import PublishedHandler

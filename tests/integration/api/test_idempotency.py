@@ -6,7 +6,7 @@ from datetime import timedelta
 from werkzeug.test import TestResponse
 
 from api.app import services_of
-from common.clock import read_now
+from common.db.now import read_now
 from common.store.idempotency import delete_expired
 from tests.integration.api.conftest import APPROVAL, Api, problem_of
 from tests.support.manual_clock import ManualClock

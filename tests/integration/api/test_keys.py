@@ -3,9 +3,9 @@
 import threading
 from datetime import timedelta
 
-from common.clock import read_now
 from common.credentials import is_key, key_prefix, make_secret, read_secret
 from common.db import Database
+from common.db.now import read_now
 from common.db.tables import Role
 from common.ids import TenantId, new_id
 from common.store import keys

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from common.canonical import dumps
-from common.clock import read_now
+from common.db.now import read_now
 from common.store import workers
 from common.store.workers import PublishedHandler
 from tests.integration.api.conftest import Api, problem_of

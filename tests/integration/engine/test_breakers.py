@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from common.clock import read_now
 from common.commands.breakers import close_breaker, forget_idle, open_breaker, reset_breaker
+from common.db.now import read_now
 from common.errors import LimitExceeded, NotFound
 from common.lifecycle import InstanceStatus
 from common.store import breakers

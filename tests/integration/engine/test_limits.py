@@ -3,8 +3,8 @@
 from datetime import timedelta
 from typing import Any
 
-from common.clock import read_now
 from common.commands.limits import Runs, look
+from common.db.now import read_now
 from common.db.tables import Source
 from common.lifecycle import InstanceStatus
 from common.store import limits

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from common.clock import read_now
 from common.commands.limits import declare
 from common.commands.outcome import Outcome
 from common.db import Database
+from common.db.now import read_now
 from common.db.tables import Source
 from common.lifecycle import InstanceStatus
 from common.retention import Keeping

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
-from common.clock import read_now
 from common.commands.control import cancel_instance
 from common.commands.send import send_event
 from common.db import Database
+from common.db.now import read_now
 from common.ids import InstanceId
 from common.lifecycle import InstanceStatus
 from common.store import inbox, instances, timers

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import Connection
 
-from common.clock import read_now
 from common.db import Database
+from common.db.now import read_now
 from common.ids import InstanceId
 from common.lifecycle import InstanceStatus
 from common.store import inbox, instances

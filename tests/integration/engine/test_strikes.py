@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 import pytest
 
 from common import faults
-from common.clock import read_now
 from common.commands.control import cancel_instance
 from common.db import Database
+from common.db.now import read_now
 from common.faults import FaultInjected
 from common.lifecycle import InstanceStatus
 from common.store import instances

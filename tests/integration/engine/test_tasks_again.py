@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from common.clock import read_now
+from common.db.now import read_now
 from common.ids import InstanceId, TaskId
 from common.store import claims, tasks
 from tests.integration.engine.documents import one_task

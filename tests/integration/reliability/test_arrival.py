@@ -2,8 +2,8 @@
 
 import threading
 
-from common.clock import read_now
 from common.db import Database
+from common.db.now import read_now
 from common.store import workers
 from common.store.workers import PublishedHandler
 

@@ -3,7 +3,7 @@
 import os
 from datetime import timedelta
 
-from common.clock import read_now
+from common.db.now import read_now
 from common.lifecycle import InstanceStatus
 from orchestrator.stepping import Advancing
 from tests.support.engine import LIMITS, Engine

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event
 
-from common.clock import read_now
 from common.db import LONGEST_TRANSACTION, Database
+from common.db.now import read_now
 from common.ids import TenantId, new_token
 from common.store import claims, deadlines, inbox, limits, places, timers
 from common.store.coming import read_coming

@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from common.clock import read_now
 from common.commands.doctor import examine
 from common.commands.retention import due_rules, retention_status
 from common.commands.send import add_note
 from common.db import Database
+from common.db.now import read_now
 from common.db.tables import inbox, incidents, metadata, tasks
 from common.errors import Gone, NotFound
 from common.ids import new_id

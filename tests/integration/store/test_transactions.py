@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ProgrammingError
 
-from common.clock import read_now
 from common.db import Database, is_trouble
+from common.db.now import read_now
 from common.ids import new_id
 from common.store import claims
 from common.store.keys import ensure_tenant, find_tenant

@@ -12,11 +12,11 @@ from common.clock import (
     database_now,
     instant_text,
     parse_instant,
-    read_now,
     set_host_clock,
     sqlite_now_text,
 )
 from common.db import Database
+from common.db.now import read_now
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
