@@ -130,7 +130,26 @@ def test_the_first_task_of_who_arrives_is_leased_by_its_step_although_a_line_of_
 def test_a_claim_takes_no_more_than_others_may_wait_for(
     engine: Engine, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "CLAIMED", Portions(3, 3, 3))
+    monkeypatch.setattr(run, "CLAIMED", Portions(3, 2, 1))
+
+    assert claims_of_a_flood(engine, runner, monkeypatch)[:4] == [3, 3, 3, 3]
+
+
+def test_who_was_here_before_a_flood_is_expected_back(
+    engine: Engine, quiet: Engine, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "CLAIMED", Portions(3, 2, 1))
+    quiet.start(ONE_TASK)
+    engine.advance()
+    runner.claim(until=float("inf"))
+    wait_until(lambda: runner.held == 0, what="his task to end")
+    monkeypatch.setattr("task_runner.shares.JUDGED_SECONDS", float("inf"))  # he has been gone for a while
+
+    assert claims_of_a_flood(engine, runner, monkeypatch)[:4] == [2, 2, 2, 2]
+
+
+def claims_of_a_flood(engine: Engine, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tasks each claim takes of many that are due."""
     for _ in range(MANY):
         engine.start(ONE_TASK)
     engine.advance()
@@ -145,9 +164,8 @@ def test_a_claim_takes_no_more_than_others_may_wait_for(
 
     monkeypatch.setattr(runner.claiming, "claim_due", noted)
     runner.claim(until=float("inf"))
-
-    assert batches[:4] == [3, 3, 3, 3]
     wait_until(lambda: runner.held == 0, what="everything to end")
+    return batches
 
 
 def test_answers_are_stepped_in_portions_of_the_tenants_in_turn(
