@@ -81,6 +81,9 @@ class Settings(BaseSettings):
         1.0, ge=0, le=60, description="how often a worker looks by itself; 0: only at due instants"
     )
     doorbells: bool = True
+    alive_folder: Path | None = Field(
+        None, description="where a worker touches a file named after its duty while it goes on"
+    )
     slots: int = Field(32, ge=1, le=1_000, description="handlers that a task-runner process calls at once")
     isolated_memory_mb: int = Field(
         1_024,

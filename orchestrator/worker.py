@@ -25,6 +25,7 @@ from common.db.schema import require_schema
 from common.ids import WorkerId
 from common.observability import configure_logging
 from common.queues import bootstep, doorbell
+from common.queues.alive import SignOfLife
 from common.queues.answers import Envelope
 from common.queues.app import ADVANCE, make_app
 from common.queues.calls import Listener
@@ -95,7 +96,11 @@ class Orchestrator:
         )
         self.last_death: datetime | None = None
         self.dispatcher = Dispatcher(
-            "orchestrator", work=self._work, due=self.look_at_the_clock, look_seconds=settings.look_seconds
+            "orchestrator",
+            work=self._work,
+            due=self.look_at_the_clock,
+            look_seconds=settings.look_seconds,
+            on_round=SignOfLife(settings.alive_folder, "orchestrator").give,
         )
         self.sweeper = Sweeper(
             self.database, Keeping.of(settings), look_seconds=settings.retention_look_seconds

@@ -25,6 +25,7 @@ from common.db.schema import require_schema
 from common.links import Links
 from common.observability import configure_logging
 from common.queues import bootstep, doorbell
+from common.queues.alive import SignOfLife
 from common.queues.answers import Envelope
 from common.queues.app import RUN, make_app
 from common.queues.arrivals import Arrivals
@@ -93,7 +94,11 @@ class TaskRunner:
             ),
         )
         self.dispatcher = Dispatcher(
-            "task-runner", work=self.runner.claim, due=self._due, look_seconds=settings.look_seconds
+            "task-runner",
+            work=self.runner.claim,
+            due=self._due,
+            look_seconds=settings.look_seconds,
+            on_round=SignOfLife(settings.alive_folder, "task-runner").give,
         )
         self.arrivals = Arrivals(settings.redis_url, self.runner.note_arrivals)
         self.last_death: datetime | None = None

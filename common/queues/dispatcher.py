@@ -46,6 +46,7 @@ class Dispatcher:
 
     `work(until)` does what is ready, for no longer than the monotonic instant `until`. `due()` does what the clock made
     ready (fires timers, expires leases) and returns how many seconds until the next such instant, or None.
+    `on_round()` is called by the resident thread each time it goes round, which is once a second at the least.
     """
 
     def __init__(
@@ -55,11 +56,13 @@ class Dispatcher:
         work: Callable[[float], Drained],
         due: Callable[[], float | None],
         look_seconds: float,
+        on_round: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self._work = work
         self._due = due
         self._look_seconds = look_seconds
+        self._on_round = on_round
         self._turn = threading.Lock()
         self._idle = threading.Condition(self._turn)
         self._again = False
@@ -132,6 +135,7 @@ class Dispatcher:
     def _reside(self) -> None:
         next_look = next_due = time.monotonic()
         while not self._ending.is_set():
+            self._on_round()
             is_look = self._look_seconds > 0 and time.monotonic() >= next_look
             near = time.monotonic() + (TOGETHER if is_look else 0.0)
             # A ring alone does not ask the clock: it would delay what was rung for.

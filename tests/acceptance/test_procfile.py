@@ -5,7 +5,6 @@ import os
 import re
 import secrets
 import shlex
-import socket
 import subprocess
 from base64 import b64encode
 from pathlib import Path
@@ -69,7 +68,7 @@ def production(processes, empty_postgres_url, valkey_url):
         "SIGNALBOX_URL": f"http://{LOOPBACK}:{port}",
         "PORT": str(port),
         "FLOWER_PORT": str(free_port()),
-        "HOSTNAME": socket.gethostname(),
+        "SIGNALBOX_ALIVE_FOLDER": str(processes.folder / "alive"),
     }
     return Production(processes, env)
 
@@ -101,11 +100,6 @@ def test_the_production_set_runs_hello_workflow_is_healthy_and_ends_when_asked(p
     production.env["SIGNALBOX_KEY"] = key
     for name in ("orchestrator", "task-runner", "web", "flower"):
         production.start(name)
-    for name in (
-        "orchestrator",
-        "task-runner",
-    ):  # to ask too early costs seconds: that loads Celery each time
-        production.children[name].wait_for_log(" ready.", seconds=60)
     for service in ("api", "orchestrator", "task-runner", "flower"):
         wait_until(lambda s=service: healthy(production, s), what=f"{service} to be healthy", seconds=60)
 

@@ -1,5 +1,6 @@
 """What starts Signalbox: Procfile, Compose, Dockerfile, Makefile and README name things that exist, in an order that works."""
 
+import os
 import re
 import shlex
 import shutil
@@ -15,6 +16,7 @@ import yaml
 
 from common.config import Settings
 from common.db import ORCHESTRATOR_QUEUE, TASK_RUNNER_QUEUE
+from common.queues.alive import SignOfLife
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -109,6 +111,24 @@ def test_every_lasting_service_says_when_it_is_healthy():
         check = SERVICES[name]["healthcheck"]
         assert check["test"][0] in ("CMD", "CMD-SHELL"), name
         assert check.keys() >= {"interval", "timeout", "retries"}, name
+
+
+@pytest.mark.parametrize("duty", QUEUES)
+def test_a_worker_is_healthy_as_long_as_it_gives_signs_of_life(duty: str, tmp_path: Path) -> None:
+    kind, check = SERVICES[duty]["healthcheck"]["test"]
+    assert kind == "CMD-SHELL"
+
+    def is_healthy() -> bool:
+        asked = ["/bin/sh", "-c", check.replace("$$", "$")]
+        env = {"PATH": os.environ["PATH"], "SIGNALBOX_ALIVE_FOLDER": str(tmp_path)}
+        return subprocess.run(asked, env=env, check=False, capture_output=True).returncode == 0
+
+    assert not is_healthy(), "it has not begun"
+    SignOfLife(tmp_path, duty).give()
+    assert is_healthy()
+    ago = (tmp_path / duty).stat().st_mtime - 40
+    os.utime(tmp_path / duty, (ago, ago))
+    assert not is_healthy(), "forty seconds without one"
 
 
 def test_services_start_in_an_order_that_works():

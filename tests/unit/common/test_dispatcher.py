@@ -82,6 +82,15 @@ def test_a_ring_starts_a_round(table: Table) -> None:
         wait_until(lambda: table.taken == 1, what="the row to be taken")
 
 
+def test_the_resident_thread_says_that_it_goes_round(table: Table) -> None:
+    rounds = threading.Semaphore(0)
+    dispatcher = Dispatcher("test", work=table.work, due=never_due, look_seconds=0, on_round=rounds.release)
+    dispatcher.start()
+    for _ in range(3):
+        assert rounds.acquire(timeout=PATIENCE)
+    assert dispatcher.end(wait=PATIENCE)
+
+
 def test_an_answer_works_in_the_calling_thread_and_says_what_it_did(table: Table) -> None:
     dispatcher = Dispatcher("test", work=table.work, due=never_due, look_seconds=0)  # no thread of its own
     table.commit(3)
