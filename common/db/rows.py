@@ -150,7 +150,7 @@ class Writes:
         if not ids:
             return
         if self._is_collected:
-            text = f"DELETE FROM {table.name} WHERE id = ANY(CAST({{}} AS bigint[]))"
+            text = f"DELETE FROM {table.name} WHERE id = {_any_of('bigint')}"
             self._parts.append(_Write(text, (as_text(ids),), len(ids)))
         else:
             text = f"DELETE FROM {table.name} WHERE id IN (SELECT value FROM json_each(?))"
@@ -237,9 +237,18 @@ def _update_text(
     # Said twice: PostgreSQL takes a recordset for a hundred rows, and would rather join it with all of a small table. Such a plan
     # is kept while the table grows.
     first = match[0][0]
-    found.append(f"{table.name}.{first} = ANY(CAST({{}} AS {table.c[first].type.compile(_POSTGRESQL)}[]))")
+    found.append(f"{table.name}.{first} = {_any_of(table.c[first].type.compile(_POSTGRESQL))}")
     recordset = _recordset(table, (*match, *((name, name) for name in changed)))
     return f"UPDATE {table.name} SET {', '.join(sets)} FROM {recordset} WHERE {' AND '.join(found)}"
+
+
+def _any_of(type: str) -> str:
+    """One of a list that is a parameter, from a query of its own, so that the planner never knows how long it is.
+
+    Where it does, a plan for each list looks cheaper than the one that is kept, once the tables have grown: it is made each time, which takes as
+    long as to execute it.
+    """
+    return f"ANY(CAST((SELECT CAST({{}} AS {type}[])) AS {type}[]))"
 
 
 def _found(rows: Sequence[Mapping[str, Any]], match: Match) -> str | None:

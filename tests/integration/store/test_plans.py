@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import plans, plans_sqlite
-from common.db import Database
+from common.db import LONGEST_TRANSACTION, Database, tables
+from common.db.rows import Writes
 from tests.support.postgres import PostgresServer
 
 ROWS = 20_000
@@ -50,6 +51,25 @@ def test_no_hot_statement_reads_far_more_than_it_finds(empty_url: str) -> None:
     assert whole.reads_whole
     assert (index.reads_whole, index.reads_in_vain, index.rows_read) == (False, True, ROWS // 2), index
     assert (row.reads_whole, row.reads_in_vain, row.found, row.rows_read) == (False, False, 1, 1), row
+    assert plans_of_a_write(empty_url) == (7, 5), "PostgreSQL tries five plans of their own, then keeps one"
+
+
+def plans_of_a_write(url: str) -> tuple[int, int]:
+    """How often the plan that is kept was used for a step's write of one row, and how often one was made for it."""
+    database = Database.open(url, longest_transaction=LONGEST_TRANSACTION)
+    try:
+        with database.transaction() as tx:
+            ids = [row[0] for row in tx.exec_driver_sql("SELECT id FROM tasks LIMIT 12")]
+            for one in ids:
+                writes = Writes(tx)
+                writes.update(tables.tasks, [{"id": one, "name": "again"}], match=(("id", "id"),))
+                writes.run()
+            [plans_made] = tx.exec_driver_sql(
+                "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE 'WITH w0%%'"
+            ).all()
+            return plans_made[0], plans_made[1]
+    finally:
+        database.dispose()
 
 
 def test_no_hot_statement_leads_sqlite_through_the_rows_of_others(tmp_path: Path) -> None:
