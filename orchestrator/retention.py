@@ -72,9 +72,7 @@ def _sweep_once(database: Database, keeping: Keeping, rest: Rest, batch: int) ->
 
 
 def _sweep_batch(database: Database, rule: Rule, after: Position | None, batch: int) -> Swept:
-    return database.run(
-        lambda tx: retention.sweep_batch(tx, rule, after, now=read_now(tx), reason=REASON, limit=batch)
-    )
+    return database.run(lambda tx: retention.sweep_batch(tx, rule, after, reason=REASON, limit=batch))
 
 
 def sweep_limits(database: Database, *, rest: Rest, batch: int = limits.SWEPT) -> int:

@@ -26,6 +26,7 @@ from sqlalchemy import Connection, Delete, and_, bindparam, delete, exists, func
 from sqlalchemy.sql import Select
 
 from common.clock import instant_text
+from common.db.now import read_now
 from common.db.tables import (
     ConfigScope,
     IncidentStatus,
@@ -179,7 +180,7 @@ _DELETIONS: tuple[Delete, ...] = (
 
 
 def sweep_batch(
-    tx: Connection, rule: Rule, after: Position | None, *, now: datetime, reason: str, limit: int = BATCH
+    tx: Connection, rule: Rule, after: Position | None, *, reason: str, limit: int = BATCH
 ) -> Swept:
     """Delete those on the next page of a rule that are eligible and that nobody holds. The caller commits."""
     if after is None:
@@ -191,7 +192,8 @@ def sweep_batch(
     locked = list(tx.execute(_LOCK, {"ids": [row[1] for row in page]}).scalars()) if page else []
     chosen = list(tx.execute(_CHOOSE, {"ids": locked}).scalars()) if locked else []
     if chosen:
-        tx.execute(_BURY, {"ids": chosen, "now": now, "reason": reason})
+        # Read only now: a parent may have ended since the transaction began, and its child is deleted after that.
+        tx.execute(_BURY, {"ids": chosen, "now": read_now(tx), "reason": reason})
         for statement in _DELETIONS:
             tx.execute(statement, {"ids": chosen})
     return Swept(len(chosen), reached)

@@ -245,7 +245,7 @@ def test_a_note_that_meets_a_sweep_is_told_that_the_instance_is_gone(
             raised.append(error)
 
     with engine.database.transaction() as tx:
-        done = retention.sweep_batch(tx, rule, None, now=read_now(tx), reason="retention")
+        done = retention.sweep_batch(tx, rule, None, reason="retention")
         assert done.deleted == 1
         writer = threading.Thread(target=note, daemon=True)
         writer.start()
