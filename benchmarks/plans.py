@@ -143,10 +143,7 @@ def examine(url: str, rows: int) -> dict[str, Any]:
 def fill(database: Database, rows: int) -> None:
     """`rows` instances that wait, each with a task, an inbox row and a timer: see the module. `READY` rows and timers are ready."""
     with database.transaction() as tx:
-        tenant = keys.ensure_tenant(tx, TENANT)
-        chart = {**steps_chart(1), "id": "plans"}
-        apply_definition(tx, tenant, chart, actor="bench", limits=Limits(), allow_unknown_types=True)
-        start_instance(tx, tenant, Start(definition_key="plans"), actor="bench", limits=Limits())
+        start_first(tx)
         tx.exec_driver_sql("CREATE TEMPORARY TABLE first ON COMMIT DROP AS SELECT * FROM instances")
         for start in range(1, rows + 1, AT_ONCE):
             last = min(start + AT_ONCE - 1, rows)
@@ -182,6 +179,14 @@ def fill(database: Database, rows: int) -> None:
         tell("inbox")
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("VACUUM ANALYZE")
+
+
+def start_first(tx: Connection) -> None:
+    """Start the instance of which the others are copies."""
+    tenant = keys.ensure_tenant(tx, TENANT)
+    chart = {**steps_chart(1), "id": "plans"}
+    apply_definition(tx, tenant, chart, actor="bench", limits=Limits(), allow_unknown_types=True)
+    start_instance(tx, tenant, Start(definition_key="plans"), actor="bench", limits=Limits())
 
 
 def explain(database: Database, hot: Mapping[str, Hot]) -> dict[str, list[Explained]]:

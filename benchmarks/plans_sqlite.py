@@ -22,15 +22,11 @@ from typing import Any
 
 from sqlalchemy import event
 
-from benchmarks.plans import HOT, READY, Hot
+from benchmarks.plans import HOT, READY, Hot, start_first
 from benchmarks.stacks import begin, tell
-from common.commands.definitions import apply_definition
-from common.commands.start import Start, start_instance
-from common.config import Limits
 from common.db import Database
 from common.db.migrate import upgrade
-from common.store import claims, keys
-from signalbox.bench import TENANT, steps_chart
+from common.store import claims
 
 MOST_STEPS = 1_000
 """Of the machine, for each of `READY` rows that a statement may find: a claim, the dearest, takes 300."""
@@ -103,10 +99,7 @@ def examine(url: str, rows: int) -> dict[str, Any]:
 def fill(database: Database, rows: int) -> None:
     """`rows` instances that wait, each with a task, an inbox row and a timer; `READY` rows and timers are ready, a third of the tasks is due."""
     with database.transaction() as tx:
-        tenant = keys.ensure_tenant(tx, TENANT)
-        chart = {**steps_chart(1), "id": "plans"}
-        apply_definition(tx, tenant, chart, actor="bench", limits=Limits(), allow_unknown_types=True)
-        start_instance(tx, tenant, Start(definition_key="plans"), actor="bench", limits=Limits())
+        start_first(tx)
         tx.exec_driver_sql("CREATE TEMPORARY TABLE first AS SELECT * FROM instances")
         tx.exec_driver_sql(
             "INSERT INTO instances (id, tenant_id, definition_id, definition_key, definition_version, status, head_hash, created_at)"

@@ -23,9 +23,10 @@ class SignOfLife:
     def __init__(self, folder: Path | None, duty: str) -> None:
         self._path = None if folder is None else folder / duty
         self._next_at = 0.0
+        self._is_refused = False
 
     def give(self) -> None:
-        """Touch the file, unless that was done a moment ago. Never raises: who cannot write does his duty all the same."""
+        """Touch the file, unless that was done a moment ago. Never raises: who cannot write says so once, and does his duty all the same."""
         now = time.monotonic()
         if self._path is None or now < self._next_at:
             return
@@ -37,5 +38,9 @@ class SignOfLife:
                 os.utime(opened)
             finally:
                 os.close(opened)
+            self._is_refused = False
         except OSError as error:
+            if self._is_refused:
+                return
+            self._is_refused = True
             log.warning("alive.untouched", path=str(self._path), error=error.strerror)

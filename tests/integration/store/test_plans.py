@@ -1,6 +1,8 @@
 """`python -m benchmarks.plans` and `plans_sqlite` in small: they fill, call and explain the hot statements, and know a bad plan."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,15 @@ def empty_url(postgres: PostgresServer) -> Iterator[str]:
     postgres.drop_database(name)
 
 
+@contextmanager
+def opened(url: str, *, longest_transaction: timedelta | None = None) -> Iterator[Database]:
+    database = Database.open(url, longest_transaction=longest_transaction)
+    try:
+        yield database
+    finally:
+        database.dispose()
+
+
 def test_no_hot_statement_reads_far_more_than_it_finds(empty_url: str) -> None:
     report = plans.examine(empty_url, ROWS)
 
@@ -31,8 +42,7 @@ def test_no_hot_statement_reads_far_more_than_it_finds(empty_url: str) -> None:
     assert statements["claims.claim_due"]["found"] == plans.READY // 2
     assert "ix_timers_due" in statements["timers.lock_due"]["indexes"]
 
-    database = Database.open(empty_url)
-    try:
+    with opened(empty_url) as database:
         told = plans.explain(
             database,
             {
@@ -45,8 +55,6 @@ def test_no_hot_statement_reads_far_more_than_it_finds(empty_url: str) -> None:
                 "a row": lambda tx: tx.exec_driver_sql("SELECT id FROM tasks ORDER BY id LIMIT 1"),
             },
         )
-    finally:
-        database.dispose()
     [whole], [index], [row] = told.values()
     assert whole.reads_whole
     assert (index.reads_whole, index.reads_in_vain, index.rows_read) == (False, True, ROWS // 2), index
@@ -56,20 +64,16 @@ def test_no_hot_statement_reads_far_more_than_it_finds(empty_url: str) -> None:
 
 def plans_of_a_write(url: str) -> tuple[int, int]:
     """How often the plan that is kept was used for a step's write of one row, and how often one was made for it."""
-    database = Database.open(url, longest_transaction=LONGEST_TRANSACTION)
-    try:
-        with database.transaction() as tx:
-            ids = [row[0] for row in tx.exec_driver_sql("SELECT id FROM tasks LIMIT 12")]
-            for one in ids:
-                writes = Writes(tx)
-                writes.update(tables.tasks, [{"id": one, "name": "again"}], match=(("id", "id"),))
-                writes.run()
-            [plans_made] = tx.exec_driver_sql(
-                "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE 'WITH w0%%'"
-            ).all()
-            return plans_made[0], plans_made[1]
-    finally:
-        database.dispose()
+    with opened(url, longest_transaction=LONGEST_TRANSACTION) as database, database.transaction() as tx:
+        ids = [row[0] for row in tx.exec_driver_sql("SELECT id FROM tasks LIMIT 12")]
+        for one in ids:
+            writes = Writes(tx)
+            writes.update(tables.tasks, [{"id": one, "name": "again"}], match=(("id", "id"),))
+            writes.run()
+        [plans_made] = tx.exec_driver_sql(
+            "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE 'WITH w0%%'"
+        ).all()
+        return plans_made[0], plans_made[1]
 
 
 def test_no_hot_statement_leads_sqlite_through_the_rows_of_others(tmp_path: Path) -> None:
@@ -79,8 +83,7 @@ def test_no_hot_statement_leads_sqlite_through_the_rows_of_others(tmp_path: Path
     assert report["problems"] == [], "\n\n".join(report["problems"])
     assert set(report["statements"]) >= set(plans.HOT) - set(plans_sqlite.ONLY_POSTGRESQL)
 
-    database = Database.open(url)
-    try:
+    with opened(url) as database:
         told = plans_sqlite.count_steps(
             database,
             {
@@ -93,8 +96,6 @@ def test_no_hot_statement_leads_sqlite_through_the_rows_of_others(tmp_path: Path
                 ),
             },
         )
-    finally:
-        database.dispose()
     [whole], [index] = told.values()
     assert whole.is_too_long, whole
     assert not index.is_too_long, index

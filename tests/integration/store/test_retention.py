@@ -5,9 +5,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 
+from common.clock import instant_text
 from common.commands.doctor import examine
 from common.commands.retention import due_rules, retention_status
 from common.commands.send import add_note
@@ -74,6 +75,31 @@ def test_an_instance_goes_with_everything_when_its_time_is_over(engine: Engine, 
     assert left["head_hash"] == head.hex()
     assert left["deleted_at"] == "2026-03-31T12:00:00.000000Z"
     assert swept(engine) == 0
+
+
+@ON_SQLITE
+def test_a_tombstone_tells_when_it_was_set_not_when_the_sweep_began(
+    engine: Engine, clock: ManualClock
+) -> None:
+    """Its parent may have ended meanwhile, and a child is never deleted before that. SQLite's clock may be set amid a transaction."""
+    instance_id = ended(engine)
+    clock.advance(timedelta(days=31))
+    later: list[str] = []
+
+    def go_on(_c: object, _cursor: object, statement: str, _p: object, _x: object, _many: bool) -> None:
+        if "NOT (EXISTS" in statement and not later:  # the choice of who goes
+            later.append(instant_text(clock.advance(timedelta(seconds=1))))
+
+    event.listen(engine.database.engine, "before_cursor_execute", go_on)
+    try:
+        assert swept(engine) == 1
+    finally:
+        event.remove(engine.database.engine, "before_cursor_execute", go_on)
+    with engine.database.reading() as tx:
+        left = retention.find_tombstone(tx, engine.tenant_id, instance_id)
+
+    assert left is not None
+    assert [left["deleted_at"]] == later
 
 
 def test_every_table_that_points_at_instances_or_tasks_is_swept(engine: Engine) -> None:

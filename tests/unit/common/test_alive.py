@@ -50,9 +50,14 @@ def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == []
 
 
-def test_who_cannot_write_says_so_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_who_cannot_write_says_so_once_and_goes_on(
+    tmp_path: Path, clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "taken").write_text("a file where the folder should be")
-    SignOfLife(tmp_path / "taken", "orchestrator").give()
+    refused = SignOfLife(tmp_path / "taken", "orchestrator")
+    for _ in range(3):
+        clock.now += TOUCHED_SECONDS
+        refused.give()
     (tmp_path / "elsewhere").write_text("not ours")
     (tmp_path / "task-runner").symlink_to(tmp_path / "elsewhere")
     old = age(tmp_path / "elsewhere", AN_HOUR_AGO)
