@@ -30,7 +30,7 @@ from common.ids import TenantId
 from common.observability import configure_logging
 from common.store import keys
 from orchestrator.advance import advance_ready
-from orchestrator.stepping import Advancing
+from orchestrator.advancing import Advancing
 
 LEAF = {"id": "leaf", "initial": "done", "states": {"done": {"type": "final"}}}
 PARENT = {

@@ -29,7 +29,7 @@ from common.db.tables import instances, tasks
 from common.ids import InstanceId, TenantId
 from common.store import keys, listing
 from orchestrator.advance import advance_ready
-from orchestrator.stepping import Advancing
+from orchestrator.advancing import Advancing
 from signalbox.bench import Options, bench_stack, steps_chart
 from signalbox.cli.follow import ENDED
 from signalbox.machine import describe_machine

@@ -47,7 +47,7 @@ from benchmarks.stacks import (
 )
 from common.commands.definitions import apply_definition
 from common.commands.send import send_event
-from common.config import Limits
+from common.config import limits_of_process
 from common.db import Database
 from common.db.tables import attempts, history, instances, tasks, timers
 from common.ids import InstanceId, TenantId
@@ -225,7 +225,12 @@ class Site:
         def send(number: int) -> InstanceId:
             self.database.run(
                 lambda tx: send_event(
-                    tx, self.tenant_id, targets[number], {"type": "PING"}, actor="bench", limits=Limits()
+                    tx,
+                    self.tenant_id,
+                    targets[number],
+                    {"type": "PING"},
+                    actor="bench",
+                    limits=limits_of_process(),
                 )
             )
             return targets[number]
@@ -319,12 +324,14 @@ def _site(ending: ExitStack, folder: Path, server_url: str | None, waiting: int)
     with database.transaction() as tx:
         tenant_id = keys.ensure_tenant(tx, TENANT)
         for chart in (WORK, SLEEPER, TIMED):
-            apply_definition(tx, tenant_id, chart, actor="bench", limits=Limits())
+            apply_definition(tx, tenant_id, chart, actor="bench", limits=limits_of_process())
     first = start(database, tenant_id, str(SLEEPER["id"]))
     site = Site(waiting, stack, database, tenant_id, first)
     for _ in range(HISTORY - 1):
         database.run(
-            lambda tx: send_event(tx, tenant_id, first, {"type": "PING"}, actor="bench", limits=Limits())
+            lambda tx: send_event(
+                tx, tenant_id, first, {"type": "PING"}, actor="bench", limits=limits_of_process()
+            )
         )
     deadline = time.monotonic() + PATIENCE_SECONDS
     while site._consumed([first]) < HISTORY:

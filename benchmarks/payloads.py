@@ -37,7 +37,7 @@ from benchmarks.stacks import (
 )
 from common.commands.definitions import apply_definition
 from common.commands.send import send_event
-from common.config import Limits
+from common.config import limits_of_process
 from common.db import Database
 from common.ids import InstanceId, TenantId
 from common.lifecycle import InstanceStatus
@@ -120,7 +120,9 @@ class Carrier:
         event = {"type": "GO", "data": self.second}
         began = time.monotonic()
         self.database.run(
-            lambda tx: send_event(tx, self.tenant_id, instance_id, event, actor="bench", limits=Limits())
+            lambda tx: send_event(
+                tx, self.tenant_id, instance_id, event, actor="bench", limits=limits_of_process()
+            )
         )
         await_ended(self.stack, self.database, self.tenant_id, [instance_id])
         return waited + time.monotonic() - began
@@ -182,7 +184,7 @@ def measure(sizes: Sequence[int], rounds: int, *, is_postgres: bool) -> dict[str
         database = application_database(stack, ending)
         with database.transaction() as tx:
             tenant_id = keys.ensure_tenant(tx, TENANT)
-            apply_definition(tx, tenant_id, CHART, actor="bench", limits=Limits())
+            apply_definition(tx, tenant_id, CHART, actor="bench", limits=limits_of_process())
         carriers = [Carrier(stack, database, tenant_id, size) for size in sizes]
         for carrier in carriers:  # what is compiled and prepared once
             carrier.measure()

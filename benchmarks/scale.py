@@ -47,7 +47,7 @@ from benchmarks.stacks import (
 )
 from common.commands.definitions import apply_definition
 from common.commands.start import Start, start_instance
-from common.config import Limits
+from common.config import limits_of_process
 from common.db import Database
 from common.ids import InstanceId, TenantId
 from common.store import keys
@@ -276,7 +276,7 @@ def measure(
         database = application_database(stack, ending)
         with database.transaction() as tx:
             tenant_id = keys.ensure_tenant(tx, TENANT)
-            apply_definition(tx, tenant_id, WORK, actor="bench", limits=Limits())
+            apply_definition(tx, tenant_id, WORK, actor="bench", limits=limits_of_process())
         flushes = flush_seconds or _flush_seconds(database)
         measured: dict[int, list[dict[str, Any]]] = {count: [] for count in workers}
         _round(stack, database, tenant_id, 1, min(workflows, 200))
@@ -459,7 +459,7 @@ def _backlog(database: Database, tenant_id: TenantId, count: int) -> list[Instan
 def _start_all(tx: Connection, tenant_id: TenantId, count: int) -> list[InstanceId]:
     request = Start(definition_key=str(WORK["id"]))
     return [
-        start_instance(tx, tenant_id, request, actor="bench", limits=Limits()).instance_id
+        start_instance(tx, tenant_id, request, actor="bench", limits=limits_of_process()).instance_id
         for _ in range(count)
     ]
 

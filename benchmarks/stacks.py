@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from common.commands.start import Start, start_instance
-from common.config import Limits, Settings
+from common.config import Settings, limits_of_process
 from common.db import Database
 from common.ids import InstanceId, TenantId
 from common.lifecycle import FINAL
@@ -80,7 +80,7 @@ def start(database: Database, tenant_id: TenantId, key: str, input: Any = None) 
     """Start one instance, in process."""
     request = Start(definition_key=key, input=input)
     return database.run(
-        lambda tx: start_instance(tx, tenant_id, request, actor="bench", limits=Limits())
+        lambda tx: start_instance(tx, tenant_id, request, actor="bench", limits=limits_of_process())
     ).instance_id
 
 

@@ -6,6 +6,7 @@ Functions take the value they need, never the settings object; only the outermos
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Self
@@ -44,6 +45,15 @@ class Limits(BaseSettings):
     )
     max_batch: int = Field(1_000, ge=1, le=10_000)
     max_page: int = Field(200, ge=1, le=1_000)
+
+
+@lru_cache(maxsize=1)
+def limits_of_process() -> Limits:
+    """The limits of this process, read from its environment when first asked for: to read them costs as much as all else that a start does.
+
+    Raises what `Limits()` raises.
+    """
+    return Limits()
 
 
 class Settings(BaseSettings):

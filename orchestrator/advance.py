@@ -43,12 +43,12 @@ from common.queues.answers import Answer
 from common.store import inbox
 from common.store.inbox import Page
 from common.store.ready import Ready, lock_and_read
+from orchestrator.advancing import Advancing
 from orchestrator.alone import each_alone, step_suspect
 from orchestrator.answers import store
 from orchestrator.batch import LostRace
 from orchestrator.laps import BATCH, Chosen, Sweep
 from orchestrator.locked import NOTHING, Pass, advance_locked, lock_free
-from orchestrator.stepping import Advancing
 
 log = structlog.get_logger("signalbox.orchestrator")
 
@@ -191,7 +191,9 @@ def _stepped(
         ids.clear()
         ready = lock(tx)
         ids.extend(held.id for held in ready.locked)
-        return advance_locked(advancing, tx, ready.locked, ready.rows, answers) if ready.locked else NOTHING
+        if not ready.locked:
+            return NOTHING
+        return advance_locked(advancing, tx, ready.locked, ready.rows, answers, light=advancing.light)
 
     try:
         return advancing.database.run(step)

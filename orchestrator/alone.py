@@ -18,9 +18,10 @@ from common.db.now import read_now
 from common.decide import Incident
 from common.ids import InstanceId
 from common.store import inbox, instances
+from orchestrator.advancing import Advancing
 from orchestrator.batch import LostRace
 from orchestrator.locked import Pass, advance_locked, lock_free
-from orchestrator.stepping import Advancing, give_up
+from orchestrator.stepped import give_up
 
 log = structlog.get_logger("signalbox.orchestrator")
 
@@ -103,5 +104,5 @@ def _give_up(advancing: Advancing, tx: Connection, instance_id: InstanceId, inci
         rows = inbox.read_ready(tx, [held.id])
         compiled = advancing.charts.fetch(tx, [held.definition_id])[held.definition_id]
         now = read_now(tx)
-        batch = give_up(advancing, held, rows, compiled, now, incident)
+        batch = give_up(advancing.step_limits, held, rows, compiled, now, incident)
         batch.save(tx, advancing.limits)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, assert_never
 
@@ -23,8 +23,9 @@ from common.db.rows import Unmatched, Writes
 from common.db.tables import InboxType, IncidentStatus, TimerStatus
 from common.decision import NOT_RUN_BY_A_RUNNER, TIMEOUT_TIMER, Decision, Incident
 from common.errors import Invalid
-from common.ids import InstanceId, LeaseToken, TaskId, WorkerId, new_id, new_token
+from common.ids import InstanceId, LeaseToken, TaskId, WorkerId, derived_id, new_id, new_token
 from common.lifecycle import ENDED, FINAL, FROZEN, InstanceStatus, TaskStatus
+from common.queues.light_calls import LightTask
 from common.queues.offers import Offers
 from common.retry import RetryPolicy
 from common.store import (
@@ -41,11 +42,12 @@ from common.store import (
 )
 from common.store.inbox import InboxRow
 from common.store.instances import LockedInstance
-from common.store.leased import Begun, KnownEnd
+from common.store.leased import Begun, CalledHere, KnownEnd
 from common.store.limits import KEY_PREFIX, Figures, LimitKey
 from common.store.places import Place
 from orchestrator.children import Children
 from orchestrator.erasures import Erasures
+from orchestrator.lent import LentTasks, allow_attempts, is_once, is_plain, light_task
 from orchestrator.map_rows import MapRows, is_due
 from orchestrator.places import has_place, place_of
 from orchestrator.sends import Sends
@@ -74,6 +76,8 @@ PRIORITIES = range(-32_768, 32_768)
 """What the column holds. PostgreSQL refuses more and SQLite does not; the step says the same on both."""
 
 
+OF_NOW = timedelta(minutes=1)
+"""How long ago the cause of a step was accepted whose time the ids of its tasks have."""
 NO_OFFERS = Offers()
 """For who has nobody to hand tasks to."""
 
@@ -92,6 +96,16 @@ class _Asking:
     instance: LockedInstance
     effect: CreateTask
     row: dict[str, Any]
+
+
+@dataclass(slots=True)
+class _Origin:
+    """The step that rows are made by: what caused it was accepted at `caused_at`, and `made` tasks have come of it so far."""
+
+    caused_at: datetime
+    sequence: int
+    at: datetime
+    made: int = 0
 
 
 @dataclass
@@ -120,6 +134,8 @@ class Batch:
     taken_back: TakenBack = field(default_factory=TakenBack)
     sends: Sends = field(default_factory=Sends)
     erasures: Erasures = field(default_factory=Erasures)
+    lent: LentTasks = field(default_factory=LentTasks)
+    _origin: _Origin | None = None
     _tasks: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     _maps: MapRows = field(default_factory=MapRows)
     _left_over: set[str] = field(default_factory=set)  # instances that may have tasks nobody waits for
@@ -137,9 +153,19 @@ class Batch:
 
     # -- collecting ----------------------------------------------------------------------------------------------
 
-    def take(self, held: LockedInstance, decision: Decision, *, sequence: int, actor: str) -> None:
-        """Collect what one decided event asks for."""
+    def take(
+        self,
+        held: LockedInstance,
+        decision: Decision,
+        *,
+        sequence: int,
+        actor: str,
+        at: datetime,
+        caused_at: datetime,
+    ) -> None:
+        """Collect what one decided event asks for, which was accepted at `caused_at` and stepped `at`."""
         self.steps += 1
+        self._origin = _Origin(caused_at, sequence, at)
         for effect in decision.effects:
             self._effect(held, effect)
         if decision.resolution is not None:
@@ -170,6 +196,22 @@ class Batch:
         """Notice what the answer of a task leaves: a MAP may have ended before its last items."""
         if entry.get("items", {}).get("open"):
             self._left_over.add(held.id)
+
+    def light_tasks(self) -> list[LightTask]:
+        """New tasks that need nothing before their handlers are called, if those are light, each until it is lent."""
+        return [
+            light_task(row)
+            for row in self._tasks.values()
+            if row["id"] not in self.lent.asked and is_plain(row) and is_due(row, self.now)
+        ]
+
+    def end_lent(self, held: LockedInstance, task: LightTask, called: CalledHere) -> bool:
+        """A task that was lent has succeeded; False where nobody waits for it any more."""
+        row = self._tasks.get((held.id, task.key))
+        if row is None or row["id"] != task.id or row["status"] != TaskStatus.PENDING.value:
+            return False
+        self.lent.end(self._tasks.pop((held.id, task.key)), called)
+        return True
 
     def ask_for_place(self, held: LockedInstance) -> None:
         """Notice that a queued instance would begin now."""
@@ -309,6 +351,7 @@ class Batch:
         self.vacated |= other.vacated
         self.steps += other.steps
         self.are_limited |= other.are_limited
+        self.lent.merge(other.lent)
         self._tasks.update(other._tasks)
         self._maps.merge(other._maps)
         self._left_over |= other._left_over
@@ -400,7 +443,7 @@ class Batch:
                 code="task.invalid",
             )
         return {
-            "id": new_id(),
+            "id": self._task_id(held, effect),
             "tenant_id": held.tenant_id,
             "instance_id": held.id,
             "key": effect.key,
@@ -433,9 +476,25 @@ class Batch:
             "limit_key": self._limit(held, effect),
             "input": dumps(effect.input),
             "secrets": dumps([list(where) for where in effect.secrets]) if effect.secrets else None,
-            "created_at": self.now,
+            "created_at": self._created_at,
             "finished_at": None,
         }
+
+    @property
+    def _created_at(self) -> datetime:
+        """A step that waited for light handlers comes later than the first one of its batch."""
+        return self.now if self._origin is None else max(self.now, self._origin.at)
+
+    def _task_id(self, held: LockedInstance, effect: CreateTask) -> TaskId:
+        """The same one when the step is taken again after all that it did was undone: a light handler that was called by then
+        has been given it as the key of its work.
+        """
+        origin = self._origin
+        assert origin is not None, "tasks are made by steps"  # noqa: S101
+        origin.made += 1
+        # What waited for long is no longer when it was made: an id tells that.
+        made_at = origin.caused_at if origin.at - origin.caused_at < OF_NOW else origin.at
+        return TaskId(derived_id(made_at, origin.sequence, origin.made, held.id, effect.key))
 
     def _limit(self, held: LockedInstance, effect: CreateTask) -> str | None:
         """The key of the limit that a task asks for, and which is to stand once the task does."""
@@ -533,6 +592,7 @@ class Batch:
         suggestions.expire(tx, sorted(self.asked_models), now=self.now)
         instances.save(writes, self.instances)
         begun = self._begin(offers)
+        leased.create_called(writes, self.lent.ended)
         created = [row for row in self._tasks.values() if row["id"] not in begun]
         tasks.create(writes, [*created, *self._maps.rows()])
         leased.create_begun(writes, list(begun.values()))
@@ -570,18 +630,18 @@ class Batch:
         So is what must not be done twice: lost with a runner that has never heard of it, it would fail without having been tried.
         """
         begun: dict[TaskId, tuple[dict[str, Any], Begun]] = {}
-        if not offers or self.are_limited:
+        if self.are_limited or not (offers or self.lent.out):
             return begun
         tokens: dict[WorkerId, LeaseToken] = {}
         for row in self._tasks.values():
-            if row["held"] or row["limit_key"] is not None or _is_once(row) or not is_due(row, self.now):
+            if row["held"] or row["limit_key"] is not None or is_once(row) or not is_due(row, self.now):
                 continue
-            offer = offers.take(row["tenant_id"], row["type"], row["name"])
+            offer, token = self.lent.out.get(row["id"], (None, None))
+            if offer is None:
+                offer = offers.take(row["tenant_id"], row["type"], row["name"])
             if offer is not None:
-                token = tokens.setdefault(offer.worker, new_token())
-                allowed = offer.max_attempts(row["type"], row["name"])
-                if row["retry"] is None and allowed is not None:
-                    row["max_attempts"] = allowed
+                token = token or tokens.setdefault(offer.worker, new_token())
+                allow_attempts(row, offer)
                 begun[row["id"]] = (row, Begun(offer.worker, token, self.now + offer.lease))
                 self.handed.setdefault(offer.worker, []).append(row["id"])
         return begun
@@ -719,11 +779,6 @@ class Batch:
         inbox.put(
             tx, [inbox.new_row(held.tenant_id, held.id, InboxType.TASK, body, f"task:{known.id}", self.now)]
         )
-
-
-def _is_once(row: Mapping[str, Any]) -> bool:
-    """Must nobody do the task again once its lease is lost?"""
-    return row["options"] is not None and read(row["options"]).get("onLost") == "fail"
 
 
 def assigned(effect: AssignTask) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from itertools import groupby
 from sqlalchemy import Connection
 
 from common import faults
+from common.clock import ReadClock
 from common.commands.configs import Wanted, read_wanted, scope_id_of
 from common.db import TASK_RUNNER_QUEUE, note_bell
 from common.db.tables import InboxType
@@ -20,15 +21,23 @@ from common.store import inbox, instances
 from common.store.inbox import InboxRow
 from common.store.instances import LockedInstance
 from common.store.ready import Ready
+from orchestrator.advancing import Advancing
 from orchestrator.answers import for_this_step, note_receipts, row_of
 from orchestrator.batch import Batch
 from orchestrator.charts import CompiledChart
+from orchestrator.light_calls import LightCalls
 from orchestrator.places import find_full
-from orchestrator.stepping import Advancing, Config, step_instance
+from orchestrator.stepped import Stepped, begin_instance
+from orchestrator.stepping import Config
 
 STEP_BUDGET = 0.1
 """Seconds of stepping in one transaction; instances that are left over are taken by the next."""
 
+
+BEGINNING = 0.4
+"""Of that time, after which no further instance is begun beside those that light handlers take on: in one transaction to their end costs least."""
+NO_LIGHT_CALLS = LightCalls()
+"""For batches in which a handler would only be one more that may be at fault."""
 
 Claim = tuple[TaskId, LeaseToken]
 
@@ -75,10 +84,13 @@ def advance_locked(
     locked: list[LockedInstance],
     rows: list[InboxRow],
     answers: Sequence[Answer] = (),
+    *,
+    light: LightCalls = NO_LIGHT_CALLS,
 ) -> Pass:
     """Step locked instances through their rows until the budget is used up, and save everything; the caller commits.
 
-    Of `answers` those are taken whose instances have nothing else to step; their ends are written as well.
+    Of `answers` those are taken whose instances have nothing else to step; their ends are written as well. `light` calls
+    the light handlers that they ask for, and they go on with what those return.
     """
     by_instance = {id_: list(group) for id_, group in groupby(rows, key=lambda row: row.instance_id)}
     taken = for_this_step(answers, locked, by_instance)
@@ -88,22 +100,33 @@ def advance_locked(
     configs = _read_configs(tx, [held for held in locked if held.id in by_instance], charts)
     full = find_full(tx, [held for held in locked if held.id in by_instance], by_instance, charts)
     batch = Batch(max(held.now for held in locked))
-    deadline = time.perf_counter() + STEP_BUDGET
-    advanced = []
+    began = time.perf_counter()
+    deadline, began_until = began + STEP_BUDGET, began + STEP_BUDGET * BEGINNING
+    stepped: dict[InstanceId, Stepped] = {}
     left: tuple[InstanceId, ...] = ()
-    for at, held in enumerate(locked, start=1):
-        waiting = by_instance.get(held.id)
-        if not waiting:  # its rows were consumed between the page and the lock: an ordinary race
-            continue
-        faults.hit("in_step", held.business_key)
-        chart, config = charts[held.definition_id], configs.get(held.id, {})
-        batch.merge(
-            step_instance(advancing, held, waiting, chart, batch.now, deadline, config, held.id in full)
-        )
-        advanced.append(held.id)
-        if time.perf_counter() > deadline:
-            left = tuple(other.id for other in locked[at:])
-            break
+    with light.of_batch(ReadClock.just_read(batch.now), deadline) as calling:
+        for at, held in enumerate(locked, start=1):
+            waiting = by_instance.get(held.id)
+            if not waiting:  # its rows were consumed between the page and the lock: an ordinary race
+                continue
+            faults.hit("in_step", held.business_key)
+            chart, config = charts[held.definition_id], configs.get(held.id, {})
+            one = begin_instance(
+                advancing.step_limits, held, waiting, chart, batch.now, deadline, config, held.id in full
+            )
+            stepped[held.id] = one
+            if calling is not None:
+                calling.ask(one)
+            if time.perf_counter() > (
+                began_until if calling is not None and calling.has_called else deadline
+            ):
+                left = tuple(other.id for other in locked[at:])
+                break
+        if calling is not None:
+            calling.wait()
+    for one in stepped.values():
+        batch.merge(one.settled())
+    advanced = list(stepped)
     answered = [taken[id_] for id_ in advanced if id_ in taken]
     batch.ended += [answer.end for answer in answered]
     batch.save(tx, advancing.limits, advancing.offers)
@@ -119,7 +142,7 @@ def advance_locked(
     faults.hit("before_commit")
     # A lock that found an empty inbox still counts as work: the next pass must look again before it may sleep.
     return Pass(
-        batch.steps, len(locked), len(batch.due_tasks) + sum(map(len, batch.handed.values())), left=left, changed=tuple(one for one in advanced if one not in under_way),
+        batch.steps, len(locked), len(batch.lent.ended) + len(batch.due_tasks) + sum(map(len, batch.handed.values())), left=left, changed=tuple(one for one in advanced if one not in under_way),
         answered=frozenset(answer.end.claim for answer in answered), starts_items=batch.starts_items,
         due_in=batch.due_in,
     )  # fmt: skip

@@ -5,34 +5,31 @@ Nothing is written here: what the decisions ask for is collected in a `Batch`. W
 
 from __future__ import annotations
 
-import threading
 import time
-import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import structlog
 
 from common import decide_ai
-from common.canonical import dumps, read, storable
+from common.canonical import dumps, read
 from common.clock import instant_text
 from common.commands.configs import MAX_STEP_BYTES
-from common.config import Limits
-from common.db import Database
-from common.db.tables import InboxType
+from common.commands.digests import attempts_digest
+from common.commands.outcome import outcome_body
+from common.db.tables import AttemptOutcome, InboxType
 from common.decide import Decision, Incident, Standing, decide
-from common.errors import SignalboxError
+from common.ids import is_id, made_at
 from common.lifecycle import FINAL, FROZEN, InstanceStatus
-from common.queues.offers import Offers
+from common.queues.light_calls import LightTask
 from common.store import history, inbox
 from common.store.inbox import InboxRow
 from common.store.instances import LockedInstance
-from orchestrator.answers import Answers
-from orchestrator.batch import Batch, LostRace, error_text
-from orchestrator.charts import Charts, CompiledChart
-from orchestrator.places import Vacancies
+from common.store.leased import CalledHere
+from orchestrator.batch import Batch, error_text
+from orchestrator.charts import CompiledChart
 from statechart import KERNEL, Env
 
 Config = Mapping[str, Mapping[str, Any]]
@@ -41,86 +38,28 @@ NO_CONFIG: Config = {}
 log = structlog.get_logger("signalbox.orchestrator")
 
 
-@dataclass(frozen=True)
-class Advancing:
-    """What advancing needs: one a process."""
+@dataclass(frozen=True, slots=True)
+class StepLimits:
+    """What bounds a step, from the settings of its process."""
 
-    database: Database
     max_context_bytes: int
-    charts: Charts = field(default_factory=Charts)
-    limits: Limits = field(default_factory=Limits)
-    publish: Callable[[Sequence[str]], None] = lambda _ids: None
-    last_death: Callable[[], datetime | None] = lambda: None
-    emitted: threading.Event = field(default_factory=threading.Event)
-    """Set when a step of this process has published an event that a trigger answers."""
-    offers: Offers = field(default_factory=Offers)
-    """What task runners have offered to take without a claim."""
-    answers: Answers = field(default_factory=Answers)
-    """What task runners have told of tasks that steps of this process leased to them."""
-    on_due: Callable[[float], None] = lambda _seconds: None
-    """Called when timers have been armed, with the seconds until the first of them is due."""
-    vacancies: Vacancies = field(default_factory=Vacancies)
-    """Keys of `concurrency` where this process has seen an instance ask for a place, or give one back."""
+    max_ai_events: int
 
 
-def step_instance(
-    advancing: Advancing,
-    held: LockedInstance,
-    rows: list[InboxRow],
-    compiled: CompiledChart,
-    now: datetime,
-    deadline: float,
-    config: Config | None,
-    is_full: bool = False,
-) -> Batch:
-    """Step one instance through its rows. Never raises for what its definition or its events can cause.
-
-    `config` are the values that its chart names; None where they are too large, and then nothing of it is stepped that
-    could read them. `is_full`: it has failed, and there is no place for it to go on.
-    """
-    try:
-        return _Stepping(advancing, held, compiled, now, config, is_full).through(rows, deadline)
-    except LostRace:
-        raise
-    except Exception as error:
-        log.exception("step.raised", instance_id=held.id, tenant_id=held.tenant_id)
-        incident = Incident(
-            error.code if isinstance(error, SignalboxError) else "engine.error",
-            storable(f"{type(error).__name__}: {error}")[:2_000],
-            {
-                "trace": storable(traceback.format_exc(limit=-8))[-4_000:],
-                "inboxIds": [row.id for row in rows],
-            },
-        )
-        return give_up(advancing, held, rows, compiled, now, incident)
-
-
-def give_up(
-    advancing: Advancing,
-    held: LockedInstance,
-    rows: list[InboxRow],
-    compiled: CompiledChart,
-    now: datetime,
-    incident: Incident,
-) -> Batch:
-    """Record an incident of the engine itself; the rows are parked, for `retry` to take up again."""
-    return _Stepping(advancing, held, compiled, now).give_up(incident, rows)
-
-
-class _Stepping:
+class Stepping:
     """One instance on its way through its rows of this batch."""
 
     def __init__(
         self,
-        advancing: Advancing,
+        limits: StepLimits,
         held: LockedInstance,
         compiled: CompiledChart,
         now: datetime,
         config: Config | None = NO_CONFIG,
         is_full: bool = False,
     ) -> None:
-        self.limit = advancing.max_context_bytes
-        self.max_ai_events = advancing.limits.max_ai_events
+        self.limit = limits.max_context_bytes
+        self.max_ai_events = limits.max_ai_events
         self.held = held
         self.compiled = compiled
         self.config = config
@@ -128,6 +67,8 @@ class _Stepping:
         # Kernel time never runs backwards for an instance, whatever happens to the host of the database.
         self.at = max(now, held.last_step_at) if held.last_step_at else now
         self.batch = Batch(now)
+        self.caused_at = self.at
+        self.has_stepped_all = False
         self.sequence = held.sequence
         self.head = held.head_hash
         snapshot = None if held.snapshot is None else read(held.snapshot)
@@ -138,12 +79,13 @@ class _Stepping:
         self.releases = False
         self.facts = facts_of(held, self.at)
 
-    def through(self, rows: list[InboxRow], deadline: float) -> Batch:
+    def through(self, rows: list[InboxRow], deadline: float) -> None:
         """Step rows until `deadline` (perf_counter seconds), at least one; the others stay in the inbox for the next pass.
 
         Without it, 200 slow steps would hold the locks so long that the database ends our session, again and again.
         """
-        for row in rows:
+        for at, row in enumerate(rows, start=1):
+            self.caused_at = caused_at(row)
             if row.lane != inbox.CONTROL and self._has_thawed():
                 break  # what waited parked was accepted earlier: the next pass reads it together with this row
             if row.lane != inbox.CONTROL and self._waits_for_place():
@@ -166,9 +108,37 @@ class _Stepping:
             else:
                 self._step(row.type, row.body, row.source)
                 self.batch.consume(row)
+            self.has_stepped_all = at == len(rows) < inbox.PER_INSTANCE
             if time.perf_counter() > deadline:
                 break
-        return self._settled()
+
+    def light_tasks(self) -> list[LightTask]:
+        """Tasks that a light handler may end at once. None where anything waits that came before it: an instance that was frozen, rows behind these."""
+        is_free = self.has_stepped_all and not self.held.are_limited and self.held.status not in FROZEN
+        if not is_free or self.decision.status in (*FROZEN, *FINAL):
+            return []
+        return self.batch.light_tasks()
+
+    def go_on(self, task: LightTask, called: CalledHere) -> None:
+        """Step what a task returned, as if its row had just come into the inbox. Nothing, where nobody waits for it any more."""
+        if not self.batch.end_lent(self.held, task, called):
+            return
+        self.at = max(self.at, called.ended_at)
+        self.caused_at = made_at(task.id)
+        body = light_end_body(task, called)
+        row = InboxRow(
+            inbox.NOT_STORED,
+            self.held.id,
+            inbox.ORDINARY,
+            InboxType.TASK,
+            body,
+            f"task:{task.id}",
+            called.ended_at,
+        )
+        if self._may_take():
+            self._step(row.type, row.body, row.source)
+        else:
+            self.batch.park(self.held, row)
 
     def _has_thawed(self) -> bool:
         """Has a command of this batch let an instance go on that was frozen? What it had parked was not read with this batch."""
@@ -194,7 +164,7 @@ class _Stepping:
             body = dumps({"code": code, "detail": {}, "message": problem})
             self._step(InboxType.INCIDENT, body, "engine")
 
-    def give_up(self, incident: Incident, rows: list[InboxRow]) -> Batch:
+    def give_up(self, incident: Incident, rows: list[InboxRow]) -> None:
         """Record an incident of the engine itself; the rows are parked, for `retry` to take up again."""
         body = dumps({"code": incident.code, "detail": incident.detail, "message": incident.message})
         if self.held.status not in FINAL:
@@ -204,7 +174,6 @@ class _Stepping:
         else:
             for row in rows:
                 self.batch.consume(row)
-        return self._settled()
 
     def _step(self, type: InboxType, body: str, actor: str) -> None:
         self.sequence += 1
@@ -232,7 +201,9 @@ class _Stepping:
         )
         self.batch.history.append(entry)
         self.head = entry["hash"]
-        self.batch.take(self.held, decided, sequence=self.sequence, actor=actor)
+        self.batch.take(
+            self.held, decided, sequence=self.sequence, actor=actor, at=self.at, caused_at=self.caused_at
+        )
         self.batch.children.take(self.held, type, body, actor, self.decision, decided)
         if type is InboxType.TASK:
             self.batch.take_answer(self.held, said["entry"])
@@ -256,7 +227,8 @@ class _Stepping:
             return error_text(Incident(undone["code"], undone["message"], undone["detail"]))
         return None
 
-    def _settled(self) -> Batch:
+    def settled(self) -> Batch:
+        """What it writes, its own row included. Once."""
         self.batch.settle(
             self.held,
             self.compiled.chart,
@@ -269,6 +241,22 @@ class _Stepping:
             releases=self.releases,
         )
         return self.batch
+
+
+def caused_at(row: InboxRow) -> datetime:
+    """When what a row tells of was caused, the same however it is told: of a task that ended, when that was made."""
+    kind, _, id = row.source.partition(":")
+    is_task = row.type is InboxType.TASK and kind == "task" and is_id(id)
+    return made_at(id) if is_task else row.accepted_at
+
+
+def light_end_body(task: LightTask, called: CalledHere) -> str:
+    """The body of the row that the end of a task would have in the inbox, whose handler was called while its step waited."""
+    attempt = (1, AttemptOutcome.SUCCEEDED.value, called.started_at, called.ended_at)
+    return outcome_body(
+        key=task.key, task_id=task.id, name=task.name, type=task.type, attempt=1, event_type=task.completion_event,
+        output=called.output or "null", error=None, attempts_digest=attempts_digest([attempt]),
+    )  # fmt: skip
 
 
 def _timed_out(milliseconds: int) -> str:

@@ -31,19 +31,21 @@ from common.queues.app import ADVANCE, make_app
 from common.queues.calls import Listener
 from common.queues.changes import Changes
 from common.queues.dispatcher import Dispatcher, Drained
+from common.queues.light_line import LightLine
 from common.queues.offers import OFFERS, Offers
 from common.retention import Keeping
 from common.store import breakers, timers, workers
 from common.store.coming import read_coming
 from common.version import signalbox_version
 from orchestrator.advance import advance_ready
+from orchestrator.advancing import Advancing
 from orchestrator.answers import Answers, store
 from orchestrator.laps import Sweep
+from orchestrator.light_calls import LightCalls
 from orchestrator.map_children import start_items
 from orchestrator.places import PlaceLook, give
 from orchestrator.retention import Sweeper
 from orchestrator.schedules import Fired, fire_due_schedules
-from orchestrator.stepping import Advancing
 from orchestrator.sweep import (
     expire_due_leases,
     forget,
@@ -78,7 +80,9 @@ class Orchestrator:
         if self.bells is not None:
             self.bells.on_unheard = self.offers.forget
         self.presence = Presence.of("orchestrator")
-        self.answers = Answers(Envelope.of(settings), self.presence.id)
+        envelope = Envelope.of(settings)
+        self.answers = Answers(envelope, self.presence.id)
+        self.light = LightCalls(self.offers, LightLine.open(settings, envelope, self.presence.id))
         if self.bells is not None:
             self.bells.answered_at = self.answers.address
         self.calls = Listener.open(settings.redis_url)
@@ -91,6 +95,7 @@ class Orchestrator:
             publish=self.changes.publish,
             offers=self.offers,
             answers=self.answers,
+            light=self.light,
             last_death=lambda: self.last_death,
             on_due=lambda seconds: self.dispatcher.due_in(seconds),  # noqa: PLW0108 - made below
         )
@@ -143,6 +148,7 @@ class Orchestrator:
         except SQLAlchemyError as error:
             log.warning("worker.goodbye_unsaid", error=type(error).__name__)
         self.calls.close()
+        self.light.close()
         if self.bells is not None:
             self.bells.close()
         self.changes.close()

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection
 
 from common.commands.start import Start, Started, start_instance
-from common.config import Limits
+from common.config import limits_of_process
 from common.errors import NotFound
 from common.store import keys
 
@@ -59,4 +59,4 @@ def start(
         labels=labels or {},
         on_conflict=on_conflict,
     )
-    return start_instance(connection, tenant_id, request, actor=actor, limits=Limits())
+    return start_instance(connection, tenant_id, request, actor=actor, limits=limits_of_process())

@@ -27,9 +27,10 @@ from task_runner.call import ended
 from task_runner.claiming import Claiming
 from task_runner.executor import Executor, in_force
 from task_runner.light import BUDGET_SECONDS
+from task_runner.light_calls import LightCalls
 from task_runner.line import CLOSED_SECONDS, PATIENCE
 from task_runner.offering import Offering
-from task_runner.reporting import Reporting, error_text
+from task_runner.reporting import Held, Reporting, error_text
 from task_runner.resolve import NOTHING_PREPARED, Resolver
 from task_runner.shares import Shares
 
@@ -52,6 +53,7 @@ class HandedTasks:
         shares: Shares,
         courtesy: Courtesy,
         resolver: Resolver | None,
+        light: LightCalls | None,
         ring_in: Callable[[float], None],
     ) -> None:
         self.database = database
@@ -63,6 +65,7 @@ class HandedTasks:
         self._shares = shares
         self._courtesy = courtesy
         self._resolver = resolver
+        self._light = light
         self._ring_in = ring_in
         self._taking = threading.Lock()  # from a look to the note of what is held
 
@@ -180,6 +183,8 @@ class HandedTasks:
         outcomes = []
         until = time.monotonic() + BUDGET_SECONDS
         for claim in claims:
+            if self._is_called_already(claim, clock, answered_at):
+                continue
             handler = self._executor.find(claim)
             here = None if handler is None else in_force(claim, handler.options)
             if (
@@ -193,3 +198,13 @@ class HandedTasks:
                 told_to = answered_at.get(claim.id)
                 outcomes.append(self._executor.call_here(here, handler, prepared, clock, answered_at=told_to))
         return outcomes
+
+    def _is_called_already(
+        self, claim: TaskClaim, clock: ReadClock | None, answered_at: Mapping[TaskId, str | None]
+    ) -> bool:
+        """Was its handler called for the step that leased it, which did not wait to the end?"""
+        if self._light is None:
+            return False
+        return self._light.take_over(
+            claim, lambda: Held.of(claim, self.database, clock, answered_at=answered_at.get(claim.id))
+        )

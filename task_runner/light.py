@@ -1,4 +1,4 @@
-"""Light handlers: claimed, called and reported in one transaction, without lease and beat.
+"""Light handlers: claimed, called and reported in one transaction, without lease and beat. (Those that steps wait for: `light_calls.py`.)
 
 A handler that is `light` promises to wait for nothing and to take less than 10 ms, so that a commit may wait for it. Its task
 is locked, called, and where it just succeeds written once: ended, with one attempt that tells of its beginning and its end.
@@ -43,6 +43,11 @@ class LightHandlers:
     def are_any(self) -> bool:
         """Is there any handler in this process that has the privilege?"""
         return bool(self._names)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The handlers that have it."""
+        return frozenset(self._names)
 
     def has(self, handler: Handler) -> bool:
         """Tell whether a handler may be called inside the claiming transaction."""

@@ -29,7 +29,7 @@ Say = Callable[[str, bytes], int | None]
 
 
 class Offering:
-    """The offers of one process. Safe to use from any thread."""
+    """The offers of one process. Safe to use from any thread. `light` tells which handlers it calls for steps that wait."""
 
     def __init__(
         self,
@@ -39,6 +39,7 @@ class Offering:
         lease: timedelta,
         say: Say | None,
         are_watched: bool,
+        light: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
         plain = [one for one in handlers if not (are_watched and one.options.breaker)]
         self._worker = worker
@@ -46,6 +47,7 @@ class Offering:
         self._types = {one.name: _attempts(one) for one in plain}
         self._functions = {one.name: _attempts(one) for one in plain if not one.built_in}
         self._say = say
+        self._light = light
         self._turn = threading.Lock()
         self._left = 0
         self._listeners = 1
@@ -102,7 +104,8 @@ class Offering:
 
     def _tell(self, credit: int) -> None:
         assert self._say is not None  # noqa: S101 - asked by the callers
-        offer = Offer(self._worker, self._lease, self._types, self._functions, credit, self._not_for)
+        light = self._light() & self._types.keys()
+        offer = Offer(self._worker, self._lease, self._types, self._functions, credit, self._not_for, light)
         if self._told_at == 0.0:
             self._looked_at = time.monotonic()
         heard = self._say(OFFERS, offer.to_bytes())

@@ -23,13 +23,16 @@ from common.db import Database
 from common.db.now import read_now
 from common.ids import TaskId, TenantId, WorkerId
 from common.queues.answers import Envelope
+from common.queues.calls import Caller
 from common.queues.dispatcher import Drained
+from common.queues.light_calls import HeardCalls
 from common.store import attempts
 from task_runner.answering import Answering
 from task_runner.claiming import Batch, Claiming
 from task_runner.executor import Executor
 from task_runner.handed import HandedTasks
 from task_runner.isolate import Surroundings
+from task_runner.light_calls import LightCalls
 from task_runner.limited import LimitedTasks
 from task_runner.offering import Offering, Say
 from task_runner.registry import Registry
@@ -47,7 +50,7 @@ class Runner:
     `on_due` is called when a task is to be tried again later, with the seconds until then.
     `on_wearing_out` is called once half of the slots' threads are zombies, and nothing should be taken any more, the retry of what made it so
     least of all; `on_worn_out` after its end was handed on: the process should end and be started anew.
-    With an `envelope` steps are told how tasks ended that they leased to it, by what it may `say`.
+    With an `envelope` and a `caller` light handlers are called for steps that wait; with an `envelope` steps are told how tasks ended that they leased to it, by what it may `say`.
     `is_wary` tells whether a runner died unsaid of late: then light handlers are run as ordinary ones (`light.py`).
     """
 
@@ -71,6 +74,7 @@ class Runner:
         breakers: BreakerPolicy | None = None,
         say: Say | None = None,
         envelope: Envelope | None = None,
+        caller: Caller | None = None,
     ) -> None:
         self.database = database
         self.worker = worker
@@ -95,16 +99,30 @@ class Runner:
             database, self.executor, self.reporting, self.limited, worker=worker, lease=lease, shares=shares,
             resolver=resolver, breakers=breakers, is_wary=is_wary,
         )  # fmt: skip
+        self.light = self._light_calls(envelope, caller)
         offering = Offering(
-            registry.all(), worker=worker, lease=lease, say=say, are_watched=self.claiming.are_watched
-        )
+            registry.all(), worker=worker, lease=lease, say=say, are_watched=self.claiming.are_watched,
+            light=frozenset if self.light is None else self.light.names,
+        )  # fmt: skip
         self._courtesy = Courtesy()
         self._handed = HandedTasks(
             database, self.executor, self.reporting, self.claiming, offering, worker=worker, shares=shares,
-            courtesy=self._courtesy, resolver=resolver, ring_in=ring_in,
+            courtesy=self._courtesy, resolver=resolver, light=self.light, ring_in=ring_in,
         )  # fmt: skip
         self.slots = self.executor.slots
         self._ring_in = ring_in
+
+    def _light_calls(self, envelope: Envelope | None, caller: Caller | None) -> LightCalls | None:
+        if envelope is None or caller is None:
+            return None
+        claiming = self.claiming
+        return LightCalls(
+            self.executor,
+            self.reporting,
+            heard=HeardCalls(envelope, self.worker),
+            caller=caller,
+            may_call=lambda: not claiming.is_wary() and time.monotonic() >= claiming.ordinary_until,
+        )
 
     def start(self) -> None:
         self.reporting.start()
@@ -185,6 +203,8 @@ class Runner:
 
     def end_offers(self) -> None:
         """Offer nothing any more, and take up nothing."""
+        if self.light is not None:
+            self.light.end()
         self._handed.end()
 
     def drain(self, seconds: float) -> int:

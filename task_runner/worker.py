@@ -29,7 +29,7 @@ from common.queues.alive import SignOfLife
 from common.queues.answers import Envelope
 from common.queues.app import RUN, make_app
 from common.queues.arrivals import Arrivals
-from common.queues.calls import Listener
+from common.queues.calls import Caller, Listener
 from common.queues.dispatcher import Dispatcher
 from common.queues.offers import name_of
 from common.sealing import SealingKeys
@@ -84,6 +84,7 @@ class TaskRunner:
             breakers=settings.breaker_policy(),
             say=None if self.bells is None else self.bells.say,
             envelope=Envelope.of(settings),
+            caller=Caller.open(settings.redis_url) if settings.doorbells and settings.redis_url else None,
             resolver=Resolver(
                 {
                     "secret": Secrets(lambda: SealingKeys.read(*settings.installation_secrets())),
@@ -119,6 +120,8 @@ class TaskRunner:
         if self.settings.doorbells:
             rung = lambda _hints: self.dispatcher.ring()  # noqa: E731
             self.calls.listen({TASK_RUNNER_QUEUE: rung, name_of(self.presence.id): self.runner.take_up})
+            if self.runner.light is not None:  # in a thread of its own: steps wait for it
+                self.calls.listen({self.runner.light.address: self.runner.light.hear})
         self._beat.start()
         log.info(
             "worker.ready",
@@ -147,6 +150,8 @@ class TaskRunner:
         self._ended.set()
         self.calls.close()
         self.arrivals.listen(False)
+        if self.runner.light is not None:
+            self.runner.light.close()
         if self.bells is not None:
             self.bells.close()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection
@@ -26,7 +25,7 @@ from common.breaker import (
     keys_of,
     opened,
 )
-from common.config import Limits
+from common.config import Limits, limits_of_process
 from common.db import TASK_RUNNER_QUEUE, note_bell
 from common.db.now import read_now
 from common.errors import Invalid, LimitExceeded, NotFound
@@ -38,11 +37,6 @@ ENGINE = "engine"
 """Who changed a breaker that no person did."""
 IDLE = timedelta(hours=1)
 """How long a breaker is kept that nothing happens to, and that nobody waits for."""
-
-
-@lru_cache(maxsize=1)
-def _max_breakers() -> int:
-    return Limits().max_breakers
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +95,7 @@ def _require(tx: Connection, failing: Sequence[BreakerKey], now: datetime) -> No
     missing = set(failing) - store.find_known(tx, failing) if failing else set()
     for key in failing:
         if key in missing:
-            store.create(tx, key, by=ENGINE, now=now, at_most=_max_breakers())
+            store.create(tx, key, by=ENGINE, now=now, at_most=limits_of_process().max_breakers)
 
 
 def _save(

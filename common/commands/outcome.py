@@ -9,7 +9,6 @@ import random
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -21,7 +20,7 @@ from common.commands.breakers import Turned, count_calls
 from common.commands.digests import attempts_digest, attempts_digests
 from common.commands.joins import EndedMap, ItemEnd, Items, close, count_items
 from common.commands.suggestions import suggested
-from common.config import Limits
+from common.config import limits_of_process
 from common.db import ORCHESTRATOR_QUEUE, TASK_RUNNER_QUEUE, Database, note_bell
 from common.db.rows import Writes
 from common.db.tables import AttemptOutcome, InboxType
@@ -38,12 +37,6 @@ from common.store.people import HumanTask
 from common.task_error import TaskError
 from statechart.ai import AI
 from statechart.maps import map_key
-
-
-@lru_cache(maxsize=1)
-def _max_output_bytes() -> int:
-    """Read when it is first needed: a setting that is none is for the process's start to tell, not for an import."""
-    return Limits().max_output_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -593,7 +586,9 @@ class _Group:
 
     def count(self, tx: Connection, ends: Sequence[ItemEnd], *, also: Sequence[str] = ()) -> None:
         """Count items that ended for their MAPs, and tell of those MAPs that ended by it."""
-        counted = count_items(tx, ends, now=self.now, max_output_bytes=_max_output_bytes(), also=also)
+        counted = count_items(
+            tx, ends, now=self.now, max_output_bytes=limits_of_process().max_output_bytes, also=also
+        )
         if counted.opened:
             note_bell(tx, TASK_RUNNER_QUEUE, *counted.opened)
             note_bell(tx, ORCHESTRATOR_QUEUE)  # some may be workflows, which it starts

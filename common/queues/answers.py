@@ -11,11 +11,10 @@ reaches the broker can neither read one nor make one, and one that is played aga
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Self
+from typing import Any, Self
 
 import orjson
 import structlog
@@ -25,6 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from common.config import Settings
 from common.credentials import derive, read_secret
 from common.ids import InstanceId, LeaseToken, TaskId, TenantId, WorkerId, is_id
+from common.randomness import random_bytes
 from common.sealing import NONCE_BYTES, fingerprint
 from common.store.leased import KnownEnd
 
@@ -60,7 +60,11 @@ class Envelope:
 
     def address(self, orchestrator: WorkerId) -> str:
         """Whom to call with answers for an orchestrator."""
-        return f"answers:{orchestrator}:{self._key_id}"
+        return self.address_of("answers", orchestrator)
+
+    def address_of(self, what: str, worker: WorkerId) -> str:
+        """Where a process listens to `what` is sealed for it."""
+        return f"{what}:{worker}:{self._key_id}"
 
     def may_seal(self, address: str) -> bool:
         """Can whoever listens there open what is sealed here?"""
@@ -75,20 +79,11 @@ class Envelope:
             )
             for one in answers
         ]  # fmt: skip
-        nonce = os.urandom(NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, orjson.dumps(told), address.encode())
+        return self.seal_value(address, told)
 
     def open(self, address: str, said: bytes) -> list[Answer]:
         """Open what `address` was called with. Raises `ValueError` for what was not sealed for it."""
-        if len(said) > LONGEST:
-            raise ValueError(f"not an answer: {len(said):,} bytes, where {LONGEST:,} are read")
-        nonce, text = said[:NONCE_BYTES], said[NONCE_BYTES:]
-        try:
-            told = orjson.loads(self._cipher.decrypt(nonce, text, address.encode()))
-        except (InvalidTag, ValueError):
-            raise ValueError(
-                "not an answer: sealed under another key, for another address, or changed"
-            ) from None
+        told = self.open_value(address, said)
         return [
             Answer(
                 WorkerId(worker), receipt,
@@ -99,6 +94,23 @@ class Envelope:
             )
             for worker, receipt, task, token, tenant, instance, output, ended_at, body in told
         ]  # fmt: skip
+
+    def seal_value(self, address: str, value: Any) -> bytes:
+        """JSON that only who knows the secret can open, as what `address` was called with."""
+        nonce = random_bytes(NONCE_BYTES)
+        return nonce + self._cipher.encrypt(nonce, orjson.dumps(value), address.encode())
+
+    def open_value(self, address: str, said: bytes) -> Any:
+        """Open JSON that was sealed for `address`. Raises `ValueError` for what was not."""
+        if len(said) > LONGEST:
+            raise ValueError(f"not sealed for us: {len(said):,} bytes, where {LONGEST:,} are read")
+        nonce, text = said[:NONCE_BYTES], said[NONCE_BYTES:]
+        try:
+            return orjson.loads(self._cipher.decrypt(nonce, text, address.encode()))
+        except (InvalidTag, ValueError):
+            raise ValueError(
+                "not sealed for us: under another key, for another address, or changed"
+            ) from None
 
 
 # -- what a worker is called with: ids of tasks, receipts, and where to answer -----------------------------------------

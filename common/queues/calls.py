@@ -41,7 +41,7 @@ class Caller:
     @classmethod
     def open(cls, broker_url: str) -> Caller:
         """Open for a broker; one that is not Redis has no calls, and nobody hears them. Connects with the first call."""
-        return cls(_client(broker_url))
+        return cls(client_of(broker_url))
 
     def heard_by(self, whom: str) -> int | None:
         """How many heard the last call to `whom` of which that is known; None where nothing is."""
@@ -59,8 +59,7 @@ class Caller:
                 return False
             try:
                 if self._connection is None:
-                    self._connection = self._client.connection_pool.make_connection()
-                    self._connection.connect()
+                    self._connection = connect(self._client)
                 self._send(whom, hints)
                 while self._unanswered:
                     self._read_answer()
@@ -124,7 +123,7 @@ class Listener:
     @classmethod
     def open(cls, broker_url: str) -> Listener:
         """Open for a broker; one that is not Redis has no calls to be heard."""
-        return cls(_client(broker_url))
+        return cls(client_of(broker_url))
 
     def listen(self, heard: Mapping[str, Heard]) -> None:
         """Tell each of `heard` of the calls to its name, from a thread that all share, until `close`."""
@@ -164,7 +163,15 @@ def channel(whom: str) -> str:
     return f"signalbox:call:{whom}"
 
 
-def _client(broker_url: str) -> redis.Redis | None:
+def connect(client: redis.Redis) -> Any:
+    """A connection that only its caller uses. Raises what redis raises."""
+    connection = client.connection_pool.make_connection()
+    connection.connect()  # type: ignore[no-untyped-call]
+    return connection
+
+
+def client_of(broker_url: str) -> redis.Redis | None:
+    """The client of a broker; None for one that is not Redis, and has no calls."""
     if not broker_url.startswith(("redis://", "rediss://", "unix://")):
         return None
     return redis.Redis.from_url(broker_url, socket_connect_timeout=1, socket_timeout=2)

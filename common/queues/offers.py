@@ -11,6 +11,7 @@ under a limit or a circuit breaker is never leased like this.
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,7 @@ class Offer:
     """`worker` takes `credit` more tasks at once, of `types`, and SYSTEM tasks of `functions`; with 0 it takes back what it said.
 
     Of tenants that are not in `not_for`. By each name the attempts that its handler allows where the task has no policy, None for the default's.
+    Those of the names in `light` it calls for a step that waits (`common.queues.light_calls`), however much else it holds.
     """
 
     worker: WorkerId
@@ -47,11 +49,17 @@ class Offer:
     functions: Mapping[str, int | None]
     credit: int
     not_for: frozenset[TenantId] = frozenset()
+    light: frozenset[str] = frozenset()
 
     def takes(self, tenant_id: TenantId, type: str, name: str) -> bool:
         """Is a task of this tenant, type and name among what is offered?"""
         is_named = name in self.functions if type == SYSTEM else type in self.types
         return is_named and tenant_id not in self.not_for
+
+    def calls(self, type: str, name: str) -> bool:
+        """Is the handler of such a task one that a step may wait for?"""
+        known, asked = (self.functions, name) if type == SYSTEM else (self.types, type)
+        return asked in self.light and asked in known
 
     def max_attempts(self, type: str, name: str) -> int | None:
         """The attempts that the handler of such a task allows; None: as many as the default."""
@@ -66,6 +74,7 @@ class Offer:
                 "functions": self.functions,
                 "credit": self.credit,
                 "notFor": sorted(self.not_for),
+                "light": sorted(self.light),
             }
         )
 
@@ -79,6 +88,7 @@ class Offer:
             worker, lease_ms, credit = told["worker"], told["leaseMs"], told["credit"]
             types, functions = dict(told["types"]), dict(told["functions"])
             not_for = frozenset(map(TenantId, told["notFor"]))
+            light = frozenset(map(str, told.get("light", ())))  # runners of before say nothing of it
         except (TypeError, KeyError) as error:
             raise ValueError(f"not an offer: {error}") from None
         numbers = all(type(one) is int for one in (lease_ms, credit))
@@ -88,7 +98,9 @@ class Offer:
             raise ValueError("not an offer: attempts are numbers")
         if not (0 < lease_ms <= 3_600_000 and 0 <= credit <= CREDIT_MAX):
             raise ValueError("not an offer: its figures are out of bounds")
-        return cls(WorkerId(worker), timedelta(milliseconds=lease_ms), types, functions, credit, not_for)
+        return cls(
+            WorkerId(worker), timedelta(milliseconds=lease_ms), types, functions, credit, not_for, light
+        )
 
 
 def name_of(worker: WorkerId) -> str:
@@ -101,6 +113,7 @@ class _Standing:
     offer: Offer
     left: int
     until: float
+    is_silent: bool = False
 
 
 class Offers:
@@ -114,6 +127,7 @@ class Offers:
         self._known: set[WorkerId] = set()
         self._standing: dict[WorkerId, _Standing] = {}
         self._turn = threading.Lock()
+        self._are_light = False  # has anybody ever offered to call a light handler?
 
     def __bool__(self) -> bool:
         return bool(self._standing)
@@ -135,8 +149,28 @@ class Offers:
                 if offer.credit:
                     until = time.monotonic() + KEPT_SECONDS
                     self._standing[offer.worker] = _Standing(offer, offer.credit, until)
+                    self._are_light |= bool(offer.light)
                 else:
                     self._standing.pop(offer.worker, None)
+
+    def caller_of(self, type: str, name: str) -> Offer | None:
+        """The offer of a runner that calls such a task's handler for a step that waits; nothing of it is used up. None where nobody does."""
+        if not self._are_light:
+            return None
+        with self._turn:
+            now = time.monotonic()
+            calling = [
+                one.offer
+                for one in self._standing.values()
+                if one.until >= now and not one.is_silent and one.offer.calls(type, name)
+            ]
+        return random.choice(calling) if calling else None  # noqa: S311 - who is asked, not a secret
+
+    def note_silent(self, worker: WorkerId) -> None:
+        """A runner did not answer in time: have it call nothing until it offers anew."""
+        with self._turn:
+            if worker in self._standing:
+                self._standing[worker].is_silent = True
 
     def take(self, tenant_id: TenantId, type: str, name: str) -> Offer | None:
         """The offer of the runner that would take most, one task of which is hereby used; None where nobody takes such a task."""
@@ -144,9 +178,13 @@ class Offers:
             now = time.monotonic()
             best: _Standing | None = None
             for one in list(self._standing.values()):
-                if one.until < now or not one.left:
+                if one.until < now:
                     del self._standing[one.offer.worker]
-                elif one.offer.takes(tenant_id, type, name) and (best is None or one.left > best.left):
+                elif (
+                    one.left
+                    and one.offer.takes(tenant_id, type, name)
+                    and (best is None or one.left > best.left)
+                ):
                     best = one
             if best is None:
                 return None

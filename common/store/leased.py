@@ -53,6 +53,51 @@ class Begun:
     expires_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class CalledHere:
+    """How a task that is being created was called by `worker` while the step that creates it waited, and succeeded."""
+
+    worker: WorkerId
+    token: LeaseToken
+    started_at: datetime
+    ended_at: datetime
+    output: str | None
+
+
+def create_called(writes: Writes, rows: Sequence[tuple[Mapping[str, Any], CalledHere]]) -> None:
+    """Insert task rows as `create` does, each ended well with its only attempt."""
+    writes.insert(
+        tasks,
+        [
+            {
+                **row,
+                "status": TaskStatus.SUCCEEDED.value,
+                "attempt": 1,
+                "start_by_at": None,
+                "output": called.output,
+                "finished_at": called.ended_at,
+            }
+            for row, called in rows
+        ],
+    )
+    writes.insert(
+        attempts,
+        [
+            {
+                "task_id": row["id"],
+                "token": called.token,
+                "tenant_id": row["tenant_id"],
+                "attempt": 1,
+                "worker_id": called.worker,
+                "started_at": called.started_at,
+                "ended_at": called.ended_at,
+                "outcome": AttemptOutcome.SUCCEEDED.value,
+            }
+            for row, called in rows
+        ],
+    )
+
+
 def create_begun(writes: Writes, rows: Sequence[tuple[Mapping[str, Any], Begun]]) -> None:
     """Insert task rows as `create` does, each leased to a worker, with its first attempt that begins with the row."""
     writes.insert(

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from heapq import heappop, heappush
-from typing import Any, cast
+from typing import Any
 
 from common.canonical import dumps, read
 from common.commands.configs import Wanted, choose, scope_id_of
 from common.config import Limits
-from common.db import Database
 from common.db.tables import InboxType
 from common.decision import NOT_RUN_BY_A_RUNNER
 from common.errors import NotFound, SignalboxError
@@ -28,7 +27,8 @@ from common.store.joins import StartableItem
 from common.task_error import TaskError
 from orchestrator.charts import CompiledChart
 from orchestrator.map_children import wanted_child
-from orchestrator.stepping import Advancing, step_instance
+from orchestrator.stepped import step_instance
+from orchestrator.stepping import StepLimits
 from signalbox.testing import outcomes
 from signalbox.testing.answers import Answer, Script
 from signalbox.testing.handlers import as_polled
@@ -74,7 +74,7 @@ class World:
 
     def __post_init__(self) -> None:
         # Stepping an instance reads the limit only; the database is for passes, which are not made here.
-        self._advancing = Advancing(cast("Database", None), self.limits.max_context_bytes, limits=self.limits)
+        self._step_limits = StepLimits(self.limits.max_context_bytes, self.limits.max_ai_events)
 
     # -- definitions ------------------------------------------------------------------------------------------------
 
@@ -189,7 +189,7 @@ class World:
             rows[behind:behind] = memory.rows_of(instance.id, parked=True)[:wanted]
         compiled = memory.definitions[instance.held.definition_id]
         config = self._config_for(instance, compiled)
-        batch = step_instance(self._advancing, instance.held, rows, compiled, memory.now, math.inf, config)
+        batch = step_instance(self._step_limits, instance.held, rows, compiled, memory.now, math.inf, config)
         Saving.of(batch).store(memory, self.find_definition, self.limits)
         return batch.steps
 

@@ -39,3 +39,10 @@ def unsteady(input: Any, context: Any) -> Any:
     if context.attempt == 1:
         raise Retryable("the first attempt fails")
     return input
+
+
+@handler("test.light", light=True)
+def light(_input: Any, context: Any) -> str:
+    """Note that it was called, at once; returns the key of its work."""
+    _note("began", context)
+    return str(context.idempotency_key)

@@ -197,17 +197,17 @@ def test_a_step_that_fails_by_itself_keeps_the_end_for_the_retry(
     engine: Engine, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [claim] = claimed(engine, ONE_TASK)
-    through = stepping._Stepping.through
+    through = stepping.Stepping.through
 
     def broken(*_: Any) -> Any:
         raise RuntimeError("a fault of the engine")
 
-    monkeypatch.setattr(stepping._Stepping, "through", broken)
+    monkeypatch.setattr(stepping.Stepping, "through", broken)
     told.tell([claim])
     engine.advance()
     assert engine.status(claim.instance_id) is InstanceStatus.FAILED
 
-    monkeypatch.setattr(stepping._Stepping, "through", through)
+    monkeypatch.setattr(stepping.Stepping, "through", through)
     engine.control("retry", claim.instance_id)
     engine.advance()
     assert engine.status(claim.instance_id) is InstanceStatus.COMPLETED

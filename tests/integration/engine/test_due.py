@@ -186,6 +186,6 @@ def test_many_instances_escalate_in_one_batch(engine: Engine, clock: ManualClock
     engine.send(ids[0], "STOP")
     let_go_by(engine, clock, hours=1)
 
-    rows = engine.execute("SELECT assignee FROM tasks ORDER BY id")
+    rows = engine.execute("SELECT assignee FROM tasks ORDER BY instance_id")
     assert [row[0] for row in rows] == [f"boss-{n}" for n in range(5)]
     assert all(is_valid(engine, one) for one in ids)

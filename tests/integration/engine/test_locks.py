@@ -1,5 +1,6 @@
 """Locks on PostgreSQL: one order for whoever waits, senders never wait, and what commits later is applied later."""
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -140,11 +141,13 @@ def holding_task(engine: Engine, task_id: str) -> Iterator[ThreadPoolExecutor]:
 def two_claims(engine: Engine) -> tuple[list[InstanceId], list[Any]]:
     """Two instances with a running task each; the task with the lower id belongs to the later instance."""
     engine.handler("work", lambda _input: None)
-    earlier = engine.start(waiting_with_task())
+    document = waiting_with_task()
+    document["states"]["asked"] = {"on": {"GO": document["initial"]}}
+    earlier = engine.start(document | {"initial": "asked"})
     later = engine.start("waiting-work")
-    with engine.database.transaction() as held:
-        instances.lock_ready(held, [earlier])
-        engine.advance()
+    engine.send(later, "GO")
+    time.sleep(0.002)  # ids of tasks tell the millisecond of what they were caused by
+    engine.send(earlier, "GO")
     engine.advance()
     claims = sorted(engine.claim(), key=lambda claim: claim.id)
     assert [claim.instance_id for claim in claims] == [later, earlier]

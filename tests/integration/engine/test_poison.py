@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 
 from common.lifecycle import InstanceStatus
-from orchestrator.stepping import Advancing
+from orchestrator.advancing import Advancing
 from tests.integration.engine.documents import COUNTER, ON_SQLITE, assign, on_go, one_task
 from tests.support.engine import LIMITS, Engine
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from common.db.now import read_now
 from common.lifecycle import InstanceStatus
-from orchestrator.stepping import Advancing
+from orchestrator.advancing import Advancing
 from tests.support.engine import LIMITS, Engine
 
 KEYED = {

@@ -15,7 +15,7 @@ from driver import SETTINGS, one_at_a_time, serve, timed
 
 from common.commands.definitions import apply_definition
 from common.commands.start import Start, start_instance
-from common.config import Limits, Settings
+from common.config import Settings, limits_of_process
 from common.db import Database
 from common.observability import configure_logging
 from common.queues import doorbell
@@ -47,12 +47,12 @@ def main() -> None:
         with database.transaction() as tx:
             tenant_id = keys.ensure_tenant(tx, TENANT)
             for chart in charts.values():
-                apply_definition(tx, tenant_id, chart, actor="bench", limits=Limits())
+                apply_definition(tx, tenant_id, chart, actor="bench", limits=limits_of_process())
 
         def start(key: str = "three-steps", input: Any = None) -> str:
             request = Start(definition_key=key, input=input)
             return database.run(
-                lambda tx: start_instance(tx, tenant_id, request, actor="bench", limits=Limits())
+                lambda tx: start_instance(tx, tenant_id, request, actor="bench", limits=limits_of_process())
             ).instance_id
 
         def run(key: str = "three-steps", input: Any = None) -> None:

@@ -1,0 +1,116 @@
+"""An orchestrator's way to the runners that call light handlers for its steps (`light_calls.py`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Self
+
+import redis
+import structlog
+
+from common.config import Settings
+from common.ids import LeaseToken, WorkerId, new_id
+from common.queues.answers import Envelope
+from common.queues.calls import channel, client_of, connect
+from common.queues.light_calls import Called, LightReply, LightTask, calls_address
+
+REST = 1.0
+"""Seconds in which nobody is called after the broker failed."""
+log = structlog.get_logger("signalbox.light_calls")
+
+
+class LightLine:
+    """One orchestrator's way to the runners that call light handlers for it. For one thread at a time.
+
+    It has two connections of its own, one that calls and one that hears: who waits reads the socket itself, since a thread that had to be woken
+    would double what a call takes.
+    """
+
+    def __init__(self, client: redis.Redis, envelope: Envelope, worker: WorkerId) -> None:
+        self._client = client
+        self._envelope = envelope
+        self._sender = new_id()  # of this process, as its counts are
+        self._reply_to = envelope.address_of("lit", worker)
+        self._number = 0
+        self._calls: Any = None
+        self._replies: Any = None
+        self._called: list[WorkerId] = []
+        self._quiet_until = 0.0
+
+    @classmethod
+    def open(cls, settings: Settings, envelope: Envelope | None, worker: WorkerId) -> Self | None:
+        """The line of an orchestrator; None where nobody can be called: without doorbells, a secret, or Redis. Connects with the first call."""
+        client = client_of(settings.redis_url) if settings.doorbells and settings.redis_url else None
+        return None if client is None or envelope is None else cls(client, envelope, worker)
+
+    def send(self, worker: WorkerId, tasks: Sequence[LightTask]) -> bool:
+        """Have a runner call the handlers of some tasks; False where that cannot be said, and nobody was called. Never raises."""
+        if time.monotonic() < self._quiet_until:
+            return False
+        self._number += 1
+        address = calls_address(self._envelope, worker)
+        told = [self._sender, self._number, self._reply_to, [one.told() for one in tasks]]
+        try:
+            if self._calls is None:
+                self._connect()
+            self._calls.send_command(
+                "PUBLISH", channel(address), self._envelope.seal_value(address, told), check_health=False
+            )
+        except (redis.RedisError, OSError) as error:
+            self._hang_up(error)
+            return False
+        self._called.append(worker)
+        return True
+
+    def unheard(self) -> set[WorkerId]:
+        """Whom of those that were called since the last time this was asked did nobody hear? Waits for the broker, which answers at once. Never raises."""
+        called, self._called = self._called, []
+        unheard: set[WorkerId] = set()
+        for worker in called:
+            try:
+                if self._calls is None or not self._calls.read_response():
+                    unheard.add(worker)
+            except (redis.RedisError, OSError) as error:
+                self._hang_up(error)
+                return set()  # what was called by then, and what not, nobody knows
+        return unheard
+
+    def replies(self, seconds: float) -> list[LightReply] | None:
+        """What has been answered, at the latest after so many seconds; None where nothing came or can come. Never raises."""
+        if self._replies is None:
+            return None
+        try:
+            if not self._replies.can_read(timeout=max(seconds, 0.0)):
+                return None
+            kind, _, said = self._replies.read_response(push_request=True)
+        except (redis.RedisError, OSError, ValueError) as error:
+            self._hang_up(error)
+            return None
+        if kind != b"message":
+            return []
+        try:
+            _, told = self._envelope.open_value(self._reply_to, said)
+            return [LightReply(LeaseToken(token), Called(called), output) for token, called, output in told]
+        except (ValueError, TypeError) as error:
+            log.warning("light_reply.unreadable", error=str(error)[:200])
+            return []
+
+    def close(self) -> None:
+        """Give the connections back."""
+        for one in (self._calls, self._replies):
+            if one is not None:
+                one.disconnect()
+        self._calls = self._replies = None
+        self._called = []
+
+    def _connect(self) -> None:
+        self._replies = connect(self._client)
+        self._replies.send_command("SUBSCRIBE", channel(self._reply_to))
+        self._replies.read_response(push_request=True)
+        self._calls = connect(self._client)
+
+    def _hang_up(self, error: Exception) -> None:
+        self._quiet_until = time.monotonic() + REST
+        self.close()
+        log.debug("light_call.unsaid", error=str(error))
