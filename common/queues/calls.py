@@ -144,18 +144,23 @@ class Listener:
 
     def _hear(self, heard: Mapping[str, Heard]) -> None:
         assert self._client is not None  # noqa: S101 - only a client listens
-        with self._client.pubsub(ignore_subscribe_messages=True) as subscribed:  # type: ignore[no-untyped-call]
-            subscribed.subscribe(*heard)
+        connection = connect(self._client)
+        try:
+            subscribe(connection, list(heard))
             for tell in heard.values():
                 tell([])  # what was called before we listened
             while not self._closed.is_set():
                 calls: dict[str, list[bytes]] = {}
-                message = subscribed.get_message(timeout=1.0)
-                while message is not None:  # all that is there: who hears is told once
-                    calls.setdefault(message["channel"].decode(), []).append(message["data"])
-                    message = subscribed.get_message(timeout=0)
+                is_any = connection.can_read(timeout=1.0)
+                while is_any:  # all that is there: who hears is told once
+                    kind, name, said = connection.read_response()
+                    if kind == b"message":
+                        calls.setdefault(name.decode(), []).append(said)
+                    is_any = connection.can_read(timeout=0)
                 for name, hints in calls.items():
                     heard[name](hints)
+        finally:
+            connection.disconnect()
 
 
 def channel(whom: str) -> str:
@@ -170,8 +175,16 @@ def connect(client: redis.Redis) -> Any:
     return connection
 
 
+def subscribe(connection: Any, names: Sequence[str]) -> None:
+    """Have a connection hear channels. Raises what redis raises."""
+    connection.send_command("SUBSCRIBE", *names)
+    for _ in names:
+        connection.read_response()
+
+
 def client_of(broker_url: str) -> redis.Redis | None:
     """The client of a broker; None for one that is not Redis, and has no calls."""
     if not broker_url.startswith(("redis://", "rediss://", "unix://")):
         return None
-    return redis.Redis.from_url(broker_url, socket_connect_timeout=1, socket_timeout=2)
+    # With the newer protocol the client writes each message that comes as text into a log that nobody reads.
+    return redis.Redis.from_url(broker_url, protocol=2, socket_connect_timeout=1, socket_timeout=2)

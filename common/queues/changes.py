@@ -15,6 +15,8 @@ import orjson
 import redis
 import structlog
 
+from common.queues.calls import client_of
+
 CHANNEL = "signalbox:changed"
 LOOK_SECONDS = 0.25
 """Who waits looks by himself after so long."""
@@ -41,9 +43,7 @@ class Changes:
     @classmethod
     def open(cls, redis_url: str) -> Changes:
         """Open the channel; connects lazily, and works without anybody at the other end."""
-        if not redis_url.startswith(("redis://", "rediss://", "unix://")):
-            return cls(None)
-        return cls(redis.Redis.from_url(redis_url, socket_connect_timeout=1, socket_timeout=2))
+        return cls(client_of(redis_url))
 
     def publish(self, ids: Sequence[str]) -> None:
         """Tell that these instances may have come to rest. Returns at once, never raises; an unreachable Redis is left alone for a second."""

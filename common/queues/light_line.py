@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -12,9 +13,11 @@ import structlog
 from common.config import Settings
 from common.ids import LeaseToken, WorkerId, new_id
 from common.queues.answers import Envelope
-from common.queues.calls import channel, client_of, connect
+from common.queues.calls import channel, client_of, connect, subscribe
 from common.queues.light_calls import Called, LightReply, LightTask, calls_address
 
+UNREAD = 16
+"""Answers of the broker that may wait to be read: who called for which is known, and most calls are answered by their runners before."""
 REST = 1.0
 """Seconds in which nobody is called after the broker failed."""
 log = structlog.get_logger("signalbox.light_calls")
@@ -35,7 +38,8 @@ class LightLine:
         self._number = 0
         self._calls: Any = None
         self._replies: Any = None
-        self._called: list[WorkerId] = []
+        self._called: deque[WorkerId] = deque()
+        self._unheard: set[WorkerId] = set()
         self._quiet_until = 0.0
 
     @classmethod
@@ -65,16 +69,23 @@ class LightLine:
 
     def unheard(self) -> set[WorkerId]:
         """Whom of those that were called since the last time this was asked did nobody hear? Waits for the broker, which answers at once. Never raises."""
-        called, self._called = self._called, []
-        unheard: set[WorkerId] = set()
-        for worker in called:
-            try:
-                if self._calls is None or not self._calls.read_response():
-                    unheard.add(worker)
-            except (redis.RedisError, OSError) as error:
-                self._hang_up(error)
-                return set()  # what was called by then, and what not, nobody knows
+        self._read_heard(leave=0)
+        unheard, self._unheard = self._unheard, set()
         return unheard
+
+    def _read_heard(self, *, leave: int) -> None:
+        """Read how many heard each call, of all but the last few."""
+        while self._calls is not None and len(self._called) > leave:
+            try:
+                if not self._calls.read_response():
+                    self._unheard.add(self._called[0])
+            except (
+                redis.RedisError,
+                OSError,
+            ) as error:  # what was called by then, and what not, nobody knows
+                self._hang_up(error)
+                return
+            self._called.popleft()
 
     def replies(self, seconds: float) -> list[LightReply] | None:
         """What has been answered, at the latest after so many seconds; None where nothing came or can come. Never raises."""
@@ -83,10 +94,11 @@ class LightLine:
         try:
             if not self._replies.can_read(timeout=max(seconds, 0.0)):
                 return None
-            kind, _, said = self._replies.read_response(push_request=True)
+            kind, _, said = self._replies.read_response()
         except (redis.RedisError, OSError, ValueError) as error:
             self._hang_up(error)
             return None
+        self._read_heard(leave=UNREAD)
         if kind != b"message":
             return []
         try:
@@ -102,12 +114,12 @@ class LightLine:
             if one is not None:
                 one.disconnect()
         self._calls = self._replies = None
-        self._called = []
+        self._called.clear()
+        self._unheard.clear()
 
     def _connect(self) -> None:
         self._replies = connect(self._client)
-        self._replies.send_command("SUBSCRIBE", channel(self._reply_to))
-        self._replies.read_response(push_request=True)
+        subscribe(self._replies, [channel(self._reply_to)])
         self._calls = connect(self._client)
 
     def _hang_up(self, error: Exception) -> None:
