@@ -5,12 +5,13 @@ is locked, called, and where it just succeeds written once: ended, with one atte
 What ends otherwise, or writes by itself, is begun first, as any other task. If the process dies meanwhile, the transaction never was:
 nothing counts, and the task is due as before. So that one which kills its process does not do so for ever, light handlers
 are run as ordinary ones, with a lease and an attempt on record first, wherever a runner has just died unsaid; and one
-that breaks its promise loses the privilege in this process.
+that breaks its promise is without the privilege in this process for a minute.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -29,29 +30,37 @@ PROMISE_SECONDS = 0.01
 PATIENCE_SECONDS = 0.1
 """One call that takes so long breaks the promise at once; of shorter ones, `BREACHES` in a row do."""
 BREACHES = 5
+WITHOUT_SECONDS = 60.0
+"""For so long a handler is without the privilege: a machine that was frozen or crowded for a moment looks like one that breaks its promise."""
 
 
 class LightHandlers:
     """Which handlers of this process have the privilege, by name. Safe to ask from any thread."""
 
     def __init__(self, handlers: Iterable[Handler]) -> None:
-        self._names = {handler.name for handler in handlers if handler.options.light}
+        self._names = frozenset(handler.name for handler in handlers if handler.options.light)
+        self._without_until: dict[str, float] = {}
         self._breaches: dict[str, int] = {}
         self._turn = threading.Lock()
 
     @property
     def are_any(self) -> bool:
         """Is there any handler in this process that has the privilege?"""
-        return bool(self._names)
+        return bool(self.names)
 
     @property
     def names(self) -> frozenset[str]:
         """The handlers that have it."""
-        return frozenset(self._names)
+        if not self._without_until:
+            return self._names
+        with self._turn:
+            now = time.monotonic()
+            self._without_until = {name: until for name, until in self._without_until.items() if until > now}
+            return self._names - self._without_until.keys()
 
     def has(self, handler: Handler) -> bool:
         """Tell whether a handler may be called inside the claiming transaction."""
-        return handler.options.light and handler.name in self._names
+        return handler.options.light and handler.name in self.names
 
     def note(self, name: str, seconds: float) -> None:
         """Take note of how long a call took."""
@@ -62,10 +71,11 @@ class LightHandlers:
             breaches = self._breaches[name] = self._breaches.get(name, 0) + 1
             if seconds < PATIENCE_SECONDS and breaches < BREACHES:
                 return
-            self._names.discard(name)
+            self._without_until[name] = time.monotonic() + WITHOUT_SECONDS
         log.warning(
-            "handler.not_light", handler=name, seconds=round(seconds, 3), promised_seconds=PROMISE_SECONDS
-        )
+            "handler.not_light", handler=name, seconds=round(seconds, 3), promised_seconds=PROMISE_SECONDS,
+            rest_seconds=WITHOUT_SECONDS,
+        )  # fmt: skip
 
 
 class LightEnds:
