@@ -47,6 +47,10 @@ from signalbox.throwaway_postgres import throwaway_postgres
 Mode = Literal["latency", "live", "backlog"]
 Where = Literal["embedded", "postgres", "environment"]
 
+NOOP = "signalbox.noop"
+LIGHT_NOOP = "bench.light"
+LIGHT_HANDLERS = "signalbox.bench_handlers"
+"""The module of `LIGHT_NOOP`, which is loaded for `--light` alone: a runner that knows light handlers claims otherwise."""
 TENANT = "bench"
 WARM_UP = 20
 STARTERS = 4
@@ -59,7 +63,7 @@ LATENCY_SHARE = 10
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure. `document` None: a chart of `steps` no-op SYSTEM tasks, one after the other."""
+    """What to measure. `document` None: a chart of `steps` no-op SYSTEM tasks, one after the other, of a `light` handler if `is_light`."""
 
     instances: int
     steps: int
@@ -68,6 +72,12 @@ class Options:
     over_http: bool = False
     document: Mapping[str, Json] | None = None
     input: Json = None
+    is_light: bool = False
+
+    @property
+    def chart(self) -> Mapping[str, Json]:
+        """The workflow to measure."""
+        return self.document or steps_chart(self.steps, LIGHT_NOOP if self.is_light else NOOP)
 
 
 @dataclass(frozen=True)
@@ -95,14 +105,14 @@ class BenchFailed(SignalboxError):
     code = "bench.failed"
 
 
-def steps_chart(steps: int) -> dict[str, Json]:
-    """A chart that asks for `steps` no-op tasks, one after the other."""
+def steps_chart(steps: int, function: str = NOOP) -> dict[str, Json]:
+    """A chart that asks for `steps` tasks of a function, one after the other."""
     states: dict[str, Json] = {
         f"step{number}": {
             "entry": [
                 {
                     "type": "createTask",
-                    "task": {"type": "SYSTEM", "name": "signalbox.noop", "completionEvent": f"DONE_{number}"},
+                    "task": {"type": "SYSTEM", "name": function, "completionEvent": f"DONE_{number}"},
                 }
             ],
             "on": {f"DONE_{number}": f"step{number + 1}" if number < steps else "done"},
@@ -138,7 +148,15 @@ def bench_stack(
         folder.create()
         database_url, redis_url = _servers(options.where, folder, ending, tell)
         yield ending.enter_context(
-            stack_on(database_url, path, tell, say, redis_url=redis_url, has_api=options.over_http)
+            stack_on(
+                database_url,
+                path,
+                tell,
+                say,
+                redis_url=redis_url,
+                has_api=options.over_http,
+                handlers=(LIGHT_HANDLERS,) if options.is_light else (),
+            )
         )
 
 
@@ -151,12 +169,13 @@ def stack_on(
     *,
     redis_url: str | None = None,
     has_api: bool = False,
+    handlers: Sequence[str] = (),
 ) -> Iterator[Stack]:
-    """The same on a database that is there, or on SQLite in its folder (None)."""
+    """The same on a database that is there, or on SQLite in its folder (None), with further modules of handlers."""
     plan = Plan(
         folder=DataFolder.at(path),
         cwd=Path.cwd(),
-        environment=_environment(os.environ),
+        environment=_environment(os.environ, handlers),
         database_url=database_url,
         redis_url=redis_url,
         tenant=TENANT,
@@ -168,11 +187,13 @@ def stack_on(
         yield stack
 
 
-def _environment(mine: Mapping[str, str]) -> dict[str, str]:
+def _environment(mine: Mapping[str, str], handlers: Sequence[str]) -> dict[str, str]:
     """Our own, without what would make the processes something else than they are by default."""
-    return {
+    kept = {
         name: value for name, value in mine.items() if name not in ("DATABASE_URL", "REDIS_URL", "SMTP_URL")
     }
+    modules = [one for one in (kept.get("SIGNALBOX_HANDLERS"), *handlers) if one]
+    return kept | ({"SIGNALBOX_HANDLERS": ",".join(modules)} if modules else {})
 
 
 def _servers(
@@ -234,7 +255,7 @@ def _bench(stack: Stack, options: Options, tell: Tell) -> Iterator[Bench]:
     changes = Changes.open(settings.redis_url)
     client = stack.client()
     try:
-        document = options.document or steps_chart(options.steps)
+        document = options.chart
         tenant_id, key = _apply(database, document)
         start = (
             _over_http(client, key, options)
@@ -431,14 +452,18 @@ def _report(
             "starts": "over HTTP" if options.over_http else "in process",
             "starters": STARTERS,
         },
-        "workflow": {"definition": _name(options), "steps": steps},
+        "workflow": {
+            "definition": _name(options),
+            "steps": steps,
+            "handlers": "light" if options.is_light else "ordinary",
+        },
         "measurements": [_measurement(one) for one in measurements],
         "notices": [f"{notice.part}: {notice.text}" for notice in notices],
     }
 
 
 def _name(options: Options) -> str:
-    return str((options.document or steps_chart(options.steps))["id"])
+    return str(options.chart["id"])
 
 
 def _measurement(one: Measurement) -> dict[str, Any]:

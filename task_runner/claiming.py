@@ -103,6 +103,8 @@ class Claiming:
         self._turn_after = FROM_THE_FIRST
         self._looks_first = False
         """The claim before found nothing: a look costs less than another one that does."""
+        self._expects_light = True
+        """Claims of late brought tasks of light handlers. Most of those steps have called by themselves, and a claim that calls none costs less."""
         self._full: list[TenantId] = []  # who has his share of the slots
 
     def room(self) -> int:
@@ -121,7 +123,11 @@ class Claiming:
     @property
     def claimed_line_length(self) -> int:
         """How many of those may be claimed: none where light handlers are called by who claims, which needs no slots."""
-        return 0 if self._executor.light.are_any else self.line_length
+        return 0 if self._calls_light else self.line_length
+
+    @property
+    def _calls_light(self) -> bool:
+        return self._expects_light and self._executor.light.are_any
 
     def claim_due(self, room: int) -> Batch:
         """Claim due tasks that no limit holds for, at the most `room`, and hand them to the slots."""
@@ -199,7 +205,7 @@ class Claiming:
         if (self.database.is_sqlite or self._looks_first) and not self._is_anything_due():
             return Batch(0)
         limit = self._share_of(limit)
-        calls_light = not self.is_wary() and time.monotonic() >= self.ordinary_until
+        calls_light = self._calls_light and not self.is_wary() and time.monotonic() >= self.ordinary_until
         try:
             batch = self.database.run(lambda tx: self._claim_in(tx, limit, calls_light=calls_light))
         except Exception as error:
@@ -220,7 +226,7 @@ class Claiming:
         As long as all that was found is light there is another look, because a report and its commit cost more than many
         calls: the items of a MAP come by the thousand.
         """
-        if not (calls_light and self._executor.light.are_any):
+        if not calls_light:
             return self._claim_ordinary(tx, limit)
         until = 0.0
         clock: ReadClock | None = None
@@ -240,6 +246,7 @@ class Claiming:
                 break
         if is_full:  # there may be more than fits here: let others join in
             note_bell(tx, TASK_RUNNER_QUEUE)
+        self._expects_light = bool(light) or not taken
         if light:
             report_outcomes(tx, light.outcomes, at_once=light.at_once, worker=self.worker)
             faults.hit("before_outcome_commit")
@@ -262,6 +269,7 @@ class Claiming:
         clock = ReadClock.just_read(due.now)
         self._note_turns(due, limit)
         self._allow(tx, due.claims)
+        self._expects_light |= any(self._executor.options(claim).light for claim in due.claims)
         is_full = len(due.claims) == limit
         if is_full:
             note_bell(tx, TASK_RUNNER_QUEUE)

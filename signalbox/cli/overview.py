@@ -56,6 +56,9 @@ def bench(
         typer.Option("--environment", help='On DATABASE_URL and REDIS_URL; adds a tenant "bench" there.'),
     ] = False,
     http: Annotated[bool, typer.Option("--http", help="Start through the API, not in process.")] = False,
+    light: Annotated[
+        bool, typer.Option("--light", help="The built-in workflow's tasks by a light handler.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Measure workflows a second and their latency, on a stack of its own: one orchestrator, one task runner.
@@ -68,6 +71,8 @@ def bench(
     end_in_order_on_sigterm()
     if postgres and environment:
         raise UsageError("--postgres and --environment name two databases; expected one of them")
+    if light and definition:
+        raise UsageError("--light is about the tasks of the built-in workflow; expected it or --definition")
     ways: list[tuple[Mode, bool]] = [("latency", latency), ("live", live), ("backlog", backlog)]
     chosen = [mode for mode, is_chosen in ways if is_chosen]
     out = Output(json)
@@ -80,6 +85,7 @@ def bench(
             over_http=http,
             document=read_object(definition) if definition else None,
             input=json_argument(input, "--input"),
+            is_light=light,
         ),
         tell=lambda line: out.note(f"  {line}"),
     )

@@ -986,7 +986,8 @@ def bench_view(report: Mapping[str, Any]) -> RenderableType:
             ("stack", f"{stack['database']}; {stack['broker']}; one orchestrator, one task runner"),
             (
                 "workflow",
-                f"{workflow['definition']}, {workflow['steps']} steps from start to end, started {stack['starts']}",
+                f"{workflow['definition']}, {workflow['steps']} steps from start to end, {workflow['handlers']} handlers, "
+                f"started {stack['starts']}",
             ),
         ]
     )

@@ -33,7 +33,7 @@ def test_three_ways_of_asking_are_measured(
 
     assert bench.exit_code == 0, bench.log()
     report = report_in(bench.log())
-    assert report["workflow"] == {"definition": "bench-2-steps", "steps": 3}
+    assert report["workflow"] == {"definition": "bench-2-steps", "steps": 3, "handlers": "ordinary"}
     assert report["notices"] == []
     measurements = {one["mode"]: one for one in report["measurements"]}  # type: ignore[attr-defined]
     assert {mode: one["instances"] for mode, one in measurements.items()} == {
@@ -48,12 +48,14 @@ def test_three_ways_of_asking_are_measured(
     assert not list(tmp_path.glob("**/*.db"))
 
 
-def test_starts_may_come_over_http(processes: Processes) -> None:
-    bench = run_bench(processes, "--instances", "20", "--live", "--http")
+def test_starts_may_come_over_http_and_handlers_be_light(processes: Processes) -> None:
+    bench = run_bench(processes, "--instances", "20", "--live", "--http", "--light")
 
     assert bench.exit_code == 0, bench.log()
-    (live,) = report_in(bench.log())["measurements"]  # type: ignore[misc]
+    report = report_in(bench.log())
+    (live,) = report["measurements"]  # type: ignore[misc]
     assert live["instances"] == 20
+    assert report["workflow"] == {"definition": "bench-3-steps", "steps": 4, "handlers": "light"}
 
 
 @pytest.mark.parametrize(
@@ -61,6 +63,7 @@ def test_starts_may_come_over_http(processes: Processes) -> None:
     [
         (("--environment",), "--environment measures on DATABASE_URL, and that is not set"),
         (("--environment", "--postgres"), "--postgres and --environment name two databases"),
+        (("--light", "--definition", "nowhere.json"), "--light is about the tasks of the built-in workflow"),
         (("--definition", "nowhere.json"), 'cannot read "nowhere.json"'),
     ],
 )

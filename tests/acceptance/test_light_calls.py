@@ -25,7 +25,7 @@ THREE_STEPS = {
         "done": {"type": "final"},
     },
 }
-BLOWS = 8
+BLOWS = int(os.environ.get("LIGHT_BLOWS", "8"))
 CALLED = "SELECT count(*) FROM attempts a JOIN tasks t ON t.id = a.task_id WHERE a.started_at > t.created_at AND a.outcome = 'succeeded'"
 """Attempts that began after their task was asked for, in a database that has only seen steps which waited for them."""
 

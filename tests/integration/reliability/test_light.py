@@ -8,7 +8,7 @@ import pytest
 
 from common import faults
 from common.lifecycle import InstanceStatus
-from task_runner import light
+from task_runner import claiming, light
 from task_runner.registry import Continue, Options, make_handler
 from tests.integration.engine.documents import ON_SQLITE, one_task
 from tests.support.engine import Engine
@@ -41,6 +41,37 @@ def test_a_light_handler_is_called_in_the_claim(engine: Engine, make_runner: Mak
     assert (runner.held, threads) == (0, [threading.current_thread().name])
     engine.settle()
     assert engine.status(instance_id) is COMPLETED
+
+
+def test_a_claim_that_finds_none_leases_at_once_until_one_comes(
+    engine: Engine, make_runner: MakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most light handlers are called by steps: claims of the others are not to cost more because there are some."""
+    lightly(engine, lambda _input: None)
+    engine.handler("other", lambda _input: None)
+    runner = make_runner(slots=8)
+    looks: list[str] = []
+    for name in ("lock_due", "claim_due"):
+        real = getattr(claiming, name)
+        monkeypatch.setattr(
+            claiming,
+            name,
+            lambda *args, real=real, name=name, **more: (looks.append(name), real(*args, **more))[1],
+        )
+
+    def claims(kind: str) -> str:
+        looks.clear()
+        engine.start(one_task(kind))
+        engine.advance()
+        assert runner.claim(until=0.0).counts["claimed"] == 1
+        return looks[0]
+
+    assert claims("other") == "lock_due", "it is not known yet"
+    assert claims("other") == "claim_due"
+    assert claims("work") == "claim_due", "leased, and called in a slot"
+    assert claims("work") == "lock_due", "there are some"
+    engine.settle()
+    wait_until(lambda: [one[1] for one in engine.attempts()] == ["succeeded"] * 4, what="all to end")
 
 
 def test_what_it_raises_is_its_attempt_s_failure(engine: Engine, make_runner: MakeRunner) -> None:
