@@ -26,7 +26,7 @@ from common.errors import Invalid
 from common.ids import InstanceId, LeaseToken, TaskId, WorkerId, derived_id, new_id, new_token
 from common.lifecycle import ENDED, FINAL, FROZEN, InstanceStatus, TaskStatus
 from common.queues.light_calls import LightTask
-from common.queues.offers import Offers
+from common.queues.offers import Offer, Offers
 from common.retry import RetryPolicy
 from common.store import (
     history,
@@ -47,7 +47,7 @@ from common.store.limits import KEY_PREFIX, Figures, LimitKey
 from common.store.places import Place
 from orchestrator.children import Children
 from orchestrator.erasures import Erasures
-from orchestrator.lent import LentTasks, allow_attempts, is_once, is_plain, light_task
+from orchestrator.lent import CallerOf, LentTasks, allow_attempts, is_once, is_plain, light_task
 from orchestrator.map_rows import MapRows, is_due
 from orchestrator.places import has_place, place_of
 from orchestrator.sends import Sends
@@ -197,12 +197,15 @@ class Batch:
         if entry.get("items", {}).get("open"):
             self._left_over.add(held.id)
 
-    def light_tasks(self) -> list[LightTask]:
-        """New tasks that need nothing before their handlers are called, if those are light, each until it is lent."""
+    def light_tasks(self, caller_of: CallerOf) -> list[tuple[LightTask, Offer]]:
+        """New tasks that need nothing before their handlers are called, each until it is lent; with the offers of who calls them."""
         return [
-            light_task(row)
+            (light_task(row), offer)
             for row in self._tasks.values()
-            if row["id"] not in self.lent.asked and is_plain(row) and is_due(row, self.now)
+            if row["id"] not in self.lent.asked
+            and (offer := caller_of(row["type"], row["name"])) is not None
+            and is_plain(row)
+            and is_due(row, self.now)
         ]
 
     def end_lent(self, held: LockedInstance, task: LightTask, called: CalledHere) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -13,6 +13,8 @@ from common.queues.offers import Offer
 from common.store.leased import CalledHere
 
 Row: TypeAlias = dict[str, Any]
+CallerOf: TypeAlias = Callable[[str, str], Offer | None]
+"""Finds the offer of who calls the handler of a type and name for a step; None where nobody does."""
 
 
 @dataclass

@@ -84,9 +84,8 @@ class Calling:
         """Have an instance's light tasks called, soon."""
         if time.perf_counter() > self._until:
             return
-        for task in stepped.light_tasks():
-            offer = self._offers.caller_of(task.type, task.name)
-            if offer is not None and len(task.input) + len(task.options or "") <= ANSWER_BYTES:
+        for task, offer in stepped.light_tasks(self._offers.caller_of):
+            if len(task.input) + len(task.options or "") <= ANSWER_BYTES:
                 stepped.lend(task, offer)
                 self._unsent.append((stepped, task, offer))
                 self.has_called = True
@@ -116,12 +115,16 @@ class Calling:
         for stepped, task, offer in unsent:
             by_worker.setdefault(offer.worker, []).append((stepped, task))
         for worker, tasks in by_worker.items():
-            at = self._clock.time()
-            if self._line.send(worker, [task for _, task in tasks]):
-                self._asked.update((task.token, _Asked(stepped, task, worker, at)) for stepped, task in tasks)
-            else:
-                for stepped, task in tasks:
-                    stepped.take_back(task)
+            for first in range(0, len(tasks), PORTION):
+                self._send_portion(worker, tasks[first : first + PORTION])
+
+    def _send_portion(self, worker: WorkerId, tasks: Sequence[tuple[Stepped, LightTask]]) -> None:
+        at = self._clock.time()
+        if self._line.send(worker, [task for _, task in tasks]):
+            self._asked.update((task.token, _Asked(stepped, task, worker, at)) for stepped, task in tasks)
+            return
+        for stepped, task in tasks:
+            stepped.take_back(task)
 
     def _forget_unheard(self) -> None:
         unheard = self._line.unheard()

@@ -21,6 +21,7 @@ from common.store.instances import LockedInstance
 from common.store.leased import CalledHere
 from orchestrator.batch import Batch, LostRace
 from orchestrator.charts import CompiledChart
+from orchestrator.lent import CallerOf
 from orchestrator.stepping import Config, StepLimits, Stepping
 
 log = structlog.get_logger("signalbox.orchestrator")
@@ -94,9 +95,9 @@ class Stepped:
             self._goes_on = False
             return self._give_up(error)
 
-    def light_tasks(self) -> list[LightTask]:
+    def light_tasks(self, caller_of: CallerOf) -> list[tuple[LightTask, Offer]]:
         """Tasks that a light handler may end at once, those that nobody was asked to call."""
-        return self._stepping.light_tasks() if self._goes_on else []
+        return self._stepping.light_tasks(caller_of) if self._goes_on else []
 
     def lend(self, task: LightTask, offer: Offer) -> None:
         """A runner is asked to call a task's handler."""

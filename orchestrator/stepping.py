@@ -24,12 +24,14 @@ from common.decide import Decision, Incident, Standing, decide
 from common.ids import is_id, made_at
 from common.lifecycle import FINAL, FROZEN, InstanceStatus
 from common.queues.light_calls import LightTask
+from common.queues.offers import Offer
 from common.store import history, inbox
 from common.store.inbox import InboxRow
 from common.store.instances import LockedInstance
 from common.store.leased import CalledHere
 from orchestrator.batch import Batch, error_text
 from orchestrator.charts import CompiledChart
+from orchestrator.lent import CallerOf
 from statechart import KERNEL, Env
 
 Config = Mapping[str, Mapping[str, Any]]
@@ -112,12 +114,12 @@ class Stepping:
             if time.perf_counter() > deadline:
                 break
 
-    def light_tasks(self) -> list[LightTask]:
+    def light_tasks(self, caller_of: CallerOf) -> list[tuple[LightTask, Offer]]:
         """Tasks that a light handler may end at once. None where anything waits that came before it: an instance that was frozen, rows behind these."""
         is_free = self.has_stepped_all and not self.held.are_limited and self.held.status not in FROZEN
         if not is_free or self.decision.status in (*FROZEN, *FINAL):
             return []
-        return self.batch.light_tasks()
+        return self.batch.light_tasks(caller_of)
 
     def go_on(self, task: LightTask, called: CalledHere) -> None:
         """Step what a task returned, as if its row had just come into the inbox. Nothing, where nobody waits for it any more."""
