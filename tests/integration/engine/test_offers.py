@@ -249,8 +249,11 @@ def test_nothing_is_leased_past_a_limit(engine: Engine, make_offering: Callable[
 
 @pytest.mark.parametrize("why", ["delayed", "cancelled", "once"])
 def test_what_nobody_may_start_now_is_not_leased(
-    engine: Engine, make_offering: Callable[[], Runner], why: str
+    engine: Engine, make_offering: Callable[[], Runner], why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(
+        "orchestrator.locked.STEP_BUDGET", 30.0
+    )  # both rows in one batch, on a slow machine too
     engine.handler("work", lambda _input: None)
     hungry(make_offering)
     task: dict[str, Any] = {"type": "work", "name": "work", "completionEvent": "DONE"}

@@ -1,5 +1,6 @@
 """Transactions: what is read is not kept, victims of a deadlock run again, and what may pass by itself is told from what never will."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -63,6 +64,8 @@ def test_the_victim_of_a_deadlock_runs_again(database: Database) -> None:
     def in_order(name: str, first: str, second: str) -> None:
         def use_case(tx: Connection) -> None:
             runs.append(name)
+            if len(runs) > 2:  # who was let through has to wake up first, or both would meet again
+                time.sleep(0.5)
             tx.execute(_TOUCH, {"id": first})
             if len(runs) <= 2:  # only the first runs of both meet; the victim's second run finds the way free
                 meet.wait(10)
