@@ -230,6 +230,7 @@ class Batch:
         *,
         sequence: int,
         head_hash: bytes,
+        began_at: datetime,
         at: datetime,
         error: str | None,
         was_thawed: bool,
@@ -237,7 +238,7 @@ class Batch:
     ) -> None:
         """Collect an instance's row after its last event of this batch.
 
-        `was_thawed` says that it was not frozen at some moment of this batch; `releases` that held tasks may run
+        `began_at` is when the first of them was stepped, and `at` the last. `was_thawed` says that it was not frozen at some moment of this batch; `releases` that held tasks may run
         although it is paused, because somebody takes it on step by step.
         """
         snapshot = decision.snapshot or {}
@@ -254,7 +255,7 @@ class Batch:
             self.released.add(held.id)
         if final and AI_EVENTS in snapshot.get("counts", ()):
             self.asked_models.add(held.id)
-        deadline_at = self._deadline(held, chart, snapshot, at, final)
+        deadline_at = self._deadline(held, chart, snapshot, began_at, final)
         completed = decision.status is InstanceStatus.COMPLETED
         self.instances.append(
             {
@@ -279,7 +280,7 @@ class Batch:
                 and chart is not None
                 and accepts(chart, snapshot),
                 "deadline_at": deadline_at,
-                "started_at": held.started_at or (at if snapshot else None),
+                "started_at": held.started_at or (began_at if snapshot else None),
                 # A note or a late event after the end does not move the end.
                 "finished_at": (held.finished_at or at) if final else None,
             }

@@ -68,6 +68,7 @@ class Stepping:
         self.is_full = is_full
         # Kernel time never runs backwards for an instance, whatever happens to the host of the database.
         self.at = max(now, held.last_step_at) if held.last_step_at else now
+        self.began_at = self.at
         self.batch = Batch(now)
         self.caused_at = self.at
         self.has_stepped_all = False
@@ -237,6 +238,7 @@ class Stepping:
             self.decision,
             sequence=self.sequence,
             head_hash=self.head,
+            began_at=self.began_at,
             at=self.at,
             error=self.error,
             was_thawed=self.was_thawed,
@@ -248,8 +250,12 @@ class Stepping:
 def caused_at(row: InboxRow) -> datetime:
     """When what a row tells of was caused, the same however it is told: of a task that ended, when that was made."""
     kind, _, id = row.source.partition(":")
-    is_task = row.type is InboxType.TASK and kind == "task" and is_id(id)
-    return made_at(id) if is_task else row.accepted_at
+    if row.type is not InboxType.TASK or kind != "task" or not is_id(id):
+        return row.accepted_at
+    try:
+        return min(made_at(id), row.accepted_at)
+    except (ValueError, OverflowError):  # an id from elsewhere that tells no time
+        return row.accepted_at
 
 
 def light_end_body(task: LightTask, called: CalledHere) -> str:

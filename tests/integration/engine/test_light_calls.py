@@ -4,11 +4,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from common import faults
+from common.clock import parse_instant
 from common.commands.limits import set_limit
 from common.commands.verify import verify_instance
 from common.ids import WorkerId, new_id
@@ -148,6 +150,31 @@ def test_an_instance_of_light_tasks_ends_in_one_commit(wired: Wired) -> None:
     assert ended is not None
     assert wired.engine.entry_types(instance_id).count("task.succeeded") == 3
     assert wired.is_valid(instance_id)
+
+
+def test_it_began_when_its_first_step_did_and_ended_with_its_last(wired: Wired) -> None:
+    wired.lightly(lambda input: time.sleep(0.002) or input["at"])
+    wired.connect()
+    instance_id = wired.engine.start({**THREE_STEPS, "timeout": "1h"})
+
+    wired.engine.advance()
+
+    [(started_at, finished_at, last_step_at)] = wired.engine.execute(
+        "SELECT started_at, finished_at, last_step_at FROM instances"
+    )
+    assert started_at < finished_at == last_step_at
+    told = wired.engine.snapshot(instance_id)["instance"]["startedAt"]
+    assert parse_instant(told).replace(tzinfo=None) == as_instant(started_at)
+    began = [
+        as_instant(row[0]) for row in wired.engine.execute("SELECT started_at FROM attempts ORDER BY task_id")
+    ]
+    assert began == sorted(began)
+
+
+def as_instant(stored: Any) -> datetime:
+    """As both databases store it, in UTC and without its zone, to the millisecond."""
+    instant = datetime.fromisoformat(stored) if isinstance(stored, str) else stored.astimezone(UTC)
+    return instant.replace(tzinfo=None)
 
 
 def test_many_instances_go_on_side_by_side(wired: Wired) -> None:
@@ -378,8 +405,9 @@ def test_a_call_that_is_played_again_calls_nobody(wired: Wired) -> None:
 
 
 def test_a_definition_that_never_rests_holds_its_batch_for_no_longer_than_a_step_may_take(
-    wired: Wired,
+    wired: Wired, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("orchestrator.locked.STEP_BUDGET", 0.5)  # the machine may be busy
     wired.lightly(lambda _input: None)
     wired.connect()
     again = {"a": {"invoke": {"src": "work", "onDone": "b"}}, "b": {"invoke": {"src": "work", "onDone": "a"}}}
@@ -388,7 +416,7 @@ def test_a_definition_that_never_rests_holds_its_batch_for_no_longer_than_a_step
     began = time.monotonic()
     light_calls_of_one_pass = wired.engine.advance().steps
 
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 4.0
     assert light_calls_of_one_pass > 3
     assert wired.engine.status(instance_id) is InstanceStatus.RUNNING
     assert wired.is_valid(instance_id)
