@@ -118,9 +118,11 @@ class Wired:
 def wired(
     engine: Engine, make_runner: MakeRunner, valkey_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Wired]:
-    monkeypatch.setattr(
-        light_calls, "PATIENCE", 1.0
-    )  # the machine may be busy; where it matters, a test says less
+    # The machine may be busy; where it matters, a test says less.
+    monkeypatch.setattr(light_calls, "PATIENCE", 2.0)
+    monkeypatch.setattr("orchestrator.locked.STEP_BUDGET", 5.0)
+    monkeypatch.setattr("task_runner.light_calls.BUDGET_SECONDS", 5.0)
+    monkeypatch.setattr("task_runner.light.PATIENCE_SECONDS", 5.0)
     wired = Wired(engine, Post(engine), valkey_url, make_runner)
     yield wired
     faults.disarm()
