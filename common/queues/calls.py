@@ -182,9 +182,11 @@ def subscribe(connection: Any, names: Sequence[str]) -> None:
         connection.read_response()
 
 
-def client_of(broker_url: str) -> redis.Redis | None:
-    """The client of a broker; None for one that is not Redis, and has no calls."""
+def client_of(broker_url: str, *, patience: float = 2.0) -> redis.Redis | None:
+    """The client of a broker, which waits for it for up to `patience` seconds; None for one that is not Redis, and has no calls."""
     if not broker_url.startswith(("redis://", "rediss://", "unix://")):
         return None
     # With the newer protocol the client writes each message that comes as text into a log that nobody reads.
-    return redis.Redis.from_url(broker_url, protocol=2, socket_connect_timeout=1, socket_timeout=2)
+    return redis.Redis.from_url(
+        broker_url, protocol=2, socket_connect_timeout=min(patience, 1.0), socket_timeout=patience
+    )

@@ -18,6 +18,8 @@ from common.queues.light_calls import Called, LightReply, LightTask, calls_addre
 
 UNREAD = 16
 """Answers of the broker that may wait to be read: who called for which is known, and most calls are answered by their runners before."""
+BROKER_SECONDS = 0.1
+"""How long a broker may take for what it does at once: a step waits for it with locks in its hands, and a frozen one never answers."""
 REST = 1.0
 """Seconds in which nobody is called after the broker failed."""
 log = structlog.get_logger("signalbox.light_calls")
@@ -45,7 +47,11 @@ class LightLine:
     @classmethod
     def open(cls, settings: Settings, envelope: Envelope | None, worker: WorkerId) -> Self | None:
         """The line of an orchestrator; None where nobody can be called: without doorbells, a secret, or Redis. Connects with the first call."""
-        client = client_of(settings.redis_url) if settings.doorbells and settings.redis_url else None
+        client = (
+            client_of(settings.redis_url, patience=BROKER_SECONDS)
+            if settings.doorbells and settings.redis_url
+            else None
+        )
         return None if client is None or envelope is None else cls(client, envelope, worker)
 
     def send(self, worker: WorkerId, tasks: Sequence[LightTask]) -> bool:

@@ -17,7 +17,7 @@ from common.ids import WorkerId, new_id
 from common.lifecycle import InstanceStatus
 from common.queues.answers import Envelope
 from common.queues.calls import Caller, Listener, client_of
-from common.queues.light_line import LightLine
+from common.queues.light_line import BROKER_SECONDS, LightLine
 from orchestrator import light_calls
 from orchestrator.light_calls import LightCalls
 from orchestrator.sweep import expire_due_leases
@@ -27,6 +27,7 @@ from tests.integration.engine.documents import one_task
 from tests.support.engine import Engine
 from tests.support.post import Post
 from tests.support.runners import MakeRunner
+from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
 KEY = bytes(range(32))
@@ -86,7 +87,7 @@ class Wired:
         ear.listen({runner.light.address: hear})
         assert listens.wait(5)
         assert runner.claim(until=0.0).counts["claimed"] == 0
-        client = client_of(self.url)
+        client = client_of(self.url, patience=BROKER_SECONDS)
         assert client is not None
         line = LightCalls(self.engine.advancing.offers, LightLine(client, Envelope(KEY), WorkerId(new_id())))
         self.lines.append(line)
@@ -355,8 +356,34 @@ def test_who_does_not_listen_any_more_has_called_nothing(wired: Wired) -> None:
     assert wired.engine.attempts() == [(1, "succeeded")]
 
 
-@pytest.mark.parametrize("point", ["before_commit"])
-def test_a_step_that_is_undone_asks_for_the_same_work_again(wired: Wired, point: str) -> None:
+def test_a_broker_that_freezes_holds_no_step_up(
+    engine: Engine, make_runner: MakeRunner, valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(light_calls, "PATIENCE", 0.05)
+    wired = Wired(engine, Post(engine), valkey.url, make_runner)
+    wired.lightly(lambda input: input["at"])
+    wired.connect()
+    first = engine.start(THREE_STEPS)
+    engine.advance()
+    assert engine.status(first) is COMPLETED, "the line is open"
+    valkey.freeze()
+    second = engine.start("three-steps")
+
+    began = time.monotonic()
+    engine.advance()
+    took = time.monotonic() - began
+
+    valkey.thaw()
+    for ear in wired.ears:
+        ear.close()
+    assert took < 1.0, "it waits for the broker's answers, of two seconds each, with locks in its hands"
+    assert engine.status(second) is InstanceStatus.RUNNING
+    engine.settle()
+    for line in wired.lines:
+        line.close()
+
+
+def test_a_step_that_is_undone_asks_for_the_same_work_again(wired: Wired) -> None:
     """What a handler was given as the key of its work stands for the same work then."""
     keys: list[tuple[str, str]] = []
 
@@ -370,9 +397,9 @@ def test_a_step_that_is_undone_asks_for_the_same_work_again(wired: Wired, point:
 
     def fail() -> None:
         faults.disarm()
-        raise faults.FaultInjected(point)
+        raise faults.FaultInjected("before_commit")
 
-    faults.arm(point, fail)
+    faults.arm("before_commit", fail)
     with pytest.raises(faults.FaultInjected):
         wired.engine.advance()
     assert wired.tasks == []
@@ -416,10 +443,10 @@ def test_a_definition_that_never_rests_holds_its_batch_for_no_longer_than_a_step
     instance_id = wired.engine.start({"id": "restless", "initial": "a", "states": again})
 
     began = time.monotonic()
-    light_calls_of_one_pass = wired.engine.advance().steps
+    steps = wired.engine.advance().steps
 
     assert time.monotonic() - began < 4.0
-    assert light_calls_of_one_pass > 3
+    assert steps > 3
     assert wired.engine.status(instance_id) is InstanceStatus.RUNNING
     assert wired.is_valid(instance_id)
 
