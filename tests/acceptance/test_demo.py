@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from tests.support.processes import Child, Processes
+from tests.support.slowdown import assert_within
 
 DEMO_SECONDS = 60
 SECOND_RUN_SECONDS = 15
@@ -84,10 +85,10 @@ def test_the_demo_shows_hello_workflow_leaves_nothing_running_and_goes_on_in_its
 
     second = processes.start("second", "signalbox", "demo")
 
-    assert second.wait(seconds=SECOND_RUN_SECONDS) == 0
+    assert second.wait(seconds=DEMO_SECONDS) == 0
     assert "version 1, active" in second.log()
     # What is there already is not made again; on a machine that others use, the first run tells what a run takes.
-    assert seconds_of(second) < max(SECOND_RUN_SECONDS, 1.5 * whole)
+    assert_within(seconds_of(second), max(SECOND_RUN_SECONDS, 1.5 * whole))
 
 
 def test_a_demo_that_fails_says_what_and_shows_the_logs(processes: Processes, tmp_path: Path) -> None:

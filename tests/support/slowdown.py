@@ -1,7 +1,10 @@
-"""How much slower everything goes on this machine than on one of its own: a reference for what a test measures meanwhile.
+"""How much slower everything goes here and now than on the machine that the suite's bounds were set on.
 
-A process beside the test needs the processor for 2 ms, ten times a second, and tells how long it took. With two cores and nobody
-else it takes 2 ms; where others want them too, it takes as much longer as whatever is measured does.
+There are two references. Work that never changes, done by the test itself, tells of a slow machine and of a busy one: what a test
+measured is held to its bound as it was set, and where it misses that, to as much more as the reference takes (`assert_within`).
+The other one, `Slowdown`, goes on beside what a test measures: a process needs the processor for 2 ms, ten times a second, and
+tells how long it took. With two cores and nobody else it takes 2 ms; where others want them too, it takes as much longer as
+whatever is measured does.
 """
 
 from __future__ import annotations
@@ -9,12 +12,19 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
+from statistics import median
 from types import TracebackType
 from typing import Self
 
 MOST = 3.0
 """No bound is stretched further: a promise that is kept on a busy machine only, is not kept."""
 WINDOW_SECONDS = 2.0
+REFERENCE_SECONDS = 0.009
+"""What `reference` took on the machine that the bounds were set on, with nobody else there."""
+SLOWEST = 6.0
+"""Nor is one by the speed of a machine. What a bound keeps out, a wait for a time-out, say, is longer still."""
 _PROBE = """
 import sys, time
 while True:
@@ -25,6 +35,34 @@ while True:
     print(ended, (ended - began) / 0.002, flush=True)
     time.sleep(0.1)
 """
+
+
+def reference(clock: Callable[[], float] = time.perf_counter) -> float:
+    """The seconds of some work that never changes."""
+    began, total, kept = clock(), 0, {}
+    for number in range(200_000):
+        total += number
+        kept[number & 255] = total
+    return clock() - began
+
+
+def slower(clock: Callable[[], float] = time.perf_counter) -> float:
+    """How many times longer things take now, 1 to `SLOWEST`; with `time.process_time` of the processor's time alone."""
+    taken = median(reference(clock) for _ in range(3))
+    return min(max(taken / REFERENCE_SECONDS, 1.0), SLOWEST)
+
+
+def assert_within(
+    seconds: float, bound: float, why: str = "", clock: Callable[[], float] = time.perf_counter
+) -> None:
+    """That what took `seconds` by this clock took less than `bound` would be on the machine that it was set on."""
+    if seconds < bound:
+        return
+    times = slower(clock)
+    assert seconds < bound * times, (
+        f"it took {seconds:.2f} s, not less than {bound:g} s on a machine {times:.1f} times slower"
+        f"{why and f': {why}'}"
+    )
 
 
 class Slowdown:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from tests.support.slowdown import slower
+
 T = TypeVar("T")
 
 FIRST_PAUSE_SECONDS = 0.002
@@ -25,22 +27,23 @@ def wait_until(condition: Callable[[], T], *, what: str, seconds: float = 10.0) 
     An exception of `condition` is a failure of the test and is not caught.
     """
     began = time.monotonic()
-    pause = FIRST_PAUSE_SECONDS
+    pause, patience = FIRST_PAUSE_SECONDS, 1.0
     while True:
         answer = condition()
         if answer:
             return answer
         waited = time.monotonic() - began
-        if waited >= seconds and waited >= seconds * crowd():
+        if waited >= seconds and waited >= seconds * (patience := max(patience, crowd())):
             raise AssertionError(f"waited {seconds:g} s for {what}; the last answer was {answer!r}")
         time.sleep(min(pause, seconds - waited) if waited < seconds else pause)
         pause = min(pause * 1.5, LONGEST_PAUSE_SECONDS)
 
 
 def crowd() -> float:
-    """How much longer things may take because others use the machine: runnable processes per core, 1 to 10.
+    """How much longer things may take because others use the machine, or because it is slow: 1 to 10.
 
-    For waits alone, whose end is a failure anyway. What a test asserts of times that it measured is the promise: it is not stretched
-    by this, or it could not fail. A reference of the same run may be added to it, see `slowdown.py` and the tests of recovery.
+    Runnable processes per core, times what the processor needs for work that never changes. For waits alone, whose end is a failure
+    anyway. What a test asserts of times that it measured is not stretched by this, see `slowdown.py`.
     """
-    return min(max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0), 10.0)
+    busy = max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0)
+    return min(busy * slower(time.process_time), 10.0)

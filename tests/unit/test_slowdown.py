@@ -2,7 +2,9 @@
 
 import time
 
-from tests.support.slowdown import MOST, Slowdown
+import pytest
+
+from tests.support.slowdown import MOST, REFERENCE_SECONDS, SLOWEST, Slowdown, assert_within, slower
 from tests.support.waiting import wait_until
 
 
@@ -28,3 +30,23 @@ def test_it_is_the_mean_of_its_time_never_less_than_one_and_never_more_than_the_
     assert slowdown.between(20.0, 21.0) == MOST
     assert slowdown.between(30.0, 31.0) == 1.0, "where nothing was measured nothing is stretched"
     assert slowdown.worst() == MOST
+
+
+def test_a_bound_is_held_as_it_was_set_where_the_machine_is_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.support.slowdown.reference", lambda clock: REFERENCE_SECONDS)
+    assert_within(0.9, 1.0)
+    with pytest.raises(
+        AssertionError, match=r"1\.10 s, not less than 1 s on a machine 1\.0 times slower: too long"
+    ):
+        assert_within(1.1, 1.0, "too long")
+
+
+def test_a_slow_machine_stretches_a_bound_by_as_much_and_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tests.support.slowdown.reference", lambda clock: 2 * REFERENCE_SECONDS)
+    assert_within(1.9, 1.0)
+    with pytest.raises(AssertionError, match=r"2\.1"):
+        assert_within(2.1, 1.0)
+    monkeypatch.setattr("tests.support.slowdown.reference", lambda clock: 1_000 * REFERENCE_SECONDS)
+    assert slower() == SLOWEST

@@ -18,6 +18,7 @@ from common.queues import doorbell
 from common.queues.app import ADVANCE, RUN, transport_options
 from common.queues.calls import UNANSWERED, Caller, Listener
 from common.queues.doorbell import ENOUGH, HINTS, INTERVAL, Doorbells
+from tests.support.slowdown import assert_within
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
@@ -142,7 +143,7 @@ def test_without_a_broker_nobody_waits_and_nothing_is_raised(broker: str) -> Non
     began = time.monotonic()
     for n in range(1_000):
         ring(bells, f"i{n}")
-    assert time.monotonic() - began < 0.5
+    assert_within(time.monotonic() - began, 0.5)
 
     wait_until(lambda: bells._quiet_until > time.monotonic(), what="it to leave the broker alone", seconds=20)
     assert bells._thread.is_alive()
@@ -171,7 +172,7 @@ def test_a_frozen_broker_keeps_neither_the_caller_nor_the_end(valkey: ValkeyServ
         ring(bells, f"i{n}")
     bells.close(wait=0.5)
 
-    assert time.monotonic() - began < 1.5
+    assert_within(time.monotonic() - began, 1.5)
     valkey.thaw()
 
 
@@ -218,7 +219,7 @@ def test_a_call_at_once_waits_for_nothing_and_learns_later_who_heard_it(valkey: 
     valkey.freeze()
     began = time.monotonic()
     said = sum(caller.call_at_once(ORCHESTRATOR_QUEUE) for _ in range(10 * UNANSWERED))
-    assert time.monotonic() - began < 1.0
+    assert_within(time.monotonic() - began, 1.0)
     assert said <= UNANSWERED, "a broker that does not answer is not written to for ever"
     valkey.thaw()
     wait_until(lambda: caller.call_at_once(ORCHESTRATOR_QUEUE), what="it to be called again")

@@ -13,32 +13,22 @@ import pytest
 
 import statechart
 from statechart import DefinitionInvalid, StepFailed
+from tests.support.slowdown import slower
 from tests.unit.statechart.charts import begin, document_of, env, log
 
 SECONDS = 1.0
-"""Of a machine on which `REFERENCE` holds; of a slower one as many times more, up to four."""
-REFERENCE = 0.009
-"""CPU seconds of `reference` on the machine that the bound was set on."""
+"""Of the machine that the suite's bounds were set on, see `slowdown.py`."""
 MEGABYTES = 100
 
 
-def reference() -> float:
-    """The CPU seconds of some work that never changes."""
-    began, sum, kept = time.process_time(), 0, {}
-    for number in range(200_000):
-        sum += number
-        kept[number & 255] = sum
-    return time.process_time() - began
-
-
 def seconds_of(action) -> float:
-    """The CPU seconds of an action on the machine of `REFERENCE`, at best of three: neighbours make even CPU time dearer."""
+    """The CPU seconds of an action on that machine, at best of three: neighbours make even CPU time dearer."""
     taken = []
     for _ in range(3):
-        slower = min(max(reference() / REFERENCE, 1.0), 4.0)
+        times = slower(time.process_time)
         began = time.process_time()
         action()
-        taken.append((time.process_time() - began) / slower)
+        taken.append((time.process_time() - began) / times)
         if taken[-1] < SECONDS:
             break
     return min(taken)
