@@ -226,6 +226,15 @@ class Settings(BaseSettings):
         )
 
 
+@lru_cache(maxsize=1)
+def settings_of_process() -> Settings:
+    """The settings of this process, for handlers, whom nobody hands any: read when first asked for.
+
+    Raises what `Settings.load()` raises.
+    """
+    return Settings.load()
+
+
 def redact_url(url: str) -> str:
     """Replace a password in a URL by `***`."""
     parts = urlsplit(url)

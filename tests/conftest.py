@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from common.config import limits_of_process, settings_of_process
 from common.db import Database
 from common.db.migrate import upgrade
 from tests.support.postgres import PostgresServer, postgres_server
@@ -38,6 +39,13 @@ def migrate(url: str) -> None:
         upgrade(database)
     finally:
         database.dispose()
+
+
+@pytest.fixture(autouse=True)
+def settings_of_this_test() -> None:
+    """What a process reads from its environment once, each test reads anew."""
+    settings_of_process.cache_clear()
+    limits_of_process.cache_clear()
 
 
 @pytest.fixture(scope="session")

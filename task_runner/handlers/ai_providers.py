@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from common.ai_policy import Policy, Price, Ruling, Why, refused
 from common.ai_providers import PLACES, ProviderSetting, check_url, read_providers
-from common.config import Settings
+from common.config import settings_of_process
 from common.errors import did_you_mean
 from task_runner.handlers.ai_anthropic import Anthropic
 from task_runner.handlers.ai_input import Asked
@@ -91,7 +91,7 @@ class Ways:
 
 def operators_ways() -> Ways:
     """What the settings of this process say."""
-    settings = Settings.load()
+    settings = settings_of_process()
     written = "" if settings.ai_providers is None else settings.ai_providers.get_secret_value()
     return Ways(read_providers(written), egress_of(settings), settings.ai_timeout_seconds)
 

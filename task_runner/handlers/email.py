@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from common.clock import instant_text, parse_instant
-from common.config import Settings
+from common.config import settings_of_process
 from task_runner.context import TaskContext
 from task_runner.handlers.email_message import INPUT_SCHEMA, compose, recipients
 from task_runner.registry import REGISTRY, Options, Permanent, Retryable, make_handler
@@ -39,7 +39,7 @@ def send_email(input: Any, context: TaskContext) -> dict[str, Any]:
     list of them. Fails permanently (`email.invalid`, `email.template_unknown`, `email.template_failed`, `email.refused`) or to be
     tried again (`email.deferred`, `email.unreachable`).
     """
-    settings = Settings.load()
+    settings = settings_of_process()
     message = compose(
         input,
         sender=settings.mail_from,
@@ -112,7 +112,7 @@ def _place(parts: SplitResult) -> tuple[str, int]:
 
 def target(_input: Any) -> str | None:
     """What an EMAIL task calls: the mail server of the settings; none where mails are written to a folder."""
-    smtp_url = Settings.load().smtp_url
+    smtp_url = settings_of_process().smtp_url
     if smtp_url is None:
         return None
     parts = urlsplit(smtp_url.get_secret_value())

@@ -20,7 +20,7 @@ from urllib.parse import unquote, unquote_plus
 import httpx2
 
 from common.canonical import storable
-from common.config import Limits, Settings, read_networks
+from common.config import Settings, limits_of_process, read_networks, settings_of_process
 from task_runner.context import TaskContext
 from task_runner.handlers.http_answer import BodyTooLarge, Unreadable, decode, read_body, read_start
 from task_runner.handlers.http_guard import Refused, resolve_name
@@ -62,13 +62,13 @@ def send_http(input: Any, context: TaskContext) -> dict[str, Json]:
     Input {method, url, headers?, auth?, query?, json? | body?, expect?, maxBytes?}. Fails with a code `http.…` and data
     {url, status?, body?, retryAfterSeconds?, …}; what may pass is to be tried again, everything else is permanent.
     """
-    settings = Settings.load()
+    settings = settings_of_process()
     return perform(
         input,
         context,
         egress_of(settings),
         seconds=settings.http_timeout_seconds,
-        max_output_bytes=Limits().max_output_bytes,
+        max_output_bytes=limits_of_process().max_output_bytes,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from common.canonical import dumps, read
-from common.config import read_networks
+from common.config import limits_of_process, read_networks, settings_of_process
 from common.task_error import TaskError
 from task_runner.attempt import attempt, described
 from task_runner.context import TaskContext
@@ -586,8 +586,10 @@ def test_the_handler_is_registered_and_reads_its_settings(
         monkeypatch.delenv("SIGNALBOX_HTTP_ALLOW", raising=False)
         refused = attempt(handler, input, context(), max_output_bytes=ROOM)
         monkeypatch.setenv("SIGNALBOX_HTTP_ALLOW", "10.0.0.0/8, 127.0.0.0/8")
+        settings_of_process.cache_clear()  # another process's, so to speak
         answered = attempt(handler, input, context(), max_output_bytes=ROOM)
         monkeypatch.setenv("SIGNALBOX_MAX_OUTPUT_BYTES", "1000")
+        limits_of_process.cache_clear()
         bounded = attempt(handler, input, context(), max_output_bytes=ROOM)
     assert refused.error is not None
     assert refused.error.code == "http.refused_address"
