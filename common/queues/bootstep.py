@@ -42,6 +42,16 @@ class Duty(Protocol):
 _exit_code = 0
 
 
+def collect_rarely() -> None:
+    """Look for garbage among what is made from now on alone, and less often: what is made for a step is gone with it.
+
+    What was imported stays, and a collection that looks through it would take milliseconds of a step.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
 def end_worn_out() -> None:
     """Let this worker drain and end with the exit code `WORN_OUT`, for its supervisor to start another."""
     global _exit_code  # noqa: PLW0603 - one worker a process
@@ -65,9 +75,7 @@ def install(app: Celery, make_duty: Any) -> None:
 
         def start(self, parent: Any) -> None:
             self.hub = parent.hub
-            # What was imported stays: a collection that looks through it would take milliseconds of a step.
-            gc.collect()
-            gc.freeze()
+            collect_rarely()
             # Where nothing calls `stop`; before all that were registered earlier, once the main thread is done.
             atexit.register(self._leave)
             self.duty.start()
