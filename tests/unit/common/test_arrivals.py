@@ -13,6 +13,12 @@ from common.queues.calls import Caller
 from tests.support.waiting import wait_until
 
 
+def listeners(url: str) -> int:
+    with redis.Redis.from_url(url) as client:
+        [(_, count)] = client.pubsub_numsub(f"signalbox:call:{ARRIVALS}")
+        return int(count)
+
+
 @pytest.fixture
 def caller(valkey_url: str) -> Iterator[Caller]:
     caller = Caller.open(valkey_url)
@@ -31,12 +37,9 @@ def ear(valkey_url: str, heard: list[TenantId]) -> Iterator[Arrivals]:
     ear = Arrivals(valkey_url, heard.extend)
     yield ear
     ear.listen(False)
-
-
-def listeners(url: str) -> int:
-    with redis.Redis.from_url(url) as client:
-        [(_, count)] = client.pubsub_numsub(f"signalbox:call:{ARRIVALS}")
-        return int(count)
+    wait_until(
+        lambda: listeners(valkey_url) == 0, what="it to be gone, or the next test takes it for its own"
+    )
 
 
 def said(url: str) -> int:
