@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 # A value that JSON can hold. It is `Any` on purpose: definitions, contexts and events are the JSON boundary,
@@ -48,10 +49,11 @@ class Env:
         )
 
 
+@lru_cache(256)  # one instant is written several times in a step: in its env, its history, its digest
 def format_instant(instant: datetime) -> str:
     """RFC 3339 in UTC with six digits of fraction and `Z`: texts of instants sort as the instants do."""
     moved = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
-    return moved.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    return moved.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def parse_instant(text: str) -> datetime:
