@@ -11,7 +11,6 @@ whatever is promised of two orchestrators holds for both.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import select
@@ -26,7 +25,8 @@ from typing import NoReturn, Self
 
 import structlog
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+from common.parent import die_with_parent
+
 FIRST_REST = 1.0
 """Seconds after which a stepper that has ended is replaced, twice as many each time until one has lasted a minute."""
 LONGEST_REST = 30.0
@@ -174,7 +174,7 @@ def _be(work: Callable[[], None], *, parent: int, unused: socket.socket | None =
     try:
         if unused is not None:
             unused.close()
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent()
         if os.getppid() == parent:
             work()
         code = 0

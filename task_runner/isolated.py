@@ -7,7 +7,6 @@ it is doing. It is light to start: it imports no database, and only the modules 
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import itertools
 import os
@@ -25,13 +24,12 @@ from typing import Any
 
 from common.canonical import dumps, read
 from common.observability import configure_logging
+from common.parent import die_with_parent
 from task_runner.attempt import Result, attempt, described
 from task_runner.context import TaskContext
 from task_runner.metadata import RemoteMetadata
 from task_runner.redact import Redaction
 from task_runner.registry import REGISTRY, HandlerError
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Json = dict[str, Any]
 
@@ -148,14 +146,8 @@ def address_space() -> int:
     return int(pages) * resource.getpagesize()
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when the thread that started it ends; the end of the socket does it elsewhere."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def main() -> None:
-    die_with_parent()
+    die_with_parent()  # elsewhere the end of the socket ends it
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to answer
     Isolated(Connection(int(sys.argv[1]))).run()

@@ -24,7 +24,8 @@ from functools import cache
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
-from tests.support.processes import Child, Processes, die_with_parent, plain_environment, worker_command
+from common.parent import die_with_parent
+from tests.support.processes import Child, Processes, plain_environment, worker_command
 from tests.support.waiting import wait_until
 
 LIBRARIES = [

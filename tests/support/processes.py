@@ -6,7 +6,6 @@ nothing behind; that signal follows the *thread* that started the child, therefo
 from the main thread. Nothing here ends a process that it did not start.
 """
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -18,11 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from common.parent import die_with_parent
 from tests.support.waiting import crowd, wait_until
 
 BIN = Path(sys.executable).parent
 LOG_TAIL_CHARACTERS = 6_000
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -135,15 +134,6 @@ class Child:
         with suppress(ProcessLookupError):  # the whole group has ended already
             os.killpg(self.pid, signal.SIGKILL)
         self.popen.wait(timeout=10)
-
-
-def die_with_parent() -> None:
-    """Run in the child before exec: ask Linux to kill it when its parent thread ends.
-
-    Elsewhere this does nothing; there an aborted test run may leave servers behind.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def plain_environment(home: Path, extra: Mapping[str, str]) -> dict[str, str]:
