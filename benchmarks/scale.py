@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import heapq
-import os
 import random
 import tempfile
 import threading
@@ -269,11 +268,7 @@ def main() -> None:
 def measure(
     workers: Sequence[int], rounds: int, workflows: int, *, cores: int, flush_seconds: float | None = None
 ) -> dict[str, Any]:
-    """What a workflow demands with so many workers of each duty, and what that comes to on a larger site.
-
-    A worker is one process here: a stepper beside an orchestrator would count as another.
-    """
-    os.environ["SIGNALBOX_ORCHESTRATOR_PROCESSES"] = "1"
+    """What a workflow demands with so many workers of each duty, and what that comes to on a larger site."""
     with ExitStack() as ending:
         folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-scale-")))
         options = Options(instances=0, steps=STEPS, modes=(), where="postgres")

@@ -94,12 +94,6 @@ class Settings(BaseSettings):
     alive_folder: Path | None = Field(
         None, description="where a worker touches a file named after its duty while it goes on"
     )
-    orchestrator_processes: int = Field(
-        2,
-        ge=1,
-        le=16,
-        description="in which an orchestrator steps instances once there are many; on SQLite one does",
-    )
     slots: int = Field(32, ge=1, le=1_000, description="handlers that a task-runner process calls at once")
     isolated_memory_mb: int = Field(
         1_024,

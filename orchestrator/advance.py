@@ -55,8 +55,6 @@ log = structlog.get_logger("signalbox.orchestrator")
 CROWDED_SECONDS = 0.25
 """For so long after an inbox was too long for one look, turns are chosen."""
 FEW = 2
-MANY = 16
-"""Instances of one pass that tell of more than one process steps in good time."""
 ANSWERS = Portions(250, 64, 20)
 """Answers that are stepped in one pass."""
 
@@ -92,8 +90,6 @@ def advance_pass(advancing: Advancing, sweep: Sweep) -> Pass:
         done = NOTHING  # some task has ended otherwise: to store the answers tells them apart
     if done.changed:
         advancing.publish(done.changed)
-    if done.instances >= MANY:
-        advancing.on_many()
     if done.due_in is not None:
         advancing.on_due(done.due_in)
     left = [answer for answer in answers if answer.end.claim not in done.answered]

@@ -37,8 +37,6 @@ class Advancing:
     """Called when timers have been armed, with the seconds until the first of them is due."""
     vacancies: Vacancies = field(default_factory=Vacancies)
     """Keys of `concurrency` where this process has seen an instance ask for a place, or give one back."""
-    on_many: Callable[[], None] = lambda: None
-    """Called when a pass has stepped so many instances that another process may as well step some."""
     light: LightCalls = field(default_factory=LightCalls)
     """Who calls the light handlers that steps wait for."""
 

@@ -5,31 +5,47 @@ Celery carries doorbells; the dispatcher does the work, and does it without them
 
 from __future__ import annotations
 
-import socket
-import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import structlog
 from celery import signals
+from sqlalchemy.exc import SQLAlchemyError
 
-from common.config import Settings
-from common.db import ORCHESTRATOR_QUEUE
+from common import faults
+from common.commands.presence import Presence, arrive, leave, stay
+from common.config import Limits, Settings
+from common.courtesy import Courtesy
+from common.db import LONGEST_TRANSACTION, ORCHESTRATOR_QUEUE, Database
+from common.db.schema import require_schema
+from common.ids import WorkerId
 from common.observability import configure_logging
-from common.queues import bootstep
+from common.queues import bootstep, doorbell
 from common.queues.alive import SignOfLife
+from common.queues.answers import Envelope
 from common.queues.app import ADVANCE, make_app
-from common.queues.dispatcher import Dispatcher
+from common.queues.calls import Listener
+from common.queues.changes import Changes
+from common.queues.dispatcher import Dispatcher, Drained
+from common.queues.light_line import LightLine
+from common.queues.offers import OFFERS, Offers
 from common.retention import Keeping
-from common.store import breakers, timers
+from common.store import breakers, timers, workers
 from common.store.coming import read_coming
+from common.version import signalbox_version
+from orchestrator.advance import advance_ready
+from orchestrator.advancing import Advancing
+from orchestrator.answers import Answers, store
+from orchestrator.laps import Sweep
+from orchestrator.light_calls import LightCalls
 from orchestrator.map_children import start_items
-from orchestrator.nursery import Steppers
-from orchestrator.places import PlaceLook
+from orchestrator.places import PlaceLook, give
 from orchestrator.retention import Sweeper
 from orchestrator.schedules import Fired, fire_due_schedules
-from orchestrator.stepper import Stepper, step_beside
 from orchestrator.sweep import (
     expire_due_leases,
     forget,
@@ -41,70 +57,120 @@ from orchestrator.triggers import start_published
 
 log = structlog.get_logger("signalbox.orchestrator")
 FORGET_SECONDS = 600.0
+HEARING_SECONDS = 0.02
+"""How long who hears answers may step by itself; what is left then is the resident thread's."""
 LOOK_GAP_SECONDS = 0.025
 """How much later a timer may fire so that timers that fall due one after the other do not cost a look at everything each."""
-STEPPERS_END = 10.0
-"""Seconds in which steppers drain: as long as a round of their dispatcher may take."""
 
 
-class Orchestrator(Stepper):
-    """This process's duty: advance instances, fire timers and schedules, expire leases, delete what was kept long enough.
+class Orchestrator:
+    """This process's duty: advance instances, fire timers and schedules, expire leases."""
 
-    `steppers` step beside it when there is more than it can.
-    """
-
-    def __init__(self, settings: Settings, steppers: Steppers | None = None) -> None:
-        self._steppers = steppers
-        super().__init__(settings)
+    def __init__(self, settings: Settings) -> None:
+        faults.arm_from_environment(settings.faults)
+        self.settings = settings
+        self.database = Database.open(
+            settings.database_url,
+            name="signalbox-orchestrator",
+            longest_transaction=LONGEST_TRANSACTION,
+        )
+        require_schema(self.database)
+        self.bells = doorbell.attach(self.database, settings)
+        self.offers = Offers(self._is_runner)
+        if self.bells is not None:
+            self.bells.on_unheard = self.offers.forget
+        self.presence = Presence.of("orchestrator")
+        envelope = Envelope.of(settings)
+        self.answers = Answers(envelope, self.presence.id)
+        self.light = LightCalls(self.offers, LightLine.open(settings, envelope, self.presence.id))
+        if self.bells is not None:
+            self.bells.answered_at = self.answers.address
+        self.calls = Listener.open(settings.redis_url)
+        self.changes = Changes.open(settings.redis_url)
+        limits = self.limits = Limits()
+        self.advancing = Advancing(
+            self.database,
+            limits.max_context_bytes,
+            limits=limits,
+            publish=self.changes.publish,
+            offers=self.offers,
+            answers=self.answers,
+            light=self.light,
+            last_death=lambda: self.last_death,
+            on_due=lambda seconds: self.dispatcher.due_in(seconds),  # noqa: PLW0108 - made below
+        )
+        self.last_death: datetime | None = None
+        self.dispatcher = Dispatcher(
+            "orchestrator",
+            work=self._work,
+            due=self.look_at_the_clock,
+            look_seconds=settings.look_seconds,
+            on_round=SignOfLife(settings.alive_folder, "orchestrator").give,
+        )
         self.sweeper = Sweeper(
             self.database, Keeping.of(settings), look_seconds=settings.retention_look_seconds
         )
+        self._sweep = Sweep(courtesy=Courtesy())
         self._places = PlaceLook()
+        self._ending = threading.Event()
+        self._beat = threading.Thread(target=self._stay, name="presence", daemon=True)
         self._forgot_at = time.monotonic()
 
-    def make_dispatcher(self) -> Dispatcher:
-        return Dispatcher(
-            "orchestrator",
-            work=self.work,
-            due=self.look_at_the_clock,
-            look_seconds=self.settings.look_seconds,
-            on_round=SignOfLife(self.settings.alive_folder, "orchestrator").give,
-        )
-
-    def call_others(self) -> None:
-        if self._steppers is not None:
-            self._steppers.call()
-
     def start(self) -> None:
-        super().start()
+        self.database.run(lambda tx: arrive(tx, self.presence, version=signalbox_version()))
+        self.last_death = self.database.run(lambda tx: stay(tx, self.presence))
+        self.dispatcher.start()
+        if self.settings.doorbells:
+            # Who hears a call answers it: to wake another thread takes longer than a step waits for anything else. So offers
+            # and answers have threads of their own.
+            self.calls.listen({ORCHESTRATOR_QUEUE: lambda _hints: self.dispatcher.answer()})
+            if self.answers.address is not None:
+                self.calls.listen({self.answers.address: self._hear_answers})
+            self.calls.listen({OFFERS: self.offers.hear})
+        self._beat.start()
         self.sweeper.start()
-        self.call_others()  # they begin with the first call
         log.info("worker.ready", worker_id=self.presence.id, settings=self.settings.redacted())
 
-    def listen(self) -> None:
-        # Who hears a call answers it: to wake another thread takes longer than a step waits for anything else.
-        self.calls.listen({ORCHESTRATOR_QUEUE: lambda _hints: self.answer()})
-        super().listen()
-
     def answer(self) -> dict[str, Any]:
-        """Answer a doorbell or a call; a stepper does where this process is at work already."""
-        done = self.dispatcher.answer()
-        if "coalesced" in done:
-            self.call_others()
-        return done
+        return self.dispatcher.answer()
 
     def begin_drain(self) -> None:
-        super().begin_drain()
+        self._ending.set()
         self.sweeper.begin_end()
-        if self._steppers is not None:
-            self._steppers.begin_end()
+        self.dispatcher.begin_end()
 
     def drain(self) -> None:
+        self.dispatcher.end(wait=10)
         self.sweeper.end(wait=2)
-        super().drain()
-        if self._steppers is not None and not self._steppers.end(wait=STEPPERS_END):
-            log.warning("steppers.killed", waited_seconds=STEPPERS_END)
+        try:
+            store(self.database, self.answers.take())  # which no step will take any more
+            self.database.run(lambda tx: leave(tx, self.presence))
+        except SQLAlchemyError as error:
+            log.warning("worker.goodbye_unsaid", error=type(error).__name__)
+        self.calls.close()
+        self.light.close()
+        if self.bells is not None:
+            self.bells.close()
+        self.changes.close()
         log.info("worker.ended", worker_id=self.presence.id)
+
+    def _hear_answers(self, hints: Sequence[bytes]) -> None:
+        self.answers.hear(hints)
+        # Their runners wait for a receipt: who hears them must not go through a flood meanwhile.
+        self.dispatcher.answer(budget=HEARING_SECONDS)
+
+    def _work(self, until: float) -> Drained:
+        done = advance_ready(self.advancing, until=until, sweep=self._sweep)
+        counts = Counter(steps=done.steps, instances=done.instances, tasks=done.tasks)
+        if done.rest:
+            self.dispatcher.ring_in(done.rest)
+        caused = start_items(self.database, self.advancing.limits) if done.starts_items else 0
+        if self.advancing.emitted.is_set():
+            self.advancing.emitted.clear()
+            caused += start_published(self.database, self.limits)
+        vacancies = self.advancing.vacancies.take()
+        goes_on = bool(vacancies) and give(self.database, vacancies)
+        return Drained(counts, more=done.more or caused > 0 or goes_on)
 
     def look_at_the_clock(self) -> float | None:
         """Fire and expire what is due, then tell how long until the next instant."""
@@ -145,6 +211,21 @@ class Orchestrator(Stepper):
         ahead = [instant for instant in instants if instant is not None and instant > now]
         return max((min(ahead) - now).total_seconds(), LOOK_GAP_SECONDS) if ahead else None
 
+    def _is_runner(self, worker: WorkerId) -> bool:
+        try:
+            with self.database.each_alone() as tx:
+                return workers.is_here(tx, worker, "task-runner")
+        except SQLAlchemyError as error:  # its next offer asks again
+            log.warning("offer.unchecked", error=type(error).__name__)
+            return False
+
+    def _stay(self) -> None:
+        while not self._ending.wait(self.settings.beat_seconds):
+            try:
+                self.last_death = self.database.run(lambda tx: stay(tx, self.presence))
+            except Exception as error:  # noqa: BLE001 - an outer loop: should it end, we would be taken for dead
+                log.warning("presence.unsaid", error=f"{type(error).__name__}: {error}"[:300])
+
 
 settings = Settings.load()
 app = make_app(settings.redis_url, name="orchestrator", queue=ORCHESTRATOR_QUEUE)
@@ -152,22 +233,8 @@ _duty: list[Orchestrator] = []
 
 
 def _make_duty() -> Orchestrator:
-    _duty[:] = [Orchestrator(settings, _fork_steppers())]
+    _duty[:] = [Orchestrator(settings)]
     return _duty[0]
-
-
-def _fork_steppers() -> Steppers | None:
-    """Those that the settings ask for: SQLite has one writer at a time, and who is to die at a point of the code dies alone."""
-    count = settings.orchestrator_processes - 1
-    is_able = sys.platform == "linux" and not settings.database_url.startswith("sqlite")
-    if not count or not is_able or settings.faults:
-        return None
-    return Steppers.fork(count, _step_beside)
-
-
-def _step_beside(calls: socket.socket) -> None:
-    _configure_logging()
-    step_beside(settings, calls)
 
 
 bootstep.install(app, _make_duty)

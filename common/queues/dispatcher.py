@@ -45,8 +45,7 @@ class Dispatcher:
     """Runs `work` whenever there may be some.
 
     `work(until)` does what is ready, for no longer than the monotonic instant `until`. `due()` does what the clock made
-    ready (fires timers, expires leases) and returns how many seconds until the next such instant, or None; it is asked each `due_check`
-    seconds at the least.
+    ready (fires timers, expires leases) and returns how many seconds until the next such instant, or None.
     `on_round()` is called by the resident thread each time it goes round, which is once a second at the least.
     """
 
@@ -57,14 +56,12 @@ class Dispatcher:
         work: Callable[[float], Drained],
         due: Callable[[], float | None],
         look_seconds: float,
-        due_check: float = DUE_CHECK,
         on_round: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self._work = work
         self._due = due
         self._look_seconds = look_seconds
-        self._due_check = due_check
         self._on_round = on_round
         self._turn = threading.Lock()
         self._idle = threading.Condition(self._turn)
@@ -145,7 +142,7 @@ class Dispatcher:
             if self._takes_due(near) or near >= next_due:
                 due_in = self._look_at_the_clock()
                 next_due = time.monotonic() + (
-                    self._due_check if due_in is None else min(self._due_check, max(due_in, 0.0))
+                    DUE_CHECK if due_in is None else min(DUE_CHECK, max(due_in, 0.0))
                 )
                 is_look |= self._look_seconds > 0 and time.monotonic() >= next_look - TOGETHER
             if is_look:

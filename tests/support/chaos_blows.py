@@ -456,7 +456,6 @@ class ProductionDriver(Driver):
             "kill api": lambda: self.kill("api"),
             "kill orchestrator": lambda: self.kill("orchestrator"),
             "kill task-runner": lambda: self.kill("task-runner"),
-            "kill stepper": self._kill_stepper,
             "restart api": lambda: self.restart("api"),
             "restart orchestrator": lambda: self.restart("orchestrator"),
             "restart task-runner": lambda: self.restart("task-runner"),
@@ -483,18 +482,6 @@ class ProductionDriver(Driver):
 
     def what_it_stands_in(self, member: str) -> Inside | None:
         return self.site.what_it_stands_in(member)
-
-    def _kill_stepper(self) -> bool:
-        """SIGKILL to the process beside an orchestrator, which goes on and has another one soon."""
-        member = self.pick("orchestrator")
-        steppers = self.site.family(member)[2:] if member else []  # its own, the one that forks, and those
-        if not steppers or not self.is_anything_waiting():
-            return False
-        blow = self.begin("killed stepper", WAKE_SECONDS)
-        steppers[0].kill()
-        self.watch(blow, self.touched(Touched.by_orchestrator), since=time.monotonic())
-        blow.ended = time.monotonic()
-        return True
 
     def _flush(self) -> bool:
         if self.is_lasting("absent broker") or not self.is_anything_waiting():

@@ -258,8 +258,10 @@ class Production(Site):
         Idle in a transaction, it loses its locks after 5 s. Between two rows of an `executemany` it is not idle for
         PostgreSQL, which waits for the rest and ends the transaction by its age.
         """
-        sockets = [one for process in self.family(member) for one in process.net_connections("tcp")]
-        ports = {one.laddr.port for one in sockets if one.laddr}
+        process = self.process(member)
+        if process is None:
+            return None
+        ports = {one.laddr.port for one in process.net_connections("tcp") if one.laddr}
         query = (
             "SELECT client_port, state FROM pg_stat_activity "
             "WHERE datname = current_database() AND xact_start IS NOT NULL"
