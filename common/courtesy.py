@@ -17,10 +17,18 @@ from typing import NamedTuple, TypeVar
 from common.ids import TenantId
 
 REST_SECONDS = 0.02
-"""For so long after a quiet tenant was served: some times what the next hop takes where nothing is in its way."""
+"""For so long after a quiet tenant was served, at the least: some times what the next hop takes where nothing is in its way."""
+HOPS = 2.0
+"""How many times as long as his hops have taken of late, where that is more: a slow machine takes longer for each."""
+LONGEST_SECONDS = 0.06
+"""However long they take."""
+HOP_SECONDS = (0.002, 0.1)
+"""What lies between two that were served is a hop of one workflow if it took so long: less is one event told twice, more a workflow of its own."""
+HOP_WEIGHT = 0.125
+"""Of the newest in the mean."""
 SHARE = 0.25
 """Of the time that may be rested."""
-SAVED_SECONDS = 0.1
+SAVED_SECONDS = 0.2
 """So much of it may be saved up and rested in one go: a third tenant's task that has to be claimed waits for that too."""
 FLOOD = 200.0
 """Steps a second, about a tenth of what two cores do: a tenant that has more is none that others should wait for."""
@@ -71,13 +79,20 @@ class Courtesy:
 
     def __init__(self) -> None:
         self._until = 0.0
+        self._noted_at = 0.0
+        self._hop = 0.0
         self._saved = SAVED_SECONDS
         self._granted = 0.0
         self._asked_at = time.monotonic()
 
     def note(self) -> None:
         """Somebody who has no more than a few was served."""
-        self._until = time.monotonic() + REST_SECONDS
+        now = time.monotonic()
+        took, self._noted_at = now - self._noted_at, now
+        shortest, longest = HOP_SECONDS
+        if shortest <= took <= longest:
+            self._hop += (took - self._hop) * HOP_WEIGHT if self._hop else took
+        self._until = now + min(max(REST_SECONDS, HOPS * self._hop), max(REST_SECONDS, LONGEST_SECONDS))
 
     def rest(self) -> float:
         """How many seconds to rest from now on before asking again; 0 where there is no reason, or no time left for it."""

@@ -8,6 +8,7 @@ from common import courtesy
 from common.courtesy import (
     EXPECTED_MAX,
     FLOOD,
+    LONGEST_SECONDS,
     QUIET,
     REMEMBERED_SECONDS,
     REST_SECONDS,
@@ -54,6 +55,25 @@ def test_a_rest_ends_some_time_after_the_last_that_was_served(clock: Clock) -> N
 
     clock.now += REST_SECONDS
     assert flood.rest() == 0.0
+
+
+@pytest.mark.parametrize(("hop", "rest"), [(0.004, REST_SECONDS), (0.015, 0.03), (0.05, LONGEST_SECONDS)])
+def test_a_rest_is_longer_where_hops_take_longer(clock: Clock, hop: float, rest: float) -> None:
+    flood = Courtesy()
+    for _ in range(40):
+        clock.now += hop
+        flood.note()
+        clock.now += 0.0001  # the same one, told by another way
+        flood.note()
+    assert flood.rest() == pytest.approx(rest, abs=0.001)
+
+
+def test_what_comes_seldom_tells_nothing_of_hops(clock: Clock) -> None:
+    flood = Courtesy()
+    for _ in range(40):
+        clock.now += 0.5
+        flood.note()
+    assert flood.rest() == pytest.approx(REST_SECONDS)
 
 
 def test_who_is_never_done_takes_no_more_than_a_quarter(clock: Clock) -> None:
