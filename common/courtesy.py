@@ -92,7 +92,7 @@ class Courtesy:
         shortest, longest = HOP_SECONDS
         if shortest <= took <= longest:
             self._hop += (took - self._hop) * HOP_WEIGHT if self._hop else took
-        self._until = now + min(max(REST_SECONDS, HOPS * self._hop), max(REST_SECONDS, LONGEST_SECONDS))
+        self._until = now + max(REST_SECONDS, min(HOPS * self._hop, LONGEST_SECONDS))
 
     def rest(self) -> float:
         """How many seconds to rest from now on before asking again; 0 where there is no reason, or no time left for it."""

@@ -49,11 +49,15 @@ class Env:
         )
 
 
-@lru_cache(256)  # one instant is written several times in a step: in its env, its history, its digest
 def format_instant(instant: datetime) -> str:
     """RFC 3339 in UTC with six digits of fraction and `Z`: texts of instants sort as the instants do."""
-    moved = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
-    return moved.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    return _format_utc(instant if instant.tzinfo is UTC else instant.astimezone(UTC))
+
+
+# In UTC alone: in a zone, the two readings of an hour that comes twice are equal, and would share one text.
+@lru_cache(256)  # one instant is written several times in a step: in its env, its history, its digest
+def _format_utc(instant: datetime) -> str:
+    return instant.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def parse_instant(text: str) -> datetime:

@@ -24,7 +24,7 @@ WINDOW_SECONDS = 2.0
 REFERENCE_SECONDS = 0.009
 """What `reference` took on the machine that the bounds were set on, with nobody else there."""
 SLOWEST = 6.0
-"""Nor is one by the speed of a machine. What a bound keeps out, a wait for a time-out, say, is longer still."""
+"""Nor is one by the speed of a machine, further than this. There a bound may let pass what it keeps out on a faster one, such as a wait for a time-out."""
 _PROBE = """
 import sys, time
 while True:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from statechart import Env
-from statechart.env import parse_instant
+from statechart.env import format_instant, parse_instant
 
 
 def test_an_environment_comes_back_from_json_as_it_was():
@@ -36,3 +37,14 @@ def test_an_instant_beyond_the_calendar_is_no_instant(text):
 def test_an_instant_without_a_zone_is_refused():
     with pytest.raises(ValueError, match="naive"):
         Env(datetime(2026, 1, 2))  # noqa: DTZ001 - that is the point
+
+
+def test_an_hour_that_comes_twice_has_two_texts():
+    """They are equal as Python compares them in one zone, and an hour apart."""
+    berlin = ZoneInfo("Europe/Berlin")
+    first, second = (datetime(2026, 10, 25, 2, 30, tzinfo=berlin, fold=fold) for fold in (0, 1))
+
+    assert [format_instant(first), format_instant(second)] == [
+        "2026-10-25T00:30:00.000000Z",
+        "2026-10-25T01:30:00.000000Z",
+    ]
