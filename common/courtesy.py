@@ -32,6 +32,8 @@ SAVED_SECONDS = 0.2
 """So much of it may be saved up and rested in one go: a third tenant's task that has to be claimed waits for that too."""
 FLOOD = 200.0
 """Steps a second, about a tenth of what two cores do: a tenant that has more is none that others should wait for."""
+STILL_FLOOD = 50.0
+"""Down to so many a second it goes on to be one: portions and rests slow a flood down, on a slow machine to less than what tells one."""
 QUIET = 20.0
 """Steps a second: a tenant that has fewer notices each batch that it waits for. Between the two there is a throng, which large batches get through
 soonest, and everybody of it with them.
@@ -113,6 +115,7 @@ class Volumes:
 
     def __init__(self) -> None:
         self._rates: dict[TenantId, float] = {}
+        self._floods: set[TenantId] = set()
         self._noted_at = time.monotonic()
         self._expected: dict[TenantId, float] = {}  # until when, who was here last at the end
 
@@ -128,9 +131,13 @@ class Volumes:
                 self._expected[one] = now + REMEMBERED_SECONDS
         while len(self._expected) > EXPECTED_MAX:
             del self._expected[next(iter(self._expected))]
+        self._floods = {one for one, rate in self._rates.items() if self._floods_at(one, rate)}
+
+    def _floods_at(self, tenant_id: TenantId, rate: float) -> bool:
+        return rate >= (STILL_FLOOD if tenant_id in self._floods else FLOOD)
 
     def is_flood(self, tenant_id: TenantId) -> bool:
-        return self._rates.get(tenant_id, 0.0) >= FLOOD
+        return tenant_id in self._floods
 
     def is_quiet(self, tenant_id: TenantId) -> bool:
         return self._rates.get(tenant_id, 0.0) < QUIET

@@ -153,11 +153,14 @@ def _pass_over_all(advancing: Advancing, sweep: Sweep, answers: Sequence[Answer]
         sweep.looks_first = False
         return NOTHING
     ready = Ready(is_all=False)
+    told = set(_answered(answers))
 
     def lock(tx: Connection) -> Ready:
         nonlocal ready
-        ready = lock_and_read(tx, portion=BATCH.beside, also=_answered(answers))
+        ready = lock_and_read(tx, portion=BATCH.beside, also=sorted(told))
         if ready.locked:
+            # Answers' tenants are known already; who they are stepped beside, is not.
+            sweep.note_all(Counter(held.tenant_id for held in ready.locked if held.id not in told))
             faults.hit("after_lock")
         return ready
 

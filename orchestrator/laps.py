@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -72,6 +72,17 @@ class Sweep:
         """Take note of whose answers are stepped beside what is chosen next, how many of each tenant."""
         self.answering = frozenset(tenants)
         self.volumes.note(tenants)
+        self._note_served(tenants)
+
+    def note_all(self, tenants: Counter[TenantId]) -> None:
+        """Take note of whose instances are stepped without a choice, how many of each tenant."""
+        self.volumes.note(tenants)
+        self._note_seen(tenants, queues=())
+        if self.is_shared:
+            self._note_served(tenants)
+
+    def _note_served(self, tenants: Iterable[TenantId]) -> None:
+        """These are served now: for whom of them a flood rests."""
         if self.courtesy is not None and any(not self.volumes.is_flood(one) for one in tenants):
             self.courtesy.note()
 
@@ -99,7 +110,8 @@ class Sweep:
             tenant: list(rows) for tenant, rows in groupby(page.rows, key=lambda row: row.tenant_id)
         }
         ways = [_Way(tenant, rows, self._seen(tenant)) for tenant, rows in of_tenants.items()]
-        self._note_seen(of_tenants)
+        queues = [tenant for tenant, rows in of_tenants.items() if len(rows) > LONG_QUEUE]
+        self._note_seen(of_tenants, queues=queues)
         # Where tenants come in rounds, others may wait outside of this page, who have to be got at first.
         is_everybody = page.last_tenant is None and self.turn_after == FROM_THE_FIRST
         going, rest = self._first(ways, may_rest=is_everybody)
@@ -113,17 +125,16 @@ class Sweep:
         taken = {instance_id: way.tenant_id for way in ways for instance_id in way.taken}
         return Chosen(taken, ends, page.last_tenant)
 
-    def _note_seen(self, of_tenants: Mapping[TenantId, Sequence[ReadyRow]]) -> None:
-        """Take note of whose rows and answers are here, and of whether somebody is to be protected of another's."""
+    def _note_seen(self, tenants: Iterable[TenantId], *, queues: Collection[TenantId]) -> None:
+        """Take note of whose rows and answers are here, who has long `queues`, and of whether somebody is to be protected of another's."""
         now = time.monotonic()
-        here = self.answering.union(of_tenants)
+        here = self.answering.union(tenants)
         is_news = not here <= self.seen.keys()
         self.seen.update(dict.fromkeys(here, now))
         if not is_news and now - self.judged_at < JUDGED_SECONDS:
             return
         self.judged_at = now
         self.seen = {one: at for one, at in self.seen.items() if at > now - SHARED_SECONDS}
-        queues = {tenant for tenant, rows in of_tenants.items() if len(rows) > LONG_QUEUE}
         quiet = [one for one in self.seen if one not in queues and self.volumes.is_quiet(one)]
         is_flood = bool(queues) or any(map(self.volumes.is_flood, self.seen))
         self.is_shared = is_flood and bool(quiet)
@@ -133,10 +144,11 @@ class Sweep:
         few = [way for way in ways if not self.volumes.is_flood(way.tenant_id)]
         is_flood = len(few) < len(ways)
         self.is_for_few = not self.is_for_few and is_flood and bool(few)
-        if is_flood and self.courtesy is not None:
-            if not few:
-                return ways, self.courtesy.rest() if may_rest else 0.0
-            self.courtesy.note()
+        if self.courtesy is not None:
+            if few and (is_flood or self.is_shared):
+                self.courtesy.note()
+            elif is_flood and may_rest:
+                return ways, self.courtesy.rest()
         return few if self.is_for_few else ways, 0.0
 
     def _seen(self, tenant_id: TenantId) -> Set[InstanceId]:

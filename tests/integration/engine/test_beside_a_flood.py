@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from common import courtesy
-from common.courtesy import FLOOD, Portions
+from common.courtesy import FLOOD, Courtesy, Portions
 from common.lifecycle import InstanceStatus
 from common.queues.offers import name_of
 from orchestrator import advance
@@ -166,6 +166,28 @@ def claims_of_a_flood(engine: Engine, runner: Runner, monkeypatch: pytest.Monkey
     runner.claim(until=float("inf"))
     wait_until(lambda: runner.held == 0, what="everything to end")
     return batches
+
+
+def test_a_flood_that_never_waits_is_known_to_who_steps_it(
+    engine: Engine, quiet: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courtesy, "FLOOD", MANY - 1.0)
+    monkeypatch.setattr(courtesy, "STILL_FLOOD", 2.0)
+    monkeypatch.setattr(courtesy, "QUIET", 2.0)
+    sweep = Sweep(courtesy=Courtesy())
+    for _ in range(MANY):
+        engine.start(ONE_TASK)
+    advance_pass(engine.advancing, sweep)
+    assert not sweep.is_shared, "nobody else is here"
+
+    quiet.start(ONE_TASK)
+    advance_pass(engine.advancing, sweep)
+    assert sweep.is_shared
+
+    engine.start(ONE_TASK)
+    done = advance_pass(engine.advancing, sweep)
+    assert done.instances == 0
+    assert 0 < done.rest <= 30.0, "and it rests for him"
 
 
 def test_answers_are_stepped_in_portions_of_the_tenants_in_turn(

@@ -14,6 +14,7 @@ from common.courtesy import (
     REST_SECONDS,
     SAVED_SECONDS,
     SHARE,
+    STILL_FLOOD,
     Courtesy,
     Portions,
     Volumes,
@@ -124,6 +125,22 @@ def test_a_flood_is_told_by_its_rate_and_forgotten_with_it(clock: Clock) -> None
 
     clock.now += 5
     volumes.note({quiet: 1})
+    assert not volumes.is_flood(flooding)
+
+
+def test_a_flood_that_others_slow_down_goes_on_to_be_one(clock: Clock) -> None:
+    volumes, flooding, throng = Volumes(), TenantId("flooding"), TenantId("throng")
+    slowed = int(STILL_FLOOD * 1.2)
+    volumes.note({flooding: int(FLOOD)})
+    for _ in range(100):
+        clock.now += 0.1
+        volumes.note({flooding: slowed // 10, throng: slowed // 10})
+
+    assert volumes.is_flood(flooding)
+    assert not volumes.is_flood(throng), "as much of who never was one is none"
+
+    clock.now += 0.5
+    volumes.note({flooding: 1})
     assert not volumes.is_flood(flooding)
 
 
