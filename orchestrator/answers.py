@@ -18,7 +18,8 @@ from common.courtesy import in_turn
 from common.db import Database, note_bell
 from common.db.tables import InboxType
 from common.ids import InstanceId, LeaseToken, TaskId, WorkerId
-from common.queues.answers import Answer, Envelope, receipt_note
+from common.queues.answers import Answer, Envelope
+from common.queues.handed import receipt_note
 from common.queues.offers import name_of
 from common.store.inbox import NOT_STORED, ORDINARY, InboxRow
 from common.store.instances import LockedInstance

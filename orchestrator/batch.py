@@ -25,8 +25,9 @@ from common.decision import NOT_RUN_BY_A_RUNNER, TIMEOUT_TIMER, Decision, Incide
 from common.errors import Invalid
 from common.ids import InstanceId, LeaseToken, TaskId, WorkerId, derived_id, new_id, new_token
 from common.lifecycle import ENDED, FINAL, FROZEN, InstanceStatus, TaskStatus
-from common.queues.light_calls import LightTask
+from common.queues.handed import TOLD_BYTES, task_note
 from common.queues.offers import Offer, Offers
+from common.queues.told_task import ToldTask
 from common.retry import RetryPolicy
 from common.store import (
     history,
@@ -47,7 +48,7 @@ from common.store.limits import KEY_PREFIX, Figures, LimitKey
 from common.store.places import Place
 from orchestrator.children import Children
 from orchestrator.erasures import Erasures
-from orchestrator.lent import CallerOf, LentTasks, allow_attempts, is_once, is_plain, light_task
+from orchestrator.lent import CallerOf, LentTasks, allow_attempts, is_once, is_plain, told_task
 from orchestrator.map_rows import MapRows, is_due
 from orchestrator.places import has_place, place_of
 from orchestrator.sends import Sends
@@ -128,6 +129,7 @@ class Batch:
     steps: int = 0
     due_tasks: list[str] = field(default_factory=list)
     handed: dict[WorkerId, list[TaskId]] = field(default_factory=dict)  # leased to them as they were created
+    told: dict[WorkerId, list[str]] = field(default_factory=dict)  # what they are told of those
     are_limited: bool = False
     children: Children = field(default_factory=Children)
     emitted: Emitted = field(default_factory=Emitted)
@@ -197,10 +199,10 @@ class Batch:
         if entry.get("items", {}).get("open"):
             self._left_over.add(held.id)
 
-    def light_tasks(self, caller_of: CallerOf) -> list[tuple[LightTask, Offer]]:
+    def light_tasks(self, caller_of: CallerOf) -> list[tuple[ToldTask, Offer]]:
         """New tasks that need nothing before their handlers are called, each until it is lent; with the offers of who calls them."""
         return [
-            (light_task(row), offer)
+            (told_task(row, new_token()), offer)
             for row in self._tasks.values()
             if row["id"] not in self.lent.asked
             and (offer := caller_of(row["type"], row["name"])) is not None
@@ -208,7 +210,7 @@ class Batch:
             and is_due(row, self.now)
         ]
 
-    def end_lent(self, held: LockedInstance, task: LightTask, called: CalledHere) -> bool:
+    def end_lent(self, held: LockedInstance, task: ToldTask, called: CalledHere) -> bool:
         """A task that was lent has succeeded; False where nobody waits for it any more."""
         row = self._tasks.get((held.id, task.key))
         if row is None or row["id"] != task.id or row["status"] != TaskStatus.PENDING.value:
@@ -648,6 +650,9 @@ class Batch:
                 allow_attempts(row, offer)
                 begun[row["id"]] = (row, Begun(offer.worker, token, self.now + offer.lease))
                 self.handed.setdefault(offer.worker, []).append(row["id"])
+                if offer.number and len(row["input"]) <= TOLD_BYTES and is_plain(row):
+                    note = task_note(offer.number, told_task(row, token))
+                    self.told.setdefault(offer.worker, []).append(note)
         return begun
 
     @property

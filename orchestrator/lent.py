@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from common.canonical import read
-from common.ids import LeaseToken, TenantId, new_token
-from common.queues.light_calls import LightTask
+from common.ids import LeaseToken, TenantId
 from common.queues.offers import Offer
+from common.queues.told_task import ToldTask
 from common.store.leased import CalledHere
 
 Row: TypeAlias = dict[str, Any]
@@ -25,11 +25,11 @@ class LentTasks:
     out: dict[str, tuple[Offer, LeaseToken]] = field(default_factory=dict)
     ended: list[tuple[Row, CalledHere]] = field(default_factory=list)
 
-    def lend(self, task: LightTask, offer: Offer) -> None:
+    def lend(self, task: ToldTask, offer: Offer) -> None:
         self.asked.add(task.id)
         self.out[task.id] = (offer, task.token)
 
-    def take_back(self, task: LightTask) -> None:
+    def take_back(self, task: ToldTask) -> None:
         self.out.pop(task.id, None)
 
     def end(self, row: Row, called: CalledHere) -> None:
@@ -61,10 +61,10 @@ def allow_attempts(row: Row, offer: Offer) -> None:
         row["max_attempts"] = allowed
 
 
-def light_task(row: Mapping[str, Any]) -> LightTask:
-    """What a runner is told of a new task."""
-    return LightTask(
-        row["id"], new_token(), TenantId(row["tenant_id"]), row["instance_id"], row["key"], row["type"], row["name"],
+def told_task(row: Mapping[str, Any], token: LeaseToken) -> ToldTask:
+    """What a runner is told of a new task that is leased to it under `token`, or will be."""
+    return ToldTask(
+        row["id"], token, TenantId(row["tenant_id"]), row["instance_id"], row["key"], row["type"], row["name"],
         row["max_attempts"], row["input"], row["retry"], row["options"], row["completion_event"], row["failure_event"],
         row["created_at"],
     )  # fmt: skip

@@ -20,9 +20,10 @@ from datetime import datetime
 from common.clock import ReadClock
 from common.ids import LeaseToken, WorkerId
 from common.queues.answers import ANSWER_BYTES
-from common.queues.light_calls import Called, LightReply, LightTask
+from common.queues.light_calls import Called, LightReply
 from common.queues.light_line import LightLine
 from common.queues.offers import Offer, Offers, name_of
+from common.queues.told_task import ToldTask
 from common.store.leased import CalledHere
 from orchestrator.stepped import Stepped
 
@@ -62,7 +63,7 @@ class LightCalls:
 @dataclass(frozen=True, slots=True)
 class _Asked:
     stepped: Stepped
-    task: LightTask
+    task: ToldTask
     worker: WorkerId
     at: datetime
 
@@ -76,7 +77,7 @@ class Calling:
         self._clock = clock
         self._until = until
         self._asked: dict[LeaseToken, _Asked] = {}
-        self._unsent: list[tuple[Stepped, LightTask, Offer]] = []
+        self._unsent: list[tuple[Stepped, ToldTask, Offer]] = []
         self.has_called = False
         """Has it had anybody called?"""
 
@@ -111,14 +112,14 @@ class Calling:
 
     def _send(self) -> None:
         unsent, self._unsent = self._unsent, []
-        by_worker: dict[WorkerId, list[tuple[Stepped, LightTask]]] = {}
+        by_worker: dict[WorkerId, list[tuple[Stepped, ToldTask]]] = {}
         for stepped, task, offer in unsent:
             by_worker.setdefault(offer.worker, []).append((stepped, task))
         for worker, tasks in by_worker.items():
             for first in range(0, len(tasks), PORTION):
                 self._send_portion(worker, tasks[first : first + PORTION])
 
-    def _send_portion(self, worker: WorkerId, tasks: Sequence[tuple[Stepped, LightTask]]) -> None:
+    def _send_portion(self, worker: WorkerId, tasks: Sequence[tuple[Stepped, ToldTask]]) -> None:
         at = self._clock.time()
         if self._line.send(worker, [task for _, task in tasks]):
             self._asked.update((task.token, _Asked(stepped, task, worker, at)) for stepped, task in tasks)

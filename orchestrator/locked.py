@@ -137,7 +137,7 @@ def advance_locked(
     if batch.due_tasks:
         note_bell(tx, TASK_RUNNER_QUEUE, *batch.due_tasks)
     for worker, ids in batch.handed.items():
-        note_bell(tx, name_of(worker), *ids)
+        note_bell(tx, name_of(worker), *ids, *batch.told.get(worker, ()))
     under_way = batch.under_way
     faults.hit("before_commit")
     # A lock that found an empty inbox still counts as work: the next pass must look again before it may sleep.

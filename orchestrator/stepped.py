@@ -14,8 +14,8 @@ import structlog
 from common.canonical import storable
 from common.decide import Incident
 from common.errors import SignalboxError
-from common.queues.light_calls import LightTask
 from common.queues.offers import Offer
+from common.queues.told_task import ToldTask
 from common.store.inbox import InboxRow
 from common.store.instances import LockedInstance
 from common.store.leased import CalledHere
@@ -95,19 +95,19 @@ class Stepped:
             self._goes_on = False
             return self._give_up(error)
 
-    def light_tasks(self, caller_of: CallerOf) -> list[tuple[LightTask, Offer]]:
+    def light_tasks(self, caller_of: CallerOf) -> list[tuple[ToldTask, Offer]]:
         """Tasks that a light handler may end at once, those that nobody was asked to call."""
         return self._stepping.light_tasks(caller_of) if self._goes_on else []
 
-    def lend(self, task: LightTask, offer: Offer) -> None:
+    def lend(self, task: ToldTask, offer: Offer) -> None:
         """A runner is asked to call a task's handler."""
         self._stepping.batch.lent.lend(task, offer)
 
-    def take_back(self, task: LightTask) -> None:
+    def take_back(self, task: ToldTask) -> None:
         """The runner did not call it."""
         self._stepping.batch.lent.take_back(task)
 
-    def go_on(self, task: LightTask, called: CalledHere) -> None:
+    def go_on(self, task: ToldTask, called: CalledHere) -> None:
         """Go on from how a task ended. Where that raises, the rows are stepped as if nobody had called anything: the answer comes alone, later."""
         if not self._goes_on:
             return

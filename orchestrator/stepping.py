@@ -23,8 +23,8 @@ from common.db.tables import AttemptOutcome, InboxType
 from common.decide import Decision, Incident, Standing, decide
 from common.ids import is_id, made_at
 from common.lifecycle import FINAL, FROZEN, InstanceStatus
-from common.queues.light_calls import LightTask
 from common.queues.offers import Offer
+from common.queues.told_task import ToldTask
 from common.store import history, inbox
 from common.store.inbox import InboxRow
 from common.store.instances import LockedInstance
@@ -115,14 +115,14 @@ class Stepping:
             if time.perf_counter() > deadline:
                 break
 
-    def light_tasks(self, caller_of: CallerOf) -> list[tuple[LightTask, Offer]]:
+    def light_tasks(self, caller_of: CallerOf) -> list[tuple[ToldTask, Offer]]:
         """Tasks that a light handler may end at once. None where anything waits that came before it: an instance that was frozen, rows behind these."""
         is_free = self.has_stepped_all and not self.held.are_limited and self.held.status not in FROZEN
         if not is_free or self.decision.status in (*FROZEN, *FINAL):
             return []
         return self.batch.light_tasks(caller_of)
 
-    def go_on(self, task: LightTask, called: CalledHere) -> None:
+    def go_on(self, task: ToldTask, called: CalledHere) -> None:
         """Step what a task returned, as if its row had just come into the inbox. Nothing, where nobody waits for it any more."""
         if not self.batch.end_lent(self.held, task, called):
             return
@@ -258,7 +258,7 @@ def caused_at(row: InboxRow) -> datetime:
         return row.accepted_at
 
 
-def light_end_body(task: LightTask, called: CalledHere) -> str:
+def light_end_body(task: ToldTask, called: CalledHere) -> str:
     """The body of the row that the end of a task would have in the inbox, whose handler was called while its step waited."""
     attempt = (1, AttemptOutcome.SUCCEEDED.value, called.started_at, called.ended_at)
     return outcome_body(

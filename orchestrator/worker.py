@@ -31,6 +31,7 @@ from common.queues.app import ADVANCE, make_app
 from common.queues.calls import Listener
 from common.queues.changes import Changes
 from common.queues.dispatcher import Dispatcher, Drained
+from common.queues.handed import TaskSealer
 from common.queues.light_line import LightLine
 from common.queues.offers import OFFERS, Offers
 from common.retention import Keeping
@@ -85,6 +86,7 @@ class Orchestrator:
         self.light = LightCalls(self.offers, LightLine.open(settings, envelope, self.presence.id))
         if self.bells is not None:
             self.bells.answered_at = self.answers.address
+            self.bells.sealer = None if envelope is None else TaskSealer(envelope)
         self.calls = Listener.open(settings.redis_url)
         self.changes = Changes.open(settings.redis_url)
         limits = self.limits = Limits()

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 
 import structlog
-from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from common import faults
@@ -20,7 +19,8 @@ from common.commands.outcome import Outcome
 from common.courtesy import Courtesy
 from common.db import Database
 from common.ids import TaskId, WorkerId
-from common.queues.answers import read_worker_calls
+from common.queues.handed import SealedTasks, Told, read_worker_calls
+from common.queues.told_task import ToldTask
 from common.store.claims import TaskClaim
 from common.store.leased import Leased, read_handed, read_unknown
 from task_runner.call import ended
@@ -29,11 +29,13 @@ from task_runner.executor import Executor, in_force
 from task_runner.light import BUDGET_SECONDS
 from task_runner.light_calls import LightCalls
 from task_runner.line import CLOSED_SECONDS, PATIENCE
-from task_runner.offering import Offering
+from task_runner.offering import RECENT_SECONDS, Offering
 from task_runner.reporting import Held, Reporting, error_text
 from task_runner.resolve import NOTHING_PREPARED, Resolver
 from task_runner.shares import Shares
 
+FOUND_SECONDS = 2 * RECENT_SECONDS
+"""For so long the word of a call is not taken for a task that a look has found before: it may be over."""
 NOBODY_TOLD: Mapping[TaskId, str | None] = {}
 log = structlog.get_logger("signalbox.task_runner")
 
@@ -54,6 +56,7 @@ class HandedTasks:
         courtesy: Courtesy,
         resolver: Resolver | None,
         light: LightCalls | None,
+        sealed: SealedTasks | None,
         ring_in: Callable[[float], None],
     ) -> None:
         self.database = database
@@ -66,6 +69,8 @@ class HandedTasks:
         self._courtesy = courtesy
         self._resolver = resolver
         self._light = light
+        self._sealed = sealed
+        self._found: dict[TaskId, float] = {}
         self._ring_in = ring_in
         self._taking = threading.Lock()  # from a look to the note of what is held
 
@@ -79,10 +84,7 @@ class HandedTasks:
         if not told.tasks:
             return
         try:
-            self._take_up(
-                lambda tx, held: read_handed(tx, self.worker, [one for one in told.tasks if one not in held]),
-                told.tasks,
-            )
+            self._take_up(lambda held: self._told(told, held), told.tasks)
         except Exception as error:  # noqa: BLE001 - an outer loop: nobody would hear the calls that follow
             log.warning("handed.unread", count=len(told.tasks), error=error_text(error))
         self.offer()
@@ -97,7 +99,7 @@ class HandedTasks:
             log.info("line.given_back", closed_seconds=CLOSED_SECONDS)
         if not self._offering.is_to_look():
             return 0
-        return self._take_up(lambda tx, held: read_unknown(tx, self.worker, sorted(held)))
+        return self._take_up(self._look)
 
     def offer(self) -> None:
         """Offer what is free to those of whom nothing is left to claim, as far as that is known."""
@@ -137,17 +139,42 @@ class HandedTasks:
             return []
         return [ended(claim, released=True) for claim in leased.claims]
 
+    def _look(self, held: Set[TaskId]) -> Leased:
+        """What is leased to this process beside what it holds."""
+        with self.database.each_alone() as tx:
+            leased = read_unknown(tx, self.worker, sorted(held))
+        now = time.monotonic()
+        self._found = {one: at for one, at in self._found.items() if at > now - FOUND_SECONDS}
+        self._found.update((claim.id, now) for claim in leased.claims)
+        return leased
+
+    def _told(self, told: Told, held: Set[TaskId]) -> Leased:
+        """What a call tells of, beside what is held: by its word where that is enough for all, else as it stands."""
+        ids = [one for one in told.tasks if one not in held]
+        known = self._known(told)
+        if self._found.keys().isdisjoint(ids) and known.keys() >= set(ids):
+            tasks = [known[one] for one in sorted(ids)]
+            return Leased([one.claim() for one in tasks], max((one.at for one in tasks), default=None))
+        with self.database.each_alone() as tx:
+            return read_handed(tx, self.worker, ids)
+
+    def _known(self, told: Told) -> dict[TaskId, ToldTask]:
+        """What a call says of tasks that its word is enough for."""
+        if self._sealed is None:
+            return {}
+        opened = [one for sealed in told.sealed for one in self._sealed.open(sealed)]
+        return {task.id: task for number, task in opened if self._offering.is_recent(number)}
+
     def _take_up(
         self,
-        look: Callable[[Connection, Set[TaskId]], Leased],
+        look: Callable[[Set[TaskId]], Leased],
         answered_at: Mapping[TaskId, str | None] = NOBODY_TOLD,
     ) -> int:
         with self._taking:
             if self._offering.is_over:
                 return 0
             held = self._reporting.ids  # before the look: what is not in it any more is not running any more
-            with self.database.each_alone() as tx:
-                leased = look(tx, held)
+            leased = look(held)
             self._offering.take(len(leased.claims))
             tenants = Counter(claim.tenant_id for claim in leased.claims)
             self._shares.note(tenants)

@@ -21,7 +21,8 @@ from common.commands.outcome import Outcome
 from common.ids import LeaseToken, TaskId
 from common.queues.answers import ANSWER_BYTES
 from common.queues.calls import Caller
-from common.queues.light_calls import Called, HeardCalls, LightCall, LightReply, LightTask
+from common.queues.light_calls import Called, HeardCalls, LightCall, LightReply
+from common.queues.told_task import ToldTask
 from common.store.claims import TaskClaim
 from task_runner.context import TaskContext
 from task_runner.executor import Executor, in_force
@@ -145,7 +146,7 @@ class LightCalls:
         if not self._caller.call_at_once(call.reply_to, sealed):
             self._caller.call(call.reply_to, sealed)
 
-    def _call_all(self, tasks: Sequence[LightTask]) -> list[LightReply]:
+    def _call_all(self, tasks: Sequence[ToldTask]) -> list[LightReply]:
         self._forget_old()
         names = self.names()
         until = time.monotonic() + BUDGET_SECONDS
@@ -154,7 +155,7 @@ class LightCalls:
             for task in tasks
         ]
 
-    def _call(self, task: LightTask, names: frozenset[str]) -> LightReply:
+    def _call(self, task: ToldTask, names: frozenset[str]) -> LightReply:
         told = task.claim()
         handler = self._executor.find(told)
         claim = told if handler is None else in_force(told, handler.options)
@@ -171,7 +172,7 @@ class LightCalls:
             return self._call_again(task, handler, kept)
         return self._ended(task, kept, outcome)
 
-    def _ended(self, task: LightTask, kept: _Kept, outcome: Outcome) -> LightReply:
+    def _ended(self, task: ToldTask, kept: _Kept, outcome: Outcome) -> LightReply:
         key = (task.id, task.token)
         is_plain = outcome.is_plain_success and kept.context.last_progress is None
         with self._turn:
@@ -188,7 +189,7 @@ class LightCalls:
             else LightReply(task.token, Called.KEPT)
         )
 
-    def _call_again(self, task: LightTask, handler: Handler, kept: _Kept) -> LightReply:
+    def _call_again(self, task: ToldTask, handler: Handler, kept: _Kept) -> LightReply:
         """The handler turned out to need the lease of its task: what it came to by then is nothing."""
         self._need_lease.add(handler.name)
         log.info("handler.needs_lease", handler=handler.name, task_id=task.id)

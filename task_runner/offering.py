@@ -21,6 +21,8 @@ RENEWED_AFTER = 0.7
 """Seconds after which an offer is told again, with the next look; the other side keeps it for 1.5."""
 LOOK_AFTER = 0.25
 """Seconds between two looks for what was leased to this process and not told."""
+RECENT_SECONDS = 3.0
+"""Twice as long as an offer is kept: what a step says of a task that was leased by an older one is not relied on."""
 ON_THEIR_WAY = 0.2
 """Seconds that a step may take that has read an offer: a tenth is its budget, and it has to commit."""
 
@@ -53,6 +55,8 @@ class Offering:
         self._listeners = 1
         self._not_for: frozenset[TenantId] = frozenset()
         self._told_at = 0.0
+        self._number = 0
+        self._recent: dict[int, float] = {}  # when offers were told, by their numbers
         self._looked_at = 0.0
         self._is_over = False
 
@@ -80,6 +84,14 @@ class Offering:
         with self._turn:
             self._left = max(self._left - count, 0)
 
+    def is_recent(self, number: int) -> bool:
+        """Was the offer of this number told so shortly ago that whatever it had leased to this process is leased to it still?"""
+        with self._turn:
+            told_at = self._recent.get(number)
+        return told_at is not None and time.monotonic() - told_at < min(
+            RECENT_SECONDS, self._lease.total_seconds() / 2
+        )
+
     def is_to_look(self) -> bool:
         """Is it time to look for what got lost?"""
         now = time.monotonic()
@@ -105,9 +117,22 @@ class Offering:
     def _tell(self, credit: int) -> None:
         assert self._say is not None  # noqa: S101 - asked by the callers
         light = self._light() & self._types.keys()
-        offer = Offer(self._worker, self._lease, self._types, self._functions, credit, self._not_for, light)
+        self._number += 1
+        offer = Offer(
+            self._worker,
+            self._lease,
+            self._types,
+            self._functions,
+            credit,
+            self._not_for,
+            light,
+            self._number,
+        )
         if self._told_at == 0.0:
             self._looked_at = time.monotonic()
+        now = time.monotonic()
+        self._recent = {one: at for one, at in self._recent.items() if at > now - RECENT_SECONDS}
+        self._recent[self._number] = now
         heard = self._say(OFFERS, offer.to_bytes())
         self._listeners = max(heard or 1, 1)
         self._left = credit * self._listeners

@@ -25,6 +25,7 @@ from common.ids import TaskId, TenantId, WorkerId
 from common.queues.answers import Envelope
 from common.queues.calls import Caller
 from common.queues.dispatcher import Drained
+from common.queues.handed import SealedTasks
 from common.queues.light_calls import HeardCalls
 from common.store import attempts
 from task_runner.answering import Answering
@@ -108,6 +109,7 @@ class Runner:
         self._handed = HandedTasks(
             database, self.executor, self.reporting, self.claiming, offering, worker=worker, shares=shares,
             courtesy=self._courtesy, resolver=resolver, light=self.light, ring_in=ring_in,
+            sealed=None if envelope is None else SealedTasks(envelope, worker),
         )  # fmt: skip
         self.slots = self.executor.slots
         self._ring_in = ring_in

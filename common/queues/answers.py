@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from common.config import Settings
 from common.credentials import derive, read_secret
-from common.ids import InstanceId, LeaseToken, TaskId, TenantId, WorkerId, is_id
+from common.ids import InstanceId, LeaseToken, TaskId, TenantId, WorkerId
 from common.randomness import random_bytes
 from common.sealing import NONCE_BYTES, fingerprint
 from common.store.leased import KnownEnd
@@ -32,7 +32,6 @@ ANSWER_BYTES = 16_384
 """Of output and event; what is longer, its runner stores by itself."""
 LONGEST = 4_000_000
 """Bytes of one call that are read."""
-_RECEIPT, _ADDRESS = "stored:", "by:"
 log = structlog.get_logger("signalbox.answers")
 
 
@@ -62,9 +61,9 @@ class Envelope:
         """Whom to call with answers for an orchestrator."""
         return self.address_of("answers", orchestrator)
 
-    def address_of(self, what: str, worker: WorkerId) -> str:
+    def address_of(self, what: str, whom: str) -> str:
         """Where a process listens to `what` is sealed for it."""
-        return f"{what}:{worker}:{self._key_id}"
+        return f"{what}:{whom}:{self._key_id}"
 
     def may_seal(self, address: str) -> bool:
         """Can whoever listens there open what is sealed here?"""
@@ -111,45 +110,3 @@ class Envelope:
             raise ValueError(
                 "not sealed for us: under another key, for another address, or changed"
             ) from None
-
-
-# -- what a worker is called with: ids of tasks, receipts, and where to answer -----------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What calls to a worker say: tasks that are leased to it, with whom to answer (None: nobody), and receipts for its answers."""
-
-    tasks: dict[TaskId, str | None]
-    receipts: list[str]
-
-
-def receipt_note(receipt: str) -> str:
-    """What a worker is called with when an answer is stored."""
-    return _RECEIPT + receipt
-
-
-def worker_call(notes: Sequence[str], address: str | None) -> tuple[bytes, list[str]]:
-    """The call that tells a worker of `notes`, ids of tasks and receipts, and the ids among them."""
-    ids = [one for one in notes if not one.startswith(_RECEIPT)]
-    told = list(notes) if address is None or not ids else [*notes, _ADDRESS + address]
-    return orjson.dumps(told), ids
-
-
-def read_worker_calls(hints: Sequence[bytes]) -> Told:
-    """Read what a worker was called with; what cannot be read is passed over, and found by a look."""
-    told = Told({}, [])
-    for said in hints:
-        if len(said) > LONGEST:
-            continue
-        try:
-            notes = orjson.loads(said)
-        except ValueError:
-            continue
-        if not isinstance(notes, list):
-            continue
-        texts = [one for one in notes if isinstance(one, str)]
-        address = next((one.removeprefix(_ADDRESS) for one in texts if one.startswith(_ADDRESS)), None)
-        told.tasks.update((TaskId(one), address) for one in texts if is_id(one))
-        told.receipts.extend(one.removeprefix(_RECEIPT) for one in texts if one.startswith(_RECEIPT))
-    return told

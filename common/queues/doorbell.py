@@ -25,10 +25,10 @@ from kombu import Connection as Broker
 
 from common.config import Settings
 from common.db import ARRIVALS, TASK_RUNNER_QUEUE, Bells, Database
-from common.queues.answers import worker_call
 from common.queues.app import TASK_OF_QUEUE, make_app
 from common.queues.arrivals import Announcer
 from common.queues.calls import Caller
+from common.queues.handed import TaskSealer, worker_call
 
 log = structlog.get_logger("signalbox.doorbell")
 
@@ -91,6 +91,7 @@ class Doorbells:
     def __init__(self, broker_url: str) -> None:
         self.on_unheard: Callable[[str], None] = lambda _whom: None
         self.answered_at: str | None = None  # whom to call with how a task ended that was leased here
+        self.sealer: TaskSealer | None = None  # by whom runners are told what tasks are
         self._app: Celery = make_app(broker_url, name="signalbox", queue=next(iter(TASK_OF_QUEUE)))
         self._calls = Caller.open(broker_url)
         self._announcer = Announcer(self._calls)
@@ -139,9 +140,9 @@ class Doorbells:
         if self._unsaid or not self._calls.call_at_once(whom, hints):
             self._unsaid.append((whom, hints))
 
-    def _hand(self, worker: str, ids: Sequence[str]) -> None:
+    def _hand(self, worker: str, notes: Sequence[str]) -> None:
         """Tell a worker what was leased to it, and what is stored. The ring is for Flower, and has it look should the call be lost."""
-        call, leased = worker_call(ids, self.answered_at)
+        call, leased = worker_call(worker, notes, self.answered_at, self.sealer)
         self._say(worker, call)
         if leased:
             bell = self._bells[TASK_RUNNER_QUEUE]

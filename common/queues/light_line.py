@@ -14,7 +14,8 @@ from common.config import Settings
 from common.ids import LeaseToken, WorkerId, new_id
 from common.queues.answers import Envelope
 from common.queues.calls import channel, client_of, connect, subscribe
-from common.queues.light_calls import Called, LightReply, LightTask, calls_address
+from common.queues.light_calls import Called, LightReply, calls_address
+from common.queues.told_task import ToldTask
 
 UNREAD = 16
 """Answers of the broker that may wait to be read: who called for which is known, and most calls are answered by their runners before."""
@@ -54,7 +55,7 @@ class LightLine:
         )
         return None if client is None or envelope is None else cls(client, envelope, worker)
 
-    def send(self, worker: WorkerId, tasks: Sequence[LightTask]) -> bool:
+    def send(self, worker: WorkerId, tasks: Sequence[ToldTask]) -> bool:
         """Have a runner call the handlers of some tasks; False where that cannot be said, and nobody was called. Never raises."""
         if time.monotonic() < self._quiet_until:
             return False

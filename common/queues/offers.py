@@ -41,6 +41,7 @@ class Offer:
 
     Of tenants that are not in `not_for`. By each name the attempts that its handler allows where the task has no policy, None for the default's.
     Those of the names in `light` it calls for a step that waits (`common.queues.light_calls`), however much else it holds.
+    By its `number` the runner knows it again, from 1; 0 of runners that do not count.
     """
 
     worker: WorkerId
@@ -50,6 +51,7 @@ class Offer:
     credit: int
     not_for: frozenset[TenantId] = frozenset()
     light: frozenset[str] = frozenset()
+    number: int = 0
 
     def takes(self, tenant_id: TenantId, type: str, name: str) -> bool:
         """Is a task of this tenant, type and name among what is offered?"""
@@ -75,6 +77,7 @@ class Offer:
                 "credit": self.credit,
                 "notFor": sorted(self.not_for),
                 "light": sorted(self.light),
+                "number": self.number,
             }
         )
 
@@ -88,10 +91,11 @@ class Offer:
             worker, lease_ms, credit = told["worker"], told["leaseMs"], told["credit"]
             types, functions = dict(told["types"]), dict(told["functions"])
             not_for = frozenset(map(TenantId, told["notFor"]))
-            light = frozenset(map(str, told.get("light", ())))  # runners of before say nothing of it
+            # Runners of before say nothing of these.
+            light, number = frozenset(map(str, told.get("light", ()))), told.get("number", 0)
         except (TypeError, KeyError) as error:
             raise ValueError(f"not an offer: {error}") from None
-        numbers = all(type(one) is int for one in (lease_ms, credit))
+        numbers = all(type(one) is int for one in (lease_ms, credit, number))
         if not (numbers and isinstance(worker, str) and is_id(worker)):
             raise ValueError("not an offer")
         if not all(one is None or _is_allowed(one) for one in (*types.values(), *functions.values())):
@@ -99,7 +103,14 @@ class Offer:
         if not (0 < lease_ms <= 3_600_000 and 0 <= credit <= CREDIT_MAX):
             raise ValueError("not an offer: its figures are out of bounds")
         return cls(
-            WorkerId(worker), timedelta(milliseconds=lease_ms), types, functions, credit, not_for, light
+            WorkerId(worker),
+            timedelta(milliseconds=lease_ms),
+            types,
+            functions,
+            credit,
+            not_for,
+            light,
+            number,
         )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
+from common.queues.answers import Envelope
+from common.queues.handed import TaskSealer, worker_call
 from common.queues.offers import OFFERS, Offer, name_of
 from task_runner.run import Runner
 from tests.support.engine import Engine
@@ -14,8 +14,9 @@ from tests.support.engine import Engine
 class Post:
     """What the processes say to each other, delivered when the test says so."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, envelope: Envelope | None = None) -> None:
         self.engine = engine
+        self._sealer = None if envelope is None else TaskSealer(envelope)
         self.offers: list[Offer] = []
         self.handed: list[bytes] = []
         engine.database.listeners.append(self._ring)
@@ -28,7 +29,9 @@ class Post:
 
     def _ring(self, bells: Any) -> None:
         self.handed += [
-            orjson.dumps(ids) for whom, ids in bells.items() if whom == name_of(self.engine.worker)
+            worker_call(whom, notes, None, self._sealer)[0]
+            for whom, notes in bells.items()
+            if whom == name_of(self.engine.worker)
         ]
 
     def deliver(self, runner: Runner) -> None:

@@ -13,7 +13,8 @@ from common.commands.verify import verify_instance
 from common.db import Bells
 from common.ids import InstanceId, WorkerId, new_id
 from common.lifecycle import InstanceStatus
-from common.queues.answers import Answer, Envelope, receipt_note, worker_call
+from common.queues.answers import Answer, Envelope
+from common.queues.handed import TaskSealer, receipt_note, worker_call
 from common.queues.offers import OFFERS, name_of
 from common.store.claims import TaskClaim
 from common.store.instances import lock_ready
@@ -37,6 +38,7 @@ class Told:
         self.engine = engine
         self.answers = Answers(ENVELOPE, WorkerId(new_id()))
         engine.advancing = replace(engine.advancing, answers=self.answers)
+        self.sealer = TaskSealer(ENVELOPE)
         self.rung: list[str] = []
         self.calls: list[bytes] = []
         self.is_deaf = False
@@ -46,7 +48,8 @@ class Told:
         notes = bells.get(name_of(self.engine.worker), [])
         self.rung += notes
         if notes:
-            self.calls.append(worker_call(notes, self.answers.address)[0])
+            whom = name_of(self.engine.worker)
+            self.calls.append(worker_call(whom, notes, self.answers.address, self.sealer)[0])
 
     def say(self, whom: str, hints: bytes) -> int:
         if whom == OFFERS:

@@ -10,7 +10,7 @@ from common.credentials import make_secret
 from common.errors import Misconfigured
 from common.ids import InstanceId, TaskId, TenantId, WorkerId, new_id, new_token
 from common.queues import answers
-from common.queues.answers import Answer, Envelope, read_worker_calls, receipt_note, worker_call
+from common.queues.answers import Answer, Envelope
 from common.store.leased import KnownEnd
 
 KEY = b"k" * 32
@@ -67,34 +67,3 @@ def test_an_installation_without_a_secret_has_no_envelope() -> None:
     assert Envelope.of(Settings.model_validate({"secret": make_secret()})) is not None
     with pytest.raises(Misconfigured):
         Envelope.of(Settings.model_validate({"secret": "short"}))
-
-
-def test_a_worker_hears_of_its_tasks_with_whom_to_answer_and_of_what_is_stored() -> None:
-    first, second = TaskId(new_id()), TaskId(new_id())
-
-    call, ids = worker_call([receipt_note("4f2a"), first, second], "answers:here")
-    assert ids == [first, second]
-    read = read_worker_calls([call, worker_call([receipt_note("77")], "answers:here")[0]])
-    assert read.tasks == {first: "answers:here", second: "answers:here"}
-    assert read.receipts == ["4f2a", "77"]
-
-    assert read_worker_calls([worker_call([first], None)[0]]).tasks == {first: None}
-
-
-def test_what_is_no_note_is_passed_over() -> None:
-    ids = [TaskId(new_id()) for _ in range(3)]
-    hints = [
-        orjson.dumps(ids[:2]),
-        b"",
-        b"7",
-        b"{",
-        b'{"by:": 1}',
-        orjson.dumps([ids[2], "'; --", 7, None]),
-        orjson.dumps(ids[:1]),
-        b" " * answers.LONGEST + orjson.dumps([new_id()]),
-    ]
-
-    read = read_worker_calls(hints)
-
-    assert list(read.tasks) == ids
-    assert read.receipts == []
