@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -22,6 +21,7 @@ from sqlalchemy.types import TypeDecorator
 
 from statechart.env import format_instant as instant_text
 from statechart.env import parse_instant
+from statechart.record import record
 
 __all__ = [
     "SQLITE_NOW",
@@ -108,7 +108,7 @@ def read_sqlite_text(text: str) -> datetime:
     return datetime.fromisoformat(f"{text}+00:00")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ReadClock:
     """The database's clock as it was read: it said `now` when the process's monotonic clock said `at`, in seconds."""
 

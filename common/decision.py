@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import statechart
@@ -12,6 +11,7 @@ from common.db.tables import InboxType
 from common.ids import TaskId
 from common.lifecycle import InstanceStatus
 from statechart.effects import CancelTimer, Effect
+from statechart.record import record
 
 NOT_RUN_BY_A_RUNNER = statechart.effects.NOT_RUN_BY_A_RUNNER
 """Task types that wait without a runner: an instance that has only these open is `waiting`."""
@@ -27,7 +27,7 @@ UNLIMITED = 2**62
 Json = Any
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Standing:
     """Where an instance stands: its status and snapshot (None before its start), and the facts fixed at its start.
 
@@ -43,7 +43,7 @@ class Standing:
     is_full: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Incident:
     """Why an instance cannot go on by itself."""
 
@@ -53,7 +53,7 @@ class Incident:
     task_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Erasure:
     """The bodies of an instance are to be taken away, and those of its children too where `with_children` says so.
 
@@ -65,7 +65,7 @@ class Erasure:
     cancels: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Decision:
     """The consequence of one inbox row. `snapshot_text` is canonical; None as long as the instance has not started."""
 

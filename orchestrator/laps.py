@@ -16,6 +16,7 @@ from common.courtesy import Courtesy, Portions, Volumes
 from common.ids import InstanceId, TenantId
 from common.store.inbox import Page, ReadyRow
 from common.store.turns import FROM_THE_FIRST
+from statechart.record import record
 
 BATCH = Portions(100, 32, 3)
 """Instances that are stepped in one go."""
@@ -209,7 +210,7 @@ class _Way:
         return self.rows[-1].id if len(self.rows) >= size else None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Chosen:
     """The instances to step now, with their tenants, and where each tenant's lap goes on (None: it ends).
 

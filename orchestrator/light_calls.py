@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 
 from common.clock import ReadClock
@@ -26,6 +25,7 @@ from common.queues.offers import Offer, Offers, name_of
 from common.queues.told_task import ToldTask
 from common.store.leased import CalledHere
 from orchestrator.stepped import Stepped
+from statechart.record import record
 
 PATIENCE = 0.05
 """Seconds that a runner may take for what promises to be done within 10 ms each, and mostly is in a hundredth of that."""
@@ -60,7 +60,7 @@ class LightCalls:
             self._line.close()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Asked:
     stepped: Stepped
     task: ToldTask

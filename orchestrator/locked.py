@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 
 from sqlalchemy import Connection
@@ -29,6 +28,7 @@ from orchestrator.light_calls import LightCalls
 from orchestrator.places import find_full
 from orchestrator.stepped import Stepped, begin_instance
 from orchestrator.stepping import Config
+from statechart.record import record
 
 STEP_BUDGET = 0.1
 """Seconds of stepping in one transaction; instances that are left over are taken by the next."""
@@ -42,7 +42,7 @@ NO_LIGHT_CALLS = LightCalls()
 Claim = tuple[TaskId, LeaseToken]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pass:
     """What one pass did.
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -33,6 +32,7 @@ from orchestrator.batch import Batch, error_text
 from orchestrator.charts import CompiledChart
 from orchestrator.lent import CallerOf
 from statechart import KERNEL, Env
+from statechart.record import record
 
 Config = Mapping[str, Mapping[str, Any]]
 """Values by module and key."""
@@ -40,7 +40,7 @@ NO_CONFIG: Config = {}
 log = structlog.get_logger("signalbox.orchestrator")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StepLimits:
     """What bounds a step, from the settings of its process."""
 

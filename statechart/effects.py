@@ -8,11 +8,12 @@ again: the same step asks for the same effects under the same keys, so doing the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from typing import Literal, TypeAlias, get_args
 
 from statechart.env import Json
+from statechart.record import record
 
 NOT_RUN_BY_A_RUNNER = frozenset({"HUMAN", "WORKFLOW", "MAP", "TIMER"})
 """Task types that wait without a runner: for people, children, items, time."""
@@ -21,7 +22,7 @@ Event: TypeAlias = dict[str, Json]
 Where: TypeAlias = tuple[str | int, ...]  # keys of objects and positions in lists, outermost first
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CreateTask:
     """Create a task; it stays an obligation until its completion or failure event arrives, or `CancelTask`.
 
@@ -64,7 +65,7 @@ class CreateTask:
         return self.asked_as or self.type
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MapItems:
     """The items of a MAP in order, and when it ends.
 
@@ -81,7 +82,7 @@ class MapItems:
     concurrency: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CancelTask:
     """The state of an `invoke` was left, or a `cancel` names the task: its result is not wanted any more.
 
@@ -92,7 +93,7 @@ class CancelTask:
     tells: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AssignTask:
     """The open task goes to somebody else: to `assignee`, or to whoever of `candidates` claims it."""
 
@@ -101,7 +102,7 @@ class AssignTask:
     candidates: Sequence[str] | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ArmTimer:
     """Step the instance with `event` and obligation `key`, not before `due_at`."""
 
@@ -110,12 +111,12 @@ class ArmTimer:
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CancelTimer:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SendEvent:
     """Send `event` to another instance: `{"instanceId"}`, `{"definitionKey", "businessKey"}` or `{"parent": True}`."""
 
@@ -124,7 +125,7 @@ class SendEvent:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Emit:
     """Publish `event` to triggers and streams."""
 
@@ -132,7 +133,7 @@ class Emit:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StartWorkflow:
     """Start a child instance with the id `instance_id`; with `wait` it stays an obligation until the child ends.
 
@@ -157,7 +158,7 @@ class StartWorkflow:
         return replace(self, start_at=start_at, priority=priority)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CancelChild:
     """The child of an obligation is not wanted any more, and ends with it; with `tells` it says so when it has."""
 
@@ -169,7 +170,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Log:
     message: str
     level: LogLevel

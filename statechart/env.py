@@ -7,17 +7,19 @@ holds everything needed to take that step again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, TypeAlias
+
+from statechart.record import record
 
 # A value that JSON can hold. It is `Any` on purpose: definitions, contexts and events are the JSON boundary,
 # and their shapes are checked at run time (document.py at the door, expressions at evaluation).
 Json: TypeAlias = Any
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Env:
     """The closed environment of one step.
 

@@ -15,7 +15,6 @@ event and env give the same step, in each process and each replay.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from statechart.actions import send_event
@@ -42,6 +41,7 @@ from statechart.effects import CreateTask, Effect, Event
 from statechart.env import Env, Json
 from statechart.expressions import ExpressionFailed
 from statechart.problems import StepFailed
+from statechart.record import record
 from statechart.select import (
     EXECUTION_ERROR,
     WORKFLOW_START,
@@ -56,7 +56,7 @@ from statechart.workflows import FIELDS, child_of
 MAX_MICROSTEPS = 1_000  # in one step, over all its macrosteps
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Step:
     """What one event came to.
 

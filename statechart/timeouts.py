@@ -8,18 +8,18 @@ setting of its own: a default holds for those that the task leaves open.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from statechart.actions import as_milliseconds
 from statechart.draft import ActionFailed
 from statechart.env import Json
+from statechart.record import record
 
 TIMEOUTS = ("scheduleToStart", "startToClose", "heartbeat", "scheduleToClose")
 SHORT = "startToClose"
 """The one that `timeout` stands for."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Timeouts:
     """Milliseconds, at least 1; None where nothing bounds the time."""
 

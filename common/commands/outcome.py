@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -37,9 +37,10 @@ from common.store.people import HumanTask
 from common.task_error import TaskError
 from statechart.ai import AI
 from statechart.maps import map_key
+from statechart.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Outcome:
     """How one claimed attempt ended: with `output` (canonical text), with `error`, or `released` before it ended.
 
@@ -89,7 +90,7 @@ class Outcome:
         return self.answers_one and is_timed and self.type != AI and self.is_plain_success
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AtOnce:
     """The outcome of a claim that is written with it: `outcome` is a plain success, `ended_at` on the database's clock."""
 
@@ -98,7 +99,7 @@ class AtOnce:
     ended_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Decision:
     """How a person ended a task, which the caller has locked: with `output` (canonical text), or with `error`.
 
@@ -122,7 +123,7 @@ class Decision:
         return told if self.error is None else told | {"reason": self.error.message}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reported:
     """What became of reported outcomes, counted, and the circuit breakers that turned by them.
 
@@ -285,7 +286,7 @@ def report_decision(tx: Connection, decision: Decision, *, now: datetime) -> Non
     group.save(tx)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Ended:
     """A task that ended for good, for the instance to be told under each of its obligations, or its MAP to count it."""
 
@@ -723,7 +724,7 @@ def retry_items(tx: Connection, ids: Sequence[TaskId], *, now: datetime) -> list
     return claimable
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WorkflowEnd:
     """How the child of an item ended: `output` or `error`, canonical texts. The item is (instance of its MAP, key)."""
 

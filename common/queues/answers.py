@@ -12,7 +12,6 @@ reaches the broker can neither read one nor make one, and one that is played aga
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 
@@ -27,6 +26,7 @@ from common.ids import InstanceId, LeaseToken, TaskId, TenantId, WorkerId
 from common.randomness import random_bytes
 from common.sealing import NONCE_BYTES, fingerprint
 from common.store.leased import KnownEnd
+from statechart.record import record
 
 ANSWER_BYTES = 16_384
 """Of output and event; what is longer, its runner stores by itself."""
@@ -35,7 +35,7 @@ LONGEST = 4_000_000
 log = structlog.get_logger("signalbox.answers")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Answer:
     """How a task ended, told by `worker`, who wants to hear the `receipt` once that is stored."""
 

@@ -11,13 +11,13 @@ Nothing that travels is a truth. What is not answered in time is stored as any n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 
 from common.ids import LeaseToken, WorkerId
 from common.queues.answers import Envelope
 from common.queues.heard import HeardOnce
 from common.queues.told_task import ToldTask
+from statechart.record import record
 
 
 class Called(IntEnum):
@@ -28,7 +28,7 @@ class Called(IntEnum):
     KEPT = 2  # it was called, and its runner reports the end once the task is leased to it
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LightCall:
     """Tasks whose handlers a runner is to call, the `number`th that `sender` has sent, to be answered at `reply_to`."""
 
@@ -38,7 +38,7 @@ class LightCall:
     tasks: Sequence[ToldTask]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LightReply:
     """What became of one task of a call: `output` is canonical text."""
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 
 from common.ids import InstanceId, LeaseToken, TaskId, TenantId
 from common.store.claims import TaskClaim
+from statechart.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ToldTask:
     """What a runner needs to know of a new task to call its handler; `input`, `retry` and `options` are JSON texts."""
 

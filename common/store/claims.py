@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -48,13 +47,14 @@ from common.polls import POLL, unwrap
 from common.store import turns
 from common.store.limits import has_no_key, is_unlimited_type, key_or_empty, may_limit_any
 from common.store.turns import FROM_THE_FIRST
+from statechart.record import record
 
 _t = tasks.c
 _a = attempts.c
 _BY_ID = (("id", "id"),)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TaskClaim:
     """A task leased to this process. `input`, `retry`, `options`, `progress`, `state` and `secrets` are stored JSON texts.
 
@@ -98,7 +98,7 @@ class TaskClaim:
         return self.options is not None and read(self.options).get("onLost") == "fail"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Due:
     """Due tasks that the caller has locked, as they are once they are begun. `are_limited`: limits may hold for some other."""
 

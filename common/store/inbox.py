@@ -6,7 +6,6 @@ Order is `(lane, id)` among the rows that are visible when the instance is locke
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -35,6 +34,7 @@ from common.db.types import BigIdList, Id, IdList, among
 from common.ids import InstanceId, TenantId
 from common.store import turns
 from common.store.turns import FROM_THE_FIRST
+from statechart.record import record
 
 CONTROL, ORDINARY = 0, 1
 PAGE = 1_000
@@ -49,7 +49,7 @@ NOT_STORED = 0
 _c = inbox.c
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class InboxRow:
     """An accepted, unconsumed row. `body` is its stored text. Its id may be `NOT_STORED`."""
 
@@ -89,7 +89,7 @@ def put(tx: Connection | Writes, rows: Sequence[Mapping[str, Any]]) -> None:
     insert_rows(tx, inbox, rows)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ReadyRow:
     """A row that may be stepped."""
 
@@ -99,7 +99,7 @@ class ReadyRow:
     accepted_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Page:
     """The oldest ready rows of some tenants, by tenant and id, up to `size` of each.
 

@@ -7,7 +7,6 @@ Only the orchestrator writes a snapshot, and only under the lock of `lock_ready`
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -22,12 +21,13 @@ from common.db.types import among
 from common.ids import DefinitionId, InstanceId, TenantId
 from common.lifecycle import FINAL, LIVE, InstanceStatus
 from common.store.limits import may_limit_any
+from statechart.record import record
 
 GENESIS = bytes(32)
 """The hash that an instance's first history row points back to."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LockedInstance:
     """An instance row as the orchestrator holds it. `snapshot` is its stored text, None before the start."""
 
@@ -214,7 +214,7 @@ def existing(tx: Connection, tenant_id: TenantId, ids: Iterable[str]) -> set[str
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DefinitionText:
     """What a worker needs to compile a chart; rows are immutable by id, so this may be cached without end."""
 
@@ -233,7 +233,7 @@ def read_definitions(tx: Connection, ids: Iterable[str]) -> list[DefinitionText]
     return [DefinitionText(*row) for row in tx.execute(_DEFINITIONS, {"ids": list(ids)})]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StoredInstance:
     """An instance row as a verifier reads it, without a lock."""
 

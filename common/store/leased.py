@@ -7,7 +7,6 @@ writes. The long way, for all others, are `common.store.claims` and `common.stor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -39,12 +38,13 @@ from common.lifecycle import TaskStatus
 from common.store import attempts as attempts_store
 from common.store.claims import CLAIMED, TaskClaim, task_claim
 from common.store.inbox import ORDINARY
+from statechart.record import record
 
 _t = tasks.c
 _a = attempts.c
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Begun:
     """How a task that is being created begins at once: leased to `worker`, its first attempt on record."""
 
@@ -53,7 +53,7 @@ class Begun:
     expires_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CalledHere:
     """How a task that is being created was called by `worker` while the step that creates it waited, and succeeded."""
 
@@ -154,7 +154,7 @@ _UNKNOWN = Prepared(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Leased:
     """Tasks that are leased to a worker, and the database's time; None where there are none."""
 
@@ -179,7 +179,7 @@ def _read_leased(rows: Sequence[Any]) -> Leased:
     return Leased([task_claim(row[3:], row[1], row[2]) for row in rows], rows[0][0] if rows else None)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KnownEnd:
     """Everything that the end of a task writes which succeeded at its only attempt; `output` and `body`, of its inbox row, are canonical text."""
 

@@ -8,7 +8,7 @@ the same commit; where the locked row has another `sequence` than the statement'
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import orjson
 from sqlalchemy import (
@@ -35,6 +35,7 @@ from common.ids import InstanceId
 from common.store.inbox import InboxRow, inbox_row, read_ready
 from common.store.instances import LOCKED, LockedInstance, locked_instance
 from common.store.limits import may_limit_any
+from statechart.record import record
 
 FIRST = 65
 """Rows of the inbox that one look takes in; so many tell that there may be more."""
@@ -100,7 +101,7 @@ _SIZE, _ROW = 3, 7
 """Columns that tell the size, and behind them those of an inbox row."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ready:
     """Every instance that is ready and free, locked, with its rows in the order in which they are to be stepped.
 

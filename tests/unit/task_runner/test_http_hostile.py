@@ -262,7 +262,7 @@ def test_huge_headers_are_refused(answer: Answer) -> None:
     error = failure(answer)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert (error.code, error.retryable) == ("http.headers_too_large", False)
+    assert (error.code, error.retryable) == ("http.headers_too_large", False), error
     assert peak < 8 * 2**20
 
 
