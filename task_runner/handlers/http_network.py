@@ -164,15 +164,19 @@ class _Stream(httpcore2.NetworkStream):
         self._head_left = None
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
-        during = "the body" if self._head_left is None else "the answer"
-        data = _patiently(self._sock, self._deadline, during, lambda: self._sock.recv(max_bytes))
+        if self._head_left is None:
+            return self._receive(max_bytes, "the body")
+        # A read may bring some of the body along, so it is not refused for its size but for coming after the budget was spent; and
+        # none goes beyond that, since the parser has a limit of its own and calls what is longer broken.
+        if self._head_left <= 0:
+            raise HeadTooLarge
+        data = self._receive(min(max_bytes, self._head_left), "the answer")
+        self._head_left -= len(data)
+        return data
+
+    def _receive(self, at_most: int, during: str) -> bytes:
+        data = _patiently(self._sock, self._deadline, during, lambda: self._sock.recv(at_most))
         self.was_answered = self.was_answered or bool(data)
-        if self._head_left is not None:
-            # Counted as it arrives: a first read may bring some of the body along, which is why a read is not
-            # refused for its size but for coming after the budget was spent.
-            if self._head_left <= 0:
-                raise HeadTooLarge
-            self._head_left -= len(data)
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002

@@ -64,6 +64,21 @@ def pouring(start: bytes, piece: bytes) -> Answer:
     return answer
 
 
+def pouring_late(start: bytes, piece: bytes) -> Answer:
+    """Send `start`, which is read by itself, then `piece` as fast as it is taken."""
+
+    def answer(connection: socket.socket, _request: bytes) -> None:
+        connection.sendall(start)
+        threading.Event().wait(0.2)
+        while True:
+            connection.sendall(piece)
+
+    return answer
+
+
+ALMOST_TOO_MUCH = b"HTTP/1.1 200 OK\r\n" + 63 * (b"X-A: " + b"a" * 1_000 + b"\r\n")
+
+
 # -- slow ----------------------------------------------------------------------------------------------------------
 
 
@@ -254,8 +269,15 @@ def test_an_answer_that_never_makes_us_wait_ends_in_time_too() -> None:
         pouring(b"HTTP/1.1 200 OK\r\nX-A: ", b"a" * 65_536),
         pouring(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"),
         pouring(b"HTTP/1.1 200 ", b"O" * 65_536),
+        pouring_late(ALMOST_TOO_MUCH, b"X-A: " + b"a" * 1_000 + b"\r\n"),
     ],
-    ids=["many headers", "one header", "interim answers", "reason"],
+    ids=[
+        "many headers",
+        "one header",
+        "interim answers",
+        "reason",
+        "just below, then more than a parser takes",
+    ],
 )
 def test_huge_headers_are_refused(answer: Answer) -> None:
     tracemalloc.start()
