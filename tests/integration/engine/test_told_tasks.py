@@ -94,7 +94,12 @@ def test_a_task_is_called_by_the_word_of_its_step(
     ids=["invoked", "with a policy", "with options", "named"],
 )
 def test_what_is_told_is_what_would_be_read(
-    engine: Engine, post: Post, runner: Runner, monkeypatch: pytest.MonkeyPatch, document: Document
+    engine: Engine,
+    post: Post,
+    runner: Runner,
+    reads: list[list[TaskId]],
+    monkeypatch: pytest.MonkeyPatch,
+    document: Document,
 ) -> None:
     start(engine, document)
     seen: list[Any] = []
@@ -105,6 +110,7 @@ def test_what_is_told_is_what_would_be_read(
 
     post.deliver(runner)
 
+    assert reads == [], "the runner has not read it"
     assert seen == [read]
 
 
