@@ -23,7 +23,7 @@ from common.db.rows import Unmatched, Writes
 from common.db.tables import InboxType, IncidentStatus, TimerStatus
 from common.decision import NOT_RUN_BY_A_RUNNER, TIMEOUT_TIMER, Decision, Incident
 from common.errors import Invalid
-from common.ids import InstanceId, LeaseToken, TaskId, WorkerId, derived_id, new_id, new_token
+from common.ids import InstanceId, LeaseToken, TaskId, TenantId, WorkerId, derived_id, new_id, new_token
 from common.lifecycle import ENDED, FINAL, FROZEN, InstanceStatus, TaskStatus
 from common.queues.handed import TOLD_BYTES, task_note
 from common.queues.offers import Offer, Offers
@@ -130,7 +130,9 @@ class Batch:
     due_tasks: list[str] = field(default_factory=list)
     handed: dict[WorkerId, list[TaskId]] = field(default_factory=dict)  # leased to them as they were created
     told: dict[WorkerId, list[str]] = field(default_factory=dict)  # what they are told of those
-    are_limited: bool = False
+    limited: set[tuple[TenantId, str]] = field(
+        default_factory=set
+    )  # types of task, of which no new one may simply begin
     children: Children = field(default_factory=Children)
     emitted: Emitted = field(default_factory=Emitted)
     taken_back: TakenBack = field(default_factory=TakenBack)
@@ -199,13 +201,17 @@ class Batch:
         if entry.get("items", {}).get("open"):
             self._left_over.add(held.id)
 
-    def light_tasks(self, caller_of: CallerOf) -> list[tuple[ToldTask, Offer]]:
-        """New tasks that need nothing before their handlers are called, each until it is lent; with the offers of who calls them."""
+    def light_tasks(self, caller_of: CallerOf, *, limited: frozenset[str]) -> list[tuple[ToldTask, Offer]]:
+        """New tasks that need nothing before their handlers are called, each until it is lent; with the offers of who calls them.
+
+        Types that are `limited` need a place.
+        """
         return [
             (told_task(row, new_token()), offer)
             for row in self._tasks.values()
             if row["id"] not in self.lent.asked
             and (offer := caller_of(row["type"], row["name"])) is not None
+            and row["type"] not in limited
             and is_plain(row)
             and is_due(row, self.now)
         ]
@@ -248,7 +254,8 @@ class Batch:
         if decision.status in FROZEN and was_thawed and not releases:
             self.frozen.add(held.id)
         self._open_tasks[held.id] = set(snapshot.get("tasks", ()))
-        self.are_limited |= held.are_limited
+        if held.limited_types:
+            self.limited.update((held.tenant_id, type_) for type_ in held.limited_types)
         if held.status in FROZEN and decision.status not in FROZEN:
             self.thawed.add(held.id)
         if held.concurrency_key is not None:
@@ -356,7 +363,7 @@ class Batch:
             self.asking.setdefault(place, set()).update(asking)
         self.vacated |= other.vacated
         self.steps += other.steps
-        self.are_limited |= other.are_limited
+        self.limited |= other.limited
         self.lent.merge(other.lent)
         self._tasks.update(other._tasks)
         self._maps.merge(other._maps)
@@ -636,11 +643,13 @@ class Batch:
         So is what must not be done twice: lost with a runner that has never heard of it, it would fail without having been tried.
         """
         begun: dict[TaskId, tuple[dict[str, Any], Begun]] = {}
-        if self.are_limited or not (offers or self.lent.out):
+        if not (offers or self.lent.out):
             return begun
         tokens: dict[WorkerId, LeaseToken] = {}
         for row in self._tasks.values():
             if row["held"] or row["limit_key"] is not None or is_once(row) or not is_due(row, self.now):
+                continue
+            if self.limited and (row["tenant_id"], row["type"]) in self.limited:
                 continue
             offer, token = self.lent.out.get(row["id"], (None, None))
             if offer is None:

@@ -117,10 +117,10 @@ class Stepping:
 
     def light_tasks(self, caller_of: CallerOf) -> list[tuple[ToldTask, Offer]]:
         """Tasks that a light handler may end at once. None where anything waits that came before it: an instance that was frozen, rows behind these."""
-        is_free = self.has_stepped_all and not self.held.are_limited and self.held.status not in FROZEN
+        is_free = self.has_stepped_all and self.held.status not in FROZEN
         if not is_free or self.decision.status in (*FROZEN, *FINAL):
             return []
-        return self.batch.light_tasks(caller_of)
+        return self.batch.light_tasks(caller_of, limited=self.held.limited_types)
 
     def go_on(self, task: ToldTask, called: CalledHere) -> None:
         """Step what a task returned, as if its row had just come into the inbox. Nothing, where nobody waits for it any more."""

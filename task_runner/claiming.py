@@ -117,8 +117,19 @@ class Claiming:
 
     @property
     def line_length(self) -> int:
-        """How many tasks may wait here for a slot. None where a runner has died unsaid: a line dies with its process; nor before somebody quiet."""
-        return 0 if self.is_wary() or self._shares.protect(MEMORY_SECONDS) else self._executor.line_length
+        """How many tasks may wait here for a slot.
+
+        None where a runner has died unsaid, since a line dies with its process; nor before somebody quiet, nor where limits may hold: who comes to
+        have a place finds a slot.
+        """
+        if self.is_wary() or self.are_limited or self._shares.protect(MEMORY_SECONDS):
+            return 0
+        return self._executor.line_length
+
+    @property
+    def are_limited(self) -> bool:
+        """May a limit hold for any task, as far as the last claim tells?"""
+        return self._limited.are_any
 
     @property
     def claimed_line_length(self) -> int:
@@ -181,9 +192,7 @@ class Claiming:
     def _note_turns(self, due: Due, limit: int) -> None:
         self._limited.are_any = due.are_limited
         served = Counter(claim.tenant_id for claim in due.claims)
-        if due.are_limited:
-            self.have_more = None
-        elif len(due.claims) < limit:
+        if len(due.claims) < limit:
             self.have_more = frozenset(self._full)
         else:  # who came off no worse than the others may have been cut short
             self.have_more = frozenset(one for one, n in served.items() if n >= limit // len(served))
@@ -195,7 +204,7 @@ class Claiming:
     def _is_anything_due(self) -> bool:
         with self.database.looking() as tx:
             is_any, self._limited.are_any = is_due(tx, types=self._types, functions=self._functions)
-        if not is_any and not self._limited.are_any:
+        if not is_any:
             self.have_more = self.flooding = frozenset()
         return is_any
 

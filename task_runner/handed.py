@@ -114,6 +114,10 @@ class HandedTasks:
             room += line
         elif self._shares.are_several:
             room -= self._kept  # as with claims: who comes next finds a slot
+        if self._claiming.are_limited:
+            room //= (
+                2  # the others are for tasks that get a place: neither may starve the other, as with claims
+            )
         self._offering.renew(room, have_more)
 
     @property

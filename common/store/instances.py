@@ -20,7 +20,7 @@ from common.db.tables import definitions, instances
 from common.db.types import among
 from common.ids import DefinitionId, InstanceId, TenantId
 from common.lifecycle import FINAL, LIVE, InstanceStatus
-from common.store.limits import may_limit_any
+from common.store.limits import limited_types_text, read_limited_types
 from statechart.record import record
 
 GENESIS = bytes(32)
@@ -55,7 +55,7 @@ class LockedInstance:
     concurrency_key: str | None
     is_queued: bool  # waits for a place among those of its key, while it lives
     now: datetime  # the database's clock when the row was locked
-    are_limited: bool  # limits may hold for some task of whatever instance
+    limited_types: frozenset[str]  # types of task that its tenant has limits for
 
 
 _c = instances.c
@@ -70,7 +70,7 @@ LOCKED = (
 # FOR NO KEY UPDATE: every insert of an inbox row takes KEY SHARE on its instance through the foreign key. A plain
 # FOR UPDATE conflicts with that: busy instances would be skipped for ever, and senders would deadlock with us.
 _LOCK = Prepared(
-    select(*LOCKED, database_now(), may_limit_any())
+    select(*LOCKED, database_now(), limited_types_text(_c.tenant_id))
     .where(among(_c.id, "ids"))
     .order_by(_c.id)
     .with_for_update(key_share=True, skip_locked=True)
@@ -83,9 +83,9 @@ def lock_ready(tx: Connection, ids: Sequence[str]) -> list[LockedInstance]:
 
 
 def locked_instance(row: Sequence[Any]) -> LockedInstance:
-    """From the columns `LOCKED`, the clock and whether limits may hold for a task."""
+    """From the columns `LOCKED`, the clock and the limited types of its tenant."""
     values = list(row)
-    values[6], values[-1] = InstanceStatus(values[6]), bool(values[-1])
+    values[6], values[-1] = InstanceStatus(values[6]), read_limited_types(values[-1])
     return LockedInstance(*values)
 
 

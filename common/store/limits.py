@@ -57,6 +57,10 @@ _t = tasks.c
 
 TYPE_PREFIX = "type:"
 KEY_PREFIX = "key:"
+NO_TYPES: frozenset[str] = frozenset()
+_LINE_BREAK: Any = literal_column(
+    "'\n'", Text()
+)  # a plain text would be put in only as the statement is executed
 _NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
@@ -168,6 +172,23 @@ _HAS_KEYS = (
 def may_limit_any() -> ColumnElement[bool]:
     """Whether a limit may hold for anything; for statements that a claim executes anyway."""
     return or_(exists(select(1).select_from(limits)), _HAS_KEYS.is_not(None))
+
+
+def limited_types_text(tenant_id: ColumnElement[Any]) -> ColumnElement[str | None]:
+    """The types of task of a tenant that an operator has limited, for `read_limited_types`; for statements that lock instances anyway.
+
+    A definition's limits hold for tasks that name them (`tasks.limit_key`), and for nobody else.
+    """
+    of_types = select(func.aggregate_strings(_c.key, _LINE_BREAK)).where(
+        _c.tenant_id == tenant_id,
+        literal_column("substr(limits.key, 1, 5) = 'type:'"),  # as the index says it
+    )
+    return of_types.correlate_except(limits).scalar_subquery()
+
+
+def read_limited_types(text: str | None) -> frozenset[str]:
+    """The types of `limited_types_text`. A name with a line break in it, which no handler has, makes more of them."""
+    return NO_TYPES if text is None else frozenset(one.removeprefix(TYPE_PREFIX) for one in text.split("\n"))
 
 
 # -- who waits ----------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from common.db.types import Id
 from common.ids import InstanceId
 from common.store.inbox import InboxRow, inbox_row, read_ready
 from common.store.instances import LOCKED, LockedInstance, locked_instance
-from common.store.limits import may_limit_any
+from common.store.limits import limited_types_text
 from statechart.record import record
 
 FIRST = 65
@@ -82,7 +82,7 @@ def _ready(page: CTE, *, locks_also: bool = False) -> Prepared:
         .subquery("theirs")
     )  # fmt: skip
     return Prepared(
-        select(size, theirs, database_now(), may_limit_any())
+        select(size, theirs, database_now(), limited_types_text(theirs.c.tenant_id))
         .select_from(size.outerjoin(theirs, true()))
         .order_by(theirs.c.instance_id, theirs.c.lane, theirs.c.row_id)
     )

@@ -20,6 +20,7 @@ from common.lifecycle import LIVE, OPEN, InstanceStatus, TaskStatus
 from common.store.configs import Configured
 from common.store.inbox import InboxRow
 from common.store.instances import GENESIS, LockedInstance
+from common.store.limits import NO_TYPES
 from common.store.suggestions import Suggestion
 from orchestrator.charts import CompiledChart
 
@@ -261,7 +262,7 @@ class Memory:
             snapshot=None, error=None, sequence=0, head_hash=GENESIS, last_step_at=None, strikes=0,
             priority=row.get("priority", 0), parent_id=row.get("parent_id"), parent_key=row.get("parent_key"),
             depth=row.get("depth", 0), created_at=self.now, deadline_at=None, started_at=None, finished_at=None,
-            concurrency_key=None, is_queued=False, now=self.now, are_limited=False,
+            concurrency_key=None, is_queued=False, now=self.now, limited_types=NO_TYPES,
         )  # fmt: skip
         instance = Instance(held, row["input"], row.get("cancel_with_parent", True))
         self.instances[instance.id] = instance

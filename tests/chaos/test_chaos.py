@@ -175,6 +175,7 @@ def _run_chaos(
     assert len(driver.recoveries) >= (len(driver.blows) / 3 if IS_LONG else 1)
     assert driver.samples >= SECONDS / 3 / crowd()
     assert set(driver.certain.values()) <= fell.keys()
+    assert judgement.counts["leased_by_their_step"] > 0, "tasks were claimed only, and none handed over"
     if IS_LONG:
         assert len(fell) >= len(driver.kinds) / 2, f"too few kinds of blows: {fell}"
 

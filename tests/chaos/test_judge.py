@@ -31,6 +31,7 @@ def site(folder: Path) -> Iterator[Cluster]:
         patch.setenv("LEDGER", str(folder / "ledger"))
         cluster.engine.handler("chaos.work", chaos_handlers.work)
         cluster.engine.handler("chaos.unsteady", chaos_handlers.unsteady)
+        cluster.engine.handler("chaos.light", chaos_handlers.light)
         cluster.engine.handler("chaos.refuse", chaos_handlers.refuse)
         yield cluster
 

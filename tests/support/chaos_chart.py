@@ -1,6 +1,6 @@
 """The workflow of the chaos suite: one chart in which each thing that the engine can be waiting for is met once.
 
-Two tasks in a row, of which the second fails twice and is retried; a timer; an event that it sends to itself for later; two
+Two tasks in a row, of which the second fails twice and is retried; two light ones, for which the step waits; a timer; an event that it sends to itself for later; two
 regions side by side with a task each, one of them under a limit that all instances share; a child that is waited for, and that waits for a place among its like; events from outside at any time, in any state. Whatever
 happens to the processes meanwhile, an instance that heard its CLOSE ends `completed`, with one possible context.
 """
@@ -18,11 +18,15 @@ CHILDREN_AT_ONCE = 3
 """Of one shelf; the others wait for a place."""
 SHELF = "${instance.id.matches('[0-7]$') ? 'low' : 'high'}"
 FAILS = 2
-AMOUNTS = {"first": 1, "second": 10, "left": 100, "right": 1_000, "child": 10_000}
+AMOUNTS = {
+    "first": 1, "second": 10, "left": 100, "right": 1_000, "child": 10_000, "brisk": 100_000, "swift": 1_000_000,
+}  # fmt: skip
 """What each task brings: the sum names those that are missing or counted twice."""
 SUM = sum(AMOUNTS.values())
 TASKS = len(AMOUNTS)
 """Tasks that a runner executes for each instance, its child included."""
+LIGHT = "chaos.light"
+"""The type of the tasks `brisk` and `swift`."""
 _QUICK_RETRY = {"maxAttempts": FAILS + 1, "interval": "100ms", "backoffRate": 1, "jitter": 0}
 
 
@@ -38,12 +42,12 @@ LIMIT: Document = {"key": "chaos", "maxRunning": 4}
 """Of the task `left` of all instances."""
 
 
-def _invoke(name: str, *, ms: int, target: str) -> dict[str, Any]:
+def _invoke(name: str, *, ms: int, target: str, src: str = "chaos.work") -> dict[str, Any]:
     """A task that belongs to its state, and adds what it brings."""
     return {
         "invoke": {
             **({"limit": LIMIT} if name == "left" else {}),
-            "src": "chaos.work",
+            "src": src,
             "id": name,
             "input": {"amount": AMOUNTS[name], "ms": ms},
             "onDone": {"target": target, "actions": [_add("event.output.amount")]},
@@ -99,9 +103,11 @@ CHART: Document = {
                 "id": "second",
                 "input": {"amount": AMOUNTS["second"], "fails": FAILS, "ms": 50},
                 "retry": _QUICK_RETRY,
-                "onDone": {"target": "resting", "actions": [_add("event.output.amount")]},
+                "onDone": {"target": "brisk", "actions": [_add("event.output.amount")]},
             }
         },
+        "brisk": _invoke("brisk", ms=0, target="swift", src=LIGHT),
+        "swift": _invoke("swift", ms=0, target="resting", src=LIGHT),
         "resting": {"after": {"300ms": "both"}},
         "both": {
             "type": "parallel",

@@ -1,4 +1,4 @@
-"""Handlers of the chaos suite, named by `SIGNALBOX_HANDLERS`. All write the ledger, see `cluster_handlers.py`.
+"""Handlers of the chaos suite, named by `SIGNALBOX_HANDLERS`. All write the ledger, see `cluster_handlers.py`; a light one but a line "called".
 
 Each task of an instance brings an amount of its own (a power of ten), so that the sum tells which one is missing or counted
 twice.
@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from signalbox import Permanent, Retryable, handler
-from tests.support.cluster_handlers import rest
+from tests.support.cluster_handlers import note, rest
 
 
 @handler("chaos.work")
@@ -27,6 +27,13 @@ def unsteady(input: Any, context: Any) -> Any:
     rest(input, context)
     if context.attempt <= input["fails"]:
         raise Retryable(f"attempt {context.attempt} of {input['fails'] + 1} fails")
+    return {"amount": input["amount"]}
+
+
+@handler("chaos.light", light=True)
+def light(input: Any, context: Any) -> Any:
+    """Bring `amount`, at once."""
+    note("called", context)
     return {"amount": input["amount"]}
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from signalbox import Retryable, handler
 
 
-def _note(what: str, context: Any) -> None:
+def note(what: str, context: Any) -> None:
+    """Write a line of the ledger."""
     path = os.environ.get("LEDGER")
     if path:
         line = f"{what} {context.task_id} {context.attempt} {os.getpid()}\n"
@@ -27,9 +28,9 @@ def _note(what: str, context: Any) -> None:
 @handler("test.rest")
 def rest(input: Any, context: Any) -> Any:
     """Take `ms` milliseconds (100 unless told), whatever happens meanwhile; returns the process that it ran in."""
-    _note("began", context)
+    note("began", context)
     time.sleep((input or {}).get("ms", 100) / 1000)
-    _note("ended", context)
+    note("ended", context)
     return {"pid": os.getpid()}
 
 
@@ -44,5 +45,5 @@ def unsteady(input: Any, context: Any) -> Any:
 @handler("test.light", light=True)
 def light(_input: Any, context: Any) -> str:
     """Note that it was called, at once; returns the key of its work."""
-    _note("began", context)
+    note("began", context)
     return str(context.idempotency_key)

@@ -10,7 +10,7 @@ from tests.support.waiting import wait_until
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A beginning or an end of one attempt."""
+    """A beginning or an end of one attempt, or the call of a light handler."""
 
     what: str
     task_id: str
@@ -25,7 +25,7 @@ class Ledger:
     path: Path
 
     def lines(self, what: str) -> list[Line]:
-        """Every "began" or "ended", in order."""
+        """Every "began", "ended" or "called", in order."""
         if not self.path.exists():
             return []
         split = (line.split() for line in self.path.read_text().splitlines())

@@ -459,12 +459,27 @@ def test_nothing_is_called_past_a_limit(wired: Wired) -> None:
     wired.lightly(lambda _input: called.append(1))
     wired.connect()
     with wired.engine.database.transaction() as tx:
-        set_limit(tx, wired.engine.tenant_id, "type:EMAIL", max_running=1, rate=None, actor="test")
+        set_limit(tx, wired.engine.tenant_id, "type:work", max_running=1, rate=None, actor="test")
     wired.engine.start(one_task())
 
     wired.engine.advance()
 
     assert (wired.tasks, called) == ([("pending", 0, 0)], [])
+
+
+def test_a_limit_of_others_keeps_no_step_from_calling(wired: Wired) -> None:
+    called: list[int] = []
+    wired.lightly(lambda _input: called.append(1))
+    wired.connect()
+    with wired.engine.database.transaction() as tx:
+        set_limit(tx, wired.engine.tenant_id, "type:EMAIL", max_running=1, rate=None, actor="test")
+        set_limit(tx, wired.engine.tenant_id, "key:crm", max_running=1, rate=None, actor="test")
+    instance_id = wired.engine.start(one_task())
+
+    wired.engine.advance()
+
+    assert called == [1]
+    assert wired.engine.status(instance_id) is COMPLETED
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ from common.commands.verify import verify_instance
 from common.ids import InstanceId
 from common.lifecycle import InstanceStatus
 from common.queues.offers import Offer
+from common.store import keys
 from orchestrator.sweep import expire_due_leases
 from task_runner.registry import Options
 from task_runner.run import Runner
-from tests.integration.engine.documents import ONE_TASK
+from tests.integration.engine.documents import ONE_TASK, one_task
 from tests.support.engine import Engine
 from tests.support.post import Post
 from tests.support.runners import MakeRunner
@@ -240,11 +241,75 @@ def test_nothing_is_leased_past_a_limit(engine: Engine, make_offering: Callable[
     hungry(make_offering)
     with engine.database.transaction() as tx:
         set_limit(tx, engine.tenant_id, "type:EMAIL", max_running=1, rate=None, actor="test")
+        set_limit(tx, engine.tenant_id, "type:work", max_running=1, rate=None, actor="test")
     engine.start(ONE_TASK)
 
     engine.advance()
 
     assert [row[0] for row in rows(engine)] == ["pending"]
+
+
+def test_nothing_that_names_a_limit_is_leased(engine: Engine, make_offering: Callable[[], Runner]) -> None:
+    engine.handler("work", lambda _input: None)
+    hungry(make_offering)
+    engine.start(one_task(limit={"key": "crm", "maxRunning": 1}))
+
+    engine.advance()
+
+    assert [row[0] for row in rows(engine)] == ["pending"]
+
+
+@pytest.mark.parametrize("of", ["another type", "a key", "another tenant"])
+def test_limits_of_others_keep_nothing_from_being_leased(
+    engine: Engine, post: Post, make_offering: Callable[[], Runner], of: str
+) -> None:
+    engine.handler("work", lambda _input: None)
+    with engine.database.transaction() as tx:
+        tenant_id = keys.ensure_tenant(tx, "others") if of == "another tenant" else engine.tenant_id
+        key = {"another type": "type:EMAIL", "a key": "key:crm", "another tenant": "type:work"}[of]
+        set_limit(tx, tenant_id, key, max_running=1, rate=None, actor="test")
+    runner = hungry(make_offering)
+    assert [one.credit for one in post.offers] == [SLOTS // 2], "the other half is for who gets a place"
+    instance_id = engine.start(ONE_TASK)
+
+    engine.advance()
+    assert rows(engine) == [("running", 1, 0, 3)]
+    post.deliver(runner)
+
+    wait_until(lambda: ends(engine, instance_id), what="the instance to end")
+
+
+def test_who_gets_a_place_finds_a_slot_however_much_is_handed_over(
+    engine: Engine, post: Post, make_offering: Callable[[], Runner]
+) -> None:
+    """Limited tasks, and others that come without an end: of the slots the others get half, then half of what is left, but never the last."""
+    go_on = threading.Event()
+    engine.handler("work", lambda _input: go_on.wait(20))
+    with engine.database.transaction() as tx:
+        set_limit(tx, engine.tenant_id, "key:crm", max_running=1, rate=None, actor="test")
+    runner = hungry(make_offering)
+    key = engine.apply(ONE_TASK)
+    try:
+        for _ in range(3):
+            for _ in range(SLOTS):
+                engine.start(key)
+            engine.advance()
+            post.deliver(runner)
+            runner._handed._offering._told_at = 0.0001  # it is time to offer what it has now
+            runner._handed.offer()
+        assert runner.held == SLOTS - 1
+        assert post.offers[-1].credit == 1 or post.offers[-1].credit == 0
+
+        engine.start(one_task(limit={"key": "crm", "maxRunning": 1}))
+        engine.advance()
+        runner.claim(until=0.0)
+
+        running = engine.execute(
+            "SELECT count(*) FROM tasks WHERE limit_key IS NOT NULL AND status = 'running'"
+        )
+        assert [tuple(row) for row in running] == [(1,)]
+    finally:
+        go_on.set()
 
 
 @pytest.mark.parametrize("why", ["delayed", "cancelled", "once"])

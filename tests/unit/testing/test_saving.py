@@ -16,7 +16,7 @@ BATCH = {
     "emitted",  # told by the history: the kit asks no triggers
     "_limits",  # the kit runs task after task, as the test says: no limit is ever full
     "asking", "vacated",  # places: the kit starts one instance, which has one
-    "are_limited", "handed", "told", "lent",  # nobody offers the kit anything
+    "limited", "handed", "told", "lent",  # nobody offers the kit anything
     "_origin",  # what ids are made of
     "ended", "unstored",  # nor tells it how a task ended
     "erasures",  # which nobody asks for: the kit has no erasure
