@@ -6,13 +6,16 @@ Knows nothing of the database, so that the process of an isolated handler is lig
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 from common import faults
 from common.canonical import clean, dumps, read, size, storable
 from common.task_error import TaskError
+from statechart.durations import MAX_DURATION_MS
 from task_runner.context import TaskContext
 from task_runner.redact import NOTHING_HIDDEN, Redaction
 from task_runner.registry import Continue, Handler, HandlerError
@@ -72,18 +75,18 @@ def stored(
     try:
         value = hidden.json(clean(output if again is None else again.state))
         text = dumps(value)
-    except Exception as error:  # noqa: BLE001 - reading what a handler returned may run its code: a mapping of its own
-        message = f"the handler's output cannot be stored: {_said(error)}"
-        return Result(
-            error=TaskError("output.invalid", hidden.text(storable(message))[:MAX_MESSAGE], retryable=False)
-        )
+        again_ms = None if again is None else _milliseconds(again.after)
+    except BaseException as error:  # noqa: BLE001 - reading what a handler returned may run its code: a mapping of its own
+        why = _told(partial(_said, error), "it cannot be read", hidden)
+        message = f"the handler's output cannot be stored: {why}"[:MAX_MESSAGE]
+        return Result(error=TaskError("output.invalid", message, retryable=False))
     if max_bytes is not None and size(text) > max_bytes:
         message = f"the handler returned {size(text)} bytes, at most {max_bytes} are allowed; store it elsewhere and return a reference"
         return Result(
             error=TaskError("output.too_large", message, {"limit": "max_output_bytes"}, retryable=False)
         )
-    if again is not None:
-        return Result(again_ms=max(round(again.after.total_seconds() * 1_000), 0), state=text)
+    if again_ms is not None:
+        return Result(again_ms=again_ms, state=text)
     refused = _refused("output", check, value, hidden)
     return Result(output=text) if refused is None else Result(error=refused)
 
@@ -99,41 +102,57 @@ def _refused(what: str, check: Schema | None, value: Json, hidden: Redaction) ->
 
 
 def described(error: BaseException, hidden: Redaction = NOTHING_HIDDEN) -> TaskError:
-    """What a handler raised, as data without what is hidden: its class is the code unless it named one."""
+    """What a handler raised, as data without what is hidden: its class is the code unless it named one.
+
+    Never raises. An exception is the handler's own code, and so is whatever is read of it: how it tells itself, what it holds, of what class it says that it is.
+    """
     # Redacted before it is cut: half a value would not be found.
-    trace = hidden.text(storable("".join(traceback.format_exception(error, limit=-20))))[-MAX_TRACE:]
-    message = hidden.text(storable(_said(error)))[:MAX_MESSAGE]
-    if not isinstance(error, HandlerError):
-        # A missing handler is this process's lack, not the work's: another runner may have it.
-        return TaskError(type(error).__name__, message, trace=trace)
+    trace = _told(lambda: "".join(traceback.format_exception(error, limit=-20)), "", hidden)[-MAX_TRACE:]
+    name = _told(lambda: type(error).__name__, "Exception", hidden)[:MAX_CODE]
+    message = _told(lambda: _said(error), name, hidden)[:MAX_MESSAGE]
+    if issubclass(type(error), HandlerError):  # `isinstance` would ask the exception itself
+        try:
+            return _as_it_says(cast("HandlerError", error), message, trace, hidden)
+        except BaseException as unread:  # noqa: BLE001 - the handler's code: it counts as any other exception then
+            del unread
+    # A missing handler is this process's lack, not the work's: another runner may have it.
+    return TaskError(name, message, trace=trace)
+
+
+def _as_it_says(error: HandlerError, message: str, trace: str, hidden: Redaction) -> TaskError:
     return TaskError(
         hidden.text(storable(str(error.code)))[:MAX_CODE],
         message,
         _data(error, hidden),
-        error.retryable,
+        None if error.retryable is None else bool(error.retryable),
         trace,
-        _milliseconds(error.after),
+        _milliseconds(error.after) if isinstance(error.after, timedelta) else None,
     )
 
 
-def _milliseconds(after: timedelta | None) -> int | None:
-    """A wait as it is told; of what a handler gave for one that is none, nothing."""
-    return max(round(after.total_seconds() * 1_000), 0) if isinstance(after, timedelta) else None
+def _milliseconds(after: timedelta) -> int:
+    """A wait as it is told: what is longer than any is as long as the longest."""
+    return min(max(round(after.total_seconds() * 1_000), 0), MAX_DURATION_MS)
+
+
+def _told(read: Callable[[], str], otherwise: str, hidden: Redaction) -> str:
+    """What a handler's exception says, as it may be stored; `otherwise` where to read it raises, be it by `SystemExit`: that must not cost the slot."""
+    try:
+        return hidden.text(storable(read()))
+    except BaseException:  # noqa: BLE001 - the handler's code
+        return otherwise
 
 
 def _said(error: BaseException) -> str:
-    """An error in words, even where its own `__str__` raises: that must not cost the slot that it ran in."""
-    try:
-        return str(error) or type(error).__name__
-    except Exception:  # noqa: BLE001 - the handler's code
-        return type(error).__name__
+    return str(error) or type(error).__name__
 
 
 def _data(error: HandlerError, hidden: Redaction) -> Json:
+    data = error.data
     try:
-        data = hidden.json(clean(error.data))
-        if size(dumps(data)) <= MAX_DATA:
-            return data
-    except Exception:  # noqa: BLE001 - the handler's values
-        return f"data of type {type(error.data).__name__} that cannot be stored"
+        cleaned = hidden.json(clean(data))
+        if size(dumps(cleaned)) <= MAX_DATA:
+            return cleaned
+    except BaseException:  # noqa: BLE001 - the handler's values
+        return f"data of type {_told(lambda: type(data).__name__, 'unknown', hidden)} that cannot be stored"
     return f"more than {MAX_DATA} bytes of data"

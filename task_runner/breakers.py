@@ -34,6 +34,7 @@ from common.db.now import read_now
 from common.store import breakers as store
 from common.store.breakers import HeldBack
 from common.store.claims import TaskClaim
+from task_runner.attempt import described
 from task_runner.registry import Handler
 
 log = structlog.get_logger("signalbox.task_runner")
@@ -112,8 +113,9 @@ def key_of(claim: TaskClaim, handler: Handler | None) -> BreakerKey | None:
         return None
     try:
         named = handler.options.breaker(read(claim.input))
-    except Exception as error:  # noqa: BLE001 - the handler's own code
-        log.warning("breaker.no_target", handler=handler.name, error=f"{type(error).__name__}: {error}"[:300])
+    except BaseException as error:  # noqa: BLE001 - the handler's own code
+        why = described(error)
+        log.warning("breaker.no_target", handler=handler.name, error=f"{why.code}: {why.message}"[:300])
         return None
     target = canonical_target(named) if isinstance(named, str) else None
     return None if target is None else BreakerKey(claim.tenant_id, handler.name, target)

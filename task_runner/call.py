@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import structlog
+
 from common.commands.outcome import Outcome
+from common.faults import FaultInjected
 from common.polls import POLL, Counted
 from common.store.claims import TaskClaim
 from common.task_error import TaskError
@@ -13,6 +16,8 @@ from task_runner.context import TaskContext
 from task_runner.polls import judged
 from task_runner.registry import HandlerError, Registry
 from task_runner.resolve import NOTHING_PREPARED, Prepared
+
+log = structlog.get_logger("signalbox.task_runner")
 
 
 def call_handler(
@@ -36,7 +41,17 @@ def call_handler(
     except HandlerError as error:
         return ended(claim, error=described(error))
     context.conceal(input.redaction)
-    return ended_with(claim, attempt(handler, input.text, context, max_output_bytes=max_output_bytes))
+    try:
+        return ended_with(claim, attempt(handler, input.text, context, max_output_bytes=max_output_bytes))
+    except FaultInjected:
+        raise
+    except BaseException as error:  # noqa: BLE001
+        # A fault of our own, or an exception that trips up who formats it. Raised from here it would leave the task held by this process for ever, its lease beaten.
+        why = described(error)
+        log.error(
+            "attempt.broken", task_id=claim.id, instance_id=claim.instance_id, code=why.code, trace=why.trace
+        )
+        return ended(claim, error=why)
 
 
 def ended_with(claim: TaskClaim, result: Result) -> Outcome:

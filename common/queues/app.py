@@ -32,6 +32,7 @@ def make_app(broker_url: str, *, name: str, queue: str) -> Celery:
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,
         task_acks_late=False,
+        worker_consumer="common.queues.consumer:Undaunted",
         worker_pool="threads",
         worker_concurrency=2,
         worker_prefetch_multiplier=1,

@@ -93,6 +93,7 @@ def install(app: Celery, make_duty: Any) -> None:
             # answer to the last question for a message: up to a second, for a doorbell that may be lost.
             if parent.pidlock:
                 parent.pidlock.release()
+            _fail_as(parent.exitcode)
             self._leave()
 
         terminate = stop
@@ -120,6 +121,12 @@ def install(app: Celery, make_duty: Any) -> None:
                 last_word.start()
 
     app.steps["worker"].add(DutyStep)
+
+
+def _fail_as(code: int | None) -> None:
+    """Celery gave this worker up: its supervisor shall know that it did not end as it was asked to."""
+    global _exit_code  # noqa: PLW0603 - one worker a process
+    _exit_code = _exit_code or code or 0
 
 
 def _wake_up() -> None:

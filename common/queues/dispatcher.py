@@ -178,7 +178,9 @@ class Dispatcher:
             return None
         try:
             return self._due()
-        except Exception as error:  # noqa: BLE001 - a process's outer loop: nobody would fire a timer or look again
+        except FaultInjected:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a process's outer loop: nobody would fire a timer or look again
             self._rest(error)
             return None
 
@@ -212,9 +214,11 @@ class Dispatcher:
         except FaultInjected:
             self._stop_draining()
             raise
-        except Exception as error:  # noqa: BLE001 - a process's outer loop: it must outlive a lost database and a bug
-            self._rest(error)
-            self._stop_draining()
+        except BaseException as error:  # noqa: BLE001 - a process's outer loop: it must outlive a lost database and a bug, `SystemExit` in somebody's code included
+            try:
+                self._rest(error)
+            finally:
+                self._stop_draining()
             return {**counts, "error": type(error).__name__}
 
     def _stop_draining(self) -> None:
@@ -223,7 +227,7 @@ class Dispatcher:
             self._draining = False
             self._idle.notify_all()
 
-    def _rest(self, error: Exception) -> None:
+    def _rest(self, error: BaseException) -> None:
         self._rested_until = time.monotonic() + REST_AFTER_ERROR
         if isinstance(error, DBAPIError):
             log.warning(

@@ -248,11 +248,16 @@ def failing_once(error: BaseException, table: Table) -> Callable[[float], Draine
 
 
 @pytest.mark.parametrize(
-    "error", [OperationalError("SELECT 1", {}, Exception("gone")), KeyError("a bug"), OSError(5)]
-)
+    "error",
+    [
+        OperationalError("SELECT 1", {}, Exception("gone")), KeyError("a bug"), OSError(5),
+        SystemExit("from somebody's code"), KeyboardInterrupt(),
+    ],
+)  # fmt: skip
 def test_an_error_rests_the_dispatcher_and_keeps_the_wake_up(
-    table: Table, monkeypatch: pytest.MonkeyPatch, error: Exception
+    table: Table, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
+    """A round that never ended would leave every ring after it to nobody."""
     monkeypatch.setattr(module, "REST_AFTER_ERROR", 0.05)
     dispatcher = Dispatcher("test", work=failing_once(error, table), due=never_due, look_seconds=0)
     dispatcher.start()

@@ -1,6 +1,7 @@
 """Calling a handler: whatever it returns or raises becomes an outcome; nothing of it escapes into the slot."""
 
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from common.errors import Misconfigured
 from common.ids import InstanceId, LeaseToken, TaskId, TenantId, new_id
 from common.store.claims import TaskClaim
 from common.task_error import TaskError
-from task_runner.attempt import MAX_MESSAGE
+from statechart.durations import MAX_DURATION_MS
+from task_runner.attempt import MAX_CODE, MAX_MESSAGE
 from task_runner.call import call_handler
 from task_runner.context import MAX_PROGRESS_BYTES, TaskContext
 from task_runner.redact import Redaction
@@ -132,6 +134,96 @@ class Unspeakable(Exception):
 
 def test_an_exception_that_cannot_say_what_it_is_costs_nothing_but_its_task() -> None:
     assert failure(raising(Unspeakable())).message == "Unspeakable"
+
+
+class Leaving(Exception):
+    """Whoever asks what it says is to leave."""
+
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
+class NoClass(Exception):
+    @property
+    def __class__(self) -> Any:
+        raise SystemExit("of what class it is, it does not say")
+
+
+class NoNotes(Exception):
+    @property
+    def __notes__(self) -> Any:
+        raise KeyboardInterrupt
+
+
+class Nameless(type):
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]
+        raise SystemExit(4)
+
+
+class OfNamelessClass(Exception, metaclass=Nameless):
+    pass
+
+
+class Coy(Permanent):
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        raise SystemExit(5)
+
+    @code.setter
+    def code(self, _value: str) -> None:
+        pass
+
+
+HOSTILE: Mapping[str, tuple[Callable[[], BaseException], str, str]] = {
+    "text": (Leaving, "Leaving", "Leaving"),
+    "class": (lambda: NoClass("no"), "NoClass", "no"),
+    "notes": (lambda: NoNotes("no"), "NoNotes", "no"),
+    "name": (lambda: OfNamelessClass("no"), "Exception", "no"),
+    "code": (lambda: Coy("no"), "Coy", "no"),
+    # As parsers raise it: `traceback` itself trips over what they give for the column and the text.
+    "column": (
+        lambda: SyntaxError("bad token", ("rules.dsl", 3, "col 7", "when x")), "SyntaxError", "bad token (rules.dsl, line 3)",
+    ),
+    "bytes": (lambda: SyntaxError("bad token", ("rules.dsl", 3, 7, b"when x")), "SyntaxError", "bad token (rules.dsl, line 3)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_an_exception_that_trips_up_who_reads_it_fails_its_task_and_nothing_else(what: str) -> None:
+    make, code, message = HOSTILE[what]
+
+    error = failure(lambda _input: raising(make())(None))
+
+    assert (error.code, error.message) == (code, message)
+
+
+def test_the_name_of_an_error_is_bounded() -> None:
+    error = failure(raising(type("E" * 20_000, (Exception,), {})("no")))
+    assert error.code == "E" * MAX_CODE
+
+
+@pytest.mark.parametrize("after", [timedelta.max, timedelta.min])
+def test_a_wait_that_nobody_lives_to_see_is_as_long_as_the_longest(after: timedelta) -> None:
+    error = failure(raising(Retryable("later", after=after)))
+    again = called(lambda _input: Continue(after=after))
+
+    assert error.retry_after_ms == again.again_ms == (MAX_DURATION_MS if after > timedelta(0) else 0)
+
+
+def test_a_wait_that_is_none_makes_an_output_that_cannot_be_stored() -> None:
+    error = failure(lambda _input: Continue(after=5))  # type: ignore[arg-type]
+    assert (error.code, error.retryable) == ("output.invalid", False)
+
+
+def test_a_fault_of_the_engine_itself_ends_its_task_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raised on, it would leave the task held for ever, its lease beaten."""
+
+    def broken(*_arguments: Any, **_options: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("task_runner.call.attempt", broken)
+    assert failure(lambda _input: None).message == "a bug"
 
 
 def test_the_words_of_an_error_are_storable_and_bounded() -> None:
