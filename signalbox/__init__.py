@@ -2,6 +2,8 @@
 
     from signalbox import Client, Continue, Permanent, Retryable, handler, start
 
+The errors are what `Client` and `start` raise.
+
 Each name is loaded when it is first used, so that a handler's module does not pay for an HTTP client, and
 `signalbox --help` not for SQLAlchemy.
 """
@@ -12,6 +14,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from common.errors import (
+        Conflict,
+        Forbidden,
+        Invalid,
+        LimitExceeded,
+        NotFound,
+        SignalboxError,
+        Unauthorized,
+        Unavailable,
+    )
     from signalbox.client import Client
     from signalbox.transactional import Started, start
     from task_runner.context import TaskContext
@@ -19,16 +31,41 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Client": "signalbox.client",
+    "Conflict": "common.errors",
     "Continue": "task_runner.registry",
+    "Forbidden": "common.errors",
+    "Invalid": "common.errors",
+    "LimitExceeded": "common.errors",
+    "NotFound": "common.errors",
     "Permanent": "task_runner.registry",
     "Retryable": "task_runner.registry",
+    "SignalboxError": "common.errors",
     "Started": "signalbox.transactional",
     "TaskContext": "task_runner.context",
+    "Unauthorized": "common.errors",
+    "Unavailable": "common.errors",
     "handler": "task_runner.registry",
     "start": "signalbox.transactional",
 }
 
-__all__ = ["Client", "Continue", "Permanent", "Retryable", "Started", "TaskContext", "handler", "start"]
+__all__ = [
+    "Client",
+    "Conflict",
+    "Continue",
+    "Forbidden",
+    "Invalid",
+    "LimitExceeded",
+    "NotFound",
+    "Permanent",
+    "Retryable",
+    "SignalboxError",
+    "Started",
+    "TaskContext",
+    "Unauthorized",
+    "Unavailable",
+    "handler",
+    "start",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 
 from common.commands.start import Start, Started, start_instance
 from common.config import limits_of_process
+from common.db import teach_clock
 from common.errors import NotFound
 from common.store import keys
 
@@ -45,6 +46,7 @@ def start(
     returned instead (`created` False), or refused for `on_conflict="reject"`. Raises `NotFound`, `Conflict`, `Invalid`
     and `LimitExceeded` before anything is written.
     """
+    teach_clock(connection)
     tenant_id = keys.find_tenant(connection, tenant)
     if tenant_id is None:
         raise NotFound(f'no tenant "{tenant}" in this database', code="tenant.not_found")

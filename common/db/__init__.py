@@ -9,6 +9,7 @@ from common.db.engine import (
     Database,
     note_bell,
     sqlstate,
+    teach_clock,
 )
 from common.db.trouble import is_trouble
 
@@ -22,4 +23,5 @@ __all__ = [
     "is_trouble",
     "note_bell",
     "sqlstate",
+    "teach_clock",
 ]

@@ -36,6 +36,7 @@ ARRIVALS = "arrivals"
 
 _BELLS = "signalbox.bells"
 _USED_AT = "signalbox.used_at"
+_KNOWS_CLOCK = "signalbox.knows_clock"
 _RUN_AGAIN = {"40P01", "40001", "23503"}
 """Deadlocks, serialization failures, and foreign keys: what a row points at was deleted after it was looked for."""
 _RETRIES = 3
@@ -283,6 +284,17 @@ def _is_usable(connection: Any) -> bool:
     return True
 
 
+def teach_clock(tx: Connection) -> None:
+    """Let our statements ask the time on a connection of somebody else's engine. On SQLite that is a function of ours."""
+    if tx.dialect.name == "sqlite" and _KNOWS_CLOCK not in tx.info:
+        _teach_clock(tx.connection.driver_connection, tx.info)
+
+
+def _teach_clock(connection: Any, info: dict[Any, Any]) -> None:
+    connection.create_function(SQLITE_NOW, 0, sqlite_now_text)
+    info[_KNOWS_CLOCK] = True
+
+
 def _sqlite(url: str, *, pool_size: int) -> Engine:
     engine = create_engine(
         url,
@@ -293,9 +305,9 @@ def _sqlite(url: str, *, pool_size: int) -> Engine:
     say_flags_bare(engine.dialect)
 
     @event.listens_for(engine, "connect")
-    def _configure(connection: Any, _record: Any) -> None:
+    def _configure(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # BEGIN is ours, see below
-        connection.create_function(SQLITE_NOW, 0, sqlite_now_text)
+        _teach_clock(connection, record.info)
         for pragma in (
             "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000", "cache_size=-16000",
             "temp_store=MEMORY", "journal_size_limit=67108864",

@@ -98,6 +98,26 @@ def test_hello_workflow_from_the_command_line(up: Up) -> None:
     assert up.json("doctor")["healthy"]
 
 
+def test_the_client_of_the_guide_starts_sends_and_reads(
+    up: Up, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "python.md").read_text()
+    program = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
+    paid = {"target": "paid", "actions": {"type": "assign", "path": "amount", "value": "${event.amount}"}}
+    states = {"open": {"on": {"PAID": paid}}, "paid": {"type": "final"}}
+    (tmp_path / "order.json").write_text(json.dumps({"id": "order", "initial": "open", "states": states}))
+    up.json("apply", str(tmp_path / "order.json"))
+    monkeypatch.setenv("SIGNALBOX_URL", up.url)
+    monkeypatch.setenv("SIGNALBOX_KEY", (up.data / "key").read_text().strip())
+
+    exec(program, {})
+
+    status, history = capsys.readouterr().out.splitlines()
+    assert status == "completed {'amount': 30}"
+    assert history.startswith("['instance.started', ")
+    assert history.endswith(", 'instance.completed']")
+
+
 def test_watching_shows_the_timeline_and_ends_with_the_instance(up: Up) -> None:
     up.json("apply", str(HELLO))
 
