@@ -50,6 +50,11 @@ def stored(text: str | None) -> Any:
     return None if text is None else orjson.Fragment(text)
 
 
+def written(value: Any) -> Any:
+    """A part of stored JSON as a piece of the answer: written by itself, so that it need not be shallower than it was stored."""
+    return orjson.Fragment(orjson.dumps(value))
+
+
 def instant(at: datetime | None) -> str | None:
     return None if at is None else instant_text(at)
 
@@ -93,7 +98,7 @@ def instance_json(record: InstanceRecord) -> dict[str, Any]:
         "definitionId": record.definition_id,
         "status": record.status.value,
         "configuration": stored(record.configuration),
-        "context": snapshot.get("context", {}),
+        "context": written(snapshot.get("context", {})),
         "input": stored(record.input),
         "output": stored(record.output),
         "error": stored(record.error),
@@ -133,7 +138,7 @@ def history_entries(record: HistoryRecord) -> list[dict[str, Any]]:
             "type": change["type"],
             "at": instant(record.at),
             "actor": record.actor,
-            "payload": {name: value for name, value in change.items() if name != "type"},
+            "payload": written({name: value for name, value in change.items() if name != "type"}),
             "hash": record.hash.hex(),
             "previousHash": record.previous_hash.hex(),
         }

@@ -21,6 +21,7 @@ MAX_DEPTH = 64
 MAX_MEMBERS = 200_000
 ANY = 2**62
 _DUMP = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
+_WRITER_LEVELS = 254  # what orjson writes; it reads more
 
 
 def dumps(value: Any) -> str:
@@ -43,6 +44,19 @@ def _dumps_exactly(value: Any, error: TypeError) -> str:
     if "53-bit" not in str(error):
         raise Invalid(f"value cannot be stored as JSON: {error}", code="json.invalid") from error
     return orjson.dumps(clean(value, max_depth=ANY, max_members=ANY), option=orjson.OPT_SORT_KEYS).decode()
+
+
+def is_deeper(value: Any, text: str, levels: int) -> bool:
+    """Does `value`, whose text is `text`, nest deeper than `levels`? Asks closely only where there are brackets enough for it."""
+    if text.count("[") + text.count("{") <= levels:
+        return False
+    for _ in range(_WRITER_LEVELS - levels):
+        value = [value]
+    try:
+        orjson.dumps(value)
+    except TypeError:  # the text is there, so that nothing but the levels around it can be too much
+        return True
+    return False
 
 
 def size(text: str) -> int:

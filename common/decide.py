@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import statechart
 from common import decide_ai, decide_children, decide_compensation, decide_control
-from common.canonical import dumps, size, storable
+from common.canonical import dumps, is_deeper, size, storable
 from common.db.tables import InboxType
 from common.decision import (
     NOT_RUN_BY_A_RUNNER,
@@ -32,6 +32,7 @@ from common.decision import (
 from common.errors import SignalboxError
 from common.lifecycle import ACTIVE, FINAL, InstanceStatus, instance_can
 from statechart import CancelChild, Chart, Env, Step, StepFailed
+from statechart.draft import MAX_DEPTH
 
 VERBS: Mapping[InboxType, str] = {
     InboxType.CANCEL: "cancel",
@@ -315,6 +316,9 @@ def _bounded(standing: Standing, decided: Decision, max_context_bytes: int) -> D
         text = dumps(decided.snapshot)
     except SignalboxError as error:
         return _instead(standing, decided, Incident("context.unstorable", str(error), {}))
+    if is_deeper(decided.snapshot, text, MAX_DEPTH):
+        message = f"the snapshot nests deeper than {MAX_DEPTH} levels; assign under shorter paths"
+        return _instead(standing, decided, Incident("context.unstorable", message, {}))
     if size(text) > max_context_bytes:
         message = (
             f"the snapshot grew to {size(text)} bytes, at most {max_context_bytes} are allowed "

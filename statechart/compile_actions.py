@@ -32,6 +32,7 @@ from statechart.document import (
     TaskOptions,
     TimeoutsSpec,
 )
+from statechart.draft import MAX_DEPTH
 from statechart.durations import parse_duration
 from statechart.env import Json
 from statechart.findings import Findings, join
@@ -48,6 +49,8 @@ from statechart.workflows import FIELDS as WORKFLOW_FIELDS
 # Nobody resolves a secret in what these are given: it is shown, kept, or handed on as data.
 _WITHOUT_HANDLER = (*tasks.INSTANT_TYPES, "TIMER", "WORKFLOW", "HUMAN", "MAP")
 _MAP_NAMES = ("item", "index")  # what the template of a MAP's items may read beside the roots
+MAX_PATH = MAX_DEPTH - 1
+"""Parts of a path in the context: around the context is the snapshot, and each part but the last is an object in it."""
 _RETRY = ("maxAttempts", "interval", "backoffRate", "maxInterval", "jitter", "retryOn", "doNotRetryOn")
 _ON_LOST = ("retry", "fail")
 _OPTIONS = {name: to_camel(name) for name in TaskOptions.model_fields}
@@ -137,6 +140,12 @@ class ActionCompiler:
         if "" in keys or "${" in path:
             self.findings.error(
                 "assign.path", at, f"expected a path in the context such as 'order.total', found {path!r}"
+            )
+        elif len(keys) > MAX_PATH:
+            self.findings.error(
+                "assign.path",
+                at,
+                f"expected a path of at most {MAX_PATH} parts, which is as deep as a context may nest, found {len(keys)}",
             )
         elif keys[0] in ("context", "$") and len(keys) > 1:
             rest = path.partition(".")[2]

@@ -40,6 +40,9 @@ KERNEL = 1  # the number of these semantics; it rises with each change of meanin
 # States entered or looked at, conditions asked and actions performed in one step, over all its microsteps. It keeps a
 # hostile chart from taking longer than a second; an ordinary step stays below a hundred.
 MAX_WORK = 100_000
+MAX_DEPTH = 224
+"""Levels of JSON in a snapshot: more than any door lets in, and well below the 254 that are written, so that there is room for what answers and
+histories put around it. Each step may set what it has read one level deeper, and no single value tells how deep that makes the whole."""
 WORK_OF_ASKING = 4  # an obligation is entered, noted and usually withdrawn again
 Status = Literal["active", "done", "error", "stopped", "compensating"]
 Snapshot = dict[str, Json]

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from common.config import Limits
 from common.credentials import make_key, make_secret, read_secret
 from common.db.tables import Role
+from statechart.draft import MAX_DEPTH
 from tests.integration.api.conftest import APPROVAL, Api, problem_of
 
 TABLES = (
@@ -219,6 +220,53 @@ def test_json_that_nests_too_deep_is_refused(api: Api) -> None:
         with one_refusal(api):
             answer = api.send_raw("POST", INSTANCES, data=text, content_type="application/json")
         assert problem_of(answer, 422, "limit.exceeded", depth)["limit"] == "max_json_depth"
+
+
+def assigns(parts: int, value: Any) -> dict[str, Any]:
+    """A definition whose start assigns a value below so many names."""
+    entry = [{"type": "assign", "path": ".".join(["a"] * parts), "value": value}]
+    return {"id": "deep", "initial": "a", "states": {"a": {"entry": entry, "on": {"GO": "a"}}}}
+
+
+def test_a_context_that_nests_as_deep_as_it_may_is_told(api: Api) -> None:
+    input: Any = []
+    for _ in range(62):
+        input = [input]
+    instance_id = api.start(assigns(MAX_DEPTH - 64, "${input}"), input=input)
+
+    (listed,) = api.get("/instances").json["items"]
+    entries = api.get(f"/instances/{instance_id}/history").json["items"]
+
+    assert listed["status"] == "waiting"
+    assert api.get(f"/instances/{instance_id}").json["context"] == listed["context"]
+    assert any(entry["type"] == "context.assigned" for entry in entries)
+
+
+def test_a_context_that_nests_deeper_than_it_may_is_an_incident(api: Api) -> None:
+    instance_id = api.start(assigns(MAX_DEPTH - 1, {}))
+
+    (listed,) = api.get("/instances").json["items"]
+    (incident,) = api.get("/incidents").json["items"]
+
+    assert (listed["id"], listed["status"], listed["context"]) == (instance_id, "failed", {})
+    assert incident["code"] == "context.unstorable"
+
+
+def test_a_path_that_no_context_could_hold_is_refused(api: Api) -> None:
+    answer = api.post("/definitions", {"document": assigns(MAX_DEPTH, 1)})
+
+    (problem,) = problem_of(answer, 422, "definition.invalid")["problems"]
+    assert (problem["code"], problem["path"]) == ("assign.path", "states.a.entry")
+
+
+@pytest.mark.parametrize("parts", [2, 200], ids=["deep", "too deep to be written"])
+def test_a_simulation_that_nests_a_context_too_deep_is_refused(api: Api, parts: int) -> None:
+    grow = {"type": "assign", "path": ".".join(["a"] * parts), "value": "$.a"}
+    document = {"id": "deep", "initial": "a", "states": {"a": {"on": {"GROW": {"actions": [grow]}}}}}
+    answer = api.post("/definitions/simulate", {"document": document, "events": [{"type": "GROW"}] * 300})
+
+    problem = problem_of(answer, 422, "limit.exceeded")
+    assert (problem["limit"], problem["allowed"]) == ("max_snapshot_depth", MAX_DEPTH)
 
 
 class TestSmallerLimits:

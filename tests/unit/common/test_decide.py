@@ -11,6 +11,7 @@ from common.db.tables import InboxType
 from common.decide import Decision, Standing, closing, decide, status_of
 from common.lifecycle import InstanceStatus
 from statechart import Chart, Env
+from statechart.draft import MAX_DEPTH
 from statechart.effects import CancelTask, CancelTimer, CreateTask
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -296,6 +297,59 @@ def test_a_snapshot_that_cannot_be_stored_fails_its_instance(value: Any) -> None
     assert decision.incident is not None
     assert decision.incident.code == "context.unstorable"
     assert decision.snapshot_text == dumps(started().snapshot)
+
+
+def deep_chart(parts: int) -> Chart:
+    """Assigns what an event brings below so many names."""
+    assign = {"type": "assign", "path": ".".join(["a"] * parts), "value": "${event.value}"}
+    return statechart.load(
+        {"id": "d", "initial": "a", "states": {"a": {"on": {"GROW": {"actions": [assign]}}}}}
+    )
+
+
+def grown(chart: Chart, value: Any) -> Decision:
+    step = statechart.start(chart, None, ENV, instance=FACTS)
+    standing = Standing(status_of(step.snapshot), step.snapshot, {}, 2)
+    return decide(chart, standing, B.EVENT, {"type": "GROW", "value": value}, ENV, max_context_bytes=ROOM)
+
+
+def nested(levels: int) -> Any:
+    value: Any = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
+def test_a_snapshot_is_bounded_in_depth() -> None:
+    as_deep_as_allowed = grown(deep_chart(MAX_DEPTH - 65), nested(64))
+    too_deep = grown(deep_chart(MAX_DEPTH - 64), nested(64))
+
+    assert as_deep_as_allowed.incident is None
+    assert as_deep_as_allowed.status is S.WAITING
+    assert too_deep.status is S.FAILED
+    assert too_deep.incident is not None
+    assert too_deep.incident.code == "context.unstorable"
+    assert f"deeper than {MAX_DEPTH} levels" in too_deep.incident.message
+    assert too_deep.snapshot is not None
+    assert too_deep.snapshot["context"] == {}
+
+
+def test_steps_that_nest_what_they_read_come_to_an_end() -> None:
+    assign = {"type": "assign", "path": "a.b", "value": "$.a"}
+    chart = statechart.load(
+        {"id": "d", "initial": "a", "states": {"a": {"on": {"GROW": {"actions": [assign]}}}}}
+    )
+    step = statechart.start(chart, None, ENV, instance=FACTS)
+    standing = Standing(status_of(step.snapshot), step.snapshot, {}, 2)
+    for taken in range(MAX_DEPTH):
+        decision = decide(chart, standing, B.EVENT, {"type": "GROW"}, ENV, max_context_bytes=ROOM)
+        if decision.incident is not None:
+            break
+        standing = Standing(decision.status, decision.snapshot, {}, taken + 3)
+
+    assert decision.incident is not None
+    assert decision.incident.code == "context.unstorable"
+    assert taken == MAX_DEPTH - 2  # the snapshot, its context, and a level with each event
 
 
 def test_a_cancel_before_the_start_takes_back_a_start_at_a_time() -> None:
