@@ -92,8 +92,12 @@ def apply_definition(
 
 
 def document_text(document: Mapping[str, Any]) -> str:
-    """The text that is stored and hashed. Not sorted as canonical text is: the order of states and regions has a meaning."""
-    return orjson.dumps(document, option=orjson.OPT_STRICT_INTEGER).decode()
+    """The text that is stored and hashed, of a document that has passed a door.
+
+    Not sorted as canonical text is: the order of states and regions has a meaning. Integers are the door's to refuse: orjson's own bound
+    ends one before ±2^53.
+    """
+    return orjson.dumps(document).decode()
 
 
 def check_definition(

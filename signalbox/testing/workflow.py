@@ -219,7 +219,7 @@ def _uses(compiled: CompiledChart) -> Iterator[Any]:
 def _text_of(source: Source) -> str:
     """The stored text of a document. Raises `OSError` for a file that cannot be read, `Invalid` for what is no JSON."""
     if isinstance(source, Mapping):
-        return document_text(source)
+        return document_text(clean(source))
     is_text = isinstance(source, str) and source.lstrip().startswith("{")
     written = str(source) if is_text else Path(source).read_text(encoding="utf-8")
     return document_text(loads(written, max_bytes=LIMITS.max_definition_bytes))

@@ -3,6 +3,8 @@
 import threading
 from typing import Any
 
+import pytest
+
 from tests.integration.api.conftest import APPROVAL, Api, problem_of
 
 BROKEN = {"id": "broken", "initial": "a", "states": {"a": {"on": {"GO": "bb"}}, "b": {"type": "final"}}}
@@ -280,6 +282,20 @@ def test_a_check_answers_with_problems_and_stores_nothing(api: Api) -> None:
     assert any(one["code"] == "target.unknown" for one in answer.json["problems"])
     assert api.get("/definitions").json["items"] == []
     assert api.post("/definitions/check", {"document": APPROVAL}).json["problems"] == []
+
+
+@pytest.mark.parametrize("number", [2**53, -(2**53)])
+def test_the_largest_integers_may_stand_in_a_definition(api: Api, number: int) -> None:
+    document = {**APPROVAL, "context": {"approved": number}}
+
+    instance_id = api.start(document)
+    checked = api.post("/definitions/check", {"document": document})
+    simulated = api.post("/definitions/simulate", {"document": document, "events": []})
+
+    assert api.get("/definitions/approval").json["document"] == document
+    assert api.get(f"/instances/{instance_id}").json["context"] == {"approved": number}
+    assert checked.json["problems"] == []
+    assert simulated.json["snapshots"][0]["context"] == {"approved": number}
 
 
 def test_a_simulation_shows_every_snapshot(api: Api) -> None:

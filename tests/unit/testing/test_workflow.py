@@ -504,6 +504,11 @@ def test_it_needs_neither_a_broker_nor_a_database_nor_a_server() -> None:
 # -- loading ------------------------------------------------------------------------------------------------------------
 
 
+def test_a_definition_written_in_python_passes_the_same_door_as_any_other() -> None:
+    with pytest.raises(Invalid, match=r"context\.number: integer beyond"):
+        Workflow.load({**ORDER, "context": {"number": 2**53 + 1}})
+
+
 def test_a_definition_is_loaded_from_a_path_a_text_or_a_document(tmp_path: Path) -> None:
     path = tmp_path / "order.json"
     path.write_text(json.dumps(ORDER))
