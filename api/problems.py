@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
+from gunicorn.http import errors as http
 from werkzeug.exceptions import HTTPException
 
 from common.errors import (
@@ -33,6 +34,7 @@ CATALOGUE: Mapping[str, str] = {
     "auth.forbidden": "The key's role may not do this",
     "request.invalid": "The request has members or parameters that cannot be accepted",
     "request.malformed": "The request is not understood",
+    "request.too_large": "The request line or the header fields are too large",
     "request.media_type": "The body must be JSON",
     "json.invalid": "The body is not strict JSON",
     "limit.exceeded": "A limit is exceeded",
@@ -152,6 +154,34 @@ _HTTP_CODES = {
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "request.media_type",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "limit.exceeded",
 }
+_OURS = (http.InvalidResponseHeader, http.InvalidResponseHeaderName, http.ConfigurationProblem)
+_UNREAD: Mapping[type[http.ParseException], tuple[int, str, str]] = {
+    http.LimitRequestLine: (414, "request.too_large", "the request line may have 4,094 bytes, found more"),
+    http.LimitRequestHeaders: (
+        431,
+        "request.too_large",
+        "there may be 100 header fields of 8,190 bytes each, found more",
+    ),
+    http.ExpectationFailed: (
+        417,
+        "request.malformed",
+        'expected "Expect: 100-continue" or none, found another',
+    ),
+    http.UnsupportedTransferCoding: (
+        400,
+        "request.malformed",
+        'expected "Transfer-Encoding: chunked" or none, found another',
+    ),
+    http.InvalidRequestLine: (400, "request.malformed", "expected a line of method, address and version"),
+    http.InvalidRequestMethod: (400, "request.malformed", "expected a method such as GET, found another"),
+    http.InvalidHTTPVersion: (
+        400,
+        "request.malformed",
+        "expected HTTP/1.0 or HTTP/1.1, found another version",
+    ),
+}
+"""Kinds of heads that the server cannot read → status, code and detail. What they say themselves repeats what was sent, which may be a key."""
+_UNREADABLE = (400, "request.malformed", "expected header fields as RFC 9110 has them, found others")
 _CHALLENGE = 'Bearer realm="signalbox"'
 
 
@@ -173,9 +203,19 @@ def describe(error: BaseException, *, path: str, trace_id: str) -> ProblemAnswer
             return _from_ours(error, path, trace_id)
         case HTTPException():
             return _from_http(error, path, trace_id)
+        case http.ParseException() | http.NoMoreData():  # raised where the body is read
+            detail = "expected a body in chunks, each with its length in hexadecimal, and a short end; found something else"
+            return _problem(400, "request.malformed", detail, path, trace_id)
         case _:
-            detail = f'the request failed on our side; the log has the reason under trace id "{trace_id}"'
-            return _problem(500, "internal", detail, path, trace_id)
+            return _internal(path, trace_id)
+
+
+def unread(error: BaseException, *, trace_id: str) -> ProblemAnswer:
+    """Turn what kept a request from the application into what its sender is told. Its path may not be known, and is not told."""
+    if not isinstance(error, http.ParseException) or isinstance(error, _OURS):
+        return _internal("", trace_id)
+    status, code, detail = _UNREAD.get(type(error), _UNREADABLE)
+    return _problem(status, code, detail, "", trace_id)
 
 
 def unavailable(*, path: str, trace_id: str) -> ProblemAnswer:
@@ -221,6 +261,11 @@ def _from_http(error: HTTPException, path: str, trace_id: str) -> ProblemAnswer:
     else:
         detail = (error.description or HTTPStatus(status).phrase).lower()
     return _problem(status, code, detail, path, trace_id, headers={"Allow": allowed} if allowed else {})
+
+
+def _internal(path: str, trace_id: str) -> ProblemAnswer:
+    detail = f'the request failed on our side; the log has the reason under trace id "{trace_id}"'
+    return _problem(500, "internal", detail, path, trace_id)
 
 
 def _problem(

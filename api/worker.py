@@ -8,15 +8,25 @@ puts it where the main thread waits already. An answer goes out in one piece, he
 from __future__ import annotations
 
 import selectors
+import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
+import structlog
 from gunicorn.http import wsgi
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
+
+from api.answering import harden, refuse
+from api.problems import unread
+from common.randomness import random_bytes
+
+UNREAD_SECONDS = 1.0
+"""How long a thread stays with a sender whose request could not be read."""
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -109,10 +119,34 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             raise
         return not response.should_close()
 
+    def handle_error(self, req: Any, client: Any, _addr: Any, exc: BaseException) -> None:
+        """Answer what never reached the application, or left it, as the application answers: a problem, and a line in the log."""
+        structlog.contextvars.clear_contextvars()  # of the request before, in this thread
+        trace_id = random_bytes(16).hex()
+        about = {"method": None if req is None else req.method, "path": "", "trace_id": trace_id}
+        problem = unread(exc, trace_id=trace_id)
+        answer = harden(refuse(problem, cause=exc, about=about), trace_id=trace_id)
+        lines = [f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}", "Connection: close"]
+        lines += [f"{name}: {value}" for name, value in answer.headers]
+        try:
+            client.settimeout(UNREAD_SECONDS)
+            client.sendall("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + answer.get_data())
+            client.shutdown(socket.SHUT_WR)
+            _read_away(client)
+        except OSError as error:  # it has gone, or does not listen
+            self.log.debug("a refusal was not taken: %s", type(error).__name__)
+
     def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
         if keepalive and _is_read(conn.parser.mesg.body):
             return True
         return bool(super()._keepalive_after(conn, keepalive))
+
+
+def _read_away(client: Any) -> None:
+    """Take what a refused sender still sends, for a moment: closing on it would reset the connection, and it would lose the answer."""
+    deadline = time.monotonic() + UNREAD_SECONDS
+    while time.monotonic() < deadline and client.recv(65_536):
+        pass
 
 
 def _is_read(body: Any) -> bool:

@@ -346,6 +346,87 @@ def test_a_body_that_nobody_reads_is_not_taken_for_the_next_request(shared: Serv
     assert second.startswith(b"HTTP/1.1 200")
 
 
+def exchange(server: Server, sent: bytes) -> tuple[int, dict[str, str], dict[str, Any]]:
+    """Send bytes, and read until the server closes: status, headers and JSON of the only answer."""
+    with socket.create_connection((LOOPBACK, server.port), timeout=20) as connection:
+        connection.sendall(sent)
+        seen = b""
+        while piece := connection.recv(65_536):
+            seen += piece
+    head, _, body = seen.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    return int(first.split()[1]), dict(line.split(": ", 1) for line in lines), json.loads(body)
+
+
+UNREADABLE = {
+    "a long request line": (b"GET /" + b"a" * 5_000 + b" HTTP/1.1\r\n\r\n", 414, "request.too_large"),
+    "a large header field": (
+        b"GET /health/live HTTP/1.1\r\nX: " + b"y" * 300_000 + b"\r\n\r\n",
+        431,
+        "request.too_large",
+    ),
+    "many header fields": (
+        b"GET /health/live HTTP/1.1\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+        431,
+        "request.too_large",
+    ),
+    "an unknown version": (b"GET / HTTP/9.9\r\n\r\n", 400, "request.malformed"),
+    "a bad method": (b"g@t / HTTP/1.1\r\n\r\n", 400, "request.malformed"),
+    "no request": (b"hello\r\n\r\n", 400, "request.malformed"),
+    "a bad header": (
+        b"GET /health/live HTTP/1.1\r\nAuthorization : Bearer hunter2\r\n\r\n",
+        400,
+        "request.malformed",
+    ),
+    "an expectation": (b"GET /health/live HTTP/1.1\r\nExpect: hunter2\r\n\r\n", 417, "request.malformed"),
+    "another coding": (
+        b"POST /health/live HTTP/1.1\r\nTransfer-Encoding: hunter2\r\n\r\n",
+        400,
+        "request.malformed",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_is_no_request_is_refused_with_a_problem(shared: Server, name: str) -> None:
+    sent, status, code = UNREADABLE[name]
+    told = len(log_lines(shared))
+
+    found, headers, problem = exchange(shared, sent)
+
+    assert (found, problem["status"], problem["code"]) == (status, status, code)
+    assert headers["Content-Type"] == "application/problem+json"
+    assert headers["Connection"] == "close"
+    assert headers["X-Trace-Id"] == problem["traceId"]
+    (line,) = log_lines(shared)[told:]
+    assert (line["event"], line["code"], line["trace_id"]) == ("request.refused", code, problem["traceId"])
+    assert "hunter2" not in json.dumps([problem, line])
+
+
+MALFORMED = {
+    "a size that is none": b"ZZ\r\n{}\r\n0\r\n\r\n",
+    "a size below nothing": b"-5\r\n{}\r\n0\r\n\r\n",
+    "no size": b"\r\n{}\r\n0\r\n\r\n",
+    "a chunk longer than its size": b"2\r\n{}{}\r\n0\r\n\r\n",
+    "a large extension": b"2;" + b"a" * 100_000 + b"\r\n{}\r\n0\r\n\r\n",
+    "a large trailer": b"2\r\n{}\r\n0\r\nX: " + b"y" * 100_000 + b"\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_body_of_malformed_chunks_is_refused_and_ends_its_connection(shared: Server, name: str) -> None:
+    head = request(
+        shared, "POST", "/api/v1/instances", "Content-Type: application/json", "Transfer-Encoding: chunked"
+    )
+    told = len(log_lines(shared))
+
+    status, headers, problem = exchange(shared, head + MALFORMED[name])
+
+    assert (status, problem["code"]) == (400, "request.malformed")
+    assert headers["Content-Type"] == "application/problem+json"
+    assert [line["event"] for line in log_lines(shared)[told:]] == ["request.refused"]
+
+
 def test_an_idle_connection_is_asked_again_and_a_closed_one_disturbs_nobody(
     shared: Server,
 ) -> None:

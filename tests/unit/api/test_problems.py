@@ -1,10 +1,11 @@
 """Problems: the status of each error, and what a caller is told of what is none of ours."""
 
 import pytest
+from gunicorn.http.errors import ConfigurationProblem, InvalidResponseHeader
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.exceptions import NotFound as NoRoute
 
-from api.problems import CATALOGUE, describe, item_problem, status_of, unavailable
+from api.problems import CATALOGUE, describe, item_problem, status_of, unavailable, unread
 from common.errors import (
     Conflict,
     Forbidden,
@@ -75,6 +76,14 @@ def test_what_is_none_of_ours_is_told_by_its_trace_id_alone() -> None:
     assert problem.code == "internal"
     assert "hunter2" not in str(problem)
     assert "t1" in problem.detail
+
+
+def test_what_the_server_itself_did_wrong_is_no_fault_of_the_request() -> None:
+    for error in (RuntimeError("hunter2"), InvalidResponseHeader("hunter2"), ConfigurationProblem("hunter2")):
+        problem = unread(error, trace_id="t1")
+
+        assert (problem.status, problem.code) == (500, "internal")
+        assert "hunter2" not in str(problem)
 
 
 def test_an_unauthorized_answer_names_the_scheme() -> None:
