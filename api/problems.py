@@ -146,6 +146,7 @@ _TOO_LARGE = frozenset(
         "max_config_bytes",
         "max_metadata_bytes",
         "max_config_module_bytes",
+        "max_trigger_bytes",
     }
 )
 _HTTP_CODES = {

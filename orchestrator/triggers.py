@@ -94,26 +94,35 @@ def _patterns(event: dict[str, Any]) -> Iterable[str]:
 
 
 def start_published(database: Database, limits: Limits, *, seconds: float = START_SECONDS) -> int:
-    """Start what emitted events cause, 100 rows a transaction, for about `seconds`; how many rows were taken."""
+    """Start what emitted events cause, for about `seconds`; how many rows were taken.
+
+    A transaction has 100 rows, or fewer where these take longer than that: a condition may take its time, and on SQLite nobody else writes meanwhile.
+    """
     until = time.monotonic() + seconds
     taken = 0
     while True:
-        count = database.run(lambda tx: _start_batch(tx, limits))
+        count = database.run(lambda tx: _start_batch(tx, limits, until))
         taken += count
         if count == 0 or time.monotonic() > until:
             return taken
 
 
-def _start_batch(tx: Connection, limits: Limits) -> int:
+def _start_batch(tx: Connection, limits: Limits, until: float) -> int:
     waiting = store.lock_published(tx)
     if not waiting:
         return 0
     now = read_now(tx)
+    records: list[tuple[Published, Reaction]] = []
+    taken: list[int] = []
     # Over several events there is no one order of business keys: the victim of a deadlock is run again.
-    records = [(one, reaction) for one in waiting for reaction in _react(tx, one, limits)]
+    for one in waiting:
+        records += [(one, reaction) for reaction in _react(tx, one, limits)]
+        taken.append(one.id)
+        if time.monotonic() > until:
+            break
     _record(tx, records, now)
-    store.consume(tx, [one.id for one in waiting])
-    return len(waiting)
+    store.consume(tx, taken)
+    return len(taken)
 
 
 def _react(tx: Connection, one: Published, limits: Limits) -> list[Reaction]:

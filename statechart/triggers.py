@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from statechart.draft import KERNEL, Draft
 from statechart.env import Env, Json
+from statechart.expressions import Meter
 from statechart.guards import Guard, StateIn
 
 if TYPE_CHECKING:
@@ -40,14 +41,15 @@ class CompiledTrigger:
         if self.input is not None:
             yield "input", self.input.paths
 
-    def ask(self, chart: Chart, event: Json, env: Env) -> tuple[Json, Json] | None:
+    def ask(self, chart: Chart, event: Json, env: Env, meter: Meter) -> tuple[Json, Json] | None:
         """(business key, input) of the instance that `event` starts, or None where the condition does not hold.
 
-        Without an `input`, it is the event. All expressions share one bounded meter. Raises `ExpressionFailed` and
+        Without an `input`, it is the event. All expressions share `meter`, which tells afterwards what they took. Raises `ExpressionFailed` and
         `ActionFailed`.
         """
         draft = Draft(chart, _NOTHING_YET, env)
         draft.scope.event = event
+        draft.scope.meter = meter
         if self.condition is not None and not self.condition.holds(draft):
             return None
         key = self.business_key.evaluate(draft.scope)

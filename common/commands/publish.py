@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from sqlalchemy import Connection
 
-from common.canonical import clean, dumps, read
+from common.canonical import clean, dumps, read, size
 from common.commands.send import event_text, send_event
 from common.commands.start import MAX_KEY, Start, Started, start_instance
 from common.commands.triggers import chart_of_trigger
@@ -26,11 +26,16 @@ from common.store import instances, listing
 from common.store import triggers as store
 from common.store.triggers import Trigger
 from statechart import Chart, DefinitionInvalid, Env, load
+from statechart.cel.meter import MAX_RESULT_BYTES
 from statechart.draft import ActionFailed
-from statechart.expressions import ExpressionFailed
+from statechart.expressions import MAX_OPERATIONS, ExpressionFailed, Meter
 from statechart.triggers import CompiledTrigger, patterns_of
 
 MAX_DELIVERED = 1_000
+MAX_TRIGGER_OPERATIONS = 5 * MAX_OPERATIONS
+MAX_TRIGGER_BYTES = MAX_RESULT_BYTES
+"""What all triggers of one event may take together, and what they may start has as inputs. Each is bounded by itself, but a thousand may answer, and
+on SQLite nobody else writes meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,8 @@ def publish_event(
 ) -> list[Reaction]:
     """Publish an event from outside. The caller commits; bells ring afterwards.
 
-    Raises `Invalid` (`event.invalid`, `event.reserved`, `correlation.invalid`) and `LimitExceeded`, before anything is written.
+    Raises `Invalid` (`event.invalid`, `event.reserved`, `correlation.invalid`) and `LimitExceeded`, before anything is written: also
+    where the triggers together cost too much.
     """
     text = event_text(event, limits=limits)
     targets = [] if correlation is None else _targets(tx, tenant_id, correlation)
@@ -93,25 +99,58 @@ class _Wanted:
     input: Any
 
 
+class _Costs:
+    """What the triggers of one event have taken together."""
+
+    def __init__(self) -> None:
+        self._operations = 0
+        self._bytes = 0
+
+    def charge(self, operations: int) -> None:
+        self._operations += operations
+        if self._operations > MAX_TRIGGER_OPERATIONS:
+            _refuse_costs(
+                "max_trigger_operations",
+                MAX_TRIGGER_OPERATIONS,
+                "operations in their conditions and templates",
+            )
+
+    def charge_input(self, input: Any) -> None:
+        self._bytes += size(dumps(input))
+        if self._bytes > MAX_TRIGGER_BYTES:
+            _refuse_costs("max_trigger_bytes", MAX_TRIGGER_BYTES, "bytes of input for what they start")
+
+
+def _refuse_costs(limit: str, allowed: int, what: str) -> NoReturn:
+    message = (
+        f"the triggers that answer this event take more than {allowed:,} {what} together; nothing was started"
+    )
+    raise LimitExceeded(message, limit=limit, allowed=allowed)
+
+
 def start_by_triggers(
     tx: Connection, found: Iterable[Trigger], text: str, *, actor: str | None, depth: int, limits: Limits
 ) -> list[Reaction]:
     """Start an instance for each trigger whose condition holds for the event `text`.
 
     `actor` None: each trigger is named as the actor of what it starts. `depth`: how many instances have led to this event.
-    Whoever starts with business keys waits for them in the one order that all others wait in.
+    Whoever starts with business keys waits for them in the one order that all others wait in. Raises `LimitExceeded`, before anything is written,
+    where they cost too much together.
     """
     reactions: list[Reaction] = []
     wanted: list[_Wanted] = []
-    now = read_now(tx)
+    now, event, costs = read_now(tx), read(text), _Costs()
     for trigger in found:
+        meter = Meter()
         try:
-            asked = _ask(tx, trigger, read(text), Env(now, seed=new_id()))
+            asked = _ask(tx, trigger, event, Env(now, seed=new_id()), meter)
         except SignalboxError as error:
             reactions.append(_refused(trigger, error))
         else:
             if asked is not None:
                 wanted.append(asked)
+                costs.charge_input(asked.input)
+        costs.charge(meter.operations)
     for one in sorted(wanted, key=lambda one: (one.trigger.definition_key, one.business_key or "")):
         reactions.append(_start(tx, one, actor or actor_of(one.trigger), depth, limits))
     return reactions
@@ -149,10 +188,10 @@ def _refused(trigger: Trigger, error: SignalboxError) -> Reaction:
     return Reaction("refused", None, trigger.id, trigger.definition_key, error)
 
 
-def _ask(tx: Connection, trigger: Trigger, event: Any, env: Env) -> _Wanted | None:
+def _ask(tx: Connection, trigger: Trigger, event: Any, env: Env, meter: Meter) -> _Wanted | None:
     chart, compiled = _compiled(tx, trigger)
     try:
-        asked = compiled.ask(chart, event, env)
+        asked = compiled.ask(chart, event, env, meter)
         if asked is None:
             return None
         key, input = asked

@@ -6,7 +6,7 @@ import pytest
 
 from signalbox.cli.exits import UsageError
 from tests.integration.api.cli import Cli, served
-from tests.integration.api.conftest import APPROVAL, V1, Api
+from tests.integration.api.conftest import APPROVAL, V1, Api, problem_of
 from tests.integration.engine.documents import ON_SQLITE
 
 
@@ -76,6 +76,43 @@ def test_correlated_instances_get_it(api: Api) -> None:
     found = publish(api, "APPROVED", correlation={"labels": {"region": "eu"}})
     assert [item["instanceId"] for item in found] == [two], "the other one has ended"
     assert publish(api, "APPROVED", correlation={"businessKey": "nobody"}) == []
+
+
+COSTLY = "lists.range(150).map(a, lists.range(150).map(b, a*b+1)).size() < 0"
+"""Almost all that one trigger may take, and false."""
+
+
+def costly(number: int, **more: Any) -> dict[str, Any]:
+    triggers = [{"name": f"t{one}", "event": "BOMB", "condition": COSTLY, **more} for one in range(number)]
+    return {**APPROVAL, "id": "costly", "triggers": triggers}
+
+
+def test_triggers_that_cost_too_much_together_refuse_the_event(api: Api) -> None:
+    api.apply({**APPROVAL, "triggers": ["BOMB"]})
+    api.apply(costly(300))
+
+    answer = api.post("/events", {"type": "BOMB"})
+
+    problem = problem_of(answer, 422, "limit.exceeded")
+    assert (problem["limit"], problem["allowed"]) == ("max_trigger_operations", 500_000)
+    assert api.get("/instances").json["items"] == []
+
+
+def test_a_trigger_that_costs_too_much_by_itself_stops_no_other(api: Api) -> None:
+    api.apply({**APPROVAL, "triggers": ["BOMB"]})
+    endless = COSTLY.replace("150", "1000")
+    api.apply({**costly(1), "triggers": [{"event": "BOMB", "condition": endless}]})
+
+    assert kinds(publish(api, "BOMB")) == ["refused", "started"]
+
+
+def test_inputs_that_are_too_large_together_refuse_the_event(api: Api) -> None:
+    api.apply({**APPROVAL, "triggers": [{"name": f"t{one}", "event": "LARGE"} for one in range(40)]})
+
+    answer = api.post("/events", {"type": "LARGE", "text": "x" * 900_000})
+
+    assert problem_of(answer, 413, "limit.exceeded")["limit"] == "max_trigger_bytes"
+    assert api.get("/instances").json["items"] == []
 
 
 @ON_SQLITE

@@ -164,6 +164,22 @@ def test_a_trigger_that_fails_harms_no_step_and_no_other_trigger(engine: Engine)
     assert engine.status(emitter) is InstanceStatus.WAITING
 
 
+def test_what_takes_its_time_is_started_a_few_at_a_time(engine: Engine) -> None:
+    triggers = [{"name": f"t{number}", "event": "order.*"} for number in range(5)]
+    apply(engine, {**FOLLOWER, "triggers": triggers})
+    emitter = engine.start(EMITTER)
+    engine.settle()
+    engine.send(emitter, "GO", id=7)
+    engine.advance()
+
+    in_no_time = [start_published(engine.database, LIMITS, seconds=0) for _ in range(6)]
+
+    assert in_no_time == [1, 1, 1, 1, 1, 0]
+    assert len(started(engine)) == 5
+    engine.settle()
+    assert engine.entry_types(emitter).count("trigger.started") == 5
+
+
 def test_another_tenant_is_not_answered(engine: Engine, database: Database) -> None:
     apply(engine, FOLLOWER)
     other = Engine.on(database, "other")
