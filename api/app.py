@@ -179,6 +179,8 @@ def _serve(
         key = read_idempotency_key(request)
     if operation.method in ("POST", "PUT"):
         arguments["body"], digest = read_body(operation, request, services.limits)
+    if operation.prepare is not None:
+        arguments["prepared"] = operation.prepare(arguments["body"], services.limits)
     address, trace_id = request.path, g.trace_id
 
     def handle(tx: Connection) -> Answer:

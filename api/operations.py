@@ -2,7 +2,7 @@
 
 A handler is a plain function. What it needs is told by its signature: `call` for who asks and the open transaction,
 `body` and `query` annotated with the Pydantic model that the request must satisfy (`Model | None`: the body may be left
-out), and the parameters of its path.
+out), the parameters of its path, and `prepared` where the operation makes something of the body first.
 It returns an `Answer`, or raises one of our errors. It never commits: `transactions.py` does.
 """
 
@@ -39,6 +39,7 @@ _CONVERTERS = {"limitKey": "path:", "metadataKey": "path:"}
 
 Handler = Callable[..., "Answer"]
 LoneHandler = Callable[..., "Answer | None"]
+Preparation = Callable[[Any, Limits], Any]
 H = TypeVar("H", bound=Handler)
 
 
@@ -115,6 +116,7 @@ class Operation:
     `wait`: whether `Prefer: wait` is understood, and the seconds that are waited where it is not sent; None: it is not.
     `alone`: what takes the place of the handler, on PostgreSQL, where no answer has to be kept: takes the same arguments,
     but no transaction in its call, and returns None, with nothing done, where the handler and its transaction are needed after all.
+    `prepare`: what makes something of the body before the transaction begins; the handler gets it as `prepared`.
     """
 
     method: Method
@@ -132,6 +134,7 @@ class Operation:
     wait: float | None = None
     example: Any = None  # of the body
     alone: LoneHandler | None = None
+    prepare: Preparation | None = None
     is_confidential: bool = False  # nothing of the body may be told, logged or kept
 
     @property
@@ -182,6 +185,7 @@ class Routes:
         wait: float | None = None,
         example: Any = None,
         alone: LoneHandler | None = None,
+        prepare: Preparation | None = None,
     ) -> Callable[[H], H]:
         """A command, or a calculation that takes a body."""
         return self._add(
@@ -193,6 +197,7 @@ class Routes:
             wait=wait,
             example=example,
             alone=alone,
+            prepare=prepare,
         )
 
     def put(

@@ -19,6 +19,7 @@ from api.shapes import current_definition_json, definition_json, definition_summ
 from api.simulation import simulate_within
 from common.canonical import read
 from common.commands import definitions as commands
+from common.config import Limits
 from common.store import definitions as store
 from statechart import Chart, diagram, json_schema, load
 
@@ -31,26 +32,31 @@ EXAMPLE_DOCUMENT: dict[str, Any] = {
 }
 
 
+def _compile(body: ApplyBody, limits: Limits) -> commands.Compiled:
+    return commands.compile_definition(body.document, limits)
+
+
 @routes.post(
     "/definitions",
     permission=Permission.DEFINE,
+    prepare=_compile,
     answers={
         201: Shape("applied as a new version", Definition),
         200: Shape("the newest version is this document already", Definition),
     },
     example={"document": EXAMPLE_DOCUMENT},
 )
-def apply_definition(call: Call, body: ApplyBody) -> Answer:
+def apply_definition(call: Call, body: ApplyBody, prepared: commands.Compiled) -> Answer:
     """Apply a definition.
 
     The document is checked wholly; with errors it is refused and nothing is stored. It becomes the next version of its
     `id`, and unless `activate` is false it starts new instances from now on; running ones stay on their version. The
     document of the newest version again changes nothing.
     """
-    applied = commands.apply_definition(
+    applied = commands.apply_compiled(
         call.tx,
         call.tenant_id,
-        body.document,
+        prepared,
         activate=body.activate,
         actor=call.actor,
         limits=call.limits,

@@ -6,7 +6,7 @@ versions. What another version does not name any more is removed. Where no versi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -45,8 +45,7 @@ class Activation:
 
 def trigger_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
     """What can be said against the schedules of a document that compiles, beside its templates, which the kernel judges."""
-    definition, _ = read_definition(document)
-    for index, trigger in enumerate(definition.triggers if definition is not None else ()):
+    for index, trigger in enumerate(_written(document)):
         request = _request("", trigger, index)
         if request is None:
             continue
@@ -74,10 +73,16 @@ def activate_starts(
     limits: Limits,
 ) -> None:
     """Let triggers and schedules be those of this version. The caller holds the key's lock, and commits."""
-    definition, _ = read_definition(activation.document)
-    written = list(enumerate(definition.triggers)) if definition is not None else []
+    written = list(enumerate(_written(activation.document)))
     _sync_schedules(tx, tenant_id, activation, written, actor=actor, now=now, limits=limits)
     _sync_triggers(tx, tenant_id, activation, written, actor=actor, now=now, limits=limits)
+
+
+def _written(document: Mapping[str, Any]) -> Sequence[Trigger]:
+    """The triggers of a document that compiles, read without its states: these may be thousands, and the transaction holds locks."""
+    alone = {"initial": "a", "states": {"a": {}}, "triggers": document.get("triggers", [])}
+    definition, _ = read_definition(alone)
+    return definition.triggers if definition is not None else ()
 
 
 def deactivate_starts(tx: Connection, tenant_id: TenantId, key: str, *, actor: str, now: datetime) -> None:

@@ -1,11 +1,14 @@
 """Definitions over HTTP: applied, numbered, moved about, drawn, checked and simulated."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from common.db import Database
 from tests.integration.api.conftest import APPROVAL, Api, problem_of
+from tests.integration.engine.documents import ON_SQLITE
 
 BROKEN = {"id": "broken", "initial": "a", "states": {"a": {"on": {"GO": "bb"}}, "b": {"type": "final"}}}
 
@@ -256,6 +259,16 @@ def test_a_system_task_calls_a_function_that_is_registered(api: Api) -> None:
 
     publish(api, "SYSTEM", "orders.validate")
     assert api.post("/definitions", {"document": CALLING}).status_code == 201
+
+
+@ON_SQLITE
+def test_a_definition_is_compiled_before_its_transaction_begins(api: Api, database: Database) -> None:
+    """What the compilation refuses is told while somebody else writes, for whom a transaction would have to wait."""
+    too_large = {"document": {**APPROVAL, "description": "x" * 1_000_001}}
+    with ThreadPoolExecutor() as caller, database.transaction():
+        answer = caller.submit(api.post, "/definitions", too_large).result(timeout=20)
+
+    assert problem_of(answer, 413, "limit.exceeded")["limit"] == "max_definition_bytes"
 
 
 # -- drawing, checking, simulating --------------------------------------------------------------------------------
