@@ -1,7 +1,7 @@
 """When to try again: pure arithmetic over a retry policy. The next try is a `run_at`, never a sleep.
 
 A policy is written {maxAttempts, interval, backoffRate, maxInterval, jitter, retryOn, doNotRetryOn} on a task, on an
-invoke, in the definition's `defaults` or on a handler, in that order of precedence.
+invoke, in the definition's `defaults` or on a handler, in that order of precedence. What each of these may be is said in `statechart/retry.py`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from datetime import timedelta
 from typing import Any
 
 from common.errors import Invalid
-from statechart.durations import parse_duration
+from statechart.retry import read_member
 
 MAX_LOST = 3
 """A task whose lease expired this often fails as `lost`: lost attempts have their own limit (design, section 3)."""
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,13 @@ class RetryPolicy:
         if not written:
             return DEFAULT
         return cls(
-            max_attempts=_number(written, "maxAttempts", DEFAULT.max_attempts, 1, 1_000_000, whole=True),
+            max_attempts=_read(written, "maxAttempts", DEFAULT.max_attempts),
             interval=_duration(written, "interval", DEFAULT.interval),
-            backoff_rate=_number(written, "backoffRate", DEFAULT.backoff_rate, 1, 100),
+            backoff_rate=_read(written, "backoffRate", DEFAULT.backoff_rate),
             max_interval=_duration(written, "maxInterval", DEFAULT.max_interval),
-            jitter=_number(written, "jitter", DEFAULT.jitter, 0, 1),
-            retry_on=_codes(written, "retryOn"),
-            do_not_retry_on=_codes(written, "doNotRetryOn"),
+            jitter=_read(written, "jitter", DEFAULT.jitter),
+            retry_on=_read(written, "retryOn", ()),
+            do_not_retry_on=_read(written, "doNotRetryOn", ()),
         )
 
     def delay(self, attempt: int, *, chance: float, at_least: timedelta = timedelta(0)) -> timedelta:
@@ -88,37 +89,14 @@ def _matches(pattern: str, code: str) -> bool:
     return pattern in ("*", code) or (pattern.endswith(".*") and code.startswith(pattern[:-1]))
 
 
-def _number(
-    written: Mapping[str, Any], key: str, default: Any, low: float, high: float, *, whole: bool = False
-) -> Any:
-    value = written.get(key, default)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int if whole else int | float)
-        or not low <= value <= high
-    ):
-        kind = "a whole number" if whole else "a number"
-        raise Invalid(
-            f"retry.{key}: expected {kind} from {low} to {high}, found {value!r}", code="retry.invalid"
-        )
-    return value
-
-
-def _codes(written: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    value = written.get(key)
-    listed = [] if value is None else value
-    if not isinstance(listed, list | tuple) or not all(isinstance(code, str) for code in listed):
-        raise Invalid(
-            f'retry.{key}: expected a list of error codes such as ["card.declined", "http.*"], found {value!r}',
-            code="retry.invalid",
-        )
-    return tuple(listed)
-
-
-def _duration(written: Mapping[str, Any], key: str, default: timedelta) -> timedelta:
+def _read(written: Mapping[str, Any], key: str, default: Any) -> Any:
     if key not in written:
         return default
     try:
-        return timedelta(milliseconds=parse_duration(written[key]))
-    except (ValueError, OverflowError) as error:
-        raise Invalid(f"retry.{key}: {error}", code="retry.invalid") from error
+        return read_member(key, written[key])
+    except ValueError as wrong:
+        raise Invalid(f"retry.{key}: {wrong}", code="retry.invalid") from wrong
+
+
+def _duration(written: Mapping[str, Any], key: str, default: timedelta) -> timedelta:
+    return timedelta(milliseconds=_read(written, key, default / _MILLISECOND))

@@ -22,7 +22,6 @@ from common.db import TASK_RUNNER_QUEUE, note_bell
 from common.db.rows import Unmatched, Writes
 from common.db.tables import InboxType, IncidentStatus, TimerStatus
 from common.decision import NOT_RUN_BY_A_RUNNER, TIMEOUT_TIMER, Decision, Incident
-from common.errors import Invalid
 from common.ids import InstanceId, LeaseToken, TaskId, TenantId, WorkerId, derived_id, new_id, new_token
 from common.lifecycle import ENDED, FINAL, FROZEN, InstanceStatus, TaskStatus
 from common.queues.handed import TOLD_BYTES, task_note
@@ -72,10 +71,6 @@ from statechart.effects import (
 from statechart.env import after
 from statechart.limits import read_limit
 from statechart.maps import map_key
-
-PRIORITIES = range(-32_768, 32_768)
-"""What the column holds. PostgreSQL refuses more and SQLite does not; the step says the same on both."""
-
 
 OF_NOW = timedelta(minutes=1)
 """How long ago the cause of a step was accepted whose time the ids of its tasks have."""
@@ -450,11 +445,6 @@ class Batch:
         allowed = (effect.finish_within_ms, None if executed else effect.timeout_ms)
         finish_within_ms = min((time for time in allowed if time is not None), default=None)
         priority = held.priority if effect.priority is None else effect.priority
-        if priority not in PRIORITIES:
-            raise Invalid(
-                f'task "{effect.name}": expected a priority of {PRIORITIES.start} to {PRIORITIES.stop - 1}, found {priority}',
-                code="task.invalid",
-            )
         return {
             "id": self._task_id(held, effect),
             "tenant_id": held.tenant_id,

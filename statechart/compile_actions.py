@@ -42,16 +42,18 @@ from statechart.maps import PARTS, EachItem
 from statechart.naming import js_order
 from statechart.polls import POLL, poll_name
 from statechart.problems import nearest
+from statechart.retry import RETRY, read_member
 from statechart.templates import Value, Where, is_template
 from statechart.timeouts import SHORT
 from statechart.workflows import FIELDS as WORKFLOW_FIELDS
+from statechart.workflows import literal_problems
 
 # Nobody resolves a secret in what these are given: it is shown, kept, or handed on as data.
 _WITHOUT_HANDLER = (*tasks.INSTANT_TYPES, "TIMER", "WORKFLOW", "HUMAN", "MAP")
 _MAP_NAMES = ("item", "index")  # what the template of a MAP's items may read beside the roots
 MAX_PATH = MAX_DEPTH - 1
 """Parts of a path in the context: around the context is the snapshot, and each part but the last is an object in it."""
-_RETRY = ("maxAttempts", "interval", "backoffRate", "maxInterval", "jitter", "retryOn", "doNotRetryOn")
+_NAMES = {"name": "task.name", "idempotencyKey": "task.idempotency_key", "queue": "task.queue"}
 _ON_LOST = ("retry", "fail")
 _OPTIONS = {name: to_camel(name) for name in TaskOptions.model_fields}
 
@@ -205,10 +207,14 @@ class ActionCompiler:
         fields["type"] = part.task.type
         self._note_task(fields, node, inside)
         self._answered_by(
-            fields, "completion_event", part.task.completion_event or part.completion_event, inside, node
+            fields,
+            "completion_event",
+            _first(part.task.completion_event, part.completion_event),
+            inside,
+            node,
         )
         self._answered_by(
-            fields, "failure_event", part.task.failure_event or part.failure_event, inside, node
+            fields, "failure_event", _first(part.task.failure_event, part.failure_event), inside, node
         )
         self._check_workflow(fields, inside, node)
         self._check_people(fields, inside)
@@ -294,6 +300,9 @@ class ActionCompiler:
         self, fields: dict[str, Json], kind: AnswerKind, name: str | None, at: str, node: StateNode
     ) -> None:
         if name is not None:
+            if not is_template(name) and (not name or "*" in name):
+                message = f'expected an event type, which has no "*", found {name!r:.80}'
+                self.findings.error("event.form", join(at, to_camel(kind)), message)
             fields[to_camel(kind)] = name
             self._note(kind, name, at, node)
 
@@ -311,7 +320,8 @@ class ActionCompiler:
             fields["delay"] = self._duration(fields["delay"], join(at, "delay"))
         fields.pop("timeout", None)
         fields["timeouts"] = self._timeouts(part, at)
-        self._check_retry(fields.get("retry"), join(at, "retry"))
+        fields["retry"] = self._retry(fields.get("retry"), join(at, "retry"))
+        self._check_literals(fields, at)
         lost = fields.get("onLost")
         if lost is not None and not is_template(lost) and lost not in _ON_LOST:
             found = f"expected one of {', '.join(map(repr, _ON_LOST))}, found {lost!r}"
@@ -320,6 +330,19 @@ class ActionCompiler:
             fields["limit"] = self._limit(part.limit, join(at, "limit"))
         self._check_breaker(fields.get("breaker"), join(at, "breaker"))
         return {key: value for key, value in fields.items() if value is not None}
+
+    def _check_literals(self, fields: Mapping[str, Json], at: str) -> None:
+        for name, (code, read) in tasks.READERS.items():
+            value = fields.get(name)
+            if value is None or is_template(value):
+                continue
+            try:
+                read(value)
+            except ValueError as wrong:
+                self.findings.error(code, join(at, name), str(wrong))
+        for name, code in _NAMES.items():
+            if fields.get(name) == "":
+                self.findings.error(code, join(at, name), "expected a text, or to be left out, found ''")
 
     def _limit(self, written: LimitSpec, at: str) -> dict[str, Json]:
         limit: dict[str, Json] = written.model_dump(by_alias=True, exclude_none=True)
@@ -355,34 +378,37 @@ class ActionCompiler:
             self.findings.error("duration.invalid", at, "expected a time-out of at least 1 ms, found 0")
         return checked
 
-    def _check_retry(self, policy: Mapping[str, Json] | None, at: str) -> None:
-        """Find what is written out and wrong in a policy; what is computed shows when the task is created."""
-        for name, value in (policy or {}).items():
+    def _retry(self, policy: Mapping[str, Json] | None, at: str) -> dict[str, Json] | None:
+        """A policy whose literals are right; what is computed shows when the task is created."""
+        if policy is None:
+            return None
+        read = dict(policy)
+        for name, value in policy.items():
             where = join(at, name)
-            if name not in _RETRY:
-                known = ", ".join(_RETRY)
+            if name not in RETRY:
+                known = ", ".join(RETRY)
                 self.findings.error(
-                    "retry.unknown", where, f"expected one of {known}, found {name!r}", nearest(name, _RETRY)
+                    "retry.unknown", where, f"expected one of {known}, found {name!r}", nearest(name, RETRY)
                 )
             elif name in ("interval", "maxInterval") and isinstance(value, str | int | float):
                 self._duration(value, where)
-            elif (
-                name == "maxAttempts"
-                and isinstance(value, int | float)
-                and (value < 1 or value != int(value))
-            ):
-                self.findings.error(
-                    "retry.invalid", where, f"expected a whole number of at least 1, found {value!r}"
-                )
+                read[name] = self._named_delay(value)
+            elif not is_template(value):
+                try:
+                    read_member(name, value)
+                except ValueError as wrong:
+                    self.findings.error("retry.invalid", where, str(wrong))
+        return read
 
     def _defaults(self, defaults: Defaults) -> dict[str, Json]:
-        self._check_retry(defaults.retry, "defaults.retry")
-        given = {"retry": defaults.retry, "timeouts": self._timeouts(defaults, "defaults")}
+        given = {
+            "retry": self._retry(defaults.retry, "defaults.retry"),
+            "timeouts": self._timeouts(defaults, "defaults"),
+        }
         return {key: value for key, value in given.items() if value is not None}
 
     def _duration(self, duration: Duration, at: str) -> Duration:
-        if isinstance(duration, str) and duration in self.delays:
-            duration = self.delays[duration]
+        duration = self._named_delay(duration)
         if not is_template(duration):
             try:
                 return parse_duration(duration)
@@ -392,6 +418,9 @@ class ActionCompiler:
                     "duration.invalid", at, f"{wrong}{known}", nearest(str(duration), self.delays)
                 )
         return duration
+
+    def _named_delay(self, duration: Duration) -> Duration:
+        return self.delays.get(duration, duration) if isinstance(duration, str) else duration
 
     def _template(
         self, fields: dict[str, Json], at: str, node: StateNode, names: Collection[str] = ()
@@ -482,6 +511,7 @@ class ActionCompiler:
                     nearest(name, WORKFLOW_FIELDS),
                 )
         self._note("workflow_key", given["definitionKey"], join(where, "definitionKey"), node)
+        self._check_child(given, where)
         self._check_ties(given, where)
 
     def _check_people(self, fields: Mapping[str, Json], at: str) -> None:
@@ -491,6 +521,10 @@ class ActionCompiler:
                 self.findings.error("task.people", join(at, name), problem)
             for path, problem in people.due_problems(fields.get("due")):
                 self.findings.error("task.due", join(at, f"due.{path}" if path else "due"), problem)
+
+    def _check_child(self, given: Mapping[str, Json], at: str) -> None:
+        for name, code, problem in literal_problems(given):
+            self.findings.error(code, join(at, name), problem)
 
     def _check_ties(self, given: Mapping[str, Json], at: str) -> None:
         if given.get("wait") is False and given.get("cancelWithParent") is True:
@@ -510,6 +544,7 @@ class ActionCompiler:
         self._note_result(part.definition_key)
         self._note("cancellable_id", part.definition_key, at, node)
         self._note("workflow_key", part.definition_key, join(at, "definitionKey"), node)
+        self._check_child(fields, at)
         self._check_ties(part.model_dump(by_alias=True, exclude_unset=True), at)
         self._answered_by(fields, "completion_event", part.completion_event, at, node)
         self._answered_by(fields, "failure_event", part.failure_event, at, node)
@@ -529,6 +564,10 @@ def _places_of_secrets(task: Json) -> Callable[[Where], bool]:
     """Where in a task secrets are resolved: in its input, if that is given to a handler."""
     kind = task.get("type") if isinstance(task, Mapping) else None
     return _nowhere if kind in _WITHOUT_HANDLER else lambda where: where[0] == "input"
+
+
+def _first(inner: str | None, outer: str | None) -> str | None:
+    return outer if inner is None else inner
 
 
 def _nowhere(_where: Where) -> bool:

@@ -60,6 +60,14 @@ def as_list(value: Json) -> Json:
     return value if isinstance(value, list) else [value]
 
 
+def _as_number(value: Json) -> Json:
+    """A number in quotes is a text, and `true` no number, though Pydantic would read both."""
+    if isinstance(value, str | bool):
+        raise PydanticCustomError("int_type", "Input should be a whole number")
+    return value
+
+
+NUMBER = BeforeValidator(_as_number)
 TEXT: JsonSchemaValue = {"type": "string"}
 Texts: TypeAlias = Annotated[list[str], Shorthand(as_list)]
 Duration: TypeAlias = int | float | str
@@ -247,7 +255,7 @@ class Compensate(TaskOptions):
     """
 
     type: str
-    order: int = 0
+    order: Annotated[int, NUMBER] = 0
     kind: Literal["rollback", "cleanup", "notification", "custom"] = "rollback"
     on_failure: Literal["incident", "continue"] | None = None
     covers: Literal["completed", "attempted"] = "completed"
@@ -524,7 +532,7 @@ class Timetable(Part):
     timezone: str = "UTC"
     overlap: Literal["skip", "queue", "cancel", "allow"] = "skip"
     catch_up: Literal["none", "last", "all"] = "last"
-    catch_up_limit: Annotated[int, Field(ge=1)] = 10
+    catch_up_limit: Annotated[int, Field(ge=1), NUMBER] = 10
     jitter: Duration = 0
     paused: bool = False
 
@@ -581,7 +589,7 @@ class CompensationSpec(Part):
 class ConcurrencySpec(Part):
     """How many instances that give the same `key` may run at once, and what becomes of a start when they do."""
 
-    max: Annotated[int, Field(ge=1, le=MAX_PLACES, strict=True)]
+    max: Annotated[int, Field(ge=1, le=MAX_PLACES), NUMBER]
     key: str | None = None
     on_full: Literal["queue", "reject", "cancelOldest"] = "queue"
 
@@ -597,7 +605,7 @@ class Definition(StateBody):
     events: Json = None
     triggers: Annotated[list[Trigger], Shorthand(as_triggers, TEXT)] = Field(default_factory=list)
     timeout: Duration | None = None
-    max_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    max_steps: Annotated[int, Field(ge=1, le=1_000_000), NUMBER] | None = None
     compensation: CompensationSpec | None = None
     retention: RetentionSpec | None = None
     defaults: Defaults | None = None

@@ -64,13 +64,23 @@ def _format_utc(instant: datetime) -> str:
 
 def parse_instant(text: str) -> datetime:
     """An RFC 3339 instant as aware UTC; raises `ValueError` where there is no offset or it is no instant."""
-    instant = datetime.fromisoformat(text)
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"expected an instant such as 2026-03-01T09:00:00Z, found {text!r:.80}") from None
     if instant.tzinfo is None:
-        raise ValueError(f"expected an instant with an offset such as 2026-03-01T09:12:00Z, found {text!r}")
+        raise ValueError(f"expected an instant with an offset such as 2026-03-01T09:00:00Z, found {text!r}")
     try:
         return instant.astimezone(UTC)
     except OverflowError:  # the first and the last day of the calendar, moved beyond it
         raise ValueError(f"expected an instant of the years 1 to 9999 in UTC, found {text!r}") from None
+
+
+def read_instant(value: Json) -> datetime:
+    """The same of any value; only a text can be one."""
+    if not isinstance(value, str):
+        raise ValueError(f"expected an instant such as 2026-03-01T09:00:00Z, found {value!r:.80}")
+    return parse_instant(value)
 
 
 def after(now: datetime, milliseconds: int) -> datetime:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statechart.actions import as_milliseconds, as_text
 from statechart.draft import ActionFailed
 from statechart.env import Json
+from statechart.numbers import read_whole
 from statechart.templates import is_template
 
 MAX_KEY = 200
@@ -51,16 +52,16 @@ def read_limit(kind: str, written: Json) -> TaskLimit:
             "task.limit", f"limit.key: expected at most {MAX_KEY} characters, found {len(key)}"
         )
     rate = written.get("rate")
-    most = _count(written.get("maxRunning"), "maxRunning")
+    most = _read_count(written.get("maxRunning"), "maxRunning")
     if rate is None:
         if most is None:
             raise ActionFailed("task.limit", "limit: expected maxRunning, rate or both, found neither")
         return TaskLimit(key, most, None)
-    count = _count(rate.get("count"), "rate.count")
+    count = _read_count(rate.get("count"), "rate.count")
     per = as_milliseconds(rate.get("per"), "limit.rate.per")
     if count is None or per < 1:
         raise ActionFailed("task.limit", "limit.rate: expected a count of tasks per at least 1 ms")
-    return TaskLimit(key, most, StartRate(count, per, _count(rate.get("burst"), "rate.burst") or count))
+    return TaskLimit(key, most, StartRate(count, per, _read_count(rate.get("burst"), "rate.burst") or count))
 
 
 def limit_problems(kind: str, written: Json) -> Iterator[tuple[str, str]]:
@@ -80,8 +81,8 @@ def limit_problems(kind: str, written: Json) -> Iterator[tuple[str, str]]:
     for path, value in counted.items():
         if not is_template(value):
             try:
-                _count(value, path)
-            except ActionFailed as wrong:
+                _count(value)
+            except ValueError as wrong:
                 yield path, str(wrong)
     key = written.get("key")
     if isinstance(key, str) and not is_template(key) and not 0 < len(key) <= MAX_KEY:
@@ -94,11 +95,12 @@ def wrong_type(kind: str) -> str:
     )
 
 
-def _count(value: Json, name: str) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_COUNT:
-        raise ActionFailed(
-            "task.limit", f"limit.{name}: expected a whole number of 1 to {MAX_COUNT:,}, found {value!r}"
-        )
-    return value
+def _read_count(value: Json, name: str) -> int | None:
+    try:
+        return _count(value)
+    except ValueError as wrong:
+        raise ActionFailed("task.limit", f"limit.{name}: {wrong}") from wrong
+
+
+def _count(value: Json) -> int | None:
+    return None if value is None else read_whole(value, 1, MAX_COUNT)

@@ -14,7 +14,7 @@ from statechart.actions import render_json
 from statechart.draft import ActionFailed, Draft
 from statechart.durations import parse_duration
 from statechart.effects import CreateTask
-from statechart.env import Json, after, format_instant, parse_instant
+from statechart.env import Json, after, format_instant, read_instant
 from statechart.templates import is_template
 
 EVENTS = ("reminder.task.", "due.task.", "escalated.task.")
@@ -105,7 +105,7 @@ def due_problems(written: Json) -> Iterator[tuple[str, str]]:
     if "in" in written:
         yield from _wrong("in", parse_duration, written["in"])
     if "at" in written:
-        yield from _wrong("at", _instant, written["at"])
+        yield from _wrong("at", read_instant, written["at"])
     remind = written.get("remind")
     if remind is not None and not (isinstance(remind, str) and is_template(remind)):
         if not isinstance(remind, list) or len(remind) > MAX_REMINDERS:
@@ -149,7 +149,7 @@ def _due(value: Json, now: datetime) -> Due:
         return Due(_time(value, now))
     for path, problem in due_problems({name: _untemplated(part) for name, part in value.items()}):
         raise ValueError(f"{path}: {problem}" if path else problem)
-    at = after(now, parse_duration(value["in"])) if "in" in value else _instant(value["at"])
+    at = after(now, parse_duration(value["in"])) if "in" in value else read_instant(value["at"])
     remind = value.get("remind") or ()
     reminders = sorted({after(at, -parse_duration(before)) for before in remind})
     escalate = value.get("escalate")
@@ -180,19 +180,13 @@ def _time(value: Json, now: datetime) -> datetime:
         return after(now, parse_duration(value))
     except ValueError as no_duration:
         try:
-            return _instant(value)
+            return read_instant(value)
         except ValueError:
-            raise ValueError(f"{no_duration}; an instant such as 2026-03-01T09:12:00Z will do too") from None
+            raise ValueError(f"{no_duration}; an instant such as 2026-03-01T09:00:00Z will do too") from None
 
 
 def _check_time(value: Json) -> object:
     return _time(value, _SOME_TIME)
-
-
-def _instant(value: Json) -> datetime:
-    if not isinstance(value, str):
-        raise ValueError(f"expected an instant such as 2026-03-01T09:12:00Z, found {render_json(value)[:80]}")
-    return parse_instant(value)
 
 
 _SOME_TIME = datetime(2026, 1, 1, tzinfo=UTC)

@@ -6,15 +6,14 @@ is a timer, and the instant types are answered within the step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from statechart.actions import (
     as_event,
-    as_integer,
     as_milliseconds,
     as_text,
     emit,
@@ -24,12 +23,14 @@ from statechart.actions import (
 from statechart.ai import AI, AI_EVENTS, event_schemas
 from statechart.draft import ActionFailed, Draft
 from statechart.effects import LOG_LEVELS, CreateTask, Event, LogLevel, Where
-from statechart.env import Json, after, parse_instant
+from statechart.env import Json, after, read_instant
 from statechart.limits import read_limit
 from statechart.maps import EachItem, open_map
 from statechart.naming import js_order
+from statechart.numbers import read_whole
 from statechart.people import arm_due, read_due, read_people
 from statechart.polls import POLL, as_asked_again
+from statechart.retry import read_attempts, read_member
 from statechart.timeouts import read_timeouts
 from statechart.workflows import child_of, child_of_task, definition_key_of
 
@@ -54,6 +55,22 @@ FREE_OPTIONS = (
     "labels",
     "links",
 )
+
+PRIORITIES = range(-32_768, 32_768)
+"""What the column of a task holds. PostgreSQL refuses more and SQLite does not; the step says the same on both."""
+
+
+def read_priority(value: Json) -> int:
+    """How urgent a task is among those of its tenant. Raises `ValueError`."""
+    return read_whole(value, PRIORITIES[0], PRIORITIES[-1])
+
+
+READERS: Mapping[str, tuple[str, Callable[[Json], Any]]] = {
+    "runAt": ("task.run_at", read_instant),
+    "priority": ("task.priority", read_priority),
+    "maxAttempts": ("task.max_attempts", read_attempts),
+}
+"""By option: the code of what is wrong with it, and what reads it or raises `ValueError`. The door asks them of literals."""
 
 INSTANT_TYPES = ("SET", "TRANSFORM", "LOG", "EMIT")  # done inside the step
 
@@ -256,7 +273,7 @@ def task_of(
     invoke: str | None = None,
 ) -> CreateTask:
     """The task that a filled template asks for. Raises `ActionFailed`."""
-    priority, queue, identity = spec.get("priority"), spec.get("queue"), spec.get("idempotencyKey")
+    queue, identity = spec.get("queue"), spec.get("idempotencyKey")
     timeouts = read_timeouts(spec)
     options = {option: spec[option] for option in FREE_OPTIONS if option in spec}
     if kind == AI:
@@ -283,7 +300,7 @@ def task_of(
         heartbeat_ms=timeouts.heartbeat,
         start_within_ms=timeouts.schedule_to_start,
         finish_within_ms=timeouts.schedule_to_close,
-        priority=None if priority is None else as_integer(priority, "task.priority", "a priority"),
+        priority=_read(spec, "priority"),
         queue=None if queue is None else as_text(queue, "task.queue", "the name of a queue"),
         options=options,
         invoke=invoke,
@@ -300,18 +317,30 @@ def _item_task(draft: Draft, key: str, filled: Filled) -> CreateTask:
 
 
 def _run_at(draft: Draft, spec: Mapping[str, Json]) -> datetime | None:
-    if (moment := spec.get("runAt")) is not None:
-        try:
-            return parse_instant(as_text(moment, "task.run_at", "an instant"))
-        except ValueError as wrong:
-            raise ActionFailed("task.run_at", f"runAt: {wrong}") from wrong
+    if spec.get("runAt") is not None:
+        moment: datetime = _read(spec, "runAt")
+        return moment
     if (delay := spec.get("delay")) is not None:
         return after(draft.env.now, as_milliseconds(delay, "delay"))
     return None
 
 
 def _retry(spec: Mapping[str, Json]) -> dict[str, Json] | None:
-    retry, most = spec.get("retry"), spec.get("maxAttempts")
-    if most is None:
-        return retry
-    return {**(retry or {}), "maxAttempts": as_integer(most, "task.max_attempts", "a number of attempts")}
+    retry, most = spec.get("retry"), _read(spec, "maxAttempts")
+    for name, value in (retry or {}).items():
+        try:
+            read_member(name, value)
+        except ValueError as wrong:
+            raise ActionFailed("retry.invalid", f"retry.{name}: {wrong}") from wrong
+    return retry if most is None else {**(retry or {}), "maxAttempts": most}
+
+
+def _read(spec: Mapping[str, Json], option: str) -> Any:
+    value = spec.get(option)
+    if value is None:
+        return None
+    code, read = READERS[option]
+    try:
+        return read(value)
+    except ValueError as wrong:
+        raise ActionFailed(code, f"{option}: {wrong}") from wrong

@@ -6,7 +6,7 @@ of the parent tells it and a replay tells the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
@@ -14,6 +14,7 @@ from statechart.actions import as_integer, as_text
 from statechart.draft import ActionFailed, Draft
 from statechart.effects import CreateTask, StartWorkflow
 from statechart.env import Env, Json
+from statechart.templates import is_template
 
 FIELDS = ("definitionKey", "version", "input", "businessKey", "wait", "cancelWithParent")
 """What may be said of a child, beside `startWorkflow` and in the input of a WORKFLOW task."""
@@ -30,11 +31,9 @@ def child_of(
     return StartWorkflow(
         key=key,
         definition_key=definition_key_of(spec),
-        version=None if version is None else as_integer(version, "workflow.version", "a version"),
+        version=None if version is None else _version(version, "workflow.version"),
         input=spec.get("input"),
-        business_key=None
-        if business_key is None
-        else as_text(business_key, "workflow.business_key", "a key"),
+        business_key=None if business_key is None else _key(business_key, "workflow.business_key"),
         wait=_flag(spec, "wait"),
         cancel_with_parent=_flag(spec, "cancelWithParent"),
         completion_event=completion_event,
@@ -65,6 +64,37 @@ def child_of_task(draft: Draft, task: CreateTask) -> StartWorkflow:
         draft, task.key, spec, completion_event=task.completion_event, failure_event=task.failure_event
     )
     return child.later(start_at=task.run_at, priority=task.priority)
+
+
+def literal_problems(given: Mapping[str, Json]) -> Iterator[tuple[str, str, str]]:
+    """(member, code, what is wrong) of what is written of a child and can never be right. `definitionKey` is always there."""
+    for name, (code, read) in _READERS.items():
+        value = given.get(name)
+        if is_template(value) or (value is None and name != "definitionKey"):
+            continue
+        try:
+            read(value, code)
+        except ActionFailed as wrong:
+            yield name, code, wrong.message
+    for name in ("wait", "cancelWithParent"):
+        value = given.get(name, True)
+        if not isinstance(value, bool) and not is_template(value):
+            yield name, "workflow.input", f"expected true or false, found {value!r:.80}"
+
+
+def _key(value: Json, code: str) -> str:
+    return as_text(value, code, "a key")
+
+
+def _version(value: Json, code: str) -> int:
+    return as_integer(value, code, "a version")
+
+
+_READERS: Mapping[str, tuple[str, Callable[[Json, str], object]]] = {
+    "definitionKey": ("workflow.definition_key", _key),
+    "version": ("workflow.version", _version),
+    "businessKey": ("workflow.business_key", _key),
+}
 
 
 def child_id(env: Env, key: str) -> str:

@@ -135,6 +135,10 @@ def test_a_policy_that_cannot_be_is_refused_with_its_place(written: dict[str, An
     assert refused.value.code == "retry.invalid"
 
 
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    assert RetryPolicy.read({"maxAttempts": 3.0}) == RetryPolicy(max_attempts=3)
+
+
 def test_a_failure_may_ask_for_a_longer_wait_up_to_the_longest() -> None:
     def waits(seconds: int) -> float:
         return EXACT.delay(1, chance=0.5, at_least=timedelta(seconds=seconds)).total_seconds()

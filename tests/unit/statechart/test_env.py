@@ -34,6 +34,12 @@ def test_an_instant_beyond_the_calendar_is_no_instant(text):
         parse_instant(text)
 
 
+@pytest.mark.parametrize("text", ["tomorrow", "", "2026-13-01T00:00:00Z"])
+def test_a_text_that_is_no_instant_is_refused_with_one_that_is(text):
+    with pytest.raises(ValueError, match=f"expected an instant such as 2026-03-01T09:00:00Z, found '{text}'"):
+        parse_instant(text)
+
+
 def test_an_instant_without_a_zone_is_refused():
     with pytest.raises(ValueError, match="naive"):
         Env(datetime(2026, 1, 2))  # noqa: DTZ001 - that is the point

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+import statechart
 from statechart import ArmTimer, CancelTask, CreateTask, DefinitionInvalid, Emit, Log
 from statechart.env import format_instant
 from tests.unit.statechart.charts import NOW, begin, chart_of, configurations, document_of, kinds, last, send
@@ -496,3 +497,126 @@ def test_a_poll_takes_over_what_its_inner_task_says():
     assert (task.type, task.name, task.run_at) == ("orders.status", "orders.status", None)
     assert (task.retry, task.timeout_ms, task.heartbeat_ms) == ({"maxAttempts": 9}, 5_000, 1_000)
     assert task.options["poll"]["interval"] == 2_000
+
+
+# what can never be right
+
+
+def problems_of(document):
+    return [(problem.code, problem.path, problem.message) for problem in statechart.check(document)]
+
+
+@pytest.mark.parametrize(
+    ("option", "code", "path", "message"),
+    [
+        ({"retry": {"maxAttempts": "3"}}, "retry.invalid", "retry.maxAttempts", "expected a whole number from 1 to 1,000,000, found '3'"),
+        ({"retry": {"maxAttempts": None}}, "retry.invalid", "retry.maxAttempts", "expected a whole number from 1 to 1,000,000, found None"),
+        ({"retry": {"jitter": "0.2"}}, "retry.invalid", "retry.jitter", "expected a number from 0 to 1, found '0.2'"),
+        ({"retry": {"backoffRate": "2"}}, "retry.invalid", "retry.backoffRate", "expected a number from 1 to 100, found '2'"),
+        ({"retry": {"retryOn": "http.503"}}, "retry.invalid", "retry.retryOn", 'expected a list of error codes such as ["card.declined", "http.*"], found \'http.503\''),
+        ({"maxAttempts": "3"}, "task.max_attempts", "maxAttempts", "expected a whole number from 1 to 1,000,000, found '3'"),
+        ({"maxAttempts": 0}, "task.max_attempts", "maxAttempts", "expected a whole number from 1 to 1,000,000, found 0"),
+        ({"priority": "5"}, "task.priority", "priority", "expected a whole number from -32,768 to 32,767, found '5'"),
+        ({"priority": 40_000}, "task.priority", "priority", "expected a whole number from -32,768 to 32,767, found 40000"),
+        ({"runAt": "tomorrow"}, "task.run_at", "runAt", "expected an instant such as 2026-03-01T09:00:00Z, found 'tomorrow'"),
+        ({"runAt": "2026-03-01"}, "task.run_at", "runAt", "expected an instant with an offset such as 2026-03-01T09:00:00Z, found '2026-03-01'"),
+        ({"name": ""}, "task.name", "name", "expected a text, or to be left out, found ''"),
+        ({"idempotencyKey": ""}, "task.idempotency_key", "idempotencyKey", "expected a text, or to be left out, found ''"),
+        ({"queue": ""}, "task.queue", "queue", "expected a text, or to be left out, found ''"),
+    ],
+)  # fmt: skip
+def test_an_option_that_can_never_be_right_is_refused_at_the_door(option, code, path, message):
+    invoked = document_of({"a": {"invoke": {"src": "t", "onDone": "b", "onError": "b", **option}}, "b": {"type": "final"}})  # fmt: skip
+    work = {"type": "t", **option}
+    asked = document_of({"a": {"entry": creating(work), "on": {"*": "b", "error.*": "b"}}, "b": {"type": "final"}})  # fmt: skip
+
+    assert (code, f"states.a.invoke.{path}", message) in problems_of(invoked)
+    assert (code, f"states.a.entry.task.{path}", message) in problems_of(asked)
+
+
+def test_a_default_that_can_never_be_right_is_refused_at_the_door():
+    document = document_of({"a": {"type": "final"}}, defaults={"retry": {"maxAttempts": "3"}})
+
+    message = "expected a whole number from 1 to 1,000,000, found '3'"
+    assert problems_of(document) == [("retry.invalid", "defaults.retry.maxAttempts", message)]
+
+
+@pytest.mark.parametrize("name", ["a*", "a.*", "*", ""])
+@pytest.mark.parametrize("option", ["completionEvent", "failureEvent"])
+def test_the_event_of_an_answer_has_a_type_that_can_be_waited_for(option, name):
+    document = document_of({"a": {"entry": creating({"type": "t", option: name})}})
+
+    message = f'expected an event type, which has no "*", found {name!r}'
+    assert ("event.form", f"states.a.entry.task.{option}", message) in problems_of(document)
+
+
+@pytest.mark.parametrize(
+    ("members", "path", "message"),
+    [
+        ({"maxSteps": "5"}, "maxSteps", "expected a whole number, found '5'"),
+        ({"maxSteps": True}, "maxSteps", "expected a whole number, found True"),
+        ({"concurrency": {"max": "5"}}, "concurrency.max", "expected a whole number, found '5'"),
+    ],
+)
+def test_a_number_in_quotes_is_no_number(members, path, message):
+    assert problems_of(document_of({"a": {"type": "final"}}, **members)) == [("document.form", path, message)]
+
+
+def test_the_order_of_undoing_is_no_number_in_quotes():
+    work = {"src": "t", "compensate": {"type": "undo", "order": "1"}}
+
+    where = "states.a.invoke.compensate.order"
+    assert problems_of(document_of({"a": {"invoke": work}})) == [
+        ("document.form", where, "expected a whole number, found '1'")
+    ]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"retry": 3},
+        {"retry": None},
+        {"retry": {"maxAttempts": 3.0, "interval": "PT1H", "maxInterval": 500, "retryOn": None}},
+        {"retry": {"maxAttempts": "${input.n}", "interval": "10s", "jitter": "$.jitter", "retryOn": ["${input.n}"]}},
+        {"maxAttempts": "${input.n}", "priority": "$.priority", "runAt": "${now}"},
+        {"maxAttempts": None, "priority": None, "runAt": None, "name": None, "queue": None},
+        {"priority": -5, "runAt": "2026-03-01T09:00:00+01:00", "name": "${input.name}"},
+    ],
+)  # fmt: skip
+def test_what_may_turn_out_right_passes_the_door(option):
+    work = {"src": "t", "onDone": "b", "onError": "b", **option}
+
+    assert problems_of(document_of({"a": {"invoke": work}, "b": {"type": "final"}})) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "code", "message"),
+    [
+        ({"runAt": "${'tomorrow'}"}, "task.run_at", "runAt: expected an instant such as 2026-03-01T09:00:00Z, found 'tomorrow'"),
+        ({"runAt": "${7}"}, "task.run_at", "runAt: expected an instant such as 2026-03-01T09:00:00Z, found 7"),
+        ({"priority": "${'5'}"}, "task.priority", "priority: expected a whole number from -32,768 to 32,767, found '5'"),
+        ({"maxAttempts": "${0}"}, "task.max_attempts", "maxAttempts: expected a whole number from 1 to 1,000,000, found 0"),
+        ({"retry": {"maxAttempts": "${'3'}"}}, "retry.invalid", "retry.maxAttempts: expected a whole number from 1 to 1,000,000, found '3'"),
+    ],
+)  # fmt: skip
+def test_an_option_that_is_computed_wrongly_is_an_error_that_says_what_was_expected(option, code, message):
+    why = {"type": "assign", "path": "why", "value": "${event.error}"}
+    document = document_of(
+        {"a": {"entry": creating({"type": "t", **option}), "on": {"error.execution": {"actions": why}}}}
+    )
+
+    found = last(document)["context"]["why"]
+    assert (found["code"], found["message"]) == (code, message)
+
+
+def test_a_retry_waits_for_a_delay_of_the_document():
+    chart = entering(
+        creating({"type": "t", "retry": {"interval": "short"}}),
+        creating({"type": "u"}),
+        delays={"short": "1s", "long": "${input.minutes + 'm'}"},
+        defaults={"retry": {"maxInterval": "long"}},
+    )
+
+    one, other = created(begin(chart, input={"minutes": "5"}))
+
+    assert (one.retry, other.retry) == ({"interval": "1s"}, {"maxInterval": "5m"})

@@ -84,3 +84,41 @@ def test_what_cannot_be_asked_for_fails_the_step() -> None:
     request = {"definitionKey": None, "completionEvent": "DONE", "failureEvent": "NONE"}
     with pytest.raises(StepFailed, match="a definition key"):
         statechart.ask_again(chart, begin(chart).snapshot, Env(NOW), "b/1/1", request)
+
+
+@pytest.mark.parametrize(
+    ("member", "code", "message"),
+    [
+        ({"definitionKey": ""}, "workflow.definition_key", 'expected a key, found ""'),
+        ({"definitionKey": None}, "workflow.definition_key", "expected a key, found null"),
+        ({"version": "2"}, "workflow.version", 'expected a version, an integer, found "2"'),
+        ({"businessKey": ""}, "workflow.business_key", 'expected a key, found ""'),
+        ({"wait": "yes"}, "workflow.input", "expected true or false, found 'yes'"),
+        ({"cancelWithParent": None}, "workflow.input", "expected true or false, found None"),
+    ],
+)
+def test_what_is_written_of_a_child_and_can_never_be_right_is_refused_at_the_door(
+    member: dict[str, Any], code: str, message: str
+) -> None:
+    (name,) = member
+    with pytest.raises(statechart.DefinitionInvalid) as refused:
+        chart_of(input={"definitionKey": "pack", **member})
+
+    (problem,) = refused.value.problems
+    assert (problem.code, problem.path) == (code, f"states.a.invoke.input.{name}")
+    assert problem.message == message
+
+
+def test_a_version_to_start_is_no_number_in_quotes() -> None:
+    start = {"type": "startWorkflow", "definitionKey": "pack", "version": "2"}
+    document = {"id": "one", "initial": "a", "states": {"a": {"entry": start}}}
+
+    found = [(problem.code, problem.path) for problem in statechart.check(document)]
+    assert ("workflow.version", "states.a.entry.version") in found
+
+
+def test_what_is_computed_of_a_child_passes_the_door() -> None:
+    computed = {"definitionKey": "${input.key}", "version": "${input.version}", "businessKey": "$.key", "wait": "${input.wait}"}  # fmt: skip
+    chart = chart_of(input=computed)
+
+    assert chart.warnings == []
