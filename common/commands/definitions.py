@@ -31,6 +31,7 @@ from common.store.definitions import Definition, DefinitionFacts, PublishedTypes
 from statechart import Chart, DefinitionInvalid, Problem, check, load
 from statechart.chart import AskedTask
 from statechart.problems import nearest
+from statechart.reading import read_definition
 
 ENGINE_TYPES = frozenset(one.type for one in OWN)
 """Task types that the engine executes itself, and so no runner publishes."""
@@ -180,13 +181,14 @@ def require_definition_size(text: str, limits: Limits) -> None:
 def find_problems(
     document: Mapping[str, Any], published: PublishedTypes, *, allow_unknown_types: bool = False
 ) -> list[Problem]:
-    """Everything that can be said against a document, errors and warnings."""
+    """Everything that can be said against a document, errors first. Where no types are known, none is judged."""
     compiled = Compiled.of(document, document_text(document))
     return _problems(compiled, published, allow_unknown_types=allow_unknown_types)
 
 
 def _problems(compiled: Compiled, published: PublishedTypes, *, allow_unknown_types: bool) -> list[Problem]:
-    problems = [*_key_problems(compiled.document), *_chart_problems(compiled, published)]
+    found = [*_key_problems(compiled.document), *_chart_problems(compiled, published)]
+    problems = sorted(found, key=lambda problem: problem.severity)
     if allow_unknown_types or not published.types:
         return [_as_warning(problem) for problem in problems]
     return problems
@@ -196,14 +198,22 @@ def _chart_problems(compiled: Compiled, published: PublishedTypes) -> Iterator[P
     document, chart = compiled.document, compiled.chart
     if chart is None:
         yield from compiled.problems
+        if read_definition(document)[0] is not None:
+            yield from _problems_beside(document)
         return
-    yield from check(chart, task_types=published.types | ENGINE_TYPES, workflows=published.workflows)
-    yield from trigger_problems(document)
-    if "SYSTEM" in published.types:
+    known = None if published.types is None else published.types | ENGINE_TYPES
+    yield from check(chart, task_types=known, workflows=published.workflows)
+    if known is not None and "SYSTEM" in known:
         yield from _unknown_functions(chart, published.functions)
+    yield from _problems_beside(document)
+    yield from _input_problems(chart, published)
+
+
+def _problems_beside(document: Mapping[str, Any]) -> Iterator[Problem]:
+    """What can be said of the parts of a well-formed document that no chart is made of."""
+    yield from trigger_problems(document)
     yield from schema_problems(document)
     yield from option_problems(document)
-    yield from _input_problems(chart, published)
 
 
 _MAX_INPUT_PROBLEMS = 50

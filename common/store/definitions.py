@@ -232,9 +232,9 @@ def list_versions(
 
 @dataclass(frozen=True, slots=True)
 class PublishedTypes:
-    """What runners have published so far. Without any type no runner has ever published."""
+    """What runners have published so far. Without any type no runner has ever published; None: not known."""
 
-    types: frozenset[str]
+    types: frozenset[str] | None
     functions: frozenset[str]  # names of the type SYSTEM
     workflows: frozenset[str] | None = None  # keys of the tenant's definitions; None: not known
     inputs: Mapping[tuple[str, str], str] = field(

@@ -34,7 +34,10 @@ def check(
     ],
     json: AsJson = False,
 ) -> None:
-    """Find what is wrong with definitions, without a server. Exit 1 when one has errors."""
+    """Find what is wrong with definitions, without a server. Exit 1 when one has errors.
+
+    Nothing is said of what only an installation knows: what task types and definitions of yours there are.
+    """
     out = Output(json)
     report: list[dict[str, Any]] = [{"file": file, "problems": _problems(file)} for file in files]
     out.show({"files": report}, lambda: _report(report))
@@ -115,7 +118,7 @@ def _simulate_lines() -> None:
 
 
 def _problems(file: str) -> list[dict[str, Any]]:
-    """Every problem of one file; text that is not JSON is one too."""
+    """Every problem of one file, but for what only an installation knows; text that is not JSON is one too."""
     import statechart
 
     try:
@@ -130,13 +133,24 @@ def _problems(file: str) -> list[dict[str, Any]]:
                 "suggestion": None,
             }
         ]
-    problems = statechart.check(document)
-    if isinstance(document, dict) and document.get("triggers"):
-        # Of cron texts and time zones the kernel knows nothing; loading those who do takes a while.
-        from common.commands.activation import trigger_problems
+    if not isinstance(document, dict):
+        return [problem.to_json() for problem in statechart.check(document)]
+    from common.commands.definitions import find_problems
+    from common.store.definitions import PublishedTypes
 
-        problems = [*problems, *trigger_problems(document)]
-    return [problem.to_json() for problem in problems]
+    published = PublishedTypes(None, frozenset(), inputs=_input_schemas())
+    return [problem.to_json() for problem in find_problems(document, published)]
+
+
+def _input_schemas() -> dict[tuple[str, str], str]:
+    """The schemas of the task types that come along, as every runner publishes them."""
+    from common.canonical import dumps
+    from task_runner import handlers
+    from task_runner.registry import REGISTRY
+
+    assert handlers.__all__, "importing them registers them"  # noqa: S101
+    known = [one for one in REGISTRY.all() if one.built_in and one.input_schema is not None]
+    return {(one.name, ""): dumps(one.input_schema) for one in known}
 
 
 def _report(report: list[dict[str, Any]]) -> RenderableType:
