@@ -218,6 +218,7 @@ class ActionCompiler:
         )
         self._check_workflow(fields, inside, node)
         self._check_people(fields, inside)
+        self._check_timer(fields, inside)
         self._note_result(_name(fields))
         where = (inside, part.task.output_key) if part.task.output_key is not None else (at, part.output_key)
         undo = (inside, part.task.compensate) if part.task.compensate is not None else (at, part.compensate)
@@ -239,6 +240,7 @@ class ActionCompiler:
         self._note_task(fields, node, at)
         self._check_workflow(fields, at, node)
         self._check_people(fields, at)
+        self._check_timer(fields, at)
         self._note("invoke_id", identifier, at, node)
         self._note("cancellable_id", identifier, at, node)
         names = [
@@ -521,6 +523,20 @@ class ActionCompiler:
                 self.findings.error("task.people", join(at, name), problem)
             for path, problem in people.due_problems(fields.get("due")):
                 self.findings.error("task.due", join(at, f"due.{path}" if path else "due"), problem)
+
+    def _check_timer(self, fields: Mapping[str, Json], at: str) -> None:
+        """How long a TIMER waits, as far as it is written out."""
+        if fields["type"] != "TIMER" or "runAt" in fields or "delay" in fields:
+            return
+        given = fields.get("input")
+        if isinstance(given, str) and is_template(given):
+            return
+        duration = given.get("duration") if isinstance(given, Mapping) else None
+        if not is_template(duration):
+            try:
+                parse_duration(duration)
+            except ValueError as wrong:
+                self.findings.error("duration.invalid", join(at, "input.duration"), str(wrong))
 
     def _check_child(self, given: Mapping[str, Json], at: str) -> None:
         for name, code, problem in literal_problems(given):

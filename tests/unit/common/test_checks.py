@@ -85,7 +85,7 @@ SOURCES = (
     ROOT / "common/literals.py",
 )  # fmt: skip
 CODE = re.compile(r"[a-z]+\.[a-z_]+")
-NO_CODES = {"defaults.retry", "input.task", "rate.per"}  # places
+NO_CODES = {"defaults.retry"}  # a place
 OF_DATA = {"input.invalid", "event.invalid"}  # what a start or an event is refused with, no definition
 ELSEWHERE = {"schema.too_expensive"}  # from where schemas are asked
 
@@ -127,12 +127,10 @@ def test_every_code_that_the_source_names_is_in_the_catalogue():
 
 
 def codes_in(path):
-    """Every text of a source that is a code, but for those of errors that are raised (`code=…`)."""
-    tree = ast.parse(path.read_text())
-    raised = {
-        id(part.value) for part in ast.walk(tree) if isinstance(part, ast.keyword) and part.arg == "code"
-    }
-    texts = (
-        part for part in ast.walk(tree) if isinstance(part, ast.Constant) and isinstance(part.value, str)
-    )
-    return {part.value for part in texts if id(part) not in raised and CODE.fullmatch(part.value)}
+    """Every text of a source that is a code, but for those of errors that are raised (`code=…`), and places."""
+    parts = list(ast.walk(ast.parse(path.read_text())))
+    raised = [part.value for part in parts if isinstance(part, ast.keyword) and part.arg == "code"]
+    calls = [part for part in parts if isinstance(part, ast.Call) and isinstance(part.func, ast.Name)]
+    places = [argument for call in calls if call.func.id == "join" for argument in call.args]
+    texts = [part for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+    return {part.value for part in texts if part not in (*raised, *places) and CODE.fullmatch(part.value)}

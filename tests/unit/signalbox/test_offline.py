@@ -35,7 +35,7 @@ def invoking(**invoke: Any) -> str:
         ({"src": "HTTP", "input": {"method": "GET", "urll": "https://orders.example"}},
          [("task.input", "states.a.invoke.input"), ("task.input", "states.a.invoke.input.urll")]),
         ({"src": "EMAIL", "input": {}}, [("task.input", "states.a.invoke.input")]),
-        ({"src": "TIMER", "input": {"duration": []}}, [("task.input", "states.a.invoke.input.duration")]),
+        ({"src": "LOG", "input": {"level": "loud"}}, [("task.input", "states.a.invoke.input.level")]),
         ({"src": "work", "retry": {"jitter": "0.2"}}, [("retry.invalid", "states.a.invoke.retry.jitter")]),
     ],
     ids=["form", "http", "email", "own type", "literal"],

@@ -534,6 +534,27 @@ def test_an_option_that_can_never_be_right_is_refused_at_the_door(option, code, 
     assert (code, f"states.a.entry.task.{path}", message) in problems_of(asked)
 
 
+@pytest.mark.parametrize(
+    ("given", "found"), [({"duration": "soon"}, "'soon'"), ({}, "None"), (None, "None"), ({"duration": True}, "True")]
+)  # fmt: skip
+def test_a_timer_of_which_nobody_knows_how_long_is_refused_at_the_door(given, found):
+    pause = {"src": "TIMER", "input": given, "onDone": "b"}
+    document = document_of({"a": {"invoke": pause}, "b": {"type": "final"}})
+
+    ((code, path, message),) = problems_of(document)
+    assert (code, path) == ("duration.invalid", "states.a.invoke.input.duration")
+    assert message.endswith(f', "7d" or "PT5M", found {found}')
+
+
+@pytest.mark.parametrize(
+    "wait", [{"input": {"duration": "${input.n}"}}, {"input": "${input}"}, {"delay": "5m"}, {"runAt": "$.at"}]
+)
+def test_a_timer_that_may_turn_out_right_passes_the_door(wait):
+    pause = {"src": "TIMER", "onDone": "b", **wait}
+
+    assert problems_of(document_of({"a": {"invoke": pause}, "b": {"type": "final"}})) == []
+
+
 def test_a_default_that_can_never_be_right_is_refused_at_the_door():
     document = document_of({"a": {"type": "final"}}, defaults={"retry": {"maxAttempts": "3"}})
 
