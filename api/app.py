@@ -65,7 +65,7 @@ def create_app(
     Raises `Misconfigured` without a usable `SIGNALBOX_SECRET` or database URL. Connects with the first request.
     """
     settings = settings or Settings.load()
-    limits = limits or Limits()
+    limits = limits or Limits.load()
     app = Flask("api", static_folder=None)
     app.url_map = _url_map()
     app.config["MAX_CONTENT_LENGTH"] = limits.max_body_bytes + 1  # see reading._bounded

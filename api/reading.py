@@ -15,12 +15,14 @@ from typing import Any, get_args, get_origin
 from flask import Request
 from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
+from pydantic_core import ErrorDetails
 
 from api.operations import Operation
 from common.canonical import dumps, loads
 from common.config import Limits
 from common.errors import Invalid, LimitExceeded, NotFound
 from common.ids import is_id
+from statechart.expected import expected, found
 from statechart.problems import nearest
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -182,15 +184,16 @@ def _repeatable(model: type[BaseModel]) -> frozenset[str]:
 
 
 def refused_members(error: ValidationError, model: type[BaseModel], *, what: str = "member") -> Invalid:
-    problems = [
-        _problem(each, model, what) for each in error.errors(include_url=False, include_input=False)[:50]
-    ]
+    problems = [_problem(each, model, what) for each in error.errors(include_url=False)[:50]]
     message = "; ".join(f"{one['path'] or 'body'}: {one['message']}" for one in problems[:5])
     return Invalid(message, problems=problems)
 
 
-def _problem(error: Any, model: type[BaseModel], what: str) -> dict[str, Any]:
-    path = ".".join(str(part) for part in error["loc"])
+def _problem(error: ErrorDetails, model: type[BaseModel], what: str) -> dict[str, Any]:
+    place = (
+        error["loc"][:1] if what == "parameter" else error["loc"]
+    )  # a parameter that may come twice is no list
+    path = ".".join(str(part) for part in place)
     suggestion = None
     match error["type"]:
         case "extra_forbidden":
@@ -201,8 +204,7 @@ def _problem(error: Any, model: type[BaseModel], what: str) -> dict[str, Any]:
         case "missing":
             code, message = f"{what}.missing", f'"{error["loc"][-1]}" is missing'
         case _:
-            text = error["msg"].removeprefix("Value error, ")
-            code, message = f"{what}.invalid", text[:1].lower() + text[1:]
+            code, (message, suggestion) = f"{what}.invalid", _wrong(error)
     return {
         "severity": "error",
         "code": code,
@@ -210,6 +212,20 @@ def _problem(error: Any, model: type[BaseModel], what: str) -> dict[str, Any]:
         "message": message,
         "suggestion": suggestion,
     }
+
+
+def _wrong(error: ErrorDetails) -> tuple[str, str | None]:
+    """What was expected and found, and what of a few words may have been meant."""
+    wanted, given = expected(error), error["input"]
+    if wanted is None:
+        text = error["msg"].removeprefix("Value error, ")
+        return text[:1].lower() + text[1:], None
+    words = re.findall("'([^']*)'", wanted)
+    suggestion = nearest(given, words) if isinstance(given, str) else None
+    if not error["loc"] and wanted == "an object":
+        wanted = "a JSON object"
+    hint = f'; did you mean "{suggestion}"?' if suggestion else ""
+    return f"expected {wanted}, found {found(given)}{hint}", suggestion
 
 
 def _known(model: type[BaseModel], way: tuple[int | str, ...]) -> list[str]:

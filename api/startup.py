@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from pydantic import ValidationError
-
 from common import faults
 from common.config import Limits, Settings
 from common.credentials import read_secret
-from common.errors import Misconfigured
 from common.observability import configure_logging
 
 
@@ -19,12 +16,4 @@ def prepare(settings: Settings) -> Limits:
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it greets whenever the schema's version is read
     read_secret(settings.secret.get_secret_value() if settings.secret else None)
     faults.arm_from_environment(settings.faults)
-    return _read_limits()
-
-
-def _read_limits() -> Limits:
-    try:
-        return Limits()
-    except ValidationError as error:
-        bad = [f"{each['loc'][0]}: {each['msg']}" for each in error.errors(include_input=False)]
-        raise Misconfigured("limits: " + "; ".join(bad) + "; see .env.example") from error
+    return Limits.load()

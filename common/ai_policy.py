@@ -192,7 +192,7 @@ def _payload_problem(event: str, payload: Json, schema: Json) -> str | None:
 
 
 def _wrong(message: str) -> Invalid:
-    return Invalid(f"policy: {message}", code="ai.policy")
+    return Invalid(f"policy: {message}", code="ai.policy", reason=message)
 
 
 def _flag(value: Json) -> bool:

@@ -9,15 +9,17 @@ from datetime import timedelta
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from common.ai_providers import read_providers
 from common.breaker import BreakerPolicy
 from common.errors import Misconfigured
+from statechart.expected import expected, found
 
 
 class Limits(BaseSettings):
@@ -46,14 +48,19 @@ class Limits(BaseSettings):
     max_batch: int = Field(1_000, ge=1, le=10_000)
     max_page: int = Field(200, ge=1, le=1_000)
 
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment. Raises `Misconfigured` naming each bad setting."""
+        return _loaded(cls)
+
 
 @lru_cache(maxsize=1)
 def limits_of_process() -> Limits:
     """The limits of this process, read from its environment when first asked for: to read them costs as much as all else that a start does.
 
-    Raises what `Limits()` raises.
+    Raises what `Limits.load()` raises.
     """
-    return Limits()
+    return Limits.load()
 
 
 class Settings(BaseSettings):
@@ -85,8 +92,8 @@ class Settings(BaseSettings):
     )
     ai_timeout_seconds: float = Field(120.0, gt=0, le=3_600, description="of one question to a model")
     handlers: str = ""
-    log_format: str = Field("auto", pattern="^(auto|json|text)$")
-    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    log_format: Literal["auto", "json", "text"] = "auto"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     look_seconds: float = Field(
         1.0, ge=0, le=60, description="how often a worker looks by itself; 0: only at due instants"
     )
@@ -183,13 +190,7 @@ class Settings(BaseSettings):
     @classmethod
     def load(cls, **overrides: Any) -> Self:
         """Read the environment. Raises `Misconfigured` naming each bad setting."""
-        try:
-            return cls(**overrides)
-        except ValidationError as error:
-            lines = [
-                f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors(include_input=False)
-            ]
-            raise Misconfigured("settings: " + "; ".join(lines) + "; see .env.example") from error
+        return _loaded(cls, **overrides)
 
     def redacted(self) -> dict[str, Any]:
         """The settings as a log line may show them: no password, no secret."""
@@ -224,6 +225,40 @@ class Settings(BaseSettings):
             self.secret.get_secret_value() if self.secret else None,
             self.old_secrets.get_secret_value() if self.old_secrets else None,
         )
+
+
+_Read = TypeVar("_Read", bound=BaseSettings)
+_MAY_HOLD_PASSWORDS = ("database_url", "redis_url")
+
+
+def _loaded(model: type[_Read], **overrides: Any) -> _Read:
+    try:
+        return model(**overrides)
+    except ValidationError as error:
+        wrong = "; ".join(_wrong(model, detail) for detail in error.errors(include_url=False))
+        # Without the cause: its text would quote the values of secret settings.
+        raise Misconfigured(f"{wrong}; see .env.example") from None
+
+
+def _wrong(model: type[BaseSettings], detail: ErrorDetails) -> str:
+    """One bad setting, by its name in the environment; quoted unless it is secret."""
+    told = str(detail["loc"][0]) if detail["loc"] else ""
+    name = next((name for name in model.model_fields if told in (name, _variable(model, name))), told.lower())
+    wanted = expected(detail)
+    if wanted is None:
+        return f"{_variable(model, name)}: {detail['msg'].removeprefix('Value error, ')}"
+    field = model.model_fields.get(name)
+    is_secret = field is None or "SecretStr" in str(field.annotation) or name in _MAY_HOLD_PASSWORDS
+    shown = "something else, which is not shown" if is_secret else found(detail["input"])
+    return f"{_variable(model, name)}: expected {wanted}, found {shown}"
+
+
+def _variable(model: type[BaseSettings], name: str) -> str:
+    field = model.model_fields.get(name)
+    alias = field.validation_alias if field is not None else None
+    if isinstance(alias, AliasChoices):
+        return str(alias.choices[0])
+    return f"{model.model_config.get('env_prefix', '')}{name}".upper()
 
 
 @lru_cache(maxsize=1)

@@ -16,7 +16,7 @@ are wrong beside changes of other sizes than an hour (Lord Howe) and for midnigh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -266,12 +266,34 @@ def _fields(text: str) -> list[str]:
         )
     try:
         first = next(iter(CronSim(" ".join(fields), datetime(2000, 1, 1))), None)  # noqa: DTZ001 - a wall time
-    except CronSimError as error:
-        what = str(error).removeprefix("Bad ")
-        raise ScheduleInvalid("cron", f"expected another {what}, found {text!r}") from None
+    except CronSimError:
+        _check_fields(fields)
+        first = None  # each field is right, and no month has the day
     if first is None:
         raise ScheduleInvalid("cron", f"expected a time that comes, found {text!r}, which matches no date")
     return fields
+
+
+_FIELDS = (
+    "a second from 0 to 59",
+    "a minute from 0 to 59",
+    "an hour from 0 to 23",
+    "a day of the month from 1 to 31",
+    "a month from 1 to 12, or JAN to DEC",
+    "a day of the week from 0 to 7, or SUN to SAT",
+)
+
+
+def _check_fields(fields: Sequence[str]) -> None:
+    """Find the field that cannot be read. Raises `ScheduleInvalid`."""
+    for place, field in enumerate(fields, start=len(_FIELDS) - len(fields)):
+        alone = ["*"] * len(_FIELDS)
+        alone[place] = field
+        try:
+            CronSim(" ".join(alone), datetime(2000, 1, 1))  # noqa: DTZ001 - a wall time
+        except CronSimError:
+            found = field if field.isdecimal() else repr(field)
+            raise ScheduleInvalid("cron", f"expected {_FIELDS[place]}, found {found}") from None
 
 
 # -- zones --------------------------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ import jsonschema_rs
 
 from common.canonical import dumps, read, size
 from common.errors import Invalid, nearest_of
+from statechart.expected import found
+from statechart.problems import Problem
 
 MAX_BYTES = 256_000
 MAX_DEPTH = 64
@@ -77,7 +79,7 @@ class Schema:
                 mask=_VALUE,
             )
         except jsonschema_rs.ValidationError as error:
-            _invalid(f"{_first_line(error.message)}{_in(error.instance_path)}")
+            _invalid(*_of_schema(error, document))
         except (ValueError, jsonschema_rs.ReferencingError) as error:
             _invalid(_first_line(str(error)))
 
@@ -165,7 +167,7 @@ def compile_schema(document: Json, *, trusted: bool = False) -> Schema:
     A `trusted` one, which comes with code that is run anyway, may refer to itself.
     """
     if not isinstance(document, dict | bool):
-        _invalid(f"expected an object, or true or false, found {type(document).__name__}")
+        _invalid(f"expected an object, or true or false, found {found(document)}")
     text = dumps(document)
     if size(text) > MAX_BYTES:
         _invalid(f"expected at most {MAX_BYTES} bytes, found {size(text)}")
@@ -176,6 +178,12 @@ def compile_schema(document: Json, *, trusted: bool = False) -> Schema:
 def compile_text(text: str, *, trusted: bool = False) -> Schema:
     """Compile a stored schema, canonical text. Kept: versions of a definition, and its tasks, have most of them in common."""
     return Schema(read(text), trusted=trusted)
+
+
+def schema_problem(error: Invalid, code: str, at: str) -> Problem:
+    """The problem of a definition whose part at `at` was refused, with the place inside it where that is known."""
+    path = error.fields.get("path")
+    return Problem("error", code, f"{at}.{path}" if path else at, error.fields.get("reason", error.message))
 
 
 def path_text(path: Sequence[str | int]) -> str:
@@ -190,8 +198,33 @@ def _refuse(uri: str) -> NoReturn:
     raise ValueError(f"a schema may refer to nothing outside of it, found {uri[:200]!r}")
 
 
-def _invalid(message: str) -> NoReturn:
-    raise Invalid(message[: 2 * MAX_MESSAGE], code="schema.invalid")
+def _invalid(message: str, at: Sequence[str | int] = ()) -> NoReturn:
+    """Refuse a schema for what stands at a place in it; `reason` is the message without the place."""
+    path, reason = path_text(at)[:MAX_MESSAGE], message[: 2 * MAX_MESSAGE]
+    told = f"{path}: {reason}" if path else reason
+    raise Invalid(told[: 2 * MAX_MESSAGE], code="schema.invalid", path=path, reason=reason)
+
+
+def _of_schema(error: jsonschema_rs.ValidationError, document: Json) -> tuple[str, Sequence[str | int]]:
+    """What a part of a schema must be and what it is, and where. It is no value of anybody's, so it may be quoted."""
+    kinds = jsonschema_rs.ValidationErrorKind
+    if isinstance(error.kind, kinds.AnyOf):
+        branches = [branch[0] for branch in error.kind.context if branch]
+        error = max(branches, key=lambda one: len(one.instance_path), default=error)
+    match error.kind:
+        case kinds.Enum(options):
+            wanted = f"expected one of {', '.join(map(str, options))}"
+        case kinds.Type(types):
+            wanted = f"expected {' or '.join(_TYPES.get(one, one) for one in types)}"
+        case _:
+            wanted = _first_line(error.message)
+    return f"{wanted}, found {dumps(_at(document, error.instance_path)):.80}", error.instance_path
+
+
+_TYPES = {
+    "array": "a list", "boolean": "true or false", "integer": "a whole number", "null": "null", "number": "a number",
+    "object": "an object", "string": "a text",
+}  # fmt: skip
 
 
 def _first_line(text: str) -> str:

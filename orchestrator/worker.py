@@ -89,7 +89,7 @@ class Orchestrator:
             self.bells.sealer = None if envelope is None else TaskSealer(envelope)
         self.calls = Listener.open(settings.redis_url)
         self.changes = Changes.open(settings.redis_url)
-        limits = self.limits = Limits()
+        limits = self.limits = Limits.load()
         self.advancing = Advancing(
             self.database,
             limits.max_context_bytes,

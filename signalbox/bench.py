@@ -276,13 +276,13 @@ def _apply(database: Database, document: Mapping[str, Json]) -> tuple[TenantId, 
         tenant_id = keys.find_tenant(tx, TENANT)
         if tenant_id is None:
             raise NotFound(f'no tenant "{TENANT}"', code="tenant.not_found")
-        applied = apply_definition(tx, tenant_id, document, actor="bench", limits=Limits())
+        applied = apply_definition(tx, tenant_id, document, actor="bench", limits=Limits.load())
     return tenant_id, applied.key
 
 
 def _in_process(database: Database, tenant_id: TenantId, key: str, options: Options) -> Starter:
     request = Start(definition_key=key, input=options.input)
-    limits = Limits()
+    limits = Limits.load()
 
     def start() -> str:
         return database.run(

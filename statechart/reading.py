@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from statechart.document import ACTION_KINDS, BUILT_IN_GUARDS, Definition
 from statechart.env import Json
+from statechart.expected import expected, found, kind_of
 from statechart.exports import RENAMED, tolerated
 from statechart.problems import Problem, nearest
 
@@ -30,7 +31,7 @@ def read_definition(document: Json, *, as_xstate: bool = False) -> tuple[Definit
     With `as_xstate` what XState would pass over is passed over (exports.py).
     """
     if not isinstance(document, Mapping):
-        return None, [_error("document.form", "", f"expected a JSON object, found {_kind(document)}")]
+        return None, [_error("document.form", "", f"expected a JSON object, found {kind_of(document)}")]
     beyond = _too_many_states(document) or _beyond_bounds(document)
     if beyond is not None:
         return None, [beyond]
@@ -101,17 +102,17 @@ def _problem(detail: ErrorDetails, document: Json) -> Problem:
         case "action.unknown":
             return _error("action.unknown", path, detail["msg"], context.get("suggestion"))
         case "action.form" | "guard.form" as code:
-            return _error(code, path, f"{detail['msg']}; found {_show(detail['input'])}")
+            return _error(code, path, f"{detail['msg']}; found {found(detail['input'])}")
         case "literal_error":
             return _error(
                 "document.form",
                 path,
-                f"expected {context.get('expected')}, found {_show(detail['input'])}",
+                f"expected {expected(detail)}, found {found(detail['input'])}",
                 _nearest_literal(detail),
             )
         case _:
-            reason = detail["msg"].removeprefix("Input should be ")
-            return _error("document.form", path, f"expected {reason}, found {_show(detail['input'])}")
+            wanted = expected(detail) or detail["msg"].removeprefix("Input should be ")
+            return _error("document.form", path, f"expected {wanted}, found {found(detail['input'])}")
 
 
 def _nearest_literal(detail: ErrorDetails) -> str | None:
@@ -185,12 +186,3 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def _error(code: str, path: str, message: str, suggestion: str | None = None) -> Problem:
     return Problem("error", code, path, message, suggestion)
-
-
-def _show(value: Json) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _kind(value: Json) -> str:
-    return {list: "a list", str: "a text", type(None): "null", bool: "a boolean"}.get(type(value), "a number")

@@ -71,7 +71,7 @@ class TaskRunner:
             worker=self.presence.id,
             slots=settings.slots,
             lease=timedelta(seconds=settings.lease_seconds),
-            max_output_bytes=Limits().max_output_bytes,
+            max_output_bytes=Limits.load().max_output_bytes,
             on_room=lambda: self.dispatcher.ring(),  # noqa: PLW0108 - made below
             on_wearing_out=self.begin_drain,
             on_worn_out=self._end_worn_out,

@@ -16,10 +16,11 @@ from sqlalchemy import Connection
 
 from common.canonical import read
 from common.errors import Invalid
-from common.schemas import Schema, compile_schema
+from common.schemas import Schema, compile_schema, schema_problem
 from common.store import definitions
 from statechart import DefinitionInvalid, load
 from statechart.concurrency import Concurrency
+from statechart.expected import found
 from statechart.problems import Problem
 
 KEPT = 1_024
@@ -80,7 +81,7 @@ def schema_problems(document: Mapping[str, Json]) -> Iterator[Problem]:
     if events is None:
         return
     if not isinstance(events, Mapping):
-        message = f"expected an object of event types and their schemas, found {type(events).__name__}"
+        message = f"expected an object of event types and their schemas, found {found(events)}"
         yield Problem("error", "schema.invalid", "events", message)
         return
     if len(events) > MAX_EVENTS:
@@ -99,7 +100,7 @@ def _problems(schema: Json, at: str) -> Iterator[Problem]:
     try:
         compile_schema(schema)
     except Invalid as error:
-        yield Problem("error", "schema.invalid", at, str(error))
+        yield schema_problem(error, "schema.invalid", at)
 
 
 def _compiled(schema: Json) -> Schema | None:

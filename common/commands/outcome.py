@@ -788,6 +788,8 @@ def expire_leases(tx: Connection, *, now: datetime) -> int:
 def _lost(times: int, *, once: bool) -> TaskError:
     if once:
         message = 'the lease ran out: its worker died or froze, and "onLost" lets nobody do the work again'
+    elif times == 1:
+        message = "the lease of its attempt ran out: its worker died or froze"
     else:
         message = f"the lease of {times} attempts ran out: their workers died or froze"
     return TaskError("task.lost", message)

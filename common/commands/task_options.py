@@ -12,7 +12,7 @@ from typing import Any
 from common.ai_policy import read_policy
 from common.canonical import dumps
 from common.errors import Invalid
-from common.schemas import compile_schema, path_text
+from common.schemas import compile_schema, path_text, schema_problem
 from statechart.ai import AI
 from statechart.problems import Problem
 
@@ -37,7 +37,7 @@ def option_problems(document: Json) -> Iterator[Problem]:
         try:
             judge(written)
         except Invalid as error:
-            yield Problem("error", code, path_text((*path, option)), str(error))
+            yield schema_problem(error, code, path_text((*path, option)))
 
 
 def _tasks(part: Json, path: Path) -> Iterator[tuple[Path, Mapping[str, Json], str]]:

@@ -115,12 +115,12 @@ def import_(
     done = Imported()
     with open_database() as database:
         if file == "-":
-            import_lines(database, _lines(sys.stdin.buffer), tenant=tenant, limits=Limits(), done=done)
+            import_lines(database, _lines(sys.stdin.buffer), tenant=tenant, limits=Limits.load(), done=done)
         else:
             with _old_file(file) as opened:
                 check_lines(_lines(opened))
                 opened.seek(0)
-                import_lines(database, _lines(opened), tenant=tenant, limits=Limits(), done=done)
+                import_lines(database, _lines(opened), tenant=tenant, limits=Limits.load(), done=done)
     told = {
         "tenantId": done.tenant_id,
         "definitions": done.definitions,

@@ -211,22 +211,31 @@ def _say(
         act_on_many(
             out,
             lambda is_dry: client.control_all(verb, wanted, reason=reason, dry_run=is_dry),
-            f"{verb} {{count}} instances",
+            verb,
+            "instance",
             dry_run=dry_run,
             yes=yes,
         )
 
 
 def act_on_many(
-    out: Output, ask: Callable[[bool], Iterator[BulkPage]], doing: str, *, dry_run: bool, yes: bool
+    out: Output,
+    ask: Callable[[bool], Iterator[BulkPage]],
+    doing: str,
+    thing: str,
+    *,
+    dry_run: bool,
+    yes: bool,
 ) -> None:
     """Count first and ask, then act, with the count going up on stderr. Exit 4 when some were refused.
 
-    `doing` is what is about to be done, with `{count}` in it.
+    `doing` is what is about to be done, and `thing` the word for each of whom it is done to.
     """
+    from signalbox.cli.render import count
+
     if not dry_run and not yes:
-        count = sum(len(page["accepted"]) for page in ask(True))
-        if count and not _is_wanted(doing.format(count=count)):
+        concerned = sum(len(page["accepted"]) for page in ask(True))
+        if concerned and not _is_wanted(f"{doing} {count(concerned, thing)}"):
             raise typer.Exit(Exit.OK)
     accepted: list[str] = []
     refused: list[Any] = []
@@ -236,7 +245,7 @@ def act_on_many(
         if page["nextCursor"] is not None:
             sys.stderr.write(f"{len(accepted)} …\n")
     answer = {"dryRun": dry_run, "accepted": accepted, "refused": refused}
-    out.show(answer, lambda: _bulk_view(doing.format(count=len(accepted)), answer))
+    out.show(answer, lambda: _bulk_view(f"{doing} {count(len(accepted), thing)}", answer))
     if refused and not dry_run:
         raise typer.Exit(Exit.CONFLICT)
 

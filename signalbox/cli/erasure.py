@@ -70,7 +70,8 @@ def erase(
         act_on_many(
             out,
             lambda is_dry: client.erase_all(wanted, dry_run=is_dry, **asked),
-            "erase the data of {count} instances",
+            "erase the data of",
+            "instance",
             dry_run=dry_run,
             yes=yes,
         )

@@ -75,10 +75,12 @@ def simulate(
         return
     if spec is None or events is None:
         raise UsageError("expected SPEC and EVENTS, two JSON files, or --batch with JSON lines on stdin")
+    import statechart
+    from statechart.expected import found
+
     script = read_document(events)
     if not isinstance(script, list):
-        raise UsageError(f"{events}: expected a JSON array of events, found {type(script).__name__}")
-    import statechart
+        raise UsageError(f"{events}: expected a JSON array of events, found {found(script)}")
 
     try:
         values = json_argument(config, "--config")

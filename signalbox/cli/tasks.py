@@ -140,7 +140,8 @@ def resolve_incident(
         act_on_many(
             out,
             lambda is_dry: client.resolve_all(way, wanted, output=value, reason=reason, dry_run=is_dry),
-            f"{way} {{count}} incidents",
+            way,
+            "incident",
             dry_run=dry_run,
             yes=yes,
         )

@@ -147,14 +147,14 @@ def test_a_child_whose_input_is_wrong_is_refused_to_its_parent(api: Api) -> None
 @pytest.mark.parametrize(
     ("root", "path"),
     [
-        ({"input": {"type": "objct"}}, "input"),
+        ({"input": {"type": "objct"}}, "input.type"),
         ({"input": "object"}, "input"),
         ({"input": {"$ref": "http://169.254.169.254/x"}}, "input"),
         ({"input": {"$ref": "file:///etc/passwd"}}, "input"),
         ({"input": {"properties": {"a": {"$ref": "#"}}}}, "input"),
-        ({"input": {"pattern": "(a+)+\\1"}}, "input"),
+        ({"input": {"pattern": "(a+)+\\1"}}, "input.pattern"),
         ({"events": ["GO"]}, "events"),
-        ({"events": {"GO": {"type": 7}}}, "events.GO"),
+        ({"events": {"GO": {"type": 7}}}, "events.GO.type"),
         ({"events": {f"E{n}": {} for n in range(501)}}, "events"),
     ],
 )

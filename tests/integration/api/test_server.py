@@ -228,8 +228,11 @@ REFUSED = {
     "no secret": ({"SIGNALBOX_SECRET": ""}, "SIGNALBOX_SECRET is not set"),
     "half a secret": ({"SIGNALBOX_SECRET": "c2hvcnQ="}, "SIGNALBOX_SECRET holds 5 bytes"),
     "another database": ({"DATABASE_URL": "mysql://x/y"}, "DATABASE_URL"),
-    "a port beyond all": ({"SIGNALBOX_PORT": "70000"}, "port"),
-    "a limit of nothing": ({"SIGNALBOX_MAX_PAGE": "0"}, "max_page"),
+    "a port beyond all": (
+        {"SIGNALBOX_PORT": "70000"},
+        "SIGNALBOX_PORT: expected at most 65,535, found '70000'",
+    ),
+    "a limit of nothing": ({"SIGNALBOX_MAX_PAGE": "0"}, "SIGNALBOX_MAX_PAGE: expected at least 1, found '0'"),
 }
 
 

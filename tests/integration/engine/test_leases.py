@@ -58,6 +58,10 @@ def test_a_lease_is_over_only_when_its_time_is_over(
     assert expire_due_leases(engine.database) == 1
     assert expire_due_leases(engine.database) == 0
     assert engine.attempts() == [(1, "lost")]
+    assert (
+        "the lease of its attempt ran out: its worker died or froze"
+        in engine.execute("SELECT error FROM attempts")[0][0]
+    )
     assert (task(engine, "status"), task(engine, "attempt"), task(engine, "lost")) == ("pending", 0, 1)
 
 

@@ -350,3 +350,21 @@ def test_what_happened_every_second_for_a_year_costs_no_year_to_catch_up() -> No
     )
     assert len(done.runs) == 10
     assert done.runs[-1] == ANCHOR + timedelta(days=365) - timedelta(seconds=90)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("99 * * * *", "expected a minute from 0 to 59, found 99"),
+        ("* 5-30 * * *", "expected an hour from 0 to 23, found '5-30'"),
+        ("* * 32 * *", "expected a day of the month from 1 to 31, found 32"),
+        ("* * * MAI *", "expected a month from 1 to 12, or JAN to DEC, found 'MAI'"),
+        ("* * * * 8", "expected a day of the week from 0 to 7, or SUN to SAT, found 8"),
+        ("61 * * * * *", "expected a second from 0 to 59, found 61"),
+        ("0 0 30 2 *", "expected a time that comes, found '0 0 30 2 *', which matches no date"),
+    ],
+)
+def test_a_cron_field_that_cannot_be_is_named_with_its_bounds(text: str, message: str) -> None:
+    with pytest.raises(ScheduleInvalid) as refused:
+        cron(text)
+    assert refused.value.message == message

@@ -30,6 +30,7 @@ def test_what_cannot_be_read_is_a_problem_with_its_place(policy: Any, said: str)
     assert (problem.severity, problem.code) == ("error", "task.policy")
     assert problem.path == "states.thinking.entry[0].task.policy"
     assert said in problem.message
+    assert not problem.message.startswith("policy"), "the path says so"
 
 
 @pytest.mark.parametrize(
@@ -58,11 +59,23 @@ def test_a_form_that_can_be_used_or_is_computed_is_let_through(form: object) -> 
 
 
 @pytest.mark.parametrize(
-    "form", [{"type": "objct"}, {"$ref": "https://example.com/form"}, 7, {"required": "approved"}]
-)
-def test_a_form_that_nobody_could_fill_in_is_refused(form: object) -> None:
+    ("form", "place", "message"),
+    [
+        ({"type": "objct"}, ".type", 'expected one of array, boolean, integer, null, number, object, string, found "objct"'),
+        ({"properties": {"a": {"type": ["string", "nul"]}}}, ".properties.a.type[1]",
+         'expected one of array, boolean, integer, null, number, object, string, found "nul"'),
+        ({"required": "approved"}, ".required", 'expected a list, found "approved"'),
+        ({"minLength": "3"}, ".minLength", 'expected a whole number, found "3"'),
+        (7, "", "expected an object, or true or false, found 7"),
+        ({"$ref": "https://example.com/form"}, "",
+         "$ref: expected a place in the schema such as #/$defs/line, found 'https://example.com/form'"),
+    ],
+)  # fmt: skip
+def test_a_form_that_nobody_could_fill_in_is_refused_with_the_place_in_it(
+    form: object, place: str, message: str
+) -> None:
     [problem] = option_problems(asked(form))
 
     assert (problem.severity, problem.code) == ("error", "task.form")
-    assert problem.path == "states.a.invoke.form"
-    assert problem.message
+    assert problem.path == f"states.a.invoke.form{place}"
+    assert problem.message == message

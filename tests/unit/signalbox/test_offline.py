@@ -31,7 +31,7 @@ def invoking(**invoke: Any) -> str:
 @pytest.mark.parametrize(
     ("invoke", "found"),
     [
-        ({"src": "HUMAN", "form": {"type": "objct"}}, [("task.form", "states.a.invoke.form")]),
+        ({"src": "HUMAN", "form": {"type": "objct"}}, [("task.form", "states.a.invoke.form.type")]),
         ({"src": "HTTP", "input": {"method": "GET", "urll": "https://orders.example"}},
          [("task.input", "states.a.invoke.input"), ("task.input", "states.a.invoke.input.urll")]),
         ({"src": "EMAIL", "input": {}}, [("task.input", "states.a.invoke.input")]),

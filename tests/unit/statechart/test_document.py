@@ -188,6 +188,22 @@ def test_a_problem_is_data_and_reads_as_a_sentence():
 
 
 @pytest.mark.parametrize(
+    ("change", "path", "message"),
+    [
+        ({"context": []}, "context", "expected an object, found a list"),
+        ({"maxSteps": 0}, "maxSteps", "expected at least 1, found 0"),
+        ({"description": 5}, "description", "expected a text, found 5"),
+        ({"on": {"GO": {"target": "a", "reenter": "maybe"}}}, "on.GO.reenter", "expected true or false, found 'maybe'"),
+        ({"type": "compund"}, "type", "expected 'atomic', 'compound', 'parallel', 'final' or 'history', found 'compund'"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_form_is_told_with_what_was_expected_and_found(change, path, message):
+    problem = only_problem({**document_of({"a": {}}), **change})
+
+    assert (problem.code, problem.path, problem.message) == ("document.form", path, message)
+
+
+@pytest.mark.parametrize(
     "document", [None, [], "text", 7, {"states": []}, {"states": {"a": 1}}, {"initial": 3}, {"on": {"X": 5}}]
 )
 def test_what_is_no_document_is_refused_and_never_breaks_anything(document):
