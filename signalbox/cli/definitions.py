@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -46,22 +47,24 @@ def apply(
 ) -> None:
     """Apply definitions: check them, store each as a new version, activate it.
 
-    A definition that has not changed keeps its version. Exit 1 when one is refused; the others are applied.
+    A definition that has not changed keeps its version. One that starts others of these comes after them. Exit 1 when
+    one is refused; the others are applied.
     """
     out = Output(json)
-    documents = [
-        (file, read_document(file)) for file in files
-    ]  # nothing is applied while a file is not even JSON
+    documents = [read_document(file) for file in files]  # nothing is applied while a file is not even JSON
+    results: dict[int, Definition | SignalboxError] = {}
+    with connect() as client:
+        for place in children_first(documents):
+            results[place] = _apply_one(client, documents[place], activate)
     applied: list[dict[str, Any]] = []
     failures: list[SignalboxError] = []
-    with connect() as client:
-        for file, document in documents:
-            result = _apply_one(client, document, activate)
-            if isinstance(result, SignalboxError):
-                failures.append(result)
-                applied.append({"file": file, "error": _told(result)})
-            else:
-                applied.append({"file": file, **result})
+    for place, file in enumerate(files):
+        result = results[place]
+        if isinstance(result, SignalboxError):
+            failures.append(result)
+            applied.append({"file": file, "error": _told(result)})
+        else:
+            applied.append({"file": file, **result})
     out.show({"items": applied}, lambda: _applied(applied))
     if failures:
         raise typer.Exit(exit_code(failures[0]))
@@ -113,11 +116,52 @@ def _set_availability(key: str, version: int, verb: Availability, as_json: bool)
     Output(as_json).show(found, lambda: _line(found))
 
 
+def children_first(documents: Sequence[Any]) -> list[int]:
+    """The places of documents in the order to apply them in: each after those whose instances it starts.
+
+    So a parent is not warned of a child that comes right behind it, and starts none before it is there. Where they start
+    each other, the one that was given first comes last.
+    """
+    places = {
+        document["id"]: place
+        for place, document in enumerate(documents)
+        if isinstance(document, dict) and isinstance(document.get("id"), str)
+    }
+    ordered: dict[int, None] = {}
+    begun: set[int] = set()
+
+    def order(place: int) -> None:
+        if place in begun:
+            return
+        begun.add(place)
+        for key in _started_by(documents[place]):
+            if key in places:
+                order(places[key])
+        ordered[place] = None
+
+    for place in range(len(documents)):
+        order(place)
+    return list(ordered)
+
+
+def _started_by(part: Any) -> Iterator[str]:
+    """Every key that is written out as a `definitionKey`, in the order of the document."""
+    if isinstance(part, dict):
+        key = part.get("definitionKey")
+        if isinstance(key, str):
+            yield key
+    inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    for one in inner:
+        yield from _started_by(one)
+
+
 def _apply_one(client: Client, document: Any, activate: bool) -> Definition | SignalboxError:
     """The applied definition, or why it was refused. No answer and no access are not about this file: they raise."""
     if not isinstance(document, dict):
+        from statechart.expected import found
+
         return Invalid(
-            f"a definition is a JSON object, found {type(document).__name__}", code="definition.invalid"
+            f"expected a JSON object, a definition, found {found(document)}", code="definition.invalid"
         )
     try:
         return client.apply(document, activate=activate)
