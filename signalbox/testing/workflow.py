@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -52,6 +52,7 @@ class Workflow:
         self.key = key
         self.warnings: list[str] = []
         self._makes_up_names = False
+        self._has_started = False
 
     @classmethod
     def load(cls, source: Source, *, at: datetime = START, handlers: bool | Registry = False) -> Workflow:
@@ -89,13 +90,21 @@ class Workflow:
         """Say how the attempts of tasks of a name, or of a type, end: one answer an attempt, the last for all after it.
 
         `name#3` says it of one item of a MAP, by its index. A function gets `(input, attempt)`; what it returns is the output, what it raises the error. With a `Continue`
-        another attempt goes on after its time; attempts count on.
+        another attempt goes on after its time; attempts count on. A name that no definition has is `UnknownName`: at the first
+        start, since definitions may still be added until then, and at once where there was one.
         """
+        if self._has_started:
+            self._check_names([name], ())
         self._world.tasks[name] = script_of(answers, f'task "{name}"')
         return self
 
     def child(self, definition_key: str, answer: Answer | Answering) -> Workflow:
-        """Say how children of a definition end, which the test does not give; a function gets `(input, 1)`."""
+        """Say how children of a definition end, which the test does not give; a function gets `(input, 1)`.
+
+        A key that no definition names is `UnknownName`, when it is for `task`.
+        """
+        if self._has_started:
+            self._check_names((), [definition_key])
         self._world.children[definition_key] = script_of((answer,), f'child "{definition_key}"')
         return self
 
@@ -135,7 +144,8 @@ class Workflow:
         `definition` is the key of another definition that was added. Raises `UnknownName` where an answer was given for
         a task or child that no definition names, `Invalid` for an input that the definition's schema refuses.
         """
-        self._check_names()
+        self._check_names(self._world.tasks, self._world.children)
+        self._has_started = True
         key = definition or self.key
         if not self._world.has_definition(key):
             raise UnknownName(f'definition "{key}": expected one that was added, found none')
@@ -163,20 +173,20 @@ class Workflow:
             self._world.settle()
         return Run(self._world, instance)
 
-    def _check_names(self) -> None:
+    def _check_names(self, answered: Collection[str], played: Collection[str]) -> None:
         """An answer that nothing asks for would leave a task or a child open without a word."""
         if not self._makes_up_names:
             uses = [use for compiled in self._world.memory.definitions.values() for use in _uses(compiled)]
             tasks = [use.name for use in uses if use.kind in ("task_name", "task_type")]
             children = [use.name for use in uses if use.kind == "workflow_key"]
-            _require_known("task", [_without_index(name) for name in self._world.tasks], tasks)
-            _require_known("child", self._world.children, children)
-        for name in self._world.tasks:
+            _require_known("task", [_without_index(name) for name in answered], tasks)
+            _require_known("child", played, children)
+        for name in answered:
             if name in _DONE_BY_THE_ENGINE:
                 raise UnknownName(
                     f'task "{name}": tasks of this type are done by the engine, nobody answers them'
                 )
-        for key in self._world.children:
+        for key in played:
             if self._world.has_definition(key, played=False):
                 raise UnknownName(f'child "{key}": its definition was added and runs, nobody plays it')
 

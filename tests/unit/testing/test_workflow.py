@@ -537,6 +537,22 @@ def test_what_check_warns_of_is_kept() -> None:
     assert Workflow.load(one_task()).warnings == []
 
 
+def test_an_answer_for_a_name_that_nothing_has_is_an_error_after_the_start_too() -> None:
+    order = Workflow.load(ORDER).task("orders.validate", hangs())
+    order.start({"lines": []})
+
+    with pytest.raises(UnknownName, match=r'task "orders\.validat": no definition names it; did you mean'):
+        order.task("orders.validat", succeeds())
+    with pytest.raises(UnknownName, match='child "pack": no definition names it; there are none'):
+        order.child("pack", succeeds())
+    with pytest.raises(UnknownName, match='task "TIMER": no definition names it'):
+        order.task("TIMER", succeeds())
+
+    order.definition(parent("pack"))
+    order.child("pack", succeeds()).task("orders.validate", succeeds({"ok": True}))
+    assert order.start({"lines": []}).configuration == ["review"], "what was refused left nothing behind"
+
+
 def test_a_misspelt_name_is_told() -> None:
     with pytest.raises(
         UnknownName, match=r'task "orders\.valdate": no definition names it; did you mean "orders\.validate"'
