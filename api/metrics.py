@@ -79,7 +79,7 @@ def _gauges(tx: Connection, tenant_id: TenantId | None) -> Iterable[Metric]:
         yield _one("signalbox_overdue_tasks", "Open tasks beyond a time limit by 2 s", delays.overdue_tasks)
         yield _one(
             "signalbox_types_without_worker",
-            "Types of pending tasks that no runner offers",
+            "Types of pending tasks that no living runner offers",
             len(delays.unclaimable_types),
         )
         workers = GaugeMetricFamily(

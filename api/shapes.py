@@ -17,6 +17,7 @@ from common.canonical import read
 from common.catalogue import CATALOGUE, CODE, TaskType, members_of
 from common.clock import instant_text
 from common.commands.limits import LimitState, Wait
+from common.commands.unattended import Unattended
 from common.db.tables import IncidentStatus
 from common.decision import NOT_RUN_BY_A_RUNNER
 from common.lifecycle import InstanceStatus
@@ -41,8 +42,6 @@ from common.store.schedules import Schedule as StoredSchedule
 from common.store.suggestions import Suggestion
 from common.store.triggers import Trigger as StoredTrigger
 from statechart.compensation import in_order
-
-SEEN_RECENTLY_SECONDS = 15.0
 
 
 def stored(text: str | None) -> Any:
@@ -212,6 +211,10 @@ def limit_wait_json(wait: Wait) -> dict[str, Any]:
         "running": wait.running,
         "nextTokenAt": instant(wait.next_token_at),
     }
+
+
+def unattended_json(one: Unattended) -> dict[str, Any]:
+    return {"duty": one.duty, "type": one.type, "name": one.name, "reason": one.reason}
 
 
 def _items(record: TaskRecord) -> dict[str, int] | None:
@@ -432,7 +435,7 @@ def published_json(record: HandlerRecord, workers: Sequence[WorkerRecord]) -> di
         "isolated": record.isolated,
         "retry": stored(record.retry),
         "builtIn": is_known,
-        "runners": sum(_is_alive(one) and named in read(one.types) for one in workers),
+        "runners": sum(one.is_alive and named in read(one.types) for one in workers),
         "publishedAt": instant(record.published_at),
     }
 
@@ -450,10 +453,6 @@ def _examples(one: TaskType) -> list[dict[str, Any]]:
     return [{"says": example.says, "task": dict(example.task)} for example in one.examples]
 
 
-def _is_alive(record: WorkerRecord) -> bool:
-    return (record.now - record.seen_at).total_seconds() < SEEN_RECENTLY_SECONDS
-
-
 def worker_json(record: WorkerRecord) -> dict[str, Any]:
     return {
         "id": record.id,
@@ -465,7 +464,7 @@ def worker_json(record: WorkerRecord) -> dict[str, Any]:
         "slots": record.slots,
         "startedAt": instant(record.started_at),
         "seenAt": instant(record.seen_at),
-        "isAlive": _is_alive(record),
+        "isAlive": record.is_alive,
     }
 
 

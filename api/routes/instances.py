@@ -37,6 +37,7 @@ from api.shapes import (
     limit_wait_json,
     result_json,
     task_json,
+    unattended_json,
     waits_json,
 )
 from common.canonical import read
@@ -46,12 +47,14 @@ from common.commands.contracts import CONTRACTS
 from common.commands.limits import explain_waits
 from common.commands.send import add_note, send_alone, send_event
 from common.commands.start import Start, Started, start_alone, start_instance
+from common.commands.unattended import find_unattended
 from common.commands.verify import verify_instance
 from common.db.now import read_now
 from common.db.tables import IncidentStatus
+from common.decision import NOT_RUN_BY_A_RUNNER
 from common.errors import LimitExceeded, SignalboxError
 from common.ids import InstanceId, TenantId, is_id
-from common.lifecycle import LIVE, OPEN, InstanceStatus, TaskStatus
+from common.lifecycle import FINAL, LIVE, OPEN, InstanceStatus, TaskStatus
 from common.store import breakers, listing, overview, places, results
 from common.store.instances import read_definitions
 from common.store.places import Place
@@ -388,11 +391,29 @@ def explain_instance(call: Call, instance_id: str) -> Answer:
             "places": _places(tx, tenant_id, record),
             "tasks": [task_json(task) for task in tasks.items],
             "limits": _limits(tx, tenant_id, tasks.items),
+            "unattended": _unattended(tx, record, tasks.items, waiting),
             "breakers": _waits_for(tx, tenant_id, record.id),
             "children": [child_json(child) for child in children],
             "incidents": [incident_json(incident) for incident in incidents.items],
         }
     )
+
+
+def _unattended(
+    tx: Connection,
+    record: listing.InstanceRecord,
+    open_tasks: Sequence[listing.TaskRecord],
+    waiting: overview.Waiting,
+) -> list[dict[str, Any]]:
+    """Who is missing: a runner for tasks that are to run, an orchestrator for whatever else happens."""
+    to_run = [
+        (task.executed_as, task.name)
+        for task in open_tasks
+        if task.status == TaskStatus.PENDING and not task.held and task.type not in NOT_RUN_BY_A_RUNNER
+    ]
+    is_stepped = record.status not in FINAL or waiting.ready > 0
+    found = find_unattended(overview.list_workers(tx), to_run, is_stepped=is_stepped)
+    return [unattended_json(one) for one in found]
 
 
 def _waits_for(tx: Connection, tenant_id: TenantId, instance_id: InstanceId) -> list[dict[str, Any]]:

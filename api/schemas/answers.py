@@ -693,6 +693,15 @@ class Compensations(Shape):
     items: list[Compensation] = Field(description="in the order of their undoing")
 
 
+class Unattended(Shape):
+    """What nobody works on: a duty that no worker has, or a type of task that no runner takes."""
+
+    duty: Literal["orchestrator", "task-runner"]
+    type: str | None = Field(description="of the task that waits; null where nobody has the duty")
+    name: str | None = Field(description="of the function, for type SYSTEM")
+    reason: str = Field(description="what is missing and what to do, in words")
+
+
 class Explanation(Shape):
     """Why an instance stands where it stands, and what would move it."""
 
@@ -710,6 +719,9 @@ class Explanation(Shape):
     tasks: list[Task] = Field(description="the newest tasks that are open")
     limits: dict[str, list[LimitWait]] = Field(
         description="by the id of a task that is due: the limits that have no room for it"
+    )
+    unattended: list[Unattended] = Field(
+        description="what it waits for and no living worker does: steps, or types of its tasks"
     )
     breakers: list[WaitsForBreaker] = Field(description="which of its tasks wait for circuit breakers")
     children: list[Child] = Field(description="children that have not ended, the failed ones first")

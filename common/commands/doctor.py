@@ -25,8 +25,8 @@ PAGE = 200
 def examine(database: Database, *, replay: bool = True) -> dict[str, Any]:
     """Examine every instance and the whole system; return {"healthy", "instances", "problems", "delays"}.
 
-    `problems` break a promise; `delays` (expired leases, overdue timers and tasks, inbox age, types without a worker) may be
-    an ordinary backlog. `replay` False leaves out replaying every history, which takes a step per event.
+    `problems` break a promise; `delays` (expired leases, overdue timers and tasks, inbox age, types without a worker, how
+    many orchestrators live) may be an ordinary backlog. `replay` False leaves out replaying every history, which takes a step per event.
     """
     problems: list[Finding] = []
     examined = 0
@@ -50,6 +50,7 @@ def examine(database: Database, *, replay: bool = True) -> dict[str, Any]:
             "inboxWaiting": delays.inbox_waiting,
             "inboxOldestSeconds": round(delays.inbox_oldest_seconds, 3),
             "unclaimableTypes": list(delays.unclaimable_types),
+            "orchestrators": delays.orchestrators,
         },
     }
 

@@ -6,7 +6,7 @@ system they see committed states, in which the invariants hold at every moment.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -30,7 +30,6 @@ from sqlalchemy import (
     union_all,
 )
 
-from common.canonical import read
 from common.db.prepared import Prepared
 from common.db.tables import (
     AttemptOutcome,
@@ -45,11 +44,11 @@ from common.db.tables import (
     joins,
     tasks,
     timers,
-    workers,
 )
 from common.db.types import UtcDateTime
 from common.ids import InstanceId, TenantId
 from common.lifecycle import FINAL, FROZEN, OPEN, InstanceStatus, TaskStatus
+from common.store.overview import list_workers, offered_types
 
 _i = instances.c
 
@@ -314,13 +313,18 @@ class Delays:
     inbox_waiting: int
     inbox_oldest_seconds: float
     unclaimable_types: tuple[str, ...]
+    orchestrators: int  # that live
 
 
 def read_delays(tx: Connection, *, now: datetime, grace: timedelta = timedelta(seconds=2)) -> Delays:
     """Leases, timers and time limits of tasks overdue by more than `grace`, the inbox's age, and types without a runner."""
     [(expired, overdue, late, waiting, oldest)] = _DELAYS.rows(tx, {"before": now - grace})
     age = max((now - oldest).total_seconds(), 0.0) if oldest else 0.0
-    return Delays(expired, overdue, late, waiting, age, _unclaimable(tx))
+    workers = list_workers(tx)
+    orchestrators = sum(one.is_alive and one.duty == "orchestrator" for one in workers)
+    return Delays(
+        expired, overdue, late, waiting, age, _unclaimable(tx, offered_types(workers)), orchestrators
+    )
 
 
 def _count(*where: ColumnElement[bool]) -> ColumnElement[int]:
@@ -352,12 +356,8 @@ _DELAYS = Prepared(
 )
 
 
-def _unclaimable(tx: Connection) -> tuple[str, ...]:
+def _unclaimable(tx: Connection, offered: Collection[str]) -> tuple[str, ...]:
     """Types of pending tasks that no living runner has said it runs; SYSTEM functions that nobody has published."""
-    rows = tx.execute(
-        select(workers.c.types).where(workers.c.duty == "task-runner", workers.c.ended_at.is_(None))
-    )
-    offered = {type_ for row in rows for type_ in read(row[0])}
     published = exists().where(
         handlers.c.type == tasks.c.type, or_(tasks.c.type != "SYSTEM", handlers.c.name == tasks.c.name)
     )

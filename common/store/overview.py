@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -25,6 +25,7 @@ from sqlalchemy import (
     text,
 )
 
+from common.canonical import read
 from common.clock import database_now
 from common.db.prepared import Prepared
 from common.db.tables import InboxType, handlers, inbox, instances, tasks, workers
@@ -162,6 +163,10 @@ def _by_status(tx: Connection, columns: Any, tenant_id: TenantId | None) -> dict
 # -- what runs ----------------------------------------------------------------------------------------------------
 
 
+SEEN_RECENTLY = timedelta(seconds=15)
+"""For how long a worker that says nothing counts as alive: others may be late to find it dead, or not there to do it."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
     """A worker process that has not ended. `seen_at` is its last beat, `now` the database's time of this read."""
@@ -176,6 +181,15 @@ class WorkerRecord:
     started_at: datetime
     seen_at: datetime
     now: datetime
+
+    @property
+    def is_alive(self) -> bool:
+        return self.now - self.seen_at < SEEN_RECENTLY
+
+
+def offered_types(found: Iterable[WorkerRecord]) -> set[str]:
+    """The task types that the living runners among these workers take."""
+    return {type_ for one in found if one.is_alive and one.duty == "task-runner" for type_ in read(one.types)}
 
 
 def list_workers(tx: Connection) -> list[WorkerRecord]:

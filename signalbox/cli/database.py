@@ -18,6 +18,7 @@ from signalbox.cli.target import find_tenant, local_settings, open_database
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from common.commands.unattended import Unattended
     from common.db.tables import Role
 
 ROLES = ("viewer", "operator", "author", "worker", "admin")
@@ -243,13 +244,16 @@ def _diagnosis(report: dict[str, Any]) -> RenderableType:
     from signalbox.cli.render import count, facts, section
 
     problems, delays = report["problems"], report["delays"]
+    unattended = [f"  ! {one.reason}" for one in _unattended(delays)]
     examined = f"{count(report['instances'], 'instance')} examined"
-    head = (
-        Text.assemble(("✗ ", "red"), (count(len(problems), "problem"), "bold red"), f", {examined}")
-        if problems
-        else Text.assemble(("✓ ", "green"), ("healthy", "green"), f", {examined}")
-    )
+    if problems:
+        head = Text.assemble(("✗ ", "red"), (count(len(problems), "problem"), "bold red"), f", {examined}")
+    elif unattended:
+        head = Text.assemble(("! ", "yellow"), ("healthy, but nobody works", "yellow"), f", {examined}")
+    else:
+        head = Text.assemble(("✓ ", "green"), ("healthy", "green"), f", {examined}")
     lines = [Text(f"  ✗ {_finding(problem)}", "red") for problem in problems]
+    lines += [Text(line, "yellow") for line in unattended]
     waiting = facts(
         [
             ("expired leases", _if_any(delays["expiredLeases"])),
@@ -257,7 +261,6 @@ def _diagnosis(report: dict[str, Any]) -> RenderableType:
             ("overdue tasks", _if_any(delays["overdueTasks"])),
             ("events in inboxes", _if_any(delays["inboxWaiting"])),
             ("oldest of them", f"{delays['inboxOldestSeconds']:.1f} s" if delays["inboxWaiting"] else None),
-            ("types that no runner takes", ", ".join(delays["unclaimableTypes"])),
         ]
     )
     return Group(
@@ -265,6 +268,13 @@ def _diagnosis(report: dict[str, Any]) -> RenderableType:
         *lines,
         *([section("waiting (an ordinary backlog, or nobody works)", waiting)] if waiting.row_count else []),
     )
+
+
+def _unattended(delays: dict[str, Any]) -> list[Unattended]:
+    from common.commands.unattended import ORCHESTRATOR, TASK_RUNNER, Unattended
+
+    nobody_steps = [] if delays["orchestrators"] else [Unattended(ORCHESTRATOR)]
+    return nobody_steps + [Unattended(TASK_RUNNER, type_) for type_ in delays["unclaimableTypes"]]
 
 
 def _finding(problem: dict[str, Any]) -> str:

@@ -819,7 +819,7 @@ def _counts(counts: Mapping[str, int]) -> RenderableType:
 
 
 def _workers_table(workers: Iterable[Mapping[str, Any]]) -> RenderableType:
-    table = plain_table("duty", "host", "pid", "slots", "since", "seen", right=("pid", "slots"))
+    table = plain_table("duty", "host", "pid", "slots", "since", "seen", "status", right=("pid", "slots"))
     for one in workers:
         table.add_row(
             str(one.get("duty", "")),
@@ -828,6 +828,7 @@ def _workers_table(workers: Iterable[Mapping[str, Any]]) -> RenderableType:
             str(one.get("slots", "")),
             instant(one.get("startedAt")),
             ago(one.get("seenAt")),
+            Text("alive", "green") if one.get("isAlive") else Text("taken for dead", "bold red"),
         )
     return list_or("no worker is here: nothing moves until one starts", table)
 
@@ -867,6 +868,9 @@ def _obstacles(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     """What an instance waits for, or what stopped it."""
     if (found.get("compensation") or {}).get("ends"):
         yield section("compensation", compensations_view(found["compensation"]))
+    if found.get("unattended"):
+        missing = (Text(f"! {one['reason']}", "bold red") for one in found["unattended"])
+        yield section("nobody works on it", Group(*missing))
     if found.get("places"):
         yield section("places", Text(_places_text(found["places"])))
     if found["tasks"]:

@@ -38,10 +38,10 @@ def publish(api: Api, *types: str, living: int = 0) -> None:
         arrive_with(api, *types)
 
 
-def arrive_with(api: Api, *types: str, ago: timedelta = timedelta(0)) -> None:
+def arrive_with(api: Api, *types: str, ago: timedelta = timedelta(0), duty: str = "task-runner") -> None:
     with api.engine.database.transaction() as tx:
         workers.register(
-            tx, worker=WorkerId(new_id()), duty="task-runner", host="h", pid=1, version="1",
+            tx, worker=WorkerId(new_id()), duty=duty, host="h", pid=1, version="1",
             types=dumps([*types, SYSTEM]), slots=1, now=read_now(tx) - ago,
         )  # fmt: skip
 

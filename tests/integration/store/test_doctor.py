@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from typer.testing import CliRunner
 
 from common.commands.doctor import examine
 from common.commands.presence import Presence, arrive, leave
@@ -12,6 +13,7 @@ from common.ids import new_id
 from common.lifecycle import InstanceStatus
 from common.store import history
 from common.store.workers import PublishedHandler
+from signalbox.cli.app import app
 from tests.integration.engine.documents import COUNTER, ON_SQLITE, after, one_task, waiting_with_task
 from tests.support.engine import Engine
 from tests.support.manual_clock import ManualClock
@@ -276,6 +278,7 @@ def test_a_backlog_is_a_delay_and_no_damage(clock: ManualClock, engine: Engine) 
         "inboxWaiting": 1,
         "inboxOldestSeconds": 7200.0,
         "unclaimableTypes": [],
+        "orchestrators": 0,
     }
     assert engine.status(waiting) is InstanceStatus.PENDING
 
@@ -299,6 +302,49 @@ def test_types_that_no_runner_offers_are_named(engine: Engine) -> None:
     with engine.database.transaction() as tx:  # its handler stays published, but nobody runs it any more
         leave(tx, runner)
     assert _delays(engine)["unclaimableTypes"] == ["work"]
+
+
+def everybody_works(engine: Engine) -> None:
+    """An orchestrator, and a runner that offers "work": on two hosts, since one process is one worker."""
+    offers = PublishedHandler(
+        "work", "", "", light=False, isolated=False, input_schema=None, output_schema=None
+    )
+    with engine.database.transaction() as tx:
+        arrive(tx, Presence.of("orchestrator"), version="test")
+        tx.execute(text("UPDATE workers SET host = 'elsewhere'"))
+        arrive(tx, Presence.of("task-runner", types=["work"]), version="test", published=[offers])
+
+
+def test_a_worker_that_has_long_said_nothing_takes_nothing(clock: ManualClock, engine: Engine) -> None:
+    working(engine)
+    everybody_works(engine)
+    delays = _delays(engine)
+    assert (delays["unclaimableTypes"], delays["orchestrators"]) == ([], 1)
+
+    clock.advance(timedelta(seconds=15))  # killed: nobody was left to write that they are dead
+
+    delays = _delays(engine)
+    assert (delays["unclaimableTypes"], delays["orchestrators"]) == (["work"], 0)
+
+
+def test_the_command_tells_who_is_missing(
+    engine: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    working(engine)
+
+    result = CliRunner().invoke(app, ["doctor"])
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[:3] == [
+        "! healthy, but nobody works, 1 instance examined",
+        "  ! no orchestrator is alive; start one: `signalbox worker orchestrator`",
+        '  ! no living task runner takes "work"; start one: `signalbox worker task-runner`, '
+        "with the module of its handler in SIGNALBOX_HANDLERS",
+    ]
+
+    everybody_works(engine)
+    assert CliRunner().invoke(app, ["doctor"]).stdout == "✓ healthy, 1 instance examined\n"
 
 
 def test_a_task_beyond_its_time_is_told(clock: ManualClock, engine: Engine) -> None:
