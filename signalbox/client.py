@@ -40,6 +40,7 @@ from signalbox.shapes import (
     Entry,
     Handler,
     Incident,
+    IncidentDetail,
     Instance,
     Json,
     Limit,
@@ -627,8 +628,8 @@ class Client:
         params = _given(instanceId=instance_id, status=status, code=code, definitionKey=definition_key)
         return self._items("/incidents", params, limit=limit)
 
-    def incident(self, incident_id: str) -> Incident:
-        return cast("Incident", self._get(_path("incidents", incident_id)))
+    def incident(self, incident_id: str) -> IncidentDetail:
+        return cast("IncidentDetail", self._get(_path("incidents", incident_id)))
 
     def suggestions(
         self, *, instance_id: str | None = None, status: str | None = None, limit: int | None = None

@@ -215,6 +215,12 @@ class Incident(TypedDict):
     waysOut: list[str]
 
 
+class IncidentDetail(Incident):
+    """An incident with the task that failed."""
+
+    task: Task | None
+
+
 class Config(TypedDict):
     id: str
     module: str

@@ -46,7 +46,9 @@ def get_incident(call: Call, incident_id: str) -> Answer:
     task = None
     if record.task_id is not None:
         task = listing.read_task(call.tx, call.tenant_id, record.task_id)
-    return Answer({**incident_json(record), "task": None if task is None else task_json(task)})
+    return Answer(
+        {**incident_json(record), "task": None if task is None else task_json(task, with_traces=True)}
+    )
 
 
 @routes.post(

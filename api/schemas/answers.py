@@ -335,7 +335,7 @@ class Attempt(Shape):
     ended_at: Instant | None
     outcome: AttemptOutcome | None
     error: ErrorShape | None
-    trace: str | None = Field(description="of the exception, cut to size; null in lists")
+    trace: str | None = Field(description="of the exception, cut to size; null in lists and explanations")
     progress: Json = Field(description="what the handler last reported in this attempt")
 
 

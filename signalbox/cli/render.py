@@ -24,7 +24,9 @@ from signalbox.shapes import (
     Definition,
     DefinitionSummary,
     Entry,
+    Failure,
     Incident,
+    IncidentDetail,
     Instance,
     Json,
     Metadata,
@@ -151,6 +153,28 @@ def short(text: str, length: int = LONGEST_SUMMARY) -> str:
     """A text on one line, cut with an ellipsis."""
     line = " ".join(text.split())
     return line if len(line) <= length else f"{line[: length - 1]}…"
+
+
+def failure(error: Mapping[str, Any] | None) -> str:
+    """An error as `code: message`: a message alone, such as that of a KeyError, may say nothing; empty for none."""
+    return "" if not error else ": ".join(filter(None, (error.get("code"), error.get("message"))))
+
+
+def cause(code: str, message: str, detail: Json) -> str:
+    """What an incident says, with what went wrong first: `KeyError: 'sku' (task "price" failed and no transition takes …)`.
+
+    It is stored the other way round, and stays so: the message stands in the history, which a replay has to give again.
+    """
+    error = detail.get("error") if isinstance(detail, Mapping) else None
+    said = error.get("message") if isinstance(error, Mapping) else None
+    if said is None or not message.endswith(f": {said}"):
+        return failure({"code": code, "message": message})
+    return f"{failure(error)} ({message.removesuffix(f': {said}')})"
+
+
+def instance_failure(error: Failure) -> str:
+    """Why an instance has failed: what its incident says."""
+    return cause(error.get("code", ""), error.get("message", ""), error.get("data"))
 
 
 # --- building blocks --------------------------------------------------------------------------------------------
@@ -304,7 +328,7 @@ def instance_facts(
     parts: list[RenderableType] = [head]
     error = one["error"]
     if error:
-        parts.append(section("error", Text(f"{error.get('message', '')}  [{error.get('code', '')}]", "red")))
+        parts.append(section("error", Text(instance_failure(error), "red")))
     for title in ("input", "context", "output"):
         value = one[title]
         if value not in (None, {}):
@@ -336,7 +360,7 @@ def settled_line(one: Instance) -> Text:
         line.append(f"  {configuration_text(one['configuration'])}", "cyan")
     error = one["error"]
     if error:
-        line.append(f"  {error.get('message', '')}", "red")
+        line.append(f"  {instance_failure(error)}", "red")
     elif one["finishedAt"]:
         line.append(f"  in {duration(between(one['createdAt'], one['finishedAt']))}", "dim")
     return line
@@ -397,14 +421,14 @@ def _task(payload: Mapping[str, Any]) -> str:
     told = " ".join(dict.fromkeys(filter(None, (kind, name)))) or str(payload.get("key", ""))
     error = payload.get("error")
     if isinstance(error, Mapping):
-        told += f": {error.get('message', '')}"
+        told += f": {failure(error)}"
     return told
 
 
 def _child(payload: Mapping[str, Any]) -> str:
     told = " ".join(filter(None, (payload.get("definitionKey"), payload.get("instanceId"))))
     error = payload.get("error")
-    return f"{told}: {error.get('message', '')}" if isinstance(error, Mapping) else told
+    return f"{told}: {failure(error)}" if isinstance(error, Mapping) else told
 
 
 def _event(payload: Mapping[str, Any]) -> str:
@@ -503,7 +527,6 @@ def verdict_line(verdict: Verdict) -> Text:
 def tasks_table(tasks: Iterable[Task]) -> RenderableType:
     table = plain_table("id", "type", "name", "status", "attempt", "run at", "error")
     for one in tasks:
-        error = one["error"]
         table.add_row(
             Text(one["id"], no_wrap=True),
             one["type"],
@@ -511,7 +534,7 @@ def tasks_table(tasks: Iterable[Task]) -> RenderableType:
             status_text(one["status"]),
             f"{one['attempt']}/{one['maxAttempts']}",
             instant(one["runAt"]),
-            short(str(error.get("message", "")), 60) if error else "",
+            short(failure(one["error"]), 60),
         )
     return list_or("no tasks match", table)
 
@@ -541,7 +564,7 @@ def results_table(found: Iterable[Result]) -> RenderableType:
             Text(one["name"], "bold"),
             one["type"],
             status_text(one["status"]),
-            short(str(error.get("message", "")) if error else compact(one["output"]), 60),
+            short(failure(error) if error else compact(one["output"]), 60),
             str(one["attempts"]),
             str(one["runs"]),
             "" if took is None else duration(timedelta(milliseconds=took)),
@@ -713,6 +736,10 @@ def task_facts(one: Task) -> RenderableType:
             parts.append(section(title, json_block(value)))
     if one["attempts"]:
         parts.append(section("attempts", _attempts_table(one["attempts"])))
+    last = next((attempt for attempt in reversed(one["attempts"]) if attempt.get("trace")), None)
+    if last is not None:
+        title = f"trace of attempt {last['attempt']}"
+        parts.append(section(title, Text(last["trace"].rstrip())))
     return Group(*parts)
 
 
@@ -756,7 +783,7 @@ def _attempts_table(attempts: Sequence[Mapping[str, Any]]) -> RenderableType:
             instant(one.get("startedAt")),
             instant(one.get("endedAt")),
             status_text(str(one.get("outcome") or "running")),
-            short(str(error.get("message", "")), 80) if isinstance(error, Mapping) else "",
+            short(failure(error), 80) if isinstance(error, Mapping) else "",
         )
     return table
 
@@ -783,11 +810,40 @@ def incidents_table(incidents: Iterable[Incident]) -> RenderableType:
             Text(one["id"], no_wrap=True),
             Text(one["instanceId"], no_wrap=True),
             one["code"],
-            short(one["message"], 80),
+            short(_cause_of(one)),
             status_text(one["status"]),
             ago(one["openedAt"]),
         )
     return list_or("no incidents", table)
+
+
+def _cause_of(one: Incident) -> str:
+    return cause(one["code"], one["message"], one["detail"])
+
+
+def incident_facts(one: IncidentDetail) -> RenderableType:
+    """An incident, what else is known of it, and the task that failed with the trace of its last attempt."""
+    resolved = f"{instant(one['resolvedAt'])} by {one['resolvedBy']}" if one["resolvedAt"] else None
+    head = facts(
+        [
+            ("incident", Text(one["id"], "bold")),
+            ("instance", one["instanceId"]),
+            ("code", one["code"]),
+            ("cause", Text(_cause_of(one), "red")),
+            ("status", status_text(one["status"])),
+            ("opened", f"{instant(one['openedAt'])}, {ago(one['openedAt'])}"),
+            ("in the history", f"no. {one['sequence']}"),
+            ("resolved", resolved),
+            ("resolution", one["resolution"]),
+            ("ways out", ", ".join(one["waysOut"])),
+        ]
+    )
+    parts: list[RenderableType] = [head]
+    if one["detail"]:
+        parts.append(section("detail", nested(one["detail"])))
+    if one["task"] is not None:
+        parts.append(section("task", task_facts(one["task"])))
+    return Group(*parts)
 
 
 def stats_view(stats: Mapping[str, Any]) -> RenderableType:
@@ -949,7 +1005,7 @@ def _children_table(children: Iterable[Mapping[str, Any]]) -> RenderableType:
             str(one["businessKey"] or ""),
             status_text(one["status"]),
             "no" if one["key"] is None else "yes",
-            Text("; ".join(str(incident["message"]) for incident in one["incidents"]), "red"),
+            Text("; ".join(_cause_of(incident) for incident in one["incidents"]), "red"),
         )
     return table
 

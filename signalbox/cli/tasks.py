@@ -17,7 +17,7 @@ from signalbox.cli.target import connect
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from signalbox.shapes import Incident, Instance, Task
+    from signalbox.shapes import Incident, IncidentDetail, Instance, Task
 
 tasks = typer.Typer(no_args_is_help=True, help="List and show tasks.")
 incidents = typer.Typer(no_args_is_help=True, help="List, show and resolve incidents.")
@@ -67,7 +67,7 @@ def list_tasks(
 def show_task(
     task_id: Annotated[str, typer.Argument(metavar="ID", show_default=False)], json: AsJson = False
 ) -> None:
-    """Show a task with its attempts."""
+    """Show a task with its attempts, and the trace of the last one that failed."""
     with connect() as client:
         found = client.task(task_id)
     Output(json).show(found, lambda: _task_facts(found))
@@ -171,7 +171,7 @@ def _incidents_table(found: list[Incident]) -> RenderableType:
     return incidents_table(found)
 
 
-def _incident_facts(found: Incident) -> RenderableType:
-    from signalbox.cli.render import nested
+def _incident_facts(found: IncidentDetail) -> RenderableType:
+    from signalbox.cli.render import incident_facts
 
-    return nested(dict(found))
+    return incident_facts(found)

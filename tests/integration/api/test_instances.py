@@ -315,6 +315,7 @@ def test_a_failed_instance_is_explained_by_its_incident(api: Api) -> None:
     task = detail.pop("task")
     assert detail == incident
     assert [attempt["error"]["code"] for attempt in task["attempts"]] == [incident["code"]]
+    assert "RuntimeError: as the test wants it" in task["attempts"][0]["trace"]
     explained = api.get(f"/instances/{instance_id}/explain").json
     assert explained["status"] == "failed"
     assert [one["id"] for one in explained["incidents"]] == [incident["id"]]

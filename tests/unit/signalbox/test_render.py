@@ -236,7 +236,7 @@ def test_an_explanation_tells_of_children_and_what_stopped_them() -> None:
         "definitionKey": "pack",
         "businessKey": "order-7",
         "status": "failed",
-        "incidents": [{"message": "out of stock"}],
+        "incidents": [{"code": "shop.empty", "message": "out of stock", "detail": {}}],
     }
 
     told = text_of(render.explain_view({**found, "children": [child]}))
@@ -244,7 +244,7 @@ def test_an_explanation_tells_of_children_and_what_stopped_them() -> None:
     lines = {" ".join(line.split()) for line in told.splitlines()}
     assert "child pack: done.workflow.pack → packed waiting" in lines
     assert "child pack: error.workflow.pack nothing: no active state takes it" in lines
-    assert f"{child['instanceId']} pack order-7 failed yes out of stock" in lines
+    assert f"{child['instanceId']} pack order-7 failed yes shop.empty: out of stock" in lines
 
 
 def test_an_explanation_tells_what_would_move_an_instance() -> None:
@@ -367,3 +367,94 @@ def test_a_poll_tells_what_it_asks_and_how_often_it_has() -> None:
     assert ["asks", "HTTP every 30 s for 7200 s"] in told
     assert ["until", "output.body.done"] in told
     assert ["polls", "2 of 5"] in told
+
+
+KEY_ERROR = {"code": "KeyError", "message": "'sku'", "data": None}
+TRACE = "Traceback (most recent call last):\n  File \"shop.py\", line 7, in price\nKeyError: 'sku'\n"
+
+
+def broken_task(**changed: Any) -> Any:
+    begun, ended = "2026-01-01T11:00:00.000000Z", "2026-01-01T11:00:00.010000Z"
+    times = {"startedAt": begun, "endedAt": ended, "outcome": "failed", "error": KEY_ERROR}
+    task = {
+        "id": "t",
+        "instanceId": "i",
+        "type": "shop.price",
+        "name": "price",
+        "status": "failed",
+        "attempt": 3,
+        "maxAttempts": 3,
+        "runAt": begun,
+        "input": {},
+        "output": None,
+        "error": KEY_ERROR,
+        "progress": None,
+        "attempts": [
+            {"attempt": 1, **times, "trace": "the trace of the first"},
+            {"attempt": 2, **times, "trace": TRACE},
+            {"attempt": 3, **times, "outcome": "lost", "error": None, "trace": None},
+        ],
+    }
+    return task | changed
+
+
+def test_a_failed_task_shows_code_and_message_of_each_attempt_and_the_last_trace() -> None:
+    told = text_of(render.task_facts(broken_task()))
+
+    attempts = [line.split()[-3:] for line in told.splitlines() if " 2026-01-01 " in line]
+    assert ["failed", "KeyError:", "'sku'"] in attempts
+    assert told.endswith(
+        "trace of attempt 2\n  Traceback (most recent call last):\n"
+        "    File \"shop.py\", line 7, in price\n  KeyError: 'sku'"
+    )
+    assert "the trace of the first" not in told
+    assert "KeyError: 'sku'" in text_of(render.tasks_table([broken_task()]))
+
+
+def test_a_task_without_a_failure_has_no_trace() -> None:
+    assert "trace" not in text_of(render.task_facts(broken_task(attempts=[], error=None)))
+
+
+def incident(**changed: Any) -> Any:
+    body = {
+        "id": "n",
+        "instanceId": "i",
+        "taskId": "t",
+        "code": "KeyError",
+        "message": 'task "price" failed and no transition takes "xstate.error.actor.0.order.pricing": \'sku\'',
+        "detail": {"key": "pricing/1/1", "error": KEY_ERROR},
+        "sequence": 4,
+        "status": "open",
+        "openedAt": "2026-01-01T11:00:00.000000Z",
+        "resolvedAt": None,
+        "resolvedBy": None,
+        "resolution": None,
+        "waysOut": ["retry", "skip"],
+    }
+    return body | changed
+
+
+def test_an_incident_begins_with_its_cause_wherever_it_is_shown() -> None:
+    told = 'KeyError: \'sku\' (task "price" failed and no transition takes "xstate.error'
+    assert told in text_of(render.incidents_table([incident()]))
+    error: Any = {"code": "KeyError", "message": incident()["message"], "data": incident()["detail"]}
+    failed = instance(status="failed", error=error)
+    assert told in text_of(render.settled_line(failed))
+    assert told in text_of(render.instance_facts(failed))
+
+    shown = text_of(render.incident_facts({**incident(), "task": broken_task()}))
+    assert told in shown
+    assert "ways out        retry, skip" in shown
+    assert shown.endswith("KeyError: 'sku'"), "the trace of its task"
+
+
+def test_a_compensation_that_failed_names_the_error_first_and_other_incidents_their_code() -> None:
+    failed = incident(
+        code="compensation.failed",
+        message='"refund", which undoes "charge", failed: \'sku\'',
+    )
+    assert 'KeyError: \'sku\' ("refund", which undoes "charge", failed)' in text_of(
+        render.incidents_table([failed])
+    )
+    stuck = incident(code="instance.stuck", message="nothing will wake it", detail={})
+    assert "instance.stuck: nothing will wake it" in text_of(render.incidents_table([stuck]))
