@@ -25,7 +25,8 @@ def explain(chart: Chart, snapshot: Snapshot, env: Env | None = None) -> dict[st
 
         status, configuration
         events     [{type, accepted, transitions}]      what somebody outside may send, deepest state first
-        tasks      [{key, type, name, invoke, answers}]  open tasks; answers: like events, for completion and failure
+        tasks      [{key, type, name, invoke, answers}]  open tasks; answers: like events, for completion and failure;
+                   none of a machine that is being compensated, where no state takes them: they are followed by the next
         children   [{key, definitionKey, answers}]
         timers     [{key, dueAt, event, transitions}]   in the order in which they fire
 
@@ -47,12 +48,16 @@ def explain(chart: Chart, snapshot: Snapshot, env: Env | None = None) -> dict[st
                 "type": task["type"],
                 "name": task["name"],
                 "invoke": task.get("invoke"),
-                "answers": asking.answers(task),
+                "answers": asking.answers(task) if is_active else [],
             }
             for key, task in snapshot["tasks"].items()
         ],
         "children": [
-            {"key": key, "definitionKey": child["definitionKey"], "answers": asking.answers(child)}
+            {
+                "key": key,
+                "definitionKey": child["definitionKey"],
+                "answers": asking.answers(child) if is_active else [],
+            }
             for key, child in snapshot["children"].items()
         ],
         "timers": [

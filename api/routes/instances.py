@@ -385,7 +385,7 @@ def explain_instance(call: Call, instance_id: str) -> Answer:
             "instanceId": record.id,
             "status": record.status.value,
             "erasedAt": instant(record.erased_at),
-            "chart": _explain(tx, tenant_id, record),
+            "chart": _explain(tx, tenant_id, record, incidents.items),
             "compensation": compensation_json(record),
             "inbox": {"ready": waiting.ready, "parked": waiting.parked},
             "places": _places(tx, tenant_id, record),
@@ -453,7 +453,12 @@ def _limits(tx: Connection, tenant_id: TenantId, open_tasks: Sequence[listing.Ta
     return {task: [limit_wait_json(wait) for wait in found] for task, found in waits.items()}
 
 
-def _explain(tx: Connection, tenant_id: TenantId, record: listing.InstanceRecord) -> dict[str, Any] | None:
+def _explain(
+    tx: Connection,
+    tenant_id: TenantId,
+    record: listing.InstanceRecord,
+    open_incidents: Sequence[listing.IncidentRecord],
+) -> dict[str, Any] | None:
     if record.snapshot is None or record.erased_at is not None:
         return None
     (definition,) = read_definitions(tx, [record.definition_id])
@@ -462,7 +467,13 @@ def _explain(tx: Connection, tenant_id: TenantId, record: listing.InstanceRecord
     (config,) = read_wanted(tx, [Wanted(tenant_id, chart.config_names, scope_id)])
     # Where the values are more than a step may read, a guard that names one has no answer.
     env = None if config is None else Env(read_now(tx), config)
-    return explain(chart, read(record.snapshot), env)
+    explained = explain(chart, read(record.snapshot), env)
+    # What has failed for good, and is an incident, stays in the snapshot for a retry. Until then it brings no answer.
+    failed = {read(incident.detail).get("key") for incident in open_incidents}
+    for obligation in (*explained["tasks"], *explained["children"]):
+        if obligation["key"] in failed:
+            obligation["answers"] = []
+    return explained
 
 
 def _instance(call: Call, instance_id: str) -> listing.InstanceRecord:

@@ -912,12 +912,18 @@ def explain_view(found: Mapping[str, Any]) -> RenderableType:
             _add_ways(ways, f"child {child['definitionKey']}: {answer['type']}", answer["transitions"])
     parts: list[RenderableType] = [head]
     if ways.row_count:
-        parts.append(section("moves on", ways))
+        parts.append(section(_MOVES_ON.get(found["status"], "moves on"), ways))
     parts += _obstacles(found)
     waiting = ", ".join(f"{number} {name}" for name, number in found["inbox"].items() if number)
     if waiting:
         parts.append(section("in its inbox", Text(waiting)))
     return Group(*parts)
+
+
+_MOVES_ON = {
+    "failed": "moves on, once a way out is taken",
+    "paused": "moves on, once it is resumed",
+}
 
 
 def _obstacles(found: Mapping[str, Any]) -> Iterator[RenderableType]:
@@ -938,7 +944,45 @@ def _obstacles(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     if found["children"]:
         yield section("children", _children_table(found["children"]))
     if found["incidents"]:
-        yield section("incidents", incidents_table(found["incidents"]))
+        yield section("incidents", Group(*(_incident_text(one) for one in found["incidents"])))
+        yield section("ways out", facts(_ways_out(found)))
+
+
+def _incident_text(one: Incident) -> Text:
+    head = Text.assemble((one["id"], "bold"), f"  {one['code']}  {ago(one['openedAt'])}\n  ")
+    return head.append(_cause_of(one), "red")
+
+
+def _ways_out(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What can be done now about a failed instance, each with its command: what is legal, and nothing else."""
+    instance, incidents = found["instanceId"], found["incidents"]
+    ways = {way for one in incidents for way in one["waysOut"]}
+    undoing = found.get("compensation") or {}
+    if "retry" in ways:
+        yield "try again", f"signalbox retry {instance}"
+    for one in incidents:
+        if "skip" in one["waysOut"]:
+            what, output = _skipped(one)
+            yield what, f"signalbox incidents resolve {one['id']} --skip{output} --reason TEXT"
+    if "restart" in ways:
+        yield "from a state", f"signalbox restart {instance} --state STATE --reason TEXT"
+    if undoing.get("ends") is None and any(one["status"] == "registered" for one in undoing.get("items", ())):
+        yield "undo and end it", f"signalbox compensate {instance} --reason TEXT"
+    if "cancel" in ways:
+        # While something that undoes has failed, only a cancel that leaves the rest as it is is not refused.
+        is_stopped = "skip" in ways and undoing.get("ends") is not None
+        yield (
+            "end it",
+            f"signalbox cancel {instance}{' --without-compensation' if is_stopped else ''} --reason TEXT",
+        )
+
+
+def _skipped(one: Incident) -> tuple[str, str]:
+    """What a skip of this incident means, and the option for the output that stands for the failed work."""
+    if one["code"].startswith("compensation."):
+        return "pass over it", ""
+    has_failed = isinstance(one["detail"], Mapping) and "key" in one["detail"]
+    return ("answer for it", " --output JSON") if has_failed else ("leave the event out", "")
 
 
 def _places_text(places: Mapping[str, Any]) -> str:

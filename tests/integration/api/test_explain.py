@@ -1,4 +1,4 @@
-"""`explain`, by the API and the command: who is missing."""
+"""`explain`, by the API and the command: who is missing, what has failed and the commands that help."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -8,7 +8,9 @@ import pytest
 from tests.integration.api.cli import Cli, served
 from tests.integration.api.conftest import Api
 from tests.integration.api.test_handlers import arrive_with
+from tests.integration.api.test_instances import CRASHING, crash
 from tests.integration.engine.documents import one_task
+from tests.integration.engine.sagas import Ledger, trip
 
 NO_ORCHESTRATOR = "no orchestrator is alive; start one: `signalbox worker orchestrator`"
 NO_RUNNER = (
@@ -79,3 +81,83 @@ def test_nobody_is_missing_for_a_person_s_task_or_an_instance_that_has_ended(api
     api.engine.settle()
     api.engine.execute("DELETE FROM workers")
     assert api.get(f"/instances/{person}/explain").json["unattended"] == []
+
+
+def ways_out(cli: Cli, instance_id: str) -> dict[str, str]:
+    """The commands of the last section, by what they do."""
+    lines = cli.text("explain", instance_id).partition("ways out\n")[2].splitlines()
+    told = [line.strip().partition("  ") for line in lines]
+    return {what: command.strip() for what, _, command in told}
+
+
+def test_a_failed_instance_tells_its_cause_and_what_helps(api: Api, cli: Cli) -> None:
+    is_mended: list[bool] = []
+    api.engine.handler("CRASH", lambda given: None if is_mended else crash(given))
+    instance_id = api.start(CRASHING)
+    explained = api.get(f"/instances/{instance_id}/explain").json
+    [incident] = explained["incidents"]
+    assert [task["answers"] for task in explained["chart"]["tasks"]] == [[]]
+
+    told = cli.text("explain", instance_id)
+
+    assert '  RuntimeError: as the test wants it (task "crash" failed and no transition takes' in told
+    assert "→ done" not in told, "it has failed for good"
+    assert ways_out(cli, instance_id) == {
+        "try again": f"signalbox retry {instance_id}",
+        "answer for it": f"signalbox incidents resolve {incident['id']} --skip --output JSON --reason TEXT",
+        "from a state": f"signalbox restart {instance_id} --state STATE --reason TEXT",
+        "end it": f"signalbox cancel {instance_id} --reason TEXT",
+    }
+    is_mended.append(True)
+    cli.run(*ways_out(cli, instance_id)["try again"].split()[1:])
+    api.engine.settle()
+    assert cli.json("show", instance_id)["status"] == "completed"
+
+
+def test_a_compensation_that_failed_goes_on_when_it_is_passed_over(api: Api, cli: Cli) -> None:
+    ledger = Ledger(api.engine)
+    ledger.failing |= {"do.car", "undo.hotel"}
+    instance_id = api.start(trip())
+
+    told = cli.text("explain", instance_id)
+
+    assert 'hotel.gone: undo.hotel is not possible ("undo.hotel", which undoes "do.hotel", failed)' in told
+    assert "no active state takes it" not in told
+    ways = ways_out(cli, instance_id)
+    assert set(ways) == {"try again", "pass over it", "from a state", "end it"}
+    assert ways["end it"] == f"signalbox cancel {instance_id} --without-compensation --reason TEXT"
+    assert cli.run(*ways["pass over it"].split()[1:]).exit_code == 0
+    api.engine.settle()
+
+    ways = ways_out(cli, instance_id)
+    assert set(ways) == {"from a state", "end it"}, "all is undone"
+    assert cli.run(*ways["end it"].split()[1:]).exit_code == 0
+
+
+def test_one_that_could_be_undone_says_how(api: Api, cli: Cli) -> None:
+    ledger = Ledger(api.engine)
+    ledger.failing.add("do.car")
+    instance_id = api.start(trip(compensation={"on": ["cancelled"]}))
+
+    assert cli.run(*ways_out(cli, instance_id)["undo and end it"].split()[1:]).exit_code == 0
+    api.engine.settle()
+    assert ledger.lines[-2:] == ["undo.hotel", "undo.flight"]
+
+
+def test_an_event_that_broke_its_step_is_left_out(api: Api, cli: Cli) -> None:
+    actions = [{"type": "assign", "path": "x", "value": "${1 / 0}"}]
+    instance_id = api.start(
+        {
+            "id": "breaking",
+            "initial": "a",
+            "states": {"a": {"on": {"BREAK": {"actions": actions}, "GO": "b"}}, "b": {}},
+        }
+    )
+    api.post(f"/instances/{instance_id}/events", {"type": "BREAK"})
+    api.engine.settle()
+
+    told = cli.text("explain", instance_id)
+    assert "moves on, once a way out is taken" in told
+    assert cli.run(*ways_out(cli, instance_id)["leave the event out"].split()[1:]).exit_code == 0
+    api.engine.settle()
+    assert cli.json("show", instance_id)["status"] == "waiting"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statechart
+from statechart import compensating
 from tests.unit.statechart.charts import begin, chart_of, env, send
 
 
@@ -154,3 +155,18 @@ def test_nothing_is_accepted_after_the_end():
     )
 
     assert (explanation["status"], explanation["events"]) == ("done", [])
+
+
+def test_what_undoes_is_answered_by_no_state():
+    invoke = {"src": "book", "compensate": {"type": "unbook"}, "onDone": "b"}
+    chart = chart_of({"a": {"invoke": invoke}, "b": {"on": {"GO": "a"}}})
+    begun = begin(chart)
+    [key] = begun.snapshot["tasks"]
+    booked = {"type": begun.snapshot["tasks"][key]["completionEvent"], "output": 1}
+    step = statechart.step(chart, begun.snapshot, booked, env(), obligation=key)
+    undoing = compensating.compensate(chart, step.snapshot, env(), ends="cancelled", why={})
+
+    explanation = statechart.explain(chart, undoing.snapshot)
+
+    assert [(task["name"], task["answers"]) for task in explanation["tasks"]] == [("unbook", [])]
+    assert explanation["events"] == []
