@@ -49,6 +49,7 @@ from orchestrator.answers import store
 from orchestrator.batch import LostRace
 from orchestrator.laps import BATCH, Chosen, Sweep
 from orchestrator.locked import NOTHING, Pass, advance_locked, lock_free
+from orchestrator.opened import log_opened
 
 log = structlog.get_logger("signalbox.orchestrator")
 
@@ -199,12 +200,14 @@ def _stepped(
         return advance_locked(advancing, tx, ready.locked, ready.rows, answers, light=advancing.light)
 
     try:
-        return advancing.database.run(step)
+        done = advancing.database.run(step)
     except Exception as error:
         if is_trouble(error) or isinstance(error, LostRace) or not ids:
             raise
         log.warning("batch.refused", error=type(error).__name__)
         return each_alone(advancing, ids)
+    log_opened(log, done.opened)
+    return done
 
 
 def _careful_pass(advancing: Advancing, sweep: Sweep, death: datetime) -> Pass:

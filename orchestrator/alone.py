@@ -20,7 +20,8 @@ from common.ids import InstanceId
 from common.store import inbox, instances
 from orchestrator.advancing import Advancing
 from orchestrator.batch import LostRace
-from orchestrator.locked import Pass, advance_locked, lock_free
+from orchestrator.locked import NOTHING, Pass, advance_locked, lock_free
+from orchestrator.opened import Opened, log_opened
 from orchestrator.stepped import give_up
 
 log = structlog.get_logger("signalbox.orchestrator")
@@ -72,7 +73,7 @@ def each_alone(advancing: Advancing, ids: Sequence[InstanceId]) -> Pass:
 def _alone(advancing: Advancing, instance_id: InstanceId) -> int | None:
     """Step one instance in a transaction of its own, or give it up; its steps, None where not even that could be stored."""
     try:
-        return advancing.database.run(lambda tx: _one(advancing, tx, instance_id))
+        done = advancing.database.run(lambda tx: _one(advancing, tx, instance_id))
     except Exception as error:
         if is_trouble(error) or isinstance(error, LostRace):
             raise
@@ -80,29 +81,37 @@ def _alone(advancing: Advancing, instance_id: InstanceId) -> int | None:
         log.error("instance.refused", instance_id=instance_id, reason=reason[:500])
         message = f"the database refused this step: {storable(reason)[:1_000]}"
         return _give_up_alone(advancing, instance_id, Incident("engine.rejected", message, {}))
+    log_opened(log, done.opened)
+    return done.steps
 
 
 def _give_up_alone(advancing: Advancing, instance_id: InstanceId, incident: Incident) -> int | None:
     try:
-        advancing.database.run(lambda tx: _give_up(advancing, tx, instance_id, incident))
+        opened = advancing.database.run(lambda tx: _give_up(advancing, tx, instance_id, incident))
     except Exception as error:
         if is_trouble(error):
             raise
         # It stays in the inbox, and in the log at each look; what must not happen is that it stops those behind it.
         log.exception("instance.stuck", instance_id=instance_id, code=incident.code)
         return None
+    log_opened(log, opened)
     return 0
 
 
-def _one(advancing: Advancing, tx: Connection, instance_id: InstanceId) -> int:
+def _one(advancing: Advancing, tx: Connection, instance_id: InstanceId) -> Pass:
     ready = lock_free(tx, [instance_id])
-    return advance_locked(advancing, tx, ready.locked, ready.rows).steps if ready.locked else 0
+    return advance_locked(advancing, tx, ready.locked, ready.rows) if ready.locked else NOTHING
 
 
-def _give_up(advancing: Advancing, tx: Connection, instance_id: InstanceId, incident: Incident) -> None:
+def _give_up(
+    advancing: Advancing, tx: Connection, instance_id: InstanceId, incident: Incident
+) -> tuple[Opened, ...]:
+    opened: tuple[Opened, ...] = ()
     for held in instances.lock_ready(tx, [instance_id]):
         rows = inbox.read_ready(tx, [held.id])
         compiled = advancing.charts.fetch(tx, [held.definition_id])[held.definition_id]
         now = read_now(tx)
         batch = give_up(advancing.step_limits, held, rows, compiled, now, incident)
         batch.save(tx, advancing.limits)
+        opened += batch.opened
+    return opened

@@ -49,6 +49,7 @@ from orchestrator.children import Children
 from orchestrator.erasures import Erasures
 from orchestrator.lent import CallerOf, LentTasks, allow_attempts, is_once, is_plain, told_task
 from orchestrator.map_rows import MapRows, is_due
+from orchestrator.opened import Opened
 from orchestrator.places import has_place, place_of
 from orchestrator.sends import Sends
 from orchestrator.taken_back import TakenBack
@@ -145,6 +146,7 @@ class Batch:
     _open_tasks: dict[str, set[str]] = field(default_factory=dict)
     _cancelled_timers: set[tuple[str, str]] = field(default_factory=set)
     _incidents: list[dict[str, Any]] = field(default_factory=list)
+    _opened: dict[str, Opened] = field(default_factory=dict)  # by the incident's id
     _resolved: dict[str, tuple[str, str]] = field(default_factory=dict)  # resolution and actor
     _retried_tasks: list[TaskId] = field(default_factory=list)
     _skipped_tasks: list[str] = field(default_factory=list)
@@ -173,7 +175,15 @@ class Batch:
         self._retried_tasks += decision.retried_tasks
         self._skipped_tasks += decision.skipped_tasks
         if decision.incident is not None:
-            self._incidents.append(self._incident(held, decision.incident, sequence))
+            row = self._incident(held, decision.incident, sequence)
+            self._incidents.append(row)
+            self._opened[row["id"]] = Opened(
+                held.tenant_id,
+                held.id,
+                held.definition_key,
+                decision.incident.code,
+                decision.incident.task_id,
+            )
         if decision.erasure is not None:
             self.erasures.add(held.id, decision.erasure, sequence=sequence, actor=actor)
 
@@ -370,6 +380,7 @@ class Batch:
         self._open_tasks.update(other._open_tasks)
         self._cancelled_timers |= other._cancelled_timers
         self._incidents += other._incidents
+        self._opened.update(other._opened)
         self._resolved.update(other._resolved)
         self._retried_tasks += other._retried_tasks
         self._skipped_tasks += other._skipped_tasks
@@ -541,6 +552,12 @@ class Batch:
             "resolved_by": None,
             "resolution": None,
         }
+
+    @property
+    def opened(self) -> tuple[Opened, ...]:
+        """The incidents that are left open."""
+        rows = self._incidents
+        return tuple(self._opened[row["id"]] for row in rows if row["status"] == IncidentStatus.OPEN.value)
 
     @property
     def due_in(self) -> float | None:

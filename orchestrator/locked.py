@@ -25,6 +25,7 @@ from orchestrator.answers import for_this_step, note_receipts, row_of
 from orchestrator.batch import Batch
 from orchestrator.charts import CompiledChart
 from orchestrator.light_calls import LightCalls
+from orchestrator.opened import Opened
 from orchestrator.places import find_full
 from orchestrator.stepped import Stepped, begin_instance
 from orchestrator.stepping import Config
@@ -52,6 +53,7 @@ class Pass:
     `starts_items`: children of MAPs may have their turn now (`map_children.start_items`).
     `rest`: a flood waits so many seconds for others (`common.courtesy`); nobody will ring for it.
     `due_in`: after how many seconds the first of the timers fires that it armed.
+    `opened`: incidents, to be logged once they are committed.
     """
 
     steps: int = 0
@@ -64,6 +66,7 @@ class Pass:
     starts_items: bool = False
     rest: float = 0.0
     due_in: float | None = None
+    opened: tuple[Opened, ...] = ()
 
 
 NOTHING = Pass()
@@ -144,7 +147,7 @@ def advance_locked(
     return Pass(
         batch.steps, len(locked), len(batch.lent.ended) + len(batch.due_tasks) + sum(map(len, batch.handed.values())), left=left, changed=tuple(one for one in advanced if one not in under_way),
         answered=frozenset(answer.end.claim for answer in answered), starts_items=batch.starts_items,
-        due_in=batch.due_in,
+        due_in=batch.due_in, opened=batch.opened,
     )  # fmt: skip
 
 

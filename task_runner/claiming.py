@@ -20,7 +20,7 @@ from sqlalchemy import Connection
 from common import faults
 from common.breaker import BreakerPolicy
 from common.clock import ReadClock
-from common.commands.outcome import report_outcomes
+from common.commands.outcome import Reported, log_reported, report_outcomes
 from common.courtesy import Portions
 from common.db import TASK_RUNNER_QUEUE, Database, is_trouble, note_bell
 from common.db.rows import Writes
@@ -49,13 +49,17 @@ ORDINARY_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A committed claim: how many tasks it took, those of them that are left for the slots, and what they refer to."""
+    """A committed claim: how many tasks it took, those of them that are left for the slots, and what they refer to.
+
+    `reported` is what became of those whose light handlers it has called.
+    """
 
     claimed: int
     left: Sequence[TaskClaim] = ()
     prepared: Prepared = NOTHING_PREPARED
     is_full: bool = False
     clock: ReadClock | None = None
+    reported: Reported | None = None
 
 
 class Claiming:
@@ -227,6 +231,8 @@ class Claiming:
         self._looks_first = batch.claimed == 0
         if batch.claimed:
             faults.hit("after_claim")
+        if batch.reported is not None:
+            log_reported(log, batch.reported)
         return batch
 
     def _claim_in(self, tx: Connection, limit: int, *, calls_light: bool) -> Batch:
@@ -256,11 +262,14 @@ class Claiming:
         if is_full:  # there may be more than fits here: let others join in
             note_bell(tx, TASK_RUNNER_QUEUE)
         self._expects_light = bool(light) or not taken
+        reported = None
         if light:
-            report_outcomes(tx, light.outcomes, at_once=light.at_once, worker=self.worker)
+            reported = report_outcomes(tx, light.outcomes, at_once=light.at_once, worker=self.worker)
             faults.hit("before_outcome_commit")
         # Breakers are locked last: nobody waits for anything behind them.
-        return Batch(len(taken), self._admitted(tx, left), prepared, is_full=is_full, clock=clock)
+        return Batch(
+            len(taken), self._admitted(tx, left), prepared, is_full=is_full, clock=clock, reported=reported
+        )
 
     def _claim_ordinary(self, tx: Connection, limit: int) -> Batch:
         """Lease due tasks and hand them out."""

@@ -20,8 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from common import faults
 from common.clock import ReadClock
-from common.commands.breakers import log_turned
-from common.commands.outcome import Outcome, Reported, report_known, report_outcomes
+from common.commands.outcome import Outcome, Reported, log_reported, report_known, report_outcomes
 from common.courtesy import Portions, in_turn
 from common.db import Database, is_trouble
 from common.ids import TaskId, TenantId
@@ -355,8 +354,7 @@ class Reporting:
         reported = self.database.run(use_case)
         if reported.due_in is not None:
             self._on_due(reported.due_in)
-        for turned in reported.breakers:
-            log_turned(log, turned)
+        log_reported(log, reported)
 
 
 def error_text(error: Exception) -> str:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from common.breaker import Call, Guarded, Verdict, error_text, verdict_on
 from common.canonical import dumps, read
-from common.commands.breakers import Turned, count_calls
+from common.commands.breakers import Turned, count_calls, log_turned
 from common.commands.digests import attempts_digest, attempts_digests
 from common.commands.joins import EndedMap, ItemEnd, Items, close, count_items
 from common.commands.suggestions import suggested
@@ -124,8 +124,17 @@ class Decision:
 
 
 @record
+class FailedAttempt:
+    """An attempt that failed with `error`; `again_at` is when it is tried again, None where the task has failed for good."""
+
+    outcome: Outcome
+    error: TaskError
+    again_at: datetime | None
+
+
+@record
 class Reported:
-    """What became of reported outcomes, counted, and the circuit breakers that turned by them.
+    """What became of reported outcomes, counted, the attempts that failed, and the circuit breakers that turned by them.
 
     `due_in`: after how many seconds the first of those is due that are tried again, or go on, later.
     """
@@ -138,6 +147,28 @@ class Reported:
     continued: int = 0
     breakers: tuple[Turned, ...] = ()
     due_in: float | None = None
+    failures: tuple[FailedAttempt, ...] = ()
+
+
+def log_reported(log: Any, reported: Reported) -> None:
+    """Tell of attempts that failed and breakers that turned, once that is committed.
+
+    Of an error only its code: what it says may quote the input. `signalbox tasks show` has it, with the trace.
+    """
+    for one in reported.failures:
+        log.warning(
+            "attempt.failed",
+            tenant_id=one.outcome.tenant_id,
+            instance_id=one.outcome.instance_id,
+            task_id=one.outcome.task_id,
+            type=one.outcome.type,
+            attempt=one.outcome.attempt,
+            code=one.error.code,
+            again=one.again_at is not None,
+            again_at=None if one.again_at is None else one.again_at.isoformat(),
+        )
+    for turned in reported.breakers:
+        log_turned(log, turned)
 
 
 def outcome_body(
@@ -212,7 +243,7 @@ def report_outcomes(
     turned = count_calls(tx, group.calls, now=now)
     return Reported(
         group.succeeded, group.failed, group.retried, group.released, late, group.continued, tuple(turned),
-        group.due_in,
+        group.due_in, tuple(group.failures),
     )  # fmt: skip
 
 
@@ -320,6 +351,7 @@ class _Group:
         self.continued = 0
         self.taken_back = 0  # attempts that ended without their runner, which so does not claim the next task
         self.calls: list[Call] = []
+        self.failures: list[FailedAttempt] = []
         self._ended: list[_Ended] = []
         self._suggestions: list[dict[str, Any]] = []
         self._thought: list[TaskId] = []
@@ -366,11 +398,19 @@ class _Group:
         run_at = self._next_try(outcome, error, won, outcome.attempt)
         # A try that could not begin before the whole task's time is over is not waited for.
         if run_at is None or (won.finish_by_at is not None and run_at >= won.finish_by_at):
-            self.failed += 1
-            self._end(outcome, won, TaskStatus.FAILED, ended)
-        else:
-            self.retried += 1
-            self._again(outcome, won.start_within_ms, ended, run_at=run_at, error=dumps(error.to_json()))
+            self._fail(outcome, error, won, ended)
+            return
+        self._note_retried(outcome, error, run_at)
+        self._again(outcome, won.start_within_ms, ended, run_at=run_at, error=dumps(error.to_json()))
+
+    def _fail(self, outcome: Outcome, error: TaskError, won: WonTask, ended: AttemptOutcome) -> None:
+        self.failed += 1
+        self.failures.append(FailedAttempt(outcome, error, None))
+        self._end(outcome, won, TaskStatus.FAILED, ended)
+
+    def _note_retried(self, outcome: Outcome, error: TaskError, run_at: datetime) -> None:
+        self.retried += 1
+        self.failures.append(FailedAttempt(outcome, error, run_at))
 
     def _add_failed_probe(
         self, outcome: Outcome, error: TaskError, won: WonTask, ended: AttemptOutcome
@@ -381,10 +421,9 @@ class _Group:
         """
         run_at = self._next_try(outcome, error, won, 1)
         if run_at is None or (won.finish_by_at is not None and run_at >= won.finish_by_at):
-            self.failed += 1
-            self._end(outcome, won, TaskStatus.FAILED, ended)
+            self._fail(outcome, error, won, ended)
             return
-        self.retried += 1
+        self._note_retried(outcome, error, run_at)
         self._well_tried.append(outcome.task_id)
         error_text = dumps(error.to_json())
         self._again(outcome, won.start_within_ms, ended, run_at=run_at, error=error_text, uncounted=1)
