@@ -5,7 +5,7 @@ JSON columns are stored as canonical text, so they are put into the answer as th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -279,6 +279,19 @@ def incident_json(record: IncidentRecord) -> dict[str, Any]:
     }
 
 
+_UNDONE = {"done": "done", "skipped": "skipped", "passedOver": "passed_over"}
+NOTHING_UNDONE: Mapping[str, Any] = {
+    "ends": None,
+    "reason": None,
+    "code": None,
+    "awaited": [],
+    **dict.fromkeys(_UNDONE, 0),
+    "total": 0,
+    "items": [],
+}
+"""What is said of an instance of which nothing can be undone."""
+
+
 def compensation_json(record: InstanceRecord) -> dict[str, Any] | None:
     """What an instance has done that can be undone, in the order of its undoing; None where that is nothing."""
     if record.snapshot is None or record.erased_at is not None:
@@ -293,7 +306,7 @@ def compensation_json(record: InstanceRecord) -> dict[str, Any] | None:
         "reason": started.get("reason"),
         "code": started.get("code"),
         "awaited": [one["name"] for one in state.get("awaited", {}).values()],
-        "done": sum(item["status"] not in ("registered", "running", "failed") for item in items),
+        **{name: sum(item["status"] == status for item in items) for name, status in _UNDONE.items()},
         "total": len(items),
         "items": items,
     }
@@ -301,7 +314,7 @@ def compensation_json(record: InstanceRecord) -> dict[str, Any] | None:
 
 def _undone_json(item: dict[str, Any], record: InstanceRecord) -> dict[str, Any]:
     stopped = item["status"] == "running" and record.status is InstanceStatus.FAILED
-    problem = item.get("error") or item.get("problem")
+    problem = item.get("error") or item.get("problem") or (_stopped_by(item, record) if stopped else None)
     return {
         "id": item["id"],
         "undoes": item["undoes"],
@@ -320,6 +333,14 @@ def _undone_json(item: dict[str, Any], record: InstanceRecord) -> dict[str, Any]
         "startedAt": item.get("startedAt"),
         "endedAt": item.get("endedAt"),
     }
+
+
+def _stopped_by(item: dict[str, Any], record: InstanceRecord) -> dict[str, Any] | None:
+    """The error of the task that undoes, which its instance has failed with: it is the item's once somebody has decided."""
+    data = (read(record.error) if record.error is not None else {}).get("data")
+    if not isinstance(data, dict) or data.get("compensation") != item["id"]:
+        return None
+    return data.get("error")
 
 
 def _ways_out(record: IncidentRecord) -> list[str]:

@@ -260,6 +260,8 @@ class Compensations(TypedDict):
     code: str | None
     awaited: list[str]
     done: int
+    skipped: int
+    passedOver: int
     total: int
     items: list[Compensation]
 

@@ -28,6 +28,7 @@ from api.schemas.answers import (
 from api.schemas.queries import InstanceQuery, InstanceTaskQuery, PageQuery
 from api.schemas.requests import BatchBody, EventBody, NoteBody, StartBody
 from api.shapes import (
+    NOTHING_UNDONE,
     child_json,
     compensation_json,
     history_entries,
@@ -339,16 +340,7 @@ def list_history(call: Call, instance_id: str, query: PageQuery) -> Answer:
 )
 def list_compensations(call: Call, instance_id: str) -> Answer:
     """List what an instance has done that can be undone, and how far that is."""
-    nothing: dict[str, Any] = {
-        "ends": None,
-        "reason": None,
-        "code": None,
-        "awaited": [],
-        "done": 0,
-        "total": 0,
-        "items": [],
-    }
-    return Answer(compensation_json(_instance(call, instance_id)) or nothing)
+    return Answer(compensation_json(_instance(call, instance_id)) or NOTHING_UNDONE)
 
 
 @routes.get("/instances/{instanceId}/verify", answers={200: Shape("what the check found", Verification)})

@@ -688,7 +688,9 @@ class Compensations(Shape):
     reason: str | None = Field(description="why, where somebody asked for it")
     code: str | None = Field(description="of the error that began it")
     awaited: list[str] = Field(description="work that was taken back and has not told yet how it ended")
-    done: int = Field(description="undone, skipped or passed over")
+    done: int = Field(description="how many are undone")
+    skipped: int = Field(description="how many somebody has left out")
+    passed_over: int = Field(description="how many have failed and stopped nobody")
     total: int
     items: list[Compensation] = Field(description="in the order of their undoing")
 

@@ -994,17 +994,17 @@ def compensations_view(found: Mapping[str, Any]) -> RenderableType:
     """How far the undoing of an instance is, and every piece of it in its order."""
     if not found["items"] and not found["ends"]:
         return Text("nothing that it has done says how it is undone", "dim")
-    table = plain_table("undoes", "by", "kind", "order", "status", "ended", "error", right=("order",))
+    table = plain_table("undoes", "key", "by", "kind", "order", "status", "ended", "error", right=("order",))
     for one in found["items"]:
-        error = one["error"]
         table.add_row(
             str(one["undoes"]),
+            str(one["key"]),  # two pieces of work may have one name
             str(one["name"] or ""),
             one["kind"],
             str(one["order"]),
             Text(one["status"].replace("_", " "), _UNDONE.get(one["status"], "")),
             instant(one["endedAt"]) if one["endedAt"] else "",
-            Text(f"{error['code']}: {error['message']}" if error else "", "red"),
+            Text(failure(one["error"]), "red"),
         )
     return Group(Text(_undoing(found)), table)
 
@@ -1016,14 +1016,19 @@ def _undoing(found: Mapping[str, Any]) -> str:
     """One line: how far it is, and what comes next."""
     if found["ends"] is None:
         return f"{found['total']} can be undone"
-    line = f"{found['done']} of {found['total']} done; ends {found['ends'].replace('_', ' ')}"
+    left_out = "".join(
+        f", {found[name]} {told}"
+        for name, told in (("skipped", "skipped"), ("passedOver", "passed over"))
+        if found[name]
+    )
+    line = f"{found['done']} of {found['total']} done{left_out}; ends {found['ends'].replace('_', ' ')}"
     now = next((one for one in found["items"] if one["status"] in ("running", "failed")), None)
     if found["awaited"]:
         return f"{line}; waiting to hear how {', '.join(found['awaited'])} ended"
     if now is None:
         return line
     doing = "undoing" if now["status"] == "running" else "stopped at"
-    return f"{line}; {doing} {now['undoes']} by {now['name'] or '?'}"
+    return f"{line}; {doing} {now['undoes']} ({now['key']}) by {now['name'] or '?'}"
 
 
 def _limits_table(found: Mapping[str, Any]) -> RenderableType:

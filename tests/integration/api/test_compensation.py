@@ -36,6 +36,7 @@ def test_a_cancel_undoes_and_the_list_tells_how_far_it_is(api: Api) -> None:
         ("undo.hotel", "done", {"of": "hotel-1"}),
         ("undo.flight", "failed", {"of": "flight-1"}),
     ]
+    assert [(one["error"] or {}).get("code") for one in found["items"]] == [None, "flight.gone"]
     explained = api.get(f"/instances/{instance_id}/explain").json
     assert explained["compensation"] == found
     problem_of(say(api, "cancel", instance_id), 409, "compensation.stopped")
@@ -47,6 +48,8 @@ def test_a_cancel_undoes_and_the_list_tells_how_far_it_is(api: Api) -> None:
     api.engine.settle()
     assert status(api, instance_id) == "cancelled"
     assert statuses(api, instance_id) == [("do.hotel", "done"), ("do.flight", "skipped")]
+    ended = api.get(f"/instances/{instance_id}/compensations").json
+    assert [ended[name] for name in ("done", "skipped", "passedOver", "total")] == [1, 1, 0, 2]
     actors = {
         entry["actor"]
         for entry in api.get(f"/instances/{instance_id}/history").json["items"]
@@ -111,3 +114,37 @@ def test_by_the_cli(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
         api.engine.settle()
         assert cli.json("compensations", second)["ends"] is None
         assert cli.json("show", second)["status"] == "cancelled"
+
+
+@ON_SQLITE
+def test_the_cli_tells_what_was_left_out_and_work_of_one_name_apart(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(api.engine)
+    ledger.failing |= {"undo.hotel", "do.car"}
+    twice = trip(last="car")
+    states = twice["states"]
+    states["hotel"]["invoke"]["onDone"] = "again"
+    states["again"] = {"invoke": {**states["hotel"]["invoke"], "id": "again", "onDone": "car"}}
+    states["again"]["invoke"]["compensate"] = {
+        **states["hotel"]["invoke"]["compensate"],
+        "onFailure": "continue",
+    }
+    instance_id = str(api.engine.start(twice))
+    api.engine.settle()
+    with served(api) as url:
+        cli = Cli(api, url, monkeypatch)
+        [first, second, third] = cli.json("compensations", instance_id)["items"]
+        assert first["undoes"] == second["undoes"] == "do.hotel"
+        told = cli.text("compensations", instance_id)
+        assert f"0 of 3 done, 1 passed over; ends failed; stopped at do.hotel ({second['key']})" in told
+        rows = [line.split() for line in told.splitlines() if line.startswith("do.")]
+        assert [row[1] for row in rows] == [first["key"], second["key"], third["key"]]
+        assert len({first["key"], second["key"]}) == 2
+        assert "hotel.gone: undo.hotel is not possible" in told
+
+        [incident] = cli.json("incidents", "list")["items"]
+        cli.json("incidents", "resolve", incident["id"], "--skip", "--reason", "by hand")
+        api.engine.settle()
+        told = cli.text("compensations", instance_id)
+        assert "1 of 3 done, 1 skipped, 1 passed over; ends failed" in told
