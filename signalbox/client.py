@@ -368,9 +368,10 @@ class Client:
         params = [("limit", str(PAGE)), *_given(cursor=cursor)]
         return cast("Page", self._get(_path("instances", instance_id, "history"), params))
 
-    def history(self, instance_id: str) -> Iterator[Entry]:
-        """An instance's whole history, oldest first."""
-        return self._items(_path("instances", instance_id, "history"))
+    def history(self, instance_id: str, *, since: int | None = None) -> Iterator[Entry]:
+        """An instance's history, oldest first: all of it, or what its rows from the number `since` on tell."""
+        params = _given(since=None if since is None else str(since))
+        return self._items(_path("instances", instance_id, "history"), params)
 
     def verify(self, instance_id: str) -> Verdict:
         """Check an instance's hash chain and replay its history."""

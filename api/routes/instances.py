@@ -25,7 +25,7 @@ from api.schemas.answers import (
     TaskPage,
     Verification,
 )
-from api.schemas.queries import InstanceQuery, InstanceTaskQuery, PageQuery
+from api.schemas.queries import HistoryQuery, InstanceQuery, InstanceTaskQuery, PageQuery
 from api.schemas.requests import BatchBody, EventBody, NoteBody, StartBody
 from api.shapes import (
     NOTHING_UNDONE,
@@ -306,14 +306,14 @@ def list_results(call: Call, instance_id: str, query: PageQuery) -> Answer:
 
 
 @routes.get("/instances/{instanceId}/history", answers={200: Shape("in order", HistoryPage)})
-def list_history(call: Call, instance_id: str, query: PageQuery) -> Answer:
+def list_history(call: Call, instance_id: str, query: HistoryQuery) -> Answer:
     """Read the history, entry by entry.
 
     Entries are numbered `row.entry`: a row is a consumed event, and what it caused are its entries.
     """
     _instance(call, instance_id)
     paging = Paging(call, query)
-    sequence, ordinal = (int(part) for part in paging.position or (1, 0))
+    sequence, ordinal = (int(part) for part in paging.position or (query.since, 0))
     entries: list[tuple[int, int, dict[str, Any]]] = []
     has_more = True
     while has_more and len(entries) <= paging.limit:

@@ -67,6 +67,10 @@ class TaskQuery(PageQuery):
     parent_task_id: str | None = Field(None, description="only the items of this MAP")
 
 
+class HistoryQuery(PageQuery):
+    since: int = Field(1, ge=1, le=2**53, description="the row to begin with: 12 of `12.1`")
+
+
 class InstanceTaskQuery(PageQuery):
     status: list[TaskStatus] = Field(default_factory=list, description="may be repeated: any of these")
 

@@ -170,13 +170,18 @@ def send(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Send an event to an instance."""
+    """Send an event to an instance. With --wait it is told, too, when nothing takes the event."""
     members = arguments.json_object(data, "--data") or {}
     if members.get("type", type) != type:
         raise UsageError(f'--data: its "type" is "{members["type"]}", the event to send is "{type}"')
     with connect() as client:
+        before = 0 if wait is None else client.instance(instance_id)["sequence"]
         instance = client.send(instance_id, {**members, "type": type}, wait=wait)
-    _show_line(Output(json), instance)
+        untaken = None if wait is None else _untaken(client, instance_id, type, since=before + 1)
+    if untaken is None:
+        _show_line(Output(json), instance)
+    else:
+        Output(json).show({**instance, "untaken": untaken}, lambda: _render().untaken_view(instance, untaken))
 
 
 def history(
@@ -232,6 +237,19 @@ def note(
     with connect() as client:
         answer = client.note(instance_id, text)
     Output(json).show(answer, lambda: Text("noted"))
+
+
+def _untaken(client: Client, instance_id: str, type: str, *, since: int) -> dict[str, Any] | None:
+    """What the history says of an event that has changed nothing: {event, entry, reason, taken}. None for any other."""
+    told = [
+        one for one in client.history(instance_id, since=since) if one["payload"].get("eventType") == type
+    ]
+    if not told or any(one["type"] == "event.received" for one in told):
+        return None  # it waits, or was taken; or another one like it was, and nobody can tell which is ours
+    chart = client.explain(instance_id)["chart"] or {}
+    taken = [event["type"] for event in chart.get("events", ()) if event["accepted"] is not False]
+    last = told[-1]
+    return {"event": type, "entry": last["type"], "reason": last["payload"].get("reason"), "taken": taken}
 
 
 def _watch(out: Output, client: Client, instance_id: str, timeout: float | None) -> Instance:

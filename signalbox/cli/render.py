@@ -366,6 +366,25 @@ def settled_line(one: Instance) -> Text:
     return line
 
 
+def untaken_view(one: Instance, untaken: Mapping[str, Any]) -> Text:
+    """How an instance stands, and why an event has changed nothing about that."""
+    event, reason = untaken["event"], untaken["reason"]
+    why = _NOT_TAKEN.get(reason, str(reason)).format(event=event)
+    if reason == "no_transition" and event in untaken["taken"]:
+        why = f"{event} is taken under a condition, which this one does not meet"
+    taken = ", ".join(untaken["taken"]) or "nothing"
+    line = settled_line(one)
+    return line.append(f"\n{untaken['entry'].removeprefix('event.')}: {why}; taken now: {taken}", "yellow")
+
+
+_NOT_TAKEN = {
+    "no_transition": "no active state takes {event}",
+    "forbidden": "an active state forbids {event}",
+    "compensating": "it is being undone, and takes no {event} any more",
+    "not_started": "it has not started",
+}
+
+
 # --- history ----------------------------------------------------------------------------------------------------
 
 

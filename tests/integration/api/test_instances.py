@@ -288,6 +288,25 @@ def test_history_is_paged_entry_by_entry(api: Api) -> None:
         assert pages == whole, limit
 
 
+def test_a_history_is_read_from_a_row_on(api: Api) -> None:
+    instance_id = api.start()
+    for type_ in ("LOOKED", "APPROVED"):
+        api.post(f"/instances/{instance_id}/events", {"type": type_})
+    api.engine.settle()
+    path = f"/instances/{instance_id}/history"
+    whole = api.get(path).json["items"]
+
+    since = [entry for entry in whole if not entry["sequence"].startswith("1.")]
+    assert since
+    assert api.get(path, since=2).json["items"] == since
+    assert api.get(path, since=99).json["items"] == []
+    first = api.get(path, since=2, limit=1).json
+    rest = api.get(path, since=2, limit=50, cursor=first["nextCursor"]).json
+    assert first["items"] + rest["items"] == since
+    problem_of(api.get(path, since=0), 422, "request.invalid")
+    problem_of(api.get(path, since=2**60), 422, "request.invalid")
+
+
 def test_a_history_verifies_and_replays(api: Api) -> None:
     instance_id = api.start()
     api.post(f"/instances/{instance_id}/events", {"type": "APPROVED"})
