@@ -16,7 +16,7 @@ from signalbox.cli.output import Output
 from signalbox.cli.target import connect
 
 if TYPE_CHECKING:
-    from signalbox.client import ControlVerb
+    from signalbox.client import Client, ControlVerb
     from signalbox.shapes import BulkPage, Instance
 
 OneId = Annotated[
@@ -215,6 +215,7 @@ def _say(
             "instance",
             dry_run=dry_run,
             yes=yes,
+            on_none=lambda: require_definition(client, wanted.get("definitionKey")),
         )
 
 
@@ -226,10 +227,12 @@ def act_on_many(
     *,
     dry_run: bool,
     yes: bool,
+    on_none: Callable[[], None],
 ) -> None:
     """Count first and ask, then act, with the count going up on stderr. Exit 4 when some were refused.
 
-    `doing` is what is about to be done, and `thing` the word for each of whom it is done to.
+    `doing` is what is about to be done, and `thing` the word for each of whom it is done to. `on_none` is called where none match, and raises where
+    none could.
     """
     from signalbox.cli.render import count
 
@@ -244,10 +247,18 @@ def act_on_many(
         refused += page["refused"]
         if page["nextCursor"] is not None:
             sys.stderr.write(f"{len(accepted)} …\n")
+    if not accepted and not refused:
+        on_none()
     answer = {"dryRun": dry_run, "accepted": accepted, "refused": refused}
     out.show(answer, lambda: _bulk_view(f"{doing} {count(len(accepted), thing)}", answer))
     if refused and not dry_run:
         raise typer.Exit(Exit.CONFLICT)
+
+
+def require_definition(client: Client, key: str | None) -> None:
+    """Raise `NotFound` for a key that no version of any definition has: who misspells it should not be told that all is well."""
+    if key is not None:
+        next(client.versions(key), None)
 
 
 def _is_wanted(doing: str) -> bool:

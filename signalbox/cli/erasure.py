@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from signalbox.cli import arguments
-from signalbox.cli.control import DryRun, OfDefinition, OneId, Yes, act_on_many
+from signalbox.cli.control import DryRun, OfDefinition, OneId, Yes, act_on_many, require_definition
 from signalbox.cli.exits import TimedOut, UsageError
 from signalbox.cli.options import WORK, AsJson, Labels
 from signalbox.cli.output import Output
@@ -74,6 +74,7 @@ def erase(
             "instance",
             dry_run=dry_run,
             yes=yes,
+            on_none=lambda: require_definition(client, definition),
         )
 
 

@@ -344,6 +344,8 @@ def instance_facts(
 
 def bulk_view(doing: str, answer: Mapping[str, Any]) -> Text:
     """What became of many: how many were accepted, and each refusal with its reason."""
+    if not answer["accepted"] and not answer["refused"]:
+        return Text("none match the filter: nothing is done", "yellow")
     view = Text(f"would {doing}" if answer["dryRun"] else f"accepted: {doing}", "bold")
     for refusal in answer["refused"]:
         view.append(f"\n{refusal['detail']}", "red")

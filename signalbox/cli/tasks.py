@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from signalbox.cli import arguments
-from signalbox.cli.control import act_on_many
+from signalbox.cli.control import act_on_many, require_definition
 from signalbox.cli.exits import UsageError
 from signalbox.cli.options import LOOK, AsJson, Limit, Statuses
 from signalbox.cli.output import Output
@@ -144,6 +144,7 @@ def resolve_incident(
             "incident",
             dry_run=dry_run,
             yes=yes,
+            on_none=lambda: require_definition(client, definition),
         )
 
 
