@@ -1,13 +1,23 @@
 """`python -m task_runner OPTIONS`: what `celery -A task_runner.worker worker OPTIONS` starts, sooner."""
 
+from __future__ import annotations
+
 import gc
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 if __name__ == "__main__":
     # What is loaded now stays: looking through it for garbage, again and again, takes a tenth of the start.
     gc.disable()
     from common.queues.command import run_worker
-    from task_runner.worker import app
 
-    gc.enable()
-    run_worker(app, sys.argv[1:])
+    def load() -> Celery:
+        from task_runner.worker import app  # noqa: PLC0415 - it reads its settings, which may be wrong
+
+        gc.enable()
+        return app
+
+    run_worker("task-runner", load, sys.argv[1:])

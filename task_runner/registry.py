@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
 from importlib.metadata import entry_points
+from traceback import extract_tb
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from common.canonical import clean
@@ -351,7 +352,14 @@ def _import(module: str, source: str) -> None:
     try:
         import_module(module)
     except Exception as error:
-        raise Misconfigured(f'{source}: cannot import "{module}": {type(error).__name__}: {error}') from error
+        said = f"{type(error).__name__}: {error}"
+        raise Misconfigured(f'{source}: cannot import "{module}": {said}{_raised_at(error)}') from error
+
+
+def _raised_at(error: BaseException) -> str:
+    """Where a module raised, in words; nothing where the import itself found none."""
+    frames = [frame for frame in extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if len(frames) > 1 else ""
 
 
 def _place(function: Callable[..., Any]) -> str:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from common.db.migrate import upgrade
+from signalbox.access import opened_database
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -47,3 +50,47 @@ def test_it_loads_no_other_command_of_celery() -> None:
 
     assert "celery.bin.worker" in loaded
     assert not {"celery.bin.celery", "click_repl", "flower", "prompt_toolkit"} & set(loaded)
+
+
+@pytest.mark.parametrize(
+    ("package", "duty"), [("orchestrator", "orchestrator"), ("task_runner", "task-runner")]
+)
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({}, "the database has no Signalbox schema; run `signalbox db upgrade` first"),
+        ({"SIGNALBOX_LEASE_SECONDS": "soon"}, "settings: lease_seconds: "),
+        ({"SIGNALBOX_MAX_OUTPUT_BYTES": "1"}, "limits: max_output_bytes: "),
+    ],
+    ids=["schema", "setting", "limit"],
+)
+def test_what_is_misconfigured_is_one_line(
+    tmp_path: Path, package: str, duty: str, wrong: dict[str, str], said: str
+) -> None:
+    if "SIGNALBOX_MAX_OUTPUT_BYTES" in wrong:
+        with opened_database(f"sqlite:///{tmp_path}/x.db", name="test") as database:
+            upgrade(database)
+    alone = {"DATABASE_URL": f"sqlite:///{tmp_path}/x.db", "REDIS_URL": "", "SIGNALBOX_DOORBELLS": "false"}
+
+    refused = answer("-m", package, **alone, **wrong)
+
+    assert refused.returncode == 2, refused.stderr
+    assert refused.stderr.splitlines()[-1].startswith(f"signalbox worker {duty}: {said}")
+    assert "Traceback" not in refused.stderr
+
+
+def test_so_is_a_module_of_handlers_that_is_not_there(tmp_path: Path) -> None:
+    settings = {
+        "DATABASE_URL": f"sqlite:///{tmp_path}/x.db",
+        "REDIS_URL": "",
+        "SIGNALBOX_HANDLERS": "nowhere",
+    }
+
+    refused = answer("-m", "task_runner", **settings)
+
+    assert refused.returncode == 2
+    assert refused.stderr.endswith(
+        'signalbox worker task-runner: SIGNALBOX_HANDLERS: cannot import "nowhere": '
+        "ModuleNotFoundError: No module named 'nowhere'\n"
+    )
+    assert "Traceback" not in refused.stderr

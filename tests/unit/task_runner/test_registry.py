@@ -154,6 +154,17 @@ def test_a_module_that_cannot_be_imported_is_named_with_its_reason(
 
 
 @pytest.mark.usefixtures("forgets")
+def test_a_module_that_raises_is_told_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_module(tmp_path, "broken_inside", "\n\nNOT_THERE['key']")
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(Misconfigured, match=r"NameError: .* \(.*broken_inside\.py, line 3\)$"):
+        discover("broken_inside")
+    with pytest.raises(Misconfigured, match=r"No module named 'not_there_at_all'$"):
+        discover("not_there_at_all")
+
+
+@pytest.mark.usefixtures("forgets")
 def test_entry_points_are_imported_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_module(
         tmp_path,
