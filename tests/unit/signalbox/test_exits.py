@@ -1,5 +1,10 @@
 """Exit codes: one for each kind of no."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from common.errors import (
@@ -48,3 +53,54 @@ def test_codes_are_those_of_the_manual() -> None:
         ("TIMED_OUT", 6),
         ("INTERRUPTED", 130),
     ]
+
+
+def asked(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "signalbox", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=folder,
+        env={"PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("apply", "--json"), "Missing argument 'FILE…'."),
+        (("start", "flow", "--wait", "x", "--json"), "Invalid value for '--wait': "),
+        (("ls", "--jsom", "--json"), "No such option: --jsom"),
+        (("frobnicate", "--json"), "No such command 'frobnicate'."),
+        (("apply", "nowhere.json", "--json"), 'cannot read "nowhere.json"'),
+    ],
+    ids=lambda one: " ".join(one) if isinstance(one, tuple) else "",
+)
+def test_a_usage_error_of_a_json_command_is_json(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    answer = asked(tmp_path, *words)
+
+    assert (answer.returncode, answer.stderr) == (Exit.USAGE, "")
+    error = json.loads(answer.stdout)["error"]
+    assert error["code"] == "cli.usage"
+    assert error["message"].startswith(said)
+
+
+def test_for_people_it_stays_as_typer_tells_it(tmp_path: Path) -> None:
+    answer = asked(tmp_path, "apply")
+
+    assert (answer.returncode, answer.stdout) == (Exit.USAGE, "")
+    assert "Missing argument" in answer.stderr
+
+
+def test_a_json_command_exits_with_the_code_that_it_says(tmp_path: Path) -> None:
+    states = {"a": {"on": {"GO": "nowhere"}}}
+    (tmp_path / "bad.json").write_text(json.dumps({"id": "bad", "initial": "a", "states": states}))
+    (tmp_path / "good.json").write_text(json.dumps({"id": "good", "initial": "a", "states": {"a": {}}}))
+
+    refused, passed = (asked(tmp_path, "check", f"{name}.json", "--json") for name in ("bad", "good"))
+
+    assert refused.returncode == Exit.FAILED, refused.stdout
+    assert passed.returncode == Exit.OK, passed.stdout
+    assert json.loads(refused.stdout) != json.loads(passed.stdout)
