@@ -137,22 +137,9 @@ def _problems(file: str) -> list[dict[str, Any]]:
         ]
     if not isinstance(document, dict):
         return [problem.to_json() for problem in statechart.check(document)]
-    from common.commands.definitions import find_problems
-    from common.store.definitions import PublishedTypes
+    from signalbox.door import problems_of
 
-    published = PublishedTypes(None, frozenset(), inputs=_input_schemas())
-    return [problem.to_json() for problem in find_problems(document, published)]
-
-
-def _input_schemas() -> dict[tuple[str, str], str]:
-    """The schemas of the task types that come along, as every runner publishes them."""
-    from common.canonical import dumps
-    from task_runner import handlers
-    from task_runner.registry import REGISTRY
-
-    assert handlers.__all__, "importing them registers them"  # noqa: S101
-    known = [one for one in REGISTRY.all() if one.built_in and one.input_schema is not None]
-    return {(one.name, ""): dumps(one.input_schema) for one in known}
+    return [problem.to_json() for problem in problems_of(document)]
 
 
 def _report(report: list[dict[str, Any]]) -> RenderableType:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import statechart
 from common.canonical import clean, dumps, loads, read
 from common.commands.configs import NewConfig, check_names, config_text
-from common.commands.definitions import document_text, find_problems
+from common.commands.definitions import document_text
 from common.commands.send import require_size
 from common.config import Limits
 from common.db.tables import ConfigScope, InboxType
@@ -21,8 +21,8 @@ from common.decision import START_TIMER
 from common.errors import did_you_mean
 from common.store import inbox
 from common.store.configs import Configured
-from common.store.definitions import PublishedTypes
 from orchestrator.charts import CompiledChart
+from signalbox.door import problems_of
 from signalbox.testing.answers import Answer, Answering, script_of
 from signalbox.testing.handlers import Handlers
 from signalbox.testing.memory import TENANT, Memory, Timer
@@ -252,8 +252,7 @@ class _Loaded:
 def _compiled(text: str) -> _Loaded:
     """The chart of a document and its warnings, kept: tests load the same definition again and again."""
     document = read(text)
-    # Who offers a task type is the test's business.
-    problems = find_problems(document, PublishedTypes(None, frozenset()))
+    problems = problems_of(document)
     if any(problem.severity == "error" for problem in problems):
         raise InvalidDefinition(problems)
     checksum = hashlib.sha256(text.encode()).hexdigest()

@@ -314,7 +314,8 @@ def test_handlers_are_called() -> None:
     assert seen == [(1, None), (2, 1)]
     assert run.now == START + timedelta(minutes=1)
     assert run.context == {"checked": 1}
-    assert Workflow.load(one_task("EMAIL"), handlers=registry).start().status == "running"
+    mail = one_task("EMAIL", input={"to": "ada@example.com", "subject": "Hello", "text": "Good morning."})
+    assert Workflow.load(mail, handlers=registry).start().status == "running"
     assert Workflow.load(one_task("unknown"), handlers=True).start().status == "running"
 
 
@@ -528,6 +529,13 @@ def test_every_problem_of_a_definition_is_told() -> None:
     assert len(told.value.problems) >= 2
     assert "did you mean 'left'?" in str(told.value)
     assert "nowhere" in str(told.value)
+
+
+def test_what_the_door_says_of_the_types_that_come_along_is_told() -> None:
+    with pytest.raises(InvalidDefinition, match=r"input\.urll: 'urll' is not known here"):
+        Workflow.load(one_task("HTTP", input={"method": "GET", "url": "https://orders.example", "urll": ""}))
+    with pytest.raises(InvalidDefinition, match=r'form\.type: expected one of .*, found "objct"'):
+        Workflow.load(one_task("HUMAN", form={"type": "objct"}))
 
 
 def test_what_check_warns_of_is_kept() -> None:
