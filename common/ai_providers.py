@@ -38,7 +38,7 @@ def read_providers(written: str) -> dict[str, ProviderSetting]:
     try:
         value = loads(written, max_bytes=MAX_SETTING_BYTES, limit="ai_providers")
     except SignalboxError as error:
-        raise ValueError(f"expected JSON: {error}") from None
+        raise ValueError(str(error).removeprefix("body ")) from None
     if not isinstance(value, dict):
         raise ValueError('expected an object such as {"openai": {"key": "…"}}')
     return {name: _provider(name, setting) for name, setting in value.items()}

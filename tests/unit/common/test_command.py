@@ -59,8 +59,8 @@ def test_it_loads_no_other_command_of_celery() -> None:
     ("wrong", "said"),
     [
         ({}, "the database has no Signalbox schema; run `signalbox db upgrade` first"),
-        ({"SIGNALBOX_LEASE_SECONDS": "soon"}, "settings: lease_seconds: "),
-        ({"SIGNALBOX_MAX_OUTPUT_BYTES": "1"}, "limits: max_output_bytes: "),
+        ({"SIGNALBOX_LEASE_SECONDS": "soon"}, "SIGNALBOX_LEASE_SECONDS: "),
+        ({"SIGNALBOX_MAX_OUTPUT_BYTES": "1"}, "SIGNALBOX_MAX_OUTPUT_BYTES: "),
     ],
     ids=["schema", "setting", "limit"],
 )

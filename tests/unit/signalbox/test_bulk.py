@@ -19,11 +19,35 @@ def asking(*ids: str) -> Any:
 
 @pytest.mark.parametrize(("ids", "said"), [(["one"], "1 instance"), (["one", "two"], "2 instances")])
 def test_one_is_one_and_two_are_some(capsys: pytest.CaptureFixture[str], ids: list[str], said: str) -> None:
-    act_on_many(Output(as_json=False), asking(*ids), "retry", "instance", dry_run=True, yes=False)
+    act_on_many(
+        Output(as_json=False),
+        asking(*ids),
+        "retry",
+        "instance",
+        dry_run=True,
+        yes=False,
+        on_none=lambda: None,
+    )
     assert f"would retry {said}\n" in capsys.readouterr().out
 
-    act_on_many(Output(as_json=False), asking(*ids), "retry", "instance", dry_run=False, yes=True)
+    act_on_many(
+        Output(as_json=False),
+        asking(*ids),
+        "retry",
+        "instance",
+        dry_run=False,
+        yes=True,
+        on_none=lambda: None,
+    )
     assert f"accepted: retry {said}\n" in capsys.readouterr().out
 
     with pytest.raises(UsageError, match=f"this would retry {said}; say --yes"):
-        act_on_many(Output(as_json=False), asking(*ids), "retry", "instance", dry_run=False, yes=False)
+        act_on_many(
+            Output(as_json=False),
+            asking(*ids),
+            "retry",
+            "instance",
+            dry_run=False,
+            yes=False,
+            on_none=lambda: None,
+        )

@@ -412,7 +412,7 @@ def test_a_setting_that_is_wrong_is_refused_at_the_start_without_its_keys(
     with pytest.raises(Misconfigured) as raised:
         Settings.load()
 
-    assert "ai_providers" in str(raised.value)
+    assert "SIGNALBOX_AI_PROVIDERS" in str(raised.value)
     assert "the-secret-key" not in str(raised.value)
 
 

@@ -120,7 +120,7 @@ def test_an_allowance_reaches_no_further(allow: str, address: str, network: str)
 def test_the_setting_is_checked_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_networks(" 127.0.0.0/8 ,fd00::/8,") == (ip_network("127.0.0.0/8"), ip_network("fd00::/8"))
     monkeypatch.setenv("SIGNALBOX_HTTP_ALLOW", "127.0.0.1/8")
-    with pytest.raises(Misconfigured, match=r"http_allow: .*127\.0\.0\.1/8 has host bits set"):
+    with pytest.raises(Misconfigured, match=r"SIGNALBOX_HTTP_ALLOW: .*127\.0\.0\.1/8 has host bits set"):
         Settings.load()
 
 

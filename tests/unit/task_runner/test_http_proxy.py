@@ -145,7 +145,7 @@ def test_the_setting_is_checked_at_start(monkeypatch: pytest.MonkeyPatch) -> Non
         "http://p:99999",
     ):
         monkeypatch.setenv("SIGNALBOX_HTTP_PROXY", url)
-        with pytest.raises(Misconfigured, match="http_proxy"):
+        with pytest.raises(Misconfigured, match="SIGNALBOX_HTTP_PROXY"):
             Settings.load()
     monkeypatch.setenv("SIGNALBOX_HTTP_PROXY", "")
     assert Settings.load().http_proxy is None

@@ -13,6 +13,7 @@ BATCH = {
     "_tasks", "_asked_again", "_timers", "_cancelled_tasks", "_open_tasks", "_cancelled_timers", "sends", "_incidents",
     "_resolved", "_retried_tasks", "_skipped_tasks", "_maps", "_left_over", "asked_models", "_assigned",
     "taken_back",
+    "_opened",  # lines of a log
     "emitted",  # told by the history: the kit asks no triggers
     "_limits",  # the kit runs task after task, as the test says: no limit is ever full
     "asking", "vacated",  # places: the kit starts one instance, which has one
