@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -111,10 +112,10 @@ def described(error: BaseException, hidden: Redaction = NOTHING_HIDDEN) -> TaskE
     name = _told(lambda: type(error).__name__, "Exception", hidden)[:MAX_CODE]
     message = _told(lambda: _said(error), name, hidden)[:MAX_MESSAGE]
     if issubclass(type(error), HandlerError):  # `isinstance` would ask the exception itself
-        try:
+        with suppress(
+            BaseException
+        ):  # the handler's code: where it cannot be read, it counts as any other exception
             return _as_it_says(cast("HandlerError", error), message, trace, hidden)
-        except BaseException as unread:  # noqa: BLE001 - the handler's code: it counts as any other exception then
-            del unread
     # A missing handler is this process's lack, not the work's: another runner may have it.
     return TaskError(name, message, trace=trace)
 
@@ -138,7 +139,9 @@ def _milliseconds(after: timedelta) -> int:
 def _told(read: Callable[[], str], otherwise: str, hidden: Redaction) -> str:
     """What a handler's exception says, as it may be stored; `otherwise` where to read it raises, be it by `SystemExit`: that must not cost the slot."""
     try:
-        return hidden.text(storable(read()))
+        return hidden.text(
+            storable("".join((read(),)))
+        )  # a text of the handler's own class is copied into one that is none
     except BaseException:  # noqa: BLE001 - the handler's code
         return otherwise
 

@@ -6,9 +6,11 @@ where the truth is. Results are off; Flower still shows what a doorbell did, fro
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from celery import Celery
+from celery.exceptions import CPendingDeprecationWarning
 from kombu import Queue
 
 from common.db import ORCHESTRATOR_QUEUE, TASK_RUNNER_QUEUE
@@ -20,6 +22,8 @@ TASK_OF_QUEUE = {ORCHESTRATOR_QUEUE: ADVANCE, TASK_RUNNER_QUEUE: RUN}
 
 def make_app(broker_url: str, *, name: str, queue: str) -> Celery:
     """Make a worker's app for one queue. The broker may be absent now and come later."""
+    # What another Celery will do some day is for who upgrades it, and not for who reads the log of an outage.
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     app = Celery(name, broker=broker_url)
     app.conf.update(
         task_default_queue=queue,
@@ -32,7 +36,7 @@ def make_app(broker_url: str, *, name: str, queue: str) -> Celery:
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,
         task_acks_late=False,
-        worker_consumer="common.queues.consumer:Undaunted",
+        worker_consumer="common.queues.consumer:TolerantConsumer",
         worker_pool="threads",
         worker_concurrency=2,
         worker_prefetch_multiplier=1,

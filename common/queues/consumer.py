@@ -19,7 +19,7 @@ BROKER_ERRORS = (Empty, OSError, redis.RedisError)
 log = structlog.get_logger("signalbox.consumer")
 
 
-class Undaunted(Consumer):
+class TolerantConsumer(Consumer):
     """Drops messages that nothing can be made of, each with a warning."""
 
     def connect(self) -> Any:

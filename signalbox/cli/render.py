@@ -103,6 +103,12 @@ def instant(text: str | None) -> str:
     return "" if text is None else _parse(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
+def _tries(task: Mapping[str, Any], of: str) -> str:
+    """The attempt that a task is at, of how many; empty for what goes on without any, as a person's does."""
+    has_none = task["attempt"] == 0 and task["status"] != "pending"
+    return "" if has_none else f"{task['attempt']}{of}{task['maxAttempts']}"
+
+
 def clock_time(text: str) -> str:
     """The time of day of an instant in this machine's time zone, to the millisecond."""
     return _parse(text).astimezone().strftime("%H:%M:%S.%f")[:-3]
@@ -553,7 +559,7 @@ def tasks_table(tasks: Iterable[Task]) -> RenderableType:
             one["type"],
             one["name"],
             status_text(one["status"]),
-            f"{one['attempt']}/{one['maxAttempts']}",
+            _tries(one, "/"),
             instant(one["runAt"]),
             short(failure(one["error"]), 60),
         )
@@ -737,7 +743,7 @@ def task_facts(one: Task) -> RenderableType:
                 ("status", status_text(one["status"])),
                 *_poll_facts(one.get("poll")),
                 *_map_facts(one),
-                ("attempt", f"{one['attempt']} of {one['maxAttempts']}"),
+                ("attempt", _tries(one, " of ")),
                 ("limit", one.get("limitKey")),
                 ("run at", instant(one["runAt"])),
                 ("title", _text_or_none(one.get("title"))),

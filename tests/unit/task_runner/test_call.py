@@ -143,6 +143,16 @@ class Leaving(Exception):
         raise SystemExit(3)
 
 
+class Slippery(str):
+    def __getitem__(self, _key: Any) -> str:
+        raise SystemExit("no part of me")
+
+
+class SlipperyText(Exception):
+    def __str__(self) -> str:
+        return Slippery("no")
+
+
 class NoClass(Exception):
     @property
     def __class__(self) -> Any:
@@ -177,6 +187,7 @@ class Coy(Permanent):
 
 HOSTILE: Mapping[str, tuple[Callable[[], BaseException], str, str]] = {
     "text": (Leaving, "Leaving", "Leaving"),
+    "slices": (SlipperyText, "SlipperyText", "no"),
     "class": (lambda: NoClass("no"), "NoClass", "no"),
     "notes": (lambda: NoNotes("no"), "NoNotes", "no"),
     "name": (lambda: OfNamelessClass("no"), "Exception", "no"),
