@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import structlog
 from sqlalchemy import Connection
 
 from common.commands import breakers
@@ -13,6 +14,7 @@ from common.db.now import read_now
 from common.store import idempotency, workers
 
 WORKERS_KEPT = timedelta(days=1)
+log = structlog.get_logger("signalbox.orchestrator")
 
 
 def expire_due_leases(database: Database) -> int:
@@ -24,7 +26,10 @@ def expire_due_leases(database: Database) -> int:
             note_bell(tx, TASK_RUNNER_QUEUE)
         return count
 
-    return database.run(expire)
+    count = database.run(expire)
+    if count:
+        log.warning("leases.expired", count=count)
+    return count
 
 
 def time_out_due_tasks(database: Database) -> int:

@@ -44,4 +44,4 @@ def test_none_that_match_are_told(api: Api, cli: Cli) -> None:
         "accepted": [],
         "refused": [],
     }
-    assert "accepted: pause 1 instances" in cli.text("pause", "--definition", "approval", "--yes")
+    assert "accepted: pause 1 instance\n" in cli.text("pause", "--definition", "approval", "--yes")
