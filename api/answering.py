@@ -49,10 +49,18 @@ def refuse(problem: ProblemAnswer, *, cause: BaseException, about: Mapping[str, 
     if problem.status >= 500:
         log.error("request.failed", **line, exc_info=cause)
     else:
-        log.warning("request.refused", **line, detail=_printable(problem.detail))
+        log.warning("request.refused", **line, detail=_printable(_logged(problem)))
     response = Response(orjson.dumps(problem.body), problem.status, content_type=MEDIA_TYPE)
     response.headers.update(problem.headers)
     return response
+
+
+def _logged(problem: ProblemAnswer) -> str:
+    """What a log may say of a refusal: of the members of a body, where and what kind of mistake it is, and not what was found there."""
+    problems = problem.body.get("problems")
+    if not problems:
+        return problem.detail
+    return "; ".join(f"{one['path'] or 'body'}: {one['code']}" for one in problems[:5])
 
 
 def _printable(text: str) -> str:

@@ -33,6 +33,14 @@ def count_rows(api: Api) -> dict[str, int]:
     return {table: int(api.engine.execute(f"SELECT count(*) FROM {table}")[0][0]) for table in TABLES}
 
 
+def test_what_was_found_in_a_body_is_told_to_its_sender_and_not_to_the_log(api: Api) -> None:
+    with one_refusal(api) as lines:
+        answer = api.post("/instances", {"definitionKey": "approval", "priority": "hunter2"})
+
+    assert answer.json["detail"] == "priority: expected a whole number, found 'hunter2'"
+    assert lines[0]["detail"] == "priority: member.invalid"
+
+
 @contextmanager
 def one_refusal(api: Api) -> Iterator[list[Any]]:
     """Whatever happens in the block is one refusal: nothing is stored, and the log has exactly one line of it."""

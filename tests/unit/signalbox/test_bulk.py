@@ -17,37 +17,18 @@ def asking(*ids: str) -> Any:
     return ask
 
 
+def retry(*ids: str, dry_run: bool, yes: bool) -> None:
+    out = Output(as_json=False)
+    act_on_many(out, asking(*ids), "retry", "instance", dry_run=dry_run, yes=yes, on_none=lambda: None)
+
+
 @pytest.mark.parametrize(("ids", "said"), [(["one"], "1 instance"), (["one", "two"], "2 instances")])
 def test_one_is_one_and_two_are_some(capsys: pytest.CaptureFixture[str], ids: list[str], said: str) -> None:
-    act_on_many(
-        Output(as_json=False),
-        asking(*ids),
-        "retry",
-        "instance",
-        dry_run=True,
-        yes=False,
-        on_none=lambda: None,
-    )
+    retry(*ids, dry_run=True, yes=False)
     assert f"would retry {said}\n" in capsys.readouterr().out
 
-    act_on_many(
-        Output(as_json=False),
-        asking(*ids),
-        "retry",
-        "instance",
-        dry_run=False,
-        yes=True,
-        on_none=lambda: None,
-    )
+    retry(*ids, dry_run=False, yes=True)
     assert f"accepted: retry {said}\n" in capsys.readouterr().out
 
     with pytest.raises(UsageError, match=f"this would retry {said}; say --yes"):
-        act_on_many(
-            Output(as_json=False),
-            asking(*ids),
-            "retry",
-            "instance",
-            dry_run=False,
-            yes=False,
-            on_none=lambda: None,
-        )
+        retry(*ids, dry_run=False, yes=False)
