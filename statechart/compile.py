@@ -516,8 +516,9 @@ class Compiler:
         """Nothing of an instance is there yet: only the event, or what is known of the run, can be read."""
         known = (*names, "now") if trigger.event is None else ("event", "now")
         for member, paths in trigger.paths():
+            given = ("params",) if member == "condition" else ()  # only a named guard can read them
             for path in sorted(paths):
-                if path.partition(".")[0] not in known:
+                if path.partition(".")[0] not in (*known, *given):
                     self.findings.error(
                         "trigger.unknown_name",
                         join(at, member),

@@ -6,7 +6,7 @@ schedule what is known of its run (`RUN_NAMES`). Event patterns match as those o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -92,6 +92,33 @@ def is_pattern(text: str) -> bool:
         return True
     name = text.removesuffix(".*")
     return bool(name) and len(text) <= 200 and name == name.strip() and "*" not in name
+
+
+def without_states(document: Mapping[str, Json]) -> dict[str, Json]:
+    """A document with the same triggers and the guards that they name, and one state instead of those that it has, which may be thousands.
+
+    `document` is one that compiles; nothing of an instance is there when its triggers are asked, so they mean the same.
+    """
+    triggers, guards = document.get("triggers", []), document.get("guards") or {}
+    named: dict[str, Json] = {}
+    pending: list[Json] = [triggers]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, str):
+            if one in guards and one not in named:
+                named[one] = guards[one]
+                pending.append(guards[one])
+        elif isinstance(one, Mapping):
+            pending.extend(one.values())
+        elif isinstance(one, list):
+            pending.extend(one)
+    return {
+        "id": "triggers",
+        "initial": "asked",
+        "states": {"asked": {"type": "final"}},
+        "guards": named,
+        "triggers": triggers,
+    }
 
 
 def patterns_of(event_type: str) -> Sequence[str]:

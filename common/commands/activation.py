@@ -32,6 +32,7 @@ from common.store.schedules import Schedule
 from statechart import Problem
 from statechart.document import Timetable, Trigger
 from statechart.reading import read_definition
+from statechart.triggers import without_states
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,7 @@ def activate_starts(
 
 def _written(document: Mapping[str, Any]) -> Sequence[Trigger]:
     """The triggers of a document that compiles, read without its states: these may be thousands, and the transaction holds locks."""
-    alone = {"initial": "a", "states": {"a": {}}, "triggers": document.get("triggers", [])}
-    definition, _ = read_definition(alone)
+    definition, _ = read_definition(without_states(document))
     return definition.triggers if definition is not None else ()
 
 

@@ -6,9 +6,8 @@ that cannot start its instance is told as refused, and stops no other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Literal, NoReturn
 
 from sqlalchemy import Connection
@@ -16,16 +15,17 @@ from sqlalchemy import Connection
 from common.canonical import clean, dumps, read, size
 from common.commands.send import event_text, send_event
 from common.commands.start import MAX_KEY, Start, Started, start_instance
+from common.commands.trigger_charts import charts_of_triggers
 from common.commands.triggers import chart_of_trigger
 from common.config import Limits
 from common.db.now import read_now
 from common.errors import Conflict, Invalid, LimitExceeded, SignalboxError
-from common.ids import InstanceId, TenantId, new_id
+from common.ids import DefinitionId, InstanceId, TenantId, new_id
 from common.lifecycle import LIVE
-from common.store import instances, listing
+from common.store import listing
 from common.store import triggers as store
 from common.store.triggers import Trigger
-from statechart import Chart, DefinitionInvalid, Env, load
+from statechart import Chart, DefinitionInvalid, Env
 from statechart.cel.meter import MAX_RESULT_BYTES
 from statechart.draft import ActionFailed
 from statechart.expressions import MAX_OPERATIONS, ExpressionFailed, Meter
@@ -92,6 +92,9 @@ def publish_event(
 # -- triggers -----------------------------------------------------------------------------------------------------
 
 
+_Charts = Mapping[DefinitionId, Chart | str]
+
+
 @dataclass(frozen=True, slots=True)
 class _Wanted:
     trigger: Trigger
@@ -129,7 +132,7 @@ def _refuse_costs(limit: str, allowed: int, what: str) -> NoReturn:
 
 
 def start_by_triggers(
-    tx: Connection, found: Iterable[Trigger], text: str, *, actor: str | None, depth: int, limits: Limits
+    tx: Connection, found: Sequence[Trigger], text: str, *, actor: str | None, depth: int, limits: Limits
 ) -> list[Reaction]:
     """Start an instance for each trigger whose condition holds for the event `text`.
 
@@ -139,11 +142,12 @@ def start_by_triggers(
     """
     reactions: list[Reaction] = []
     wanted: list[_Wanted] = []
+    charts = charts_of_triggers(tx, (one.definition_id for one in found if one.definition_id is not None))
     now, event, costs = read_now(tx), read(text), _Costs()
     for trigger in found:
         meter = Meter()
         try:
-            asked = _ask(tx, trigger, event, Env(now, seed=new_id()), meter)
+            asked = _ask(charts, trigger, event, Env(now, seed=new_id()), meter)
         except SignalboxError as error:
             reactions.append(_refused(trigger, error))
         else:
@@ -188,8 +192,8 @@ def _refused(trigger: Trigger, error: SignalboxError) -> Reaction:
     return Reaction("refused", None, trigger.id, trigger.definition_key, error)
 
 
-def _ask(tx: Connection, trigger: Trigger, event: Any, env: Env, meter: Meter) -> _Wanted | None:
-    chart, compiled = _compiled(tx, trigger)
+def _ask(charts: _Charts, trigger: Trigger, event: Any, env: Env, meter: Meter) -> _Wanted | None:
+    chart, compiled = _compiled(charts, trigger)
     try:
         asked = compiled.ask(chart, event, env, meter)
         if asked is None:
@@ -212,30 +216,26 @@ def _business_key(key: Any) -> str | None:
     return key
 
 
-def _compiled(tx: Connection, trigger: Trigger) -> tuple[Chart, CompiledTrigger]:
-    """What a trigger is asked by: its version's chart, or one that was made for a trigger by hand.
+def _compiled(charts: _Charts, trigger: Trigger) -> tuple[Chart, CompiledTrigger]:
+    """What a trigger is asked by: the chart of its version's triggers, or one that was made for a trigger by hand.
 
     Raises `Invalid` (`trigger.failed`) where the code of today cannot read it.
     """
-    try:
-        if trigger.definition_id is None:
+    if trigger.definition_id is None:
+        try:
             chart = chart_of_trigger(trigger)
-            return chart, chart.triggers[0]
-        documents = [one.document for one in instances.read_definitions(tx, [trigger.definition_id])]
-        if not documents:
-            raise Invalid("the version that it is written in is gone", code="trigger.failed")
-        chart = _version_chart(documents[0])
-    except DefinitionInvalid as invalid:
-        raise Invalid(str(invalid)[:2_000], code="trigger.failed") from None
-    named = next((one for one in chart.triggers if one.name == trigger.name), None)
+        except DefinitionInvalid as invalid:
+            raise Invalid(str(invalid)[:2_000], code="trigger.failed") from None
+        return chart, chart.triggers[0]
+    found = charts.get(trigger.definition_id)
+    if found is None:
+        raise Invalid("the version that it is written in is gone", code="trigger.failed")
+    if isinstance(found, str):
+        raise Invalid(found, code="trigger.failed")
+    named = next((one for one in found.triggers if one.name == trigger.name), None)
     if named is None:
         raise Invalid(f'the version names no trigger "{trigger.name}"', code="trigger.failed")
-    return chart, named
-
-
-@lru_cache(maxsize=16)
-def _version_chart(document: str) -> Chart:
-    return load(read(document))
+    return found, named
 
 
 # -- correlation --------------------------------------------------------------------------------------------------

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from common.commands import trigger_charts
 from signalbox.cli.exits import UsageError
+from statechart import load
 from tests.integration.api.cli import Cli, served
 from tests.integration.api.conftest import APPROVAL, V1, Api, problem_of
 from tests.integration.engine.documents import ON_SQLITE
@@ -116,6 +118,30 @@ def test_inputs_that_are_too_large_together_refuse_the_event(api: Api) -> None:
 
 
 @ON_SQLITE
+def test_those_of_a_version_are_asked_without_its_states(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Any] = []
+    monkeypatch.setattr(trigger_charts, "load", lambda document: compiled.append(document) or load(document))
+    states = {f"s{index}": {"on": {"GO": "done"}} for index in range(200)}
+    for index in range(3):
+        document = {
+            **APPROVAL, "id": f"large-{index}", "initial": "s0", "states": {**states, "done": {"type": "final"}},
+            "guards": {"paid": "event.n > 1"}, "triggers": [{"event": "order.paid", "condition": "paid"}],
+        }  # fmt: skip
+        api.apply(document)
+
+    assert kinds(publish(api, "order.paid", n=1)) == []
+    assert kinds(publish(api, "order.paid", n=2)) == ["started"] * 3
+    assert [len(document["states"]) for document in compiled] == [1, 1, 1], "once each, and kept"
+
+
+def test_a_text_that_looks_like_a_guard_which_asks_for_states_harms_nothing(api: Api) -> None:
+    guards = {"above": "event.n > params.floor", "waiting": {"type": "stateIn", "state": "review"}}
+    condition = {"type": "above", "params": {"floor": 1, "called": "waiting"}}
+    api.apply({**APPROVAL, "guards": guards, "triggers": [{"event": "order.paid", "condition": condition}]})
+
+    assert kinds(publish(api, "order.paid", n=2)) == ["started"]
+
+
 def test_an_idempotency_key_publishes_once(api: Api) -> None:
     api.apply({**APPROVAL, "triggers": ["PAID"]})
     headers = {"Idempotency-Key": "once"}
