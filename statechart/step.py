@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from statechart.actions import send_event
+from statechart.actions import render_json, send_event
 from statechart.chart import Block, Chart, StateNode, Transition
 from statechart.compensation import kept_by_restart, register
 from statechart.configuration import (
@@ -412,8 +412,13 @@ def refuse_uncaught_errors(draft: Draft) -> None:
 
 
 def uncaught(event: Event) -> StepFailed:
-    error = event["error"]
-    return StepFailed("step.uncaught", error["message"], path=event.get("at") or "", data=error)
+    """A definition may raise `error.execution` itself, and then says with it whatever it likes, or nothing."""
+    error, at = event.get("error"), event.get("at")
+    message = error.get("message") if isinstance(error, Mapping) else None
+    if not isinstance(message, str):
+        said = "" if error is None else f": {render_json(error):.200}"
+        message = f'the machine raised "{EXECUTION_ERROR}" itself, and no state takes it{said}'
+    return StepFailed("step.uncaught", message, path=at if isinstance(at, str) else "", data=error)
 
 
 def microstep(draft: Draft, enabled: Sequence[Transition]) -> None:

@@ -59,6 +59,30 @@ def test_an_error_that_nobody_catches_fails_the_step():
     assert failed.value.data["code"] == "expression.missing"
 
 
+@pytest.mark.parametrize("target", [{}, {"target": "z"}], ids=["goes on", "ends"])
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({}, 'the machine raised "error.execution" itself, and no state takes it'),
+        ({"error": "no stock"}, 'no state takes it: "no stock"'),
+        ({"error": {"code": "c"}}, 'no state takes it: {"code":"c"}'),
+        ({"error": {"message": 3}, "at": 5}, 'no state takes it: {"message":3}'),
+        ({"error": {"message": "no stock"}}, "no stock"),
+    ],
+    ids=["nothing", "a text", "no message", "not even texts", "a message"],
+)
+def test_an_execution_error_that_the_machine_raises_itself_fails_the_step_as_any_other(said, message, target):
+    raising = {"type": "raise", "event": {"type": "error.execution", **said}}
+    chart = chart_of({"a": {"on": {"GO": {"actions": raising, **target}}}, "z": {"type": "final"}})
+
+    with pytest.raises(StepFailed) as failed:
+        send(chart, begin(chart), "GO")
+
+    assert failed.value.code == "step.uncaught"
+    assert failed.value.message.endswith(message)
+    assert failed.value.data == said.get("error")
+
+
 def test_a_wildcard_does_not_swallow_an_error():
     chart = chart_of({"a": {"on": {"GO": {"actions": BROKEN}, "*": {"actions": log("any")}}}})
 
