@@ -16,7 +16,7 @@ from common.canonical import clean, dumps, read, size
 from common.clock import instant_text
 from common.errors import Invalid
 from common.task_error import TaskError
-from statechart.env import after, parse_instant
+from statechart.env import end_of_wait, parse_instant
 from statechart.expressions import Expression, ExpressionFailed, ExpressionInvalid, Scope, compile_expression
 from statechart.polls import POLL
 
@@ -168,7 +168,7 @@ def _left(polling: Polling, counted: Counted, at: datetime) -> int | None:
     """Milliseconds that are left, rounded up so that nothing is over early; None where the time is not bounded."""
     if polling.timeout is None:
         return None
-    return -((at - after(counted.started_at or at, polling.timeout)) // timedelta(milliseconds=1))
+    return -((at - end_of_wait(counted.started_at or at, polling.timeout)) // timedelta(milliseconds=1))
 
 
 def _is_reached(until: str, output: Any) -> bool:

@@ -86,3 +86,12 @@ def read_instant(value: Json) -> datetime:
 def after(now: datetime, milliseconds: int) -> datetime:
     """`now` plus a number of milliseconds."""
     return now + timedelta(milliseconds=milliseconds)
+
+
+def end_of_wait(since: datetime, milliseconds: int) -> datetime:
+    """The same, at the end of the calendar at the latest: many write "never" as 9999-12-31, and a wait that counts
+    from there never ends."""
+    try:
+        return after(since, milliseconds)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC)

@@ -13,7 +13,7 @@ from datetime import datetime
 from statechart.actions import as_integer, as_milliseconds, as_text
 from statechart.draft import ActionFailed
 from statechart.effects import CreateTask
-from statechart.env import Json, after, format_instant
+from statechart.env import Json, end_of_wait, format_instant
 
 POLL = "POLL"
 FIELDS = ("task", "until", "interval", "timeout", "maxAttempts", "checkFirst")
@@ -63,7 +63,7 @@ def as_asked_again(task: CreateTask, now: datetime, *, has_started: bool = True)
         type=_executed(inner),
         asked_as=POLL,
         input=inner.get("input"),
-        run_at=after(starts, first) if first else task.run_at,
+        run_at=end_of_wait(starts, first) if first else task.run_at,
         options={
             **task.options,
             "poll": {name: value for name, value in poll.items() if value is not None},

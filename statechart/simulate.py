@@ -13,11 +13,12 @@ from datetime import UTC, datetime
 from statechart.chart import Chart
 from statechart.compile import compile_document
 from statechart.draft import Snapshot
-from statechart.env import Env, Json, after, parse_instant
+from statechart.env import Env, Json, after, format_instant, parse_instant
 from statechart.problems import StepFailed
 from statechart.step import start, step
 
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # when the virtual clock starts
+LAST_YEAR = 9_800  # of the virtual clock: delays of a century that count from it are still in the calendar
 MAX_FIRED = 10_000  # timers fired by one move of the clock
 
 
@@ -61,17 +62,11 @@ class Simulation:
             raise StepFailed(
                 "event.invalid", f'expected an event with a type, or {{"advance_ms": N}}, found {event!r:.80}'
             )
-        if milliseconds is not None and (
-            isinstance(milliseconds, bool) or not isinstance(milliseconds, int | float) or milliseconds < 0
-        ):
-            raise StepFailed(
-                "event.invalid",
-                f"expected advance_ms to be milliseconds, at least 0, found {milliseconds!r:.80}",
-            )
+        later = self.now if milliseconds is None else self._moved(milliseconds)
         if self.error is None:
             try:
                 if milliseconds is not None:
-                    self._advance(round(milliseconds))
+                    self._advance(later)
                 else:
                     self._step(event, self._answered_by(event))
             except StepFailed as failure:
@@ -116,9 +111,28 @@ class Simulation:
                     return str(key)
         return None
 
-    def _advance(self, milliseconds: int) -> None:
+    def _moved(self, milliseconds: Json) -> datetime:
+        """Where the clock stands after a move. Raises `StepFailed` for what is no move, or one that leaves the calendar."""
+        if isinstance(milliseconds, bool) or not isinstance(milliseconds, int | float) or milliseconds < 0:
+            raise StepFailed(
+                "event.invalid",
+                f"expected advance_ms to be milliseconds, at least 0, found {milliseconds!r:.80}",
+            )
+        try:
+            later = after(self.now, round(milliseconds))
+        except (ValueError, OverflowError):
+            later = None
+        if later is None or later.year > LAST_YEAR:
+            raise StepFailed(
+                "event.invalid",
+                f"expected advance_ms to keep the clock, which stands at {format_instant(self.now)}, in the years up to "
+                f"{LAST_YEAR}, found {milliseconds!r:.80}",
+            )
+        return later
+
+    def _advance(self, later: datetime) -> None:
         """Move the clock, then fire what is due. A timer that is armed on the way counts from the new time."""
-        self.now = after(self.now, milliseconds)
+        self.now = later
         fired = 0
         while (more := self._fire_due()) is not None:
             fired += more

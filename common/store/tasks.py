@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -33,6 +33,7 @@ from common.ids import InstanceId, TaskId, TenantId
 from common.lifecycle import OPEN, TASK_MOVES, TaskStatus, sources
 from common.polls import POLL, begin_anew
 from common.retry import RetryPolicy
+from statechart.env import end_of_wait
 
 _t = tasks.c
 _a = attempts.c
@@ -326,7 +327,7 @@ def another_series(row: Any, now: datetime) -> dict[str, Any]:
 
 def later(at: datetime, milliseconds: int | None) -> datetime | None:
     """The instant so long after `at`; None where nothing bounds the time."""
-    return None if milliseconds is None else at + timedelta(milliseconds=milliseconds)
+    return None if milliseconds is None else end_of_wait(at, milliseconds)
 
 
 # -- skipping ---------------------------------------------------------------------------------------------------

@@ -29,6 +29,37 @@ def begun(engine: Engine, kind: str = "work", **task: Any) -> InstanceId:
     return instance_id
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"timeouts": {"scheduleToStart": "10d", "scheduleToClose": "36500d"}},
+        {
+            "type": "POLL",
+            "input": {"task": {"type": "work"}, "until": "output", "interval": "5s", "timeout": "9d"},
+        },
+    ],
+    ids=["time-outs", "POLL"],
+)
+def test_the_time_of_a_task_that_begins_at_the_end_of_the_calendar_is_never_over(
+    engine: Engine, more: dict[str, Any]
+) -> None:
+    asked = {"type": "createTask", "task": {"type": "work", "runAt": "${input}", **more}}
+    document = {
+        "id": "never",
+        "initial": "a",
+        "states": {"a": {"entry": asked, "on": {"STOP": "b"}}, "b": {"type": "final"}},
+    }
+    instance_id = engine.start(document, input="9999-12-31T23:59:59Z")
+
+    engine.settle()
+
+    assert engine.status(instance_id) is InstanceStatus.RUNNING
+    assert time_out_due_tasks(engine.database) == 0
+    engine.send(instance_id, "STOP")
+    engine.settle()
+    assert engine.status(instance_id) is COMPLETED
+
+
 def failing(engine: Engine) -> Callable[[Any], None]:
     def work(_input: Any) -> None:
         raise ValueError("no")

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from statechart import Env
-from statechart.env import format_instant, parse_instant
+from statechart.env import end_of_wait, format_instant, parse_instant
 
 
 def test_an_environment_comes_back_from_json_as_it_was():
@@ -54,3 +54,10 @@ def test_an_hour_that_comes_twice_has_two_texts():
         "2026-10-25T00:30:00.000000Z",
         "2026-10-25T01:30:00.000000Z",
     ]
+
+
+def test_a_wait_from_the_end_of_the_calendar_ends_with_it():
+    never = parse_instant("9999-12-31T23:59:59Z")
+
+    assert format_instant(end_of_wait(never, 999)) == "9999-12-31T23:59:59.999000Z"
+    assert format_instant(end_of_wait(never, 5_000)) == "9999-12-31T23:59:59.999999Z"

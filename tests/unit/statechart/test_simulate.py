@@ -60,6 +60,14 @@ def test_what_is_no_event_is_refused(event):
     assert failed.value.code == "event.invalid"
 
 
+@pytest.mark.parametrize("milliseconds", [2**53, 1e300, float("inf"), float("nan"), 7_900 * 366 * 86_400_000])
+def test_a_clock_that_would_leave_the_calendar_is_refused(milliseconds):
+    with pytest.raises(StepFailed, match="years up to") as failed:
+        statechart.simulate(TIMED, [{"advance_ms": milliseconds}])
+
+    assert failed.value.code == "event.invalid"
+
+
 def test_a_document_that_does_not_compile_is_refused():
     with pytest.raises(DefinitionInvalid):
         statechart.simulate(document_of({"a": {"on": {"GO": "nowhere"}}}), [])
