@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Any, NamedTuple
 
 from statechart.cel import patterns, times
@@ -191,6 +191,10 @@ def _trunc(meter: Meter, place: Place, value: Any) -> int | float:
     return settled(math.trunc(need_number(value, place, "math.trunc")), place)
 
 
+# A context of our own: 16 digits before the point and 15 behind it are more than the ambient one writes out.
+_ROUNDING = Context(prec=40, rounding=ROUND_HALF_UP)
+
+
 def _round(meter: Meter, place: Place, value: Any, digits: Any = 0) -> int | float:
     """Half away from zero, of the number as it is written: `round(2.675, 2)` is 2.68."""
     number = settled(need_number(value, place, "round"), place)
@@ -199,7 +203,7 @@ def _round(meter: Meter, place: Place, value: Any, digits: Any = 0) -> int | flo
         raise place.failed(VALUE, f"round keeps 0 to 15 digits, found {places}")
     if type(number) is int:
         return number
-    exact = Decimal(repr(number)).quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP)
+    exact = Decimal(repr(number)).quantize(Decimal(1).scaleb(-places), context=_ROUNDING)
     return settled(float(exact), place)
 
 

@@ -107,7 +107,7 @@ def optional_reader(root: Run, chain: Chain) -> Run:
 
 
 def presence(root: Run, chain: Chain) -> Run:
-    """`has(a.b.c)`: false where any member on the way is missing or null."""
+    """`has(a.b.c)`: false where a member is missing, or one on the way is null."""
 
     def test(scope: Scope) -> bool:
         try:
