@@ -1,6 +1,7 @@
 """Events that instances of a batch send: to a parent, to an instance by id, or to the living one of a business key.
 
-Each becomes a row in the inbox of whoever it finds; one that finds nobody comes back to its sender as `error.communication`.
+Each becomes a row in the inbox of whoever it finds; one that finds nobody, or that nobody may send, comes back to its sender as
+`error.communication`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from sqlalchemy import Connection
 
 from common.canonical import dumps
 from common.db.tables import InboxType
+from common.event_names import MAX_TYPE, is_reserved, is_well_formed
 from common.ids import InstanceId, TenantId, is_id
 from common.store import inbox, instances
 from common.store.instances import LockedInstance
@@ -60,18 +62,33 @@ class Sends:
 
 
 def delivery(send: Send, target: InstanceId | None, *, now: datetime) -> dict[str, Any]:
-    """The inbox row of an event that was sent to `target`; of its sender, where that is nobody."""
+    """The inbox row of an event that was sent to `target`; of its sender, where that is nobody or the event none to be sent."""
     sender = send.sender
-    if target is not None:
+    error = _why_not(send.event["type"], target)
+    if target is not None and error is None:
         body, source = dumps(send.event), f"instance:{sender.id}"
         return inbox.new_row(sender.tenant_id, target, InboxType.EVENT, body, source, now)
     event = {
         "type": "error.communication",
-        "error": {"code": "send.undelivered", "message": "no such instance"},
+        "error": error,
         "target": dict(send.to),
         "event": send.event,
     }
     return inbox.new_row(sender.tenant_id, sender.id, InboxType.UNDELIVERED, dumps(event), "engine", now)
+
+
+def _why_not(name: str, target: InstanceId | None) -> dict[str, str] | None:
+    """Why an event is not delivered. Every door asks the same of its type: who could send what the engine sends could say that another's
+    task is done, and a type that is none would fail whoever takes it.
+    """
+    if is_reserved(name):
+        return {"code": "event.reserved", "message": f'event type "{name:.100}" belongs to the engine'}
+    if not is_well_formed(name):
+        expected = f"expected an event type of 1 to {MAX_TYPE} characters without * or outer spaces"
+        return {"code": "event.invalid", "message": f'{expected}, found "{name:.100}"'}
+    if target is None:
+        return {"code": "send.undelivered", "message": "no such instance"}
+    return None
 
 
 def _resolve(tx: Connection, send: Send, found: set[tuple[str, str]]) -> InstanceId | None:

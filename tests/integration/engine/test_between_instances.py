@@ -118,6 +118,41 @@ def test_what_finds_nobody_comes_back(engine: Engine, to: Any) -> None:
     assert engine.context(sender)["target"] == ({"parent": True} if to == "parent" else to)
 
 
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ("*", "event.invalid"),
+        ("ADD.*", "event.invalid"),
+        (" ADD", "event.invalid"),
+        ("A" * 201, "event.invalid"),
+        ("done.task.review", "event.reserved"),
+        ("xstate.done.actor.review", "event.reserved"),
+        ("error.task.review", "event.reserved"),
+    ],
+)
+@ON_SQLITE
+def test_what_no_door_takes_does_not_come_from_another_instance_either(
+    engine: Engine, kind: str, code: str
+) -> None:
+    waiting = {"invoke": {"id": "review", "src": "HUMAN", "name": "review", "onDone": "b", "onError": "b"}}
+    taking = {**waiting, "on": {"done.task.review": "b", "error.task.review": "b"}}
+    engine.apply({"id": "asking", "initial": "a", "states": {"a": taking, "b": {}}})
+    target = engine.start("asking", business_key="order-1")
+    to = {"definitionKey": "asking", "businessKey": "order-1"}
+    send = {"type": "send", "to": to, "event": {"type": "${event.kind}"}}
+    sender = engine.start(
+        on_go(send, **{"error.communication": {"actions": [assign("code", "${event.error.code}")]}})
+    )
+    engine.settle()
+
+    engine.send(sender, "GO", kind=kind)
+    engine.settle()
+
+    assert engine.context(sender) == {"code": code}
+    assert engine.status(target) is InstanceStatus.WAITING
+    assert [entry["type"] for entry in engine.entries(target)].count("task.cancelled") == 0
+
+
 @ON_SQLITE
 def test_what_comes_back_and_is_not_caught_is_ignored_on_record(engine: Engine) -> None:
     sender = engine.start(on_go({"type": "send", "to": {"instanceId": new_id()}, "event": "ADD"}))
