@@ -39,11 +39,13 @@ def wildcard_candidates(node: StateNode, event_type: str) -> tuple[Transition, .
 def matches_wildcard(event_type: str, descriptor: str) -> bool:
     """`*` matches every event, `foo.*` matches `foo` and everything below it.
 
-    Two events of the engine want to be named: a start is for the state that waits for it, and an error that
-    something like `"*": {}` swallowed would be lost, so `error.execution` answers to `error.*` but not to `*`.
+    Two events of the engine want to be named: a start is for the state that waits for it, and no wildcard matches it; an error
+    that something like `"*": {}` swallowed would be lost, so `error.execution` answers to `error.*` but not to `*`.
     """
+    if event_type == WORKFLOW_START:
+        return False
     if descriptor == "*":
-        return event_type not in (WORKFLOW_START, EXECUTION_ERROR)
+        return event_type != EXECUTION_ERROR
     prefix = descriptor[:-1]
     return event_type.startswith(prefix) or event_type == prefix[:-1]
 

@@ -179,8 +179,9 @@ def test_a_start_is_delivered_where_a_state_names_it():
     assert begin(chart, input={"n": 3}).snapshot["configuration"] == ["b"]
 
 
-def test_a_start_is_not_taken_by_a_wildcard():
-    chart = chart_of({"a": {"on": {"*": "b"}}, "b": {}})
+@pytest.mark.parametrize("wildcard", ["*", "WORKFLOW_START.*"])
+def test_a_start_is_not_taken_by_a_wildcard(wildcard):
+    chart = chart_of({"a": {"on": {wildcard: "b"}}, "b": {}})
 
     assert begin(chart).snapshot["configuration"] == ["a"]
 
