@@ -15,8 +15,6 @@ from typing import Any
 import structlog
 from flask import Flask, Response, g, request
 from sqlalchemy import Connection
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.routing import Map, Rule
 
 from api.answering import discard_body, harden, refuse, respond
@@ -37,7 +35,7 @@ from api.transactions import Command, Sent, Transactions, send
 from api.waiting import Waiter, wait_seconds
 from common.config import Limits, Settings
 from common.credentials import Principal, read_secret
-from common.db import Database
+from common.db import Database, is_away
 from common.links import PATH as LINKS
 from common.links import Links
 from common.queues.changes import Changes
@@ -223,7 +221,7 @@ def _shown_path() -> str:
 
 def _refused(error: Exception) -> Response:
     path, trace_id = _shown_path(), g.trace_id
-    if isinstance(error, OperationalError | InterfaceError | PoolTimeout):
+    if is_away(error):
         problem = unavailable(path=path, trace_id=trace_id)
     else:
         problem = describe(error, path=path, trace_id=trace_id)

@@ -21,7 +21,7 @@ from common.db import Database
 from common.db.schema import require_schema
 from common.errors import Misconfigured
 
-State = Literal["up", "down", "off", "outdated"]
+State = Literal["up", "down", "off", "outdated", "read-only"]
 
 KEPT_SECONDS = 1.0
 _PATIENCE_SECONDS = 0.5
@@ -30,7 +30,8 @@ log = structlog.get_logger("signalbox.api")
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What answered. `off`: no doorbells by a setting, or a broker that lives in each process. `outdated`: the schema is older than this code."""
+    """What answered. `off`: no doorbells by a setting, or a broker that lives in each process. `outdated`: the schema is older than this code.
+    `read-only`: the database takes no writes, as a standby does."""
 
     database: State
     schema: State
@@ -61,13 +62,16 @@ class Health:
     def _ask_database(self) -> tuple[State, State]:
         try:
             require_schema(self._database)
+            takes_writes = self._database.takes_writes()
         except Misconfigured as error:
             log.warning("health.schema", reason=error.message)
             return "up", "outdated"
         except SQLAlchemyError as error:
             log.warning("health.database", error=type(error).__name__)
             return "down", "down"
-        return "up", "up"
+        if not takes_writes:
+            log.warning("health.database", error="read-only")
+        return "up" if takes_writes else "read-only", "up"
 
     def _ask_broker(self) -> State:
         if self._broker_url is None or self._broker_url.startswith("memory:"):

@@ -821,7 +821,7 @@ class Alive(Shape):
 
 class Readiness(Shape):
     status: Literal["ready", "not ready"]
-    database: Literal["up", "down"]
+    database: Literal["up", "down", "read-only"]
     schema_: Literal["up", "down", "outdated"] = Field(alias="schema")
     broker: Literal["up", "down", "off"] = Field(
         description="down is no reason not to be ready: work is found by looking"

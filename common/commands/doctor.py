@@ -26,7 +26,7 @@ def examine(database: Database, *, replay: bool = True) -> dict[str, Any]:
     """Examine every instance and the whole system; return {"healthy", "instances", "problems", "delays"}.
 
     `problems` break a promise; `delays` (expired leases, overdue timers and tasks, inbox age, types without a worker, how
-    many orchestrators live) may be an ordinary backlog. `replay` False leaves out replaying every history, which takes a step per event.
+    many orchestrators live, whether the database takes no writes) may be an ordinary backlog. `replay` False leaves out replaying every history, which takes a step per event.
     """
     problems: list[Finding] = []
     examined = 0
@@ -51,6 +51,7 @@ def examine(database: Database, *, replay: bool = True) -> dict[str, Any]:
             "inboxOldestSeconds": round(delays.inbox_oldest_seconds, 3),
             "unclaimableTypes": list(delays.unclaimable_types),
             "orchestrators": delays.orchestrators,
+            "readOnly": not database.takes_writes(),
         },
     }
 

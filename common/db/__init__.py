@@ -11,7 +11,7 @@ from common.db.engine import (
     sqlstate,
     teach_clock,
 )
-from common.db.trouble import is_trouble
+from common.db.trouble import is_away, is_trouble
 
 __all__ = [
     "ARRIVALS",
@@ -20,6 +20,7 @@ __all__ = [
     "TASK_RUNNER_QUEUE",
     "Bells",
     "Database",
+    "is_away",
     "is_trouble",
     "note_bell",
     "sqlstate",

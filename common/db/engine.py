@@ -18,11 +18,12 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg.types.string import TextLoader
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 
 from common import faults
 from common.clock import SQLITE_NOW, sqlite_now_text
+from common.db.read_only import leave_if_read_only
 from common.db.types import say_flags_bare
 from common.db.writing import FileLock, Writer
 from common.errors import Misconfigured
@@ -166,6 +167,15 @@ class Database:
                     raise
         raise AssertionError("unreachable: the last try returns or raises")
 
+    def takes_writes(self) -> bool:
+        """Whether the server takes writes now; not a standby, nor where `default_transaction_read_only` is on."""
+        if self.is_sqlite:
+            return True
+        if self._is_open_for_writes():
+            return True
+        self.engine.dispose()  # sessions of the pool are what they were when they began: a new one tells what is so now
+        return self._is_open_for_writes()
+
     def vacuum(self, tables: Sequence[str] = ()) -> bool:
         """Rewrite what is stored, so that nothing that was deleted is left in the files. True when all of it was done.
 
@@ -211,6 +221,10 @@ class Database:
     def dispose(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+
+    def _is_open_for_writes(self) -> bool:
+        with self.engine.connect() as tx:
+            return bool(tx.exec_driver_sql("SHOW transaction_read_only").scalar_one() == "off")
 
     @contextmanager
     def _begun(self) -> Iterator[Connection]:
@@ -262,6 +276,11 @@ def _postgresql(url: str, *, pool_size: int, name: str, longest_transaction: tim
             milliseconds = longest_transaction // timedelta(milliseconds=1)
             connection.execute(f"SET transaction_timeout = {milliseconds}")
             connection.commit()
+
+    @event.listens_for(engine, "handle_error")
+    def _leave_read_only(context: ExceptionContext) -> None:
+        if context.connection is not None:
+            leave_if_read_only(context.connection, context.original_exception)
 
     @event.listens_for(engine, "checkin")
     def _note_use(_connection: Any, record: Any) -> None:

@@ -25,6 +25,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
 from common.clock import read_sqlite_text, sqlite_text
+from common.db.read_only import leave_if_read_only
 from common.db.types import Id, UtcDateTime, say_flags_bare
 
 _DIALECTS: Mapping[str, Any] = {
@@ -204,4 +205,5 @@ def _told(tx: Connection, text: str, error: Exception) -> DBAPIError:
     base = sqlite3.Error if tx.dialect.name == "sqlite" else psycopg.Error
     told = DBAPIError.instance(text, None, error, base, hide_parameters=True, dialect=tx.dialect)
     assert isinstance(told, DBAPIError), "an error of the driver is one of its base class"  # noqa: S101
+    leave_if_read_only(tx, error)  # as the engine does with errors of what goes through it
     return told

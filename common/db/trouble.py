@@ -8,15 +8,33 @@ them: they are split off and the one at fault gets an incident.
 
 from __future__ import annotations
 
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    NotSupportedError,
+    OperationalError,
+    ProgrammingError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from common.db.engine import sqlstate
+from common.db.read_only import READ_ONLY
 
 _OF_ROWS = (DataError, IntegrityError, ProgrammingError, NotSupportedError)
 _CLASSES_OF_ROWS = ("22", "23", "44", "54", "P0")
 """SQLSTATE classes of what is wrong with a row: data, constraints, a view's check, what is too large (such as an index
 entry), and what a trigger raises."""
+_AWAY = {READ_ONLY, "25P03", "25P04"}
+"""What the driver calls internal errors: a session that takes no writes, one that idled too long, one whose transaction took too long."""
+
+
+def is_away(error: BaseException) -> bool:
+    """Tell whether the database did not answer, or does not take it now: nothing is wrong with what was asked."""
+    if isinstance(error, OperationalError | InterfaceError | PoolTimeout):
+        return True
+    return isinstance(error, DBAPIError) and sqlstate(error) in _AWAY
 
 
 def is_trouble(error: Exception) -> bool:

@@ -18,9 +18,12 @@ from signalbox.cli.target import find_tenant, local_settings, open_database
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from common.commands.unattended import Unattended
     from common.db.tables import Role
 
+READ_ONLY = (
+    "the database takes no writes: it is a standby, or default_transaction_read_only is on; "
+    "mend that, or name the primary in DATABASE_URL"
+)
 ROLES = ("viewer", "operator", "author", "worker", "admin")
 
 db = typer.Typer(no_args_is_help=True, help="The database's schema.")
@@ -244,7 +247,7 @@ def _diagnosis(report: dict[str, Any]) -> RenderableType:
     from signalbox.cli.render import count, facts, section
 
     problems, delays = report["problems"], report["delays"]
-    unattended = [f"  ! {one.reason}" for one in _unattended(delays)]
+    unattended = [f"  ! {reason}" for reason in _reasons(delays)]
     examined = f"{count(report['instances'], 'instance')} examined"
     if problems:
         head = Text.assemble(("✗ ", "red"), (count(len(problems), "problem"), "bold red"), f", {examined}")
@@ -270,11 +273,15 @@ def _diagnosis(report: dict[str, Any]) -> RenderableType:
     )
 
 
-def _unattended(delays: dict[str, Any]) -> list[Unattended]:
+def _reasons(delays: dict[str, Any]) -> list[str]:
+    """Why nothing goes on. Where nothing can be written no worker can say that it is alive: no one else is missed then."""
     from common.commands.unattended import ORCHESTRATOR, TASK_RUNNER, Unattended
 
+    if delays["readOnly"]:
+        return [READ_ONLY]
     nobody_steps = [] if delays["orchestrators"] else [Unattended(ORCHESTRATOR)]
-    return nobody_steps + [Unattended(TASK_RUNNER, type_) for type_ in delays["unclaimableTypes"]]
+    nobody_runs = [Unattended(TASK_RUNNER, type_) for type_ in delays["unclaimableTypes"]]
+    return [one.reason for one in nobody_steps + nobody_runs]
 
 
 def _finding(problem: dict[str, Any]) -> str:

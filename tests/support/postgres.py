@@ -167,6 +167,19 @@ def own_postgres_server(*, fsync: bool = True) -> Iterator[PostgresServer]:
             own.stop_immediately()
 
 
+@contextmanager
+def read_only(url: str) -> Iterator[None]:
+    """Sessions of this database that begin meanwhile take no writes, for as long as they last: what a failover leaves behind."""
+    parsed = make_url(url).set(drivername="postgresql")
+    with psycopg.connect(parsed.render_as_string(hide_password=False), autocommit=True) as admin:
+        database = sql.Identifier(parsed.database or "")
+        admin.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(database))
+        try:
+            yield
+        finally:
+            admin.execute(sql.SQL("ALTER DATABASE {} RESET default_transaction_read_only").format(database))
+
+
 def _serve(server: PostgresServer) -> Iterator[PostgresServer]:
     try:
         yield server

@@ -21,6 +21,7 @@ from common.store import definitions
 from tests.conftest import POSTGRESQL
 from tests.integration.api.conftest import APPROVAL, Api, problem_of
 from tests.support.executed import statements
+from tests.support.postgres import read_only
 
 
 @pytest.fixture
@@ -205,3 +206,25 @@ def test_what_was_deleted_between_look_and_write_is_told_by_a_transaction(api: A
     told = Transactions(served, services_of(api.app).waiter).read(lambda _tx: Answer({"told": True}), put)
 
     assert told.payload == b'{"told":true}'
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_database_that_takes_no_writes_is_told_and_passes_by_itself(api: Api, database_url: str) -> None:
+    api.apply()
+    served = services_of(api.app).database
+    served.dispose()  # what a failover does to sessions
+    with read_only(database_url):
+        ready = api.app.test_client().get("/health/ready")
+        assert (ready.status_code, (ready.json or {})["database"]) == (503, "read-only")
+        for headers in ({}, {"Idempotency-Key": "once"}):
+            answer = api.post("/instances", {"definitionKey": "approval"}, headers=headers)
+            problem_of(answer, 503, "unavailable")
+            assert answer.headers["Retry-After"] == "1"
+        assert api.get("/instances").status_code == 200, "what only reads is answered"
+
+    for headers in ({}, {"Idempotency-Key": "once"}):
+        api.post(
+            "/instances", {"definitionKey": "approval"}, headers=headers
+        )  # may meet what is left of the pool
+        answer = api.post("/instances", {"definitionKey": "approval"}, headers=headers)
+        assert answer.status_code in (200, 201), answer.text

@@ -17,6 +17,7 @@ from signalbox.cli.app import app
 from tests.integration.engine.documents import COUNTER, ON_SQLITE, after, one_task, waiting_with_task
 from tests.support.engine import Engine
 from tests.support.manual_clock import ManualClock
+from tests.support.postgres import read_only
 
 
 def problems(engine: Engine, *, replay: bool = True) -> list[str]:
@@ -279,6 +280,7 @@ def test_a_backlog_is_a_delay_and_no_damage(clock: ManualClock, engine: Engine) 
         "inboxOldestSeconds": 7200.0,
         "unclaimableTypes": [],
         "orchestrators": 0,
+        "readOnly": False,
     }
     assert engine.status(waiting) is InstanceStatus.PENDING
 
@@ -359,3 +361,21 @@ def test_a_task_beyond_its_time_is_told(clock: ManualClock, engine: Engine) -> N
 def _delays(engine: Engine) -> dict[str, Any]:
     delays: dict[str, Any] = examine(engine.database)["delays"]
     return delays
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_database_that_takes_no_writes_is_told_and_nobody_is_missed_then(
+    engine: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    working(engine)
+    with read_only(database_url):
+        result = CliRunner().invoke(app, ["doctor"])
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[:2] == [
+        "! healthy, but nobody works, 1 instance examined",
+        "  ! the database takes no writes: it is a standby, or default_transaction_read_only is on; "
+        "mend that, or name the primary in DATABASE_URL",
+    ]
+    assert CliRunner().invoke(app, ["doctor"]).stdout.splitlines()[1].startswith("  ! no orchestrator")

@@ -10,11 +10,13 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ProgrammingError
 
-from common.db import Database, is_trouble
+from common.db import Database, is_away, is_trouble
 from common.db.now import read_now
+from common.db.prepared import run
 from common.ids import new_id
 from common.store import claims
 from common.store.keys import ensure_tenant, find_tenant
+from tests.support.postgres import read_only
 
 POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
@@ -146,6 +148,52 @@ def test_what_may_pass_by_itself_is_told_from_what_never_will(database: Database
         if is_trouble(raised.value) is not trouble:
             wrong[code] = what
     assert wrong == {}
+
+
+WRITE = "UPDATE tenants SET name = name"
+
+
+@POSTGRESQL
+@pytest.mark.parametrize(
+    "write",
+    [lambda tx: tx.execute(text(WRITE)), lambda tx: run(tx, WRITE, ())],
+    ids=["through SQLAlchemy", "prepared"],
+)
+@pytest.mark.parametrize("alone", [False, True], ids=["in a transaction", "alone"])
+def test_a_session_that_takes_no_writes_is_given_up(
+    database: Database, database_url: str, write: Callable[[Connection], object], alone: bool
+) -> None:
+    """Else a pool full of them outlasts a failover, until somebody restarts the process."""
+    opened = database.each_alone if alone else database.transaction
+    with read_only(database_url):
+        with opened(), opened(), opened():
+            pass  # three sessions in the pool that would never take anything
+        with pytest.raises(DBAPIError) as refused, opened() as tx:
+            write(tx)
+        assert (is_trouble(refused.value), is_away(refused.value)) == (True, True)
+        with opened(), opened(), opened():
+            pass
+
+    with pytest.raises(DBAPIError), opened() as tx:
+        write(tx)
+    for _ in range(3):
+        with opened() as tx:
+            write(tx)
+
+
+@POSTGRESQL
+def test_whether_writes_are_taken_is_asked_of_a_new_session(database: Database, database_url: str) -> None:
+    with read_only(database_url):
+        assert not database.takes_writes()
+        with database.transaction(), database.transaction(), database.transaction():
+            pass
+    assert database.takes_writes()
+
+
+def test_sqlite_takes_writes(sqlite_url: str) -> None:
+    database = Database.open(sqlite_url)
+    assert database.takes_writes()
+    database.dispose()
 
 
 def test_errors_of_our_own_are_no_trouble(database: Database) -> None:
