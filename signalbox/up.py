@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TextIO, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
@@ -19,6 +20,7 @@ from signalbox.folder import DataFolder
 from signalbox.screen import notice_line, ready_line, tell_failure
 from signalbox.signals import Signals
 from signalbox.stack import PartFailed, Plan, Stack
+from signalbox.unhurried import Unhurried
 
 PRIVATE = 0o077
 
@@ -26,8 +28,15 @@ PRIVATE = 0o077
 def run_up(data: Path | None, *, port: int | None, has_flower: bool, has_broker: bool) -> Exit:
     """Bring the stack up, keep it up, take it down; the exit code."""
     os.umask(PRIVATE)  # database, logs and mail are this user's alone, whatever the children write
-    screen = console(sys.stdout)
     plan = _plan(data, port=port, has_flower=has_flower, has_broker=has_broker)
+    told = Unhurried(sys.stdout)
+    try:
+        return _run(plan, console(cast("TextIO", told)))
+    finally:
+        told.finish()
+
+
+def _run(plan: Plan, screen: Console) -> Exit:
     with Signals() as signals, Stack(plan, lambda notice: screen.print(notice_line(notice))) as stack:
         stack.is_unwanted = lambda: signals.stops > 0
         stack.hurried = lambda: signals.stops > 1

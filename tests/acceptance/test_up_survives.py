@@ -48,6 +48,23 @@ def test_a_part_that_freezes_with_the_write_lock_is_killed_and_work_goes_on(proc
     assert up.cli("watch", identity, "--timeout", "60").returncode == 0
 
 
+def test_nobody_has_to_read_what_it_tells(processes: Processes) -> None:
+    """A reader who goes away, such as `tee` or a terminal, once ended the stack at the next warning."""
+    told = processes.folder / "told"
+    os.mkfifo(told)
+    child = processes.start("up", "sh", "-c", "exec signalbox up > told")
+    up = Up(child, processes.folder)
+    with told.open() as reader:
+        before = next(line for line in reader if "orchestrator" in line)
+        assert any("signalbox apply FILE" in line for line in reader)
+    up.json("apply", str(HELLO))
+
+    os.kill(int(before.rpartition("pid ")[2]), signal.SIGKILL)
+
+    assert up.json("start", "hello-workflow", "--wait", "60")["status"] == "completed"
+    assert up.child.terminate(seconds=STOP_SECONDS) == 0
+
+
 def assert_takes_everything_down(up: Up, asked: signal.Signals) -> None:
     everything = family(up.child.pid)
     assert len(everything) >= 1 + len(PARTS)
