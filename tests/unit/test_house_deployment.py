@@ -170,6 +170,14 @@ def test_our_services_have_settings_that_exist():
         assert SERVICES[name]["environment"].keys() <= known, name
 
 
+def test_every_setting_of_the_env_file_reaches_our_services():
+    """Those that Compose does not name itself, too: a retention that is written down and not heard of deletes nothing."""
+    for name in OURS:
+        assert SERVICES[name]["env_file"] == [{"path": ".env", "required": False}], name
+        assert SERVICES[name]["environment"]["SIGNALBOX_HOST"] == "0.0.0.0", "ports are published from there"
+        assert SERVICES[name]["environment"]["SIGNALBOX_DATA"] == "/data", "the volume is mounted there"
+
+
 def test_workers_are_given_longer_to_end_than_they_ask_for():
     for name in QUEUES:
         assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > Settings().drain_seconds + 5, name

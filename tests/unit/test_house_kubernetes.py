@@ -46,6 +46,13 @@ def test_every_workload_has_all_settings_and_they_exist() -> None:
         ]
 
 
+def test_no_service_becomes_a_setting() -> None:
+    """Kubernetes tells pods of each Service as NAME_PORT=tcp://…, and a Service may be called as our settings begin."""
+    assert "signalbox" in objects("signalbox.yaml", "Service"), "SIGNALBOX_PORT would be its address"
+    for name, workload in WORKLOADS.items():
+        assert workload["spec"]["template"]["spec"]["enableServiceLinks"] is False, name
+
+
 def test_selectors_meet_the_labels_of_their_pods() -> None:
     deployments = objects("signalbox.yaml", "Deployment")
     for one in deployments.values():
