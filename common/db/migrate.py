@@ -12,17 +12,23 @@ from alembic.config import Config
 from sqlalchemy import text
 
 from common.db.engine import Database
-from common.db.schema import read_version
+from common.db.schema import is_newer, read_version
 
 _UPGRADE_LOCK = 0x5167_0A1B  # any constant that nobody else uses in this database
 
 
 def upgrade(database: Database, revision: str = "head") -> tuple[str | None, str | None]:
-    """Run the migrations up to `revision` in one transaction; return the versions before and after."""
+    """Run the migrations up to `revision` in one transaction; return the versions before and after.
+
+    A schema that newer code has made is left as it is: code that is taken back runs on it. Raises `Misconfigured` for a
+    database of another program.
+    """
     with database.transaction() as tx:
         if not database.is_sqlite:
             tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
         before = read_version(tx)
+        if before is not None and is_newer(before):
+            return before, before
         config = Config()
         config.set_main_option("script_location", str(files("migrations")))
         config.set_main_option("path_separator", "os")

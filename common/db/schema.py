@@ -23,10 +23,22 @@ def require_schema(database: Database) -> None:
     found = current_version(database)
     if found is None:
         raise Misconfigured("the database has no Signalbox schema; run `signalbox db upgrade` first")
-    if found != head_version() and found in versions():
+    if not is_newer(found) and found != head_version():
         raise Misconfigured(
             f'the database schema is at "{found}", this code needs "{head_version()}"; run `signalbox db upgrade` first'
         )
+
+
+def is_newer(version: str) -> bool:
+    """Whether code that is newer than this has made this version. Raises `Misconfigured` for what is no version of Signalbox."""
+    if version in versions():
+        return False
+    if version.isdigit() and version > head_version():
+        return True
+    raise Misconfigured(
+        f'the table "{_VERSION_TABLE}" holds "{version}", which is no version of Signalbox: the database belongs to another '
+        "program; name one of Signalbox's own in DATABASE_URL"
+    )
 
 
 def current_version(database: Database) -> str | None:

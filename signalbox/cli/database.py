@@ -43,16 +43,18 @@ def upgrade(json: AsJson = False) -> None:
 
     from common.config import redact_url
     from common.db.migrate import upgrade as upgrade_schema
+    from common.db.schema import head_version
     from signalbox.access import opened_database
 
     url = local_settings().database_url
     with opened_database(url, name="signalbox-cli") as database:
         before, after = upgrade_schema(database)
-    said = (
-        f"schema is at {after}"
-        if before == after
-        else f"schema upgraded from {before or 'nothing'} to {after}"
-    )
+    if before != after:
+        said = f"schema upgraded from {before or 'nothing'} to {after}"
+    elif after != head_version():
+        said = f"schema is at {after}, of a newer version of Signalbox than this one, which runs on it; nothing to do"
+    else:
+        said = f"schema is at {after}"
     Output(json).show(
         {"database": redact_url(url), "before": before, "after": after},
         lambda: Text(f"{redact_url(url)}: {said}"),

@@ -178,6 +178,30 @@ def test_code_refuses_a_database_without_a_schema_and_names_the_cure(empty_datab
         require_schema(empty_database)
 
 
+def set_version(database: Database, version: str) -> None:
+    with database.transaction() as tx:
+        tx.execute(text("UPDATE alembic_version SET version_num = :version"), {"version": version})
+
+
+def test_a_schema_of_newer_code_is_left_as_it_is_and_accepted(empty_database):
+    """Code that is taken back starts with `signalbox db upgrade`, too."""
+    upgrade(empty_database)
+    set_version(empty_database, "9999")
+
+    assert upgrade(empty_database) == ("9999", "9999")
+    require_schema(empty_database)
+
+
+def test_a_database_of_another_program_is_told(empty_database):
+    upgrade(empty_database)
+    set_version(empty_database, "ae1027a6acf")
+
+    for ask in (upgrade, require_schema):
+        with pytest.raises(Misconfigured, match='"ae1027a6acf", which is no version of Signalbox'):
+            ask(empty_database)
+    assert current_version(empty_database) == "ae1027a6acf"
+
+
 def test_both_databases_have_the_same_tables_and_columns(empty_postgres_url, tmp_path):
     names = []
     for url in (f"sqlite:///{tmp_path}/a.db", empty_postgres_url):
