@@ -12,9 +12,10 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from email.header import Header
 from email.message import EmailMessage
-from email.policy import SMTP
-from email.utils import format_datetime, parseaddr
+from email.policy import SMTP, SMTPUTF8
+from email.utils import format_datetime, getaddresses, quote
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,14 @@ MAX_ATTACHMENTS = 20
 MAX_ATTACHED_BYTES = 7_500_000
 """Of all attachments together: 10 MB in base64, what most servers take."""
 MAX_SUBJECT = 998
+MAX_ADDRESS = 998
+"""Characters of an address with its name: what takes longer to read than a name has letters is none."""
 # They would end the header, or the SMTP command, that a value is written into.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_NO_NAME = re.compile(rf"{_CONTROL.pattern}|[/\\]")
+# The last is how an encoded word begins (RFC 2047), which the library decodes in a file's name, line ends and all.
+_NO_NAME = re.compile(rf"{_CONTROL.pattern}|[/\\]|=\?")
+_LINE = 60
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]*")
 _MEDIA_TYPE = re.compile(
     r"(application|audio|font|image|model|text|video)/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
 )
@@ -84,15 +90,17 @@ def compose(
     The same input, key, date and template files give the same bytes.
     """
     _check_members(input)
-    recipients(input)
+    policy = SMTP if all(address.isascii() for address in recipients(input)) else SMTPUTF8
     subject, text, html = _content(input, templates)
-    message = EmailMessage(policy=SMTP)
+    # What others have given is written here and handed over as it is to stand there. The library would read it first: it decodes what looks
+    # like an encoded word, with the line ends in it, and its parser takes an hour for a name of some hundred thousand letters.
+    message = EmailMessage(policy=policy.clone(refold_source="none"))
     try:
         message["From"] = sender
-        message["To"] = ", ".join(addresses(input, "to"))
+        message.set_raw("To", _written(addresses(input, "to")))
         if "cc" in input:
-            message["Cc"] = ", ".join(addresses(input, "cc"))
-        message["Subject"] = subject
+            message.set_raw("Cc", _written(addresses(input, "cc")))
+        message.set_raw("Subject", _line("Subject", subject))
         message["Date"] = format_datetime(date, usegmt=True)
         message["Message-ID"] = f"<{sha256(key.encode()).hexdigest()[:32]}@signalbox>"
     except (ValueError, IndexError) as error:
@@ -113,19 +121,56 @@ def compose(
 def recipients(input: Mapping[str, Any]) -> list[str]:
     """The bare addresses that the message goes to, those of `bcc` too."""
     members = [member for member in ("to", "cc", "bcc") if member in input]
-    return [parseaddr(address)[1] for member in members for address in addresses(input, member)]
+    return [address for member in members for _, address in addresses(input, member)]
 
 
-def addresses(input: Mapping[str, Any], member: str) -> list[str]:
-    """The addresses of a member, as they are written. Raises `Permanent` (`email.invalid`)."""
+def addresses(input: Mapping[str, Any], member: str) -> list[tuple[str, str]]:
+    """Name and bare address of each that a member lists. Raises `Permanent` (`email.invalid`)."""
     value = input.get(member)
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, list) or not listed:
         raise _invalid(f"{member}: expected an address or a list of addresses, found {value!r}")
-    for address in listed:
-        if not isinstance(address, str) or "@" not in parseaddr(address)[1] or _CONTROL.search(address):
-            raise _invalid(f"{member}: {address!r} is not an e-mail address")
-    return listed
+    return [_address(one, member) for one in listed]
+
+
+def _address(written: Any, member: str) -> tuple[str, str]:
+    if not isinstance(written, str) or _CONTROL.search(written):
+        raise _invalid(f"{member}: {written!r} is not an e-mail address")
+    if len(written) > MAX_ADDRESS:
+        raise _invalid(f"{member}: {len(written):,} characters, an e-mail address has {MAX_ADDRESS} at most")
+    try:
+        read = getaddresses([written])
+    except RecursionError:  # comments within comments
+        read = []
+    if len(read) > 1:
+        raise _invalid(
+            f"{member}: expected one address in a text, found {len(read)} in {written!r}; a list takes several"
+        )
+    if not read or "@" not in read[0][1]:
+        raise _invalid(f"{member}: {written!r} is not an e-mail address")
+    return read[0]
+
+
+def _written(listed: list[tuple[str, str]]) -> str:
+    """Addresses as a header has them, one a line; what was read is what is written, so that nobody is named whom the mail does not go to."""
+    return ",\r\n ".join(f"{_phrase(name)} <{address}>" if name else address for name, address in listed)
+
+
+def _phrase(name: str) -> str:
+    if "=?" in name or not name.isascii():
+        return Header(name, "utf-8").encode(linesep="\r\n")
+    return name if _PLAIN_NAME.fullmatch(name) else f'"{quote(name)}"'
+
+
+def _line(header: str, text: str) -> str:
+    """A header's text, of words where it can be broken and encoded where it cannot stand as it is."""
+    charset = "utf-8" if "=?" in text or not text.isascii() or _cannot_be_broken(text) else "us-ascii"
+    return Header(text, charset, header_name=header).encode(linesep="\r\n")
+
+
+def _cannot_be_broken(text: str) -> bool:
+    """Would a line of it be too long, or its spaces not be the same when it is put together?"""
+    return len(text) > _LINE and (re.search(rf"\S{{{_LINE}}}", text) is not None or "  " in text)
 
 
 def _check_members(input: Any) -> None:

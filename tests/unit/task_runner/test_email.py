@@ -2,8 +2,10 @@
 
 import os
 import re
+import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -20,6 +22,7 @@ from task_runner.context import TaskContext
 from task_runner.handlers.email import date_of, send_email
 from task_runner.handlers.email_message import INPUT_SCHEMA, compose
 from task_runner.registry import Permanent, Retryable
+from tests.support.slowdown import assert_within
 from tests.unit.task_runner.test_call import a_claim
 
 HELLO = {"to": "ann@example.com", "subject": "Hello", "text": "Grüße"}
@@ -125,6 +128,86 @@ def test_nobody_writes_headers_through_a_member(folder: Path, member: str, injec
         send_email(HELLO | {member: value}, context())
     assert refused.value.code == "email.invalid"
     assert not folder.exists()
+
+
+ENCODED = [
+    "=?utf-8?q?Hello=0d=0aBcc:_victim=40example.com?=",
+    "=?utf-8?q?Hello=0d=0a=0d=0aAnother_body?=",
+    "=?utf-8?b?DQpCY2M6IHZpY3RpbUBleGFtcGxlLmNvbQ==?=",
+    "=?utf-8?q?Hello=0aBcc:_victim=40example.com?=",
+    "=?utf-8?q?Hello=00?=",
+]
+"""Texts in one line, of which the library of e-mails makes several (RFC 2047)."""
+
+
+@pytest.mark.parametrize("injected", ENCODED)
+@pytest.mark.parametrize("member", ["to", "cc", "subject"])
+def test_a_line_end_that_is_encoded_ends_no_header(folder: Path, member: str, injected: str) -> None:
+    is_subject = member == "subject"
+    value = injected if is_subject else f'"{injected}" <ann@example.com>'
+    names = [*HEADERS[:2], "Cc", *HEADERS[2:]]
+
+    send_email(HELLO | {"cc": "bob@example.com", member: value}, context())
+
+    [path] = folder.iterdir()
+    head = path.read_bytes().split(b"\r\n\r\n")[0]
+    lines = head.removeprefix(b"X-Envelope-To").split(b"\r\n")
+    assert [line.split(b":")[0].decode() for line in lines[1:] if line[:1] != b" "] == names
+    assert not any(mark in line for line in lines for mark in (b"\r", b"\n", b"\0"))
+    shown = read(path)[member.capitalize()]
+    assert (str(shown) if is_subject else shown.addresses[0].display_name) == injected
+
+
+HEADERS = [
+    "From",
+    "To",
+    "Subject",
+    "Date",
+    "Message-ID",
+    "Content-Type",
+    "Content-Transfer-Encoding",
+    "MIME-Version",
+]
+
+
+@pytest.mark.parametrize(
+    "subject", ["word " * 199, "wörd " * 199, "w" * 998, "a  b " * 50, "=?utf-8?q?=41?= and " * 20, "ä" * 998]
+)
+def test_a_long_subject_comes_out_as_it_went_in(folder: Path, subject: str) -> None:
+    send_email(HELLO | {"subject": subject.strip()}, context())
+
+    [path] = folder.iterdir()
+    assert read(path)["Subject"] == subject.strip()
+    assert max(map(len, path.read_bytes().split(b"\r\n"))) <= 78
+
+
+@pytest.mark.parametrize("letters", ["ä ", '"', "a,", "(", " (ä)", "=?utf-8?q?a?= ", "a."])
+def test_no_address_takes_long_to_read(letters: str) -> None:
+    """The library's parser and its folding take minutes for each of these, and hours for longer ones."""
+    crowd = [(letters * 499)[:980] + " <ann@example.com>"] * 100
+    began = time.process_time()
+    for to in (letters * 200_000 + "<ann@example.com>", "ann@example.com" + letters * 200_000, crowd):
+        with suppress(Permanent):
+            compose(HELLO | {"to": to}, sender="a@example.com", key="k", date=NOON).as_bytes()
+    assert_within(time.process_time() - began, 5, clock=time.process_time)
+
+
+@pytest.mark.parametrize(
+    "several",
+    ["a@example.com, b@example.com", "<a@example.com> <b@example.com>", "a@example.com <b@example.com>"],
+)
+def test_who_is_named_gets_the_message_or_nobody_does(folder: Path, several: str) -> None:
+    """One of them would get it, and the header would say that all did."""
+    with pytest.raises(Permanent, match="expected one address in a text, found 2"):
+        send_email(HELLO | {"to": several}, context())
+    assert not folder.exists()
+
+
+def test_an_address_in_another_script_stands_as_it_is(folder: Path) -> None:
+    send_email(HELLO | {"to": "Jörg <jörg@bücher.example>"}, context())
+
+    [path] = folder.iterdir()
+    assert "<jörg@bücher.example>".encode() in path.read_bytes()
 
 
 def test_a_subject_may_be_in_any_script(folder: Path) -> None:
@@ -233,7 +316,8 @@ BAD_ATTACHMENTS: list[Any] = [
     [{"filename": "a", "contentBase64": "YQ"}], [{"filename": "a", "contentBase64": "ä"}],
     [{"filename": "", "content": ""}], [{"filename": 7, "content": ""}], [{"filename": "..", "content": ""}],
     [{"filename": "../a", "content": ""}], [{"filename": "a\\b", "content": ""}],
-    [{"filename": "a\r\nX: 1", "content": ""}], [{"filename": "a" * 256, "content": ""}],
+    [{"filename": "a\r\nX: 1", "content": ""}], [{"filename": "=?utf-8?q?a=0d=0aX:_1?=", "content": ""}],
+    [{"filename": "a" * 256, "content": ""}],
     [{"filename": "a", "content": "", "contentType": "text"}],
     [{"filename": "a", "content": "", "contentType": "multipart/mixed"}],
     [{"filename": "a", "content": "", "contentType": "message/rfc822"}],
