@@ -1,8 +1,9 @@
 """Redaction: what a handler was given in confidence is not to come back from it, into rows, logs or answers.
 
 Looked for are the values themselves and the forms that they take on their way through other programs: escaped as in JSON
-or in Python, however deep, quoted as in URLs, in base64 at any offset (the password within `Basic …`), the long lines of several. A
-handler that turns a value into something else, its digest or its letters one by one, is not found out.
+or in Python, however deep, quoted as in URLs or HTML, in base64 at any offset (the password within `Basic …`), the long lines of several.
+Programs differ in what they escape (.NET writes the plus of base64 as `u002B` behind a backslash, Go an ampersand), so a text is also
+searched as it reads without its escapes. A handler that turns a value into something else, its digest or its letters one by one, is not found out.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -19,6 +21,20 @@ import structlog
 LEAST = 4
 """Shorter values are not looked for: they stand in every text by chance."""
 _LEAST_LINE = 16
+_DEEPEST = 3
+"""How often the text that is left without its escapes may have some again: a URL in JSON in HTML."""
+_HEX = "[0-9a-fA-F]"
+_NEXT = f"%[89abAB]{_HEX}"
+# Each stands for one character; backslashes for none, as many as there may be: JSON within JSON within a traceback.
+_ESCAPE = re.compile(
+    rf"\\{{1,40}}u[dD][89abAB]{_HEX}{{2}}\\{{1,40}}u[dD][c-fC-F]{_HEX}{{2}}|\\{{1,40}}u{_HEX}{{4}}|\\{{1,40}}"
+    rf"|%[0-7]{_HEX}|%[cdCD]{_HEX}{_NEXT}|%[eE]{_HEX}(?:{_NEXT}){{2}}|%[fF][0-7](?:{_NEXT}){{3}}"
+    rf"|&(?:#[0-9]{{1,6}}|#[xX]{_HEX}{{1,5}}|amp|lt|gt|quot|apos);"
+)
+_CUT_OFF = re.compile(
+    rf"(?:%[c-fC-F]{_HEX}(?:{_NEXT})*)?(?:%{_HEX}?)?$|\\+(?:u{_HEX}{{0,3}})?$|&#?[0-9a-zA-Z]{{0,6}}$"
+)
+_ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
 _ALPHABETS = (str.maketrans("", ""), str.maketrans("+/", "-_"))
 
 Json = Any
@@ -31,15 +47,15 @@ class Redaction:
         self.hidden = {shown: value for shown, value in hidden.items() if len(value) >= LEAST}
         self._forms: dict[str, str] = {}
         self._bare: dict[str, str] = {}
-        """Escaped forms without their backslashes, as many as there may be: JSON within JSON within a traceback."""
+        """What is looked for in texts without their escapes."""
         for shown, value in self.hidden.items():
             for text in _texts(value):
                 for form in (text, *_quoted(text), *_base64(text.encode())):
                     self._forms.setdefault(form, shown)
                 for form in _escaped(text):
-                    bare = form.replace("\\", "")
-                    if len(bare) >= LEAST:
-                        self._bare.setdefault(bare, shown)
+                    for bare in (form.replace("\\", ""), *_without_escapes(form)):
+                        if len(bare) >= LEAST:
+                            self._bare.setdefault(bare, shown)
 
     def __bool__(self) -> bool:
         return bool(self._forms)
@@ -49,16 +65,17 @@ class Redaction:
         found = _finder(self._forms, text)
         if found is not None:
             text = found.sub(lambda match: self._forms[match[0]], text)
-        if "\\" not in text:
-            return text
-        bare = text.replace("\\", "")
-        found = _finder(self._bare, bare)
-        if found is None:
-            return text
-        places = [place for place, letter in enumerate(text) if letter != "\\"]
-        for match in reversed([*found.finditer(bare)]):
-            begin, end = places[match.start()], places[match.end() - 1] + 1
-            text = text[:begin] + self._bare[match[0]] + text[end:]
+        layers, depth = _without_escapes(text), 1
+        while depth <= len(layers):
+            bare = layers[depth - 1]
+            found = _finder(self._bare, bare)
+            if found is not None:
+                begins, ends = _places(text, depth)
+                for match in reversed([*found.finditer(bare)]):
+                    begin, end = begins[match.start()], ends[match.end() - 1]
+                    text = text[:begin] + self._bare[match[0]] + text[end:]
+                layers = _without_escapes(text)
+            depth += 1
         return text
 
     def cut_text(self, text: str, limit: int) -> str:
@@ -71,12 +88,12 @@ class Redaction:
             begin = _begins(form, shown)
             if begin is not None:
                 shown = shown[:begin] + instead
-        if "\\" in shown:
+        whole = shown[:-40] + _CUT_OFF.sub("", shown[-40:])
+        for depth, bare in enumerate(_without_escapes(whole), 1):
             for form, instead in self._bare.items():
-                begin = _begins(form, shown.replace("\\", ""))
+                begin = _begins(form, bare)
                 if begin is not None:
-                    places = [place for place, letter in enumerate(shown) if letter != "\\"]
-                    shown = shown[: places[begin]] + instead
+                    return (shown[: _places(whole, depth)[0][begin]] + instead)[:limit]
         return shown[:limit]
 
     def json(self, value: Json) -> Json:
@@ -117,6 +134,52 @@ def _finder(forms: Mapping[str, str], text: str) -> re.Pattern[str] | None:
     """
     present = sorted((form for form in forms if form in text), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, present))) if present else None
+
+
+def _without_escapes(text: str) -> list[str]:
+    """A text as it reads without its escapes, then without those that this has left, and so on; none where there are none."""
+    layers: list[str] = []
+    while len(layers) < _DEEPEST and any(sign in text for sign in "\\%&"):
+        bare = _ESCAPE.sub(lambda found: _meant(found[0]), text)
+        if bare == text:
+            break
+        layers.append(bare)
+        text = bare
+    return layers
+
+
+def _places(text: str, depth: int) -> tuple[Sequence[int], Sequence[int]]:
+    """Where each character of a text that has lost its escapes `depth` times begins and ends in the text itself."""
+    begins: Sequence[int] = range(len(text))
+    ends: Sequence[int] = range(1, len(text) + 1)
+    for _ in range(depth):
+        new_begins: list[int] = []
+        new_ends: list[int] = []
+        done = 0
+        for found in _ESCAPE.finditer(text):
+            begin, end = found.span()
+            new_begins += begins[done:begin]
+            new_ends += ends[done:begin]
+            if _meant(found[0]):
+                new_begins.append(begins[begin])
+                new_ends.append(ends[end - 1])
+            done = end
+        begins, ends = [*new_begins, *begins[done:]], [*new_ends, *ends[done:]]
+        text = _ESCAPE.sub(lambda found: _meant(found[0]), text)
+    return begins, ends
+
+
+@lru_cache(maxsize=4_096)
+def _meant(written: str) -> str:
+    """The character that an escape stands for; none for backslashes alone."""
+    match written[0]:
+        case "%":
+            return bytes.fromhex(written.replace("%", "")).decode("utf-8", "replace")[:1]
+        case "&":
+            name = written[1:-1]
+            return _ENTITIES.get(name) or chr(int(name[2:], 16) if name[1] in "xX" else int(name[1:]))
+    units = written.replace("\\", "").split("u")[1:]
+    return bytes.fromhex("".join(units)).decode("utf-16-be", "replace")[:1]
 
 
 def _begins(form: str, text: str) -> int | None:

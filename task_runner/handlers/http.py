@@ -167,8 +167,9 @@ def _unexpected(asked: Asked, answer: httpx2.Response, encoding: str, redaction:
     more: dict[str, Json] = {"status": status}
     start = _start_of(answer, encoding)
     if start:
-        shown = _redacted(storable(start.decode("utf-8", "replace")), asked)
-        more["body"] = redaction.cut_text(shown, MAX_EXCERPT)
+        # Secrets before the values of the query, which may stand in the middle of one: the rest of it would not be found.
+        shown = redaction.cut_text(storable(start.decode("utf-8", "replace")), 2 * _EXCERPT_BYTES)
+        more["body"] = _redacted(shown, asked)[:MAX_EXCERPT]
     wait = retry_after(answer.headers)
     if wait is not None:
         more["retryAfterSeconds"] = wait

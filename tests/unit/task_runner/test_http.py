@@ -721,3 +721,17 @@ def test_an_excerpt_ends_with_no_half_of_a_secret() -> None:
     with serving(echo) as server, pytest.raises(HandlerError) as raised:
         perform({"method": "GET", "url": server.url()}, about, LOOPBACK, seconds=5, max_output_bytes=ROOM)
     assert raised.value.data["body"] == "you sent [secret KEY]"
+
+
+def test_no_value_of_the_query_takes_a_secret_apart() -> None:
+    """Whoever may send data guesses four letters of a secret, and would read the others of an answer that repeats it."""
+    about = context()
+    about.conceal(Redaction({"[secret KEY]": "sk_live_0123456789"}))
+    given = {"method": "POST", "query": {"q": "live", "r": "4567"}, "json": {"key": "sk_live_0123456789"}}
+
+    def echo(connection: socket.socket, request: bytes) -> None:
+        connection.sendall(ok(request.partition(b"\r\n\r\n")[2] + b" live", status="400 No"))
+
+    with serving(echo) as server, pytest.raises(HandlerError) as raised:
+        perform(given | {"url": server.url()}, about, LOOPBACK, seconds=5, max_output_bytes=ROOM)
+    assert raised.value.data["body"] == '{"key":"[secret KEY]"} ***'

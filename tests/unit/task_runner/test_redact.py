@@ -1,9 +1,11 @@
 """Redaction: a hidden value is found in the forms that it takes, and nothing else is touched."""
 
 import json
+import string
 import time
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable
+from html import escape
 from typing import Any
 from urllib.parse import quote, quote_plus, urlencode
 
@@ -17,6 +19,18 @@ from tests.support.slowdown import assert_within
 VALUE = 'p4$$ "wörd"/+\\ünd mehr'
 SHOWN = "[secret KEY]"
 HIDDEN = Redaction({SHOWN: VALUE})
+
+_PLAIN = frozenset(string.ascii_letters + string.digits + " !#$%()*,-./:;=?@[]^_{|}~")
+
+
+def as_dot_net_writes(value: str) -> str:
+    """What is no plain letter by its numbers, in capitals (System.Text.Json)."""
+    units = value.encode("utf-16-be")
+    letters = [units[at : at + 2] for at in range(0, len(units), 2)]
+    return "".join(
+        chr(one[1]) if one[0] == 0 and chr(one[1]) in _PLAIN else f"\\u{one.hex().upper()}" for one in letters
+    )
+
 
 FORMS: dict[str, Callable[[str], str]] = {
     "as it is": str,
@@ -33,6 +47,17 @@ FORMS: dict[str, Callable[[str], str]] = {
     "in a URL": lambda value: quote(value, safe=""),
     "in a URL in small letters": lambda value: quote(value, safe="").replace("%C3%B6", "%c3%b6").lower(),
     "in a form": quote_plus,
+    "in JSON of .NET": as_dot_net_writes,
+    "in JSON of Go in HTML": lambda value: escape(
+        json.dumps(value, ensure_ascii=False).replace("+", "\\u002b")
+    ),
+    "in HTML": escape,
+    "in HTML by numbers": lambda value: "".join(
+        letter if letter in " mehr" else f"&#{ord(letter)};" for letter in value
+    ),
+    "in a URL as browsers write it": lambda value: quote(value, safe="$/+\\|^[]"),
+    "in a URL in a URL": lambda value: quote(quote(value, safe=""), safe=""),
+    "in a URL in JSON": lambda value: json.dumps(quote(value, safe="+$")).replace("+", "\\u002B"),
     "in base64": lambda value: b64encode(value.encode()).decode(),
     "in base64 for URLs": lambda value: urlsafe_b64encode(value.encode()).decode(),
     "as the password of Basic": lambda value: b64encode(f"me:{value}".encode()).decode(),
@@ -126,11 +151,32 @@ def test_half_a_value_at_the_end_of_a_cut_text_goes_too() -> None:
     assert hidden.cut_text("sk_live_0123456789abcdef and more", 20) == f"{SHOWN} and mor"
 
 
+@pytest.mark.parametrize(
+    "cut", ["p4$$ \\u0022w\\u00F", "p4$$ &quot;w&#246;rd&qu", "p4%24$ %22w%C3%B6rd%", "p4%24$ %22w%C3"]
+)
+def test_half_an_escaped_value_at_the_end_of_a_cut_text_goes_too(cut: str) -> None:
+    assert HIDDEN.cut_text(f"the key is {cut}", 100) == f"the key is {SHOWN}"
+
+
+@given(
+    st.text(st.characters(exclude_characters="\\", exclude_categories=["Cs"]), min_size=LEAST),
+    st.integers(1, 3),
+    st.sampled_from(["in HTML", "in JSON of .NET", "in a URL"]),
+)
+def test_no_value_stays_however_deep_it_is_escaped(value: str, deep: int, form: str) -> None:
+    written = value
+    for _ in range(deep):
+        written = FORMS[form](written)
+
+    assert Redaction({"*": value}).text(f"[{written}]") == "[*]"
+
+
 def test_large_texts_are_searched_in_no_time() -> None:
     hidden = Redaction({f"[{number}]": f"{number:064x}" * 1_000 for number in range(10)})
     text = "0" * 16_000 + "x"
     began = time.process_time()
 
     assert hidden.cut_text(text, 100) == text[:100]
-    assert hidden.text("y" * 1_000_000) == "y" * 1_000_000
+    for letters in ("y", "\\a", "%41", "&amp;amp;", "\\", "%25"):
+        assert hidden.text(letters * 200_000) == letters * 200_000
     assert_within(time.process_time() - began, 5, clock=time.process_time)
