@@ -48,9 +48,9 @@ def answer(input: Json, context: TaskContext, ways: Ways, registry: Registry) ->
     system = system_text(asked, policy, schemas)
     started = Conversation.begun(asked.messages)
     digest = prompt_hash(asked.model, system, started.messages, toolbox.offered(asked))
-    redaction = Redaction(policy.redact)
+    redaction = Redaction(policy.redact, context.redaction)
     about = About(asked.provider, asked.model, digest, policy_hash(written), system, redaction)
-    way = ways.to(asked, policy, lambda: context.cancelled)
+    way = ways.to(asked, policy, lambda: context.cancelled, context.redaction)
     if isinstance(way, Ruling):
         return record(about, way, started)
     price = policy.prices.get(asked.model) or way.price

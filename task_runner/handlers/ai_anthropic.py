@@ -7,7 +7,7 @@ from typing import Any
 
 from common.canonical import clean, dumps, read
 from common.errors import SignalboxError
-from task_runner.handlers.ai_port import Answer, Request, ToolCall, Usage
+from task_runner.handlers.ai_port import Answer, Request, ToolCall, counted
 from task_runner.handlers.ai_sdk import Connection, asked
 from task_runner.handlers.ai_wire import WireNames
 
@@ -105,7 +105,7 @@ def _answer(said: Any, request: Request, names: WireNames) -> Answer:
         if block.type == "tool_use"
     )
     cached = (said.usage.cache_read_input_tokens or 0) + (said.usage.cache_creation_input_tokens or 0)
-    usage = Usage(int(said.usage.input_tokens) + int(cached), int(said.usage.output_tokens))
+    usage = counted(int(said.usage.input_tokens) + int(cached), said.usage.output_tokens)
     return Answer(text, calls, usage, str(said.model or request.model), str(said.stop_reason))
 
 

@@ -49,7 +49,7 @@ def take(turn: Turn, conversation: Conversation, context: TaskContext) -> dict[s
     if left is not None and left <= 0:
         spent = f"the policy allows {policy.max_tokens:,} tokens, and they are spent before turn {conversation.turn + 1}"
         return record(turn.about, refused(Why.OVER_TOKENS, spent), conversation)
-    answer = turn.provider.complete(_request(turn, conversation, left)).storable()
+    answer = turn.provider.complete(_request(turn, conversation, left)).storable(context.redaction)
     cost = None
     if turn.price is not None:
         cost = turn.price.of(answer.usage.input_tokens, answer.usage.output_tokens)

@@ -32,10 +32,12 @@ from task_runner.handlers.http_network import (
     Untrusted,
     exchange,
 )
+from task_runner.redact import Redaction
 from task_runner.registry import HandlerError, Permanent, Retryable
 
 MAX_ANSWER_BYTES = 4_000_000
 MAX_EXCERPT = 500
+_EXCERPT_BYTES = 16_000
 HIDDEN = "***"
 TO_BE_TRIED_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _LET_THROUGH = frozenset(
@@ -46,11 +48,19 @@ _LET_THROUGH = frozenset(
 class GuardedTransport(httpx2.BaseTransport):
     """Carries one provider's requests to one place. `failure` is what went wrong last, in our words.
 
-    `credentials` are the headers that prove who asks; whatever a library would send under these names is replaced.
+    `credentials` are the headers that prove who asks; whatever a library would send under these names is replaced. No failure
+    shows anything of what is `hidden`.
     """
 
     def __init__(
-        self, egress: Egress, deadline: Deadline, *, url: str, key: str | None, credentials: dict[str, str]
+        self,
+        egress: Egress,
+        deadline: Deadline,
+        *,
+        url: str,
+        key: str | None,
+        credentials: dict[str, str],
+        hidden: Redaction,
     ) -> None:
         self.failure: HandlerError | None = None
         self._egress = egress
@@ -58,6 +68,7 @@ class GuardedTransport(httpx2.BaseTransport):
         self._origin = _origin(httpx2.URL(url))
         self._key = key
         self._credentials = credentials
+        self._hidden = hidden
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         try:
@@ -102,8 +113,10 @@ class GuardedTransport(httpx2.BaseTransport):
 
     def _unexpected(self, answer: httpx2.Response, encoding: str) -> HandlerError:
         status = answer.status_code
-        start = read_start(answer.iter_raw(), encoding, max_bytes=16_000)
-        said = self._redacted(storable(start.decode("utf-8", "replace")))[:MAX_EXCERPT]
+        start = read_start(answer.iter_raw(), encoding, max_bytes=_EXCERPT_BYTES)
+        # Before it is cut, and before what looks like a key: half a secret would not be found.
+        shown = self._hidden.cut_text(storable(start.decode("utf-8", "replace")), 2 * _EXCERPT_BYTES)
+        said = self._redacted(shown)[:MAX_EXCERPT]
         data: dict[str, Any] = {"status": status, "body": said}
         wait = answer.headers.get("retry-after", "").strip()
         if re.fullmatch("[0-9]{1,9}", wait):

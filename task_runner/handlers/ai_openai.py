@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from task_runner.handlers.ai_port import Answer, Request, ToolCall, Usage, estimated
+from task_runner.handlers.ai_port import Answer, Request, ToolCall, counted, estimated
 from task_runner.handlers.ai_sdk import Connection, asked
 from task_runner.handlers.ai_wire import WireNames
 
@@ -100,5 +100,5 @@ def _answer(said: Any, request: Request, names: WireNames) -> Answer:
         raise TypeError("the content is no text")
     usage = estimated(request, text)
     if said.usage is not None:
-        usage = Usage(int(said.usage.prompt_tokens), int(said.usage.completion_tokens))
+        usage = counted(said.usage.prompt_tokens, said.usage.completion_tokens)
     return Answer(text, calls, usage, str(said.model or request.model), str(choice.finish_reason))

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from common.canonical import storable
+from task_runner.redact import NOTHING_HIDDEN, Redaction
 
 MAX_NAME = 200
+MOST_TOKENS = 1_000_000_000
+"""Of one turn; as many as a policy may allow."""
 
 Json = Any
 
@@ -68,18 +71,21 @@ class Answer:
     model: str
     stop: str
 
-    def storable(self) -> Answer:
-        """The same with nothing in it that no database takes, and no name longer than it is worth."""
+    def storable(self, hidden: Redaction = NOTHING_HIDDEN) -> Answer:
+        """The same with nothing in it that no database takes and nothing that is hidden, and no name longer than it is worth.
+
+        Whatever is made of an answer is made of this: it is cut in many places, and half a secret would not be found afterwards.
+        """
+
+        def kept(text: str) -> str:
+            return hidden.text(storable(text))
+
         calls = tuple(
-            ToolCall(storable(call.id)[:MAX_NAME], storable(call.name)[:MAX_NAME], storable(call.arguments))
+            ToolCall(kept(call.id)[:MAX_NAME], kept(call.name)[:MAX_NAME], kept(call.arguments))
             for call in self.tool_calls
         )
         return Answer(
-            storable(self.text),
-            calls,
-            self.usage,
-            storable(self.model)[:MAX_NAME],
-            storable(self.stop)[:MAX_NAME],
+            kept(self.text), calls, self.usage, kept(self.model)[:MAX_NAME], kept(self.stop)[:MAX_NAME]
         )
 
 
@@ -89,6 +95,14 @@ class Provider(Protocol):
     def complete(self, request: Request) -> Answer:
         """Ask the model. Raises `HandlerError`: `Retryable` for what may pass, `Permanent` for what will not."""
         ...
+
+
+def counted(input_tokens: Any, output_tokens: Any) -> Usage:
+    """Tokens as a provider has counted them. Raises `ValueError` for what is no count: fewer than none would pay for the turns before."""
+    told = int(input_tokens), int(output_tokens)
+    if not all(0 <= tokens <= MOST_TOKENS for tokens in told):
+        raise ValueError("expected numbers of tokens")
+    return Usage(*told)
 
 
 def estimated(request: Request, text: str) -> Usage:

@@ -23,6 +23,7 @@ from task_runner.handlers.ai_sdk import Connection
 from task_runner.handlers.http import egress_of
 from task_runner.handlers.http_guard import resolve_name
 from task_runner.handlers.http_network import Egress, trust_of_the_system
+from task_runner.redact import NOTHING_HIDDEN, Redaction
 from task_runner.registry import Permanent
 
 SCRIPTED = "scripted"
@@ -46,8 +47,17 @@ class Ways:
     egress: Egress = field(default_factory=lambda: Egress((), resolve_name, trust_of_the_system))
     seconds: float = 120.0
 
-    def to(self, asked: Asked, policy: Policy, is_cancelled: Callable[[], bool]) -> Way | Ruling:
-        """The way to the model that is asked, or why it may not be asked. Raises `Permanent` (`ai.provider`, `ai.input`)."""
+    def to(
+        self,
+        asked: Asked,
+        policy: Policy,
+        is_cancelled: Callable[[], bool],
+        hidden: Redaction = NOTHING_HIDDEN,
+    ) -> Way | Ruling:
+        """The way to the model that is asked, or why it may not be asked. Raises `Permanent` (`ai.provider`, `ai.input`).
+
+        `hidden` is what the model is told in confidence; no error tells it.
+        """
         if not policy.allows_model(asked.model):
             return refused(
                 Why.MODEL_NOT_ALLOWED, f"the policy does not list {asked.model!a:.100} in allowedModels"
@@ -67,7 +77,9 @@ class Ways:
         if key is None and _origin(url) == _origin(setting.url):
             key = setting.key
         kind = _KINDS[setting.kind]
-        connection = Connection(url, key, kind.credentials(key), self.egress, self.seconds, is_cancelled)
+        connection = Connection(
+            url, key, kind.credentials(key), self.egress, self.seconds, is_cancelled, hidden
+        )
         return Way(kind(connection), setting.prices.get(asked.model), setting.models is not None)
 
     def place(self, provider: object, base_url: object) -> str | None:

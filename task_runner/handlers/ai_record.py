@@ -10,6 +10,7 @@ import re2
 
 from common.ai_policy import Ruling
 from common.canonical import dumps, size, storable
+from task_runner import redact
 from task_runner.handlers.ai_answer import Parsed
 from task_runner.handlers.ai_port import Answer, Usage
 from task_runner.handlers.ai_tools import Called
@@ -151,12 +152,17 @@ def _start(value: Json) -> Json:
 
 
 class Redaction:
-    """Replaces what a policy's patterns find in whatever is kept of a conversation."""
+    """Replaces what a policy's patterns find in whatever is kept of a conversation, and before that what is hidden.
 
-    def __init__(self, patterns: Sequence[str]) -> None:
+    What was kept is cut, and half a secret would not be found any more; neither would one that a pattern finds a part of.
+    """
+
+    def __init__(self, patterns: Sequence[str], hidden: redact.Redaction = redact.NOTHING_HIDDEN) -> None:
         self._patterns = [re2.compile(pattern) for pattern in patterns]
+        self._hidden = hidden
 
     def text(self, text: str) -> str:
+        text = self._hidden.text(text)
         for pattern in self._patterns:
             text = pattern.sub(HIDDEN, text)
         return text

@@ -12,6 +12,7 @@ import httpx2
 from task_runner.handlers.ai_network import GuardedTransport, client_of
 from task_runner.handlers.ai_port import Answer
 from task_runner.handlers.http_network import Deadline, Egress
+from task_runner.redact import NOTHING_HIDDEN, Redaction
 from task_runner.registry import HandlerError, Permanent, Retryable
 
 EXTRA = "pip install 'signalbox[ai]'"
@@ -27,6 +28,7 @@ class Connection:
     egress: Egress
     seconds: float
     is_cancelled: Callable[[], bool]
+    hidden: Redaction = NOTHING_HIDDEN
 
 
 def asked(connection: Connection, library: str, ask: Callable[[ModuleType, httpx2.Client], Answer]) -> Answer:
@@ -46,6 +48,7 @@ def asked(connection: Connection, library: str, ask: Callable[[ModuleType, httpx
         url=connection.url,
         key=connection.key,
         credentials=connection.credentials,
+        hidden=connection.hidden,
     )
     failure: HandlerError
     try:

@@ -12,14 +12,19 @@ from common.ai_policy import Policy, Ruling, Why, read_policy
 from common.ai_providers import ProviderSetting, read_providers
 from common.config import Settings
 from common.errors import Misconfigured
+from task_runner.attempt import stored
+from task_runner.context import TaskContext
+from task_runner.handlers.ai import answer
 from task_runner.handlers.ai_input import check_input
 from task_runner.handlers.ai_port import Answer, Request, Tool
 from task_runner.handlers.ai_providers import Way, Ways, operators_ways
 from task_runner.handlers.ai_wire import WireNames
 from task_runner.handlers.http_guard import resolve_name
 from task_runner.handlers.http_network import Egress, trust_of_the_system
-from task_runner.registry import HandlerError, Permanent, Retryable
+from task_runner.redact import Redaction
+from task_runner.registry import HandlerError, Permanent, Registry, Retryable
 from tests.support.http_server import Server, fixed, ok, serving
+from tests.unit.task_runner.test_call import a_claim
 
 LOOPBACK = Egress((ip_network("127.0.0.0/8"),), resolve_name, trust_of_the_system)
 HERE = read_policy({"allowedDomains": ["127.0.0.1"]})
@@ -236,6 +241,49 @@ def test_an_answer_that_is_none_fails_and_is_tried_again(kind: str, body: bytes)
 
     assert isinstance(error, Retryable)
     assert error.code == "ai.unreadable"
+
+
+@pytest.mark.parametrize("tokens", [-1, -1_000_000, 10**10, 10**400])
+@KINDS
+def test_tokens_that_no_turn_takes_are_no_answer(kind: str, tokens: int) -> None:
+    """Fewer than none would give back what the turns before have spent of the policy's budget."""
+    usage = dict.fromkeys(SAID[kind]["usage"], tokens)
+    with serving(fixed(json_answer({**SAID[kind], "usage": usage}))) as server:
+        assert failure_of(kind, server.url()).code == "ai.unreadable"
+
+
+@KINDS
+def test_no_half_of_a_secret_stands_in_a_failure(kind: str) -> None:
+    """A provider repeats what the model was told: across the end of what is shown, and with what looks like a key in it."""
+    secrets = Redaction(
+        {"[secret A]": "the-secret-" + "0123456789" * 5, "[secret B]": "before sk-4711 after"}
+    )
+    said = f"before sk-4711 after{' ' * 440}the-secret-{'0123456789' * 5}"
+    with serving(fixed(ok(said.encode(), status="400 No"))) as server:
+        ways = Ways({kind: ProviderSetting(kind, server.url(), KEY)}, LOOPBACK, 20)
+        way = ways.to(asked_of(kind), HERE, lambda: False, secrets)
+        assert isinstance(way, Way)
+        with pytest.raises(HandlerError) as raised:
+            way.provider.complete(request_of())
+
+    assert raised.value.data["body"] == f"[secret B]{' ' * 440}[secret A]"
+
+
+@pytest.mark.parametrize("end", [2_000, 8_000, 16_000, 20_000, 50_000])
+def test_no_half_of_a_secret_is_kept(end: int) -> None:
+    """What was said is cut at many places, and whatever comes back is searched for secrets only then."""
+    secret = "the-secret-" + "0123456789" * 5
+    about = TaskContext(a_claim(type="AI"))
+    about.conceal(Redaction({"[secret A]": secret}))
+    long = "-" * (end - 30) + secret
+    said = {"event": None, "reason": "-" * (end - 30) + secret}
+    for script in (long, {"json": said}, {"toolCalls": [{"name": long, "arguments": long}]}):
+        messages = [{"role": "user", "content": long}]
+        asked = {"provider": "scripted", "model": "m", "messages": messages, "script": [script, script]}
+        result = stored(answer(asked, about, Ways(), Registry()), hidden=about.redaction)
+
+        assert result.error is None
+        assert "the-secret" not in f"{result.output} {result.state}"
 
 
 @KINDS
