@@ -50,7 +50,12 @@ class Redaction:
         """What is looked for in texts without their escapes."""
         for shown, value in self.hidden.items():
             for text in _texts(value):
-                for form in (text, *_quoted(text), *_base64(text.encode())):
+                written = dict.fromkeys((text, *_quoted(text), *_escaped(text)))
+                for form in (
+                    text,
+                    *_quoted(text),
+                    *(code for one in written for code in _base64(one.encode())),
+                ):
                     self._forms.setdefault(form, shown)
                 for form in _escaped(text):
                     for bare in (form.replace("\\", ""), *_without_escapes(form)):
@@ -201,6 +206,7 @@ def _texts(value: str) -> Iterator[str]:
 def _escaped(text: str) -> Iterator[str]:
     """As JSON and Python write a text. Deeper nesting only adds backslashes."""
     yield text
+    yield text.replace(" ", "+")
     yield json.dumps(text, ensure_ascii=False)[1:-1]
     yield json.dumps(text)[1:-1]
     yield repr(text)[1:-1]
@@ -208,6 +214,7 @@ def _escaped(text: str) -> Iterator[str]:
 
 
 def _quoted(text: str) -> Iterator[str]:
+    yield text.replace(" ", "+")  # of a form that was read as none
     for quoted in (quote(text, safe=""), quote(text), quote(text, safe="!$&'()*+,;=:@/?~"), quote_plus(text)):
         yield quoted
         yield re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), quoted)
