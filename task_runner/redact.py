@@ -67,6 +67,8 @@ class Redaction:
 
     def text(self, text: str) -> str:
         """The text without hidden values."""
+        if not self:
+            return text
         found = _finder(self._forms, text)
         if found is not None:
             text = found.sub(lambda match: self._forms[match[0]], text)
