@@ -31,6 +31,7 @@ from api.reference import Documents, render
 from api.routes import OPERATIONS
 from api.routes.links import LinkCall
 from api.services import Services
+from api.simulation import Calculating
 from api.transactions import Command, Sent, Transactions, send
 from api.waiting import Waiter, wait_seconds
 from common.config import Limits, Settings
@@ -123,6 +124,7 @@ def _open_services(app: Flask, settings: Settings, limits: Limits, threads: int)
         links=Links.read_secrets(written, older, settings.public_url),
         link_pages=LinkPages.of(app.jinja_env),
         link_gate=LinkGate(),
+        calculating=Calculating(),
         doorbells=attach(database, settings),
     )
 

@@ -149,6 +149,7 @@ _TOO_LARGE = frozenset(
         "max_trigger_bytes",
     }
 )
+_TOO_MANY = frozenset({"max_calculations"})
 _HTTP_CODES = {
     HTTPStatus.NOT_FOUND: "route.not_found",
     HTTPStatus.METHOD_NOT_ALLOWED: "method.not_allowed",
@@ -233,7 +234,8 @@ def item_problem(error: SignalboxError, *, path: str, trace_id: str) -> dict[str
 def status_of(error: SignalboxError) -> int:
     """The HTTP status of one of our errors."""
     if isinstance(error, LimitExceeded):
-        return 413 if error.fields.get("limit") in _TOO_LARGE else 422
+        limit = error.fields.get("limit")
+        return 413 if limit in _TOO_LARGE else 429 if limit in _TOO_MANY else 422
     if isinstance(error, Invalid):
         return _INVALID.get(error.code, 422)
     return next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
@@ -244,11 +246,12 @@ def _from_ours(error: SignalboxError, path: str, trace_id: str) -> ProblemAnswer
     if isinstance(error, Invalid) and error.problems:
         more["problems"] = error.problems
     headers = {}
+    status = status_of(error)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = _CHALLENGE
-    if isinstance(error, Unavailable):
+    if status in (429, 503):
         headers["Retry-After"] = "1"
-    return _problem(status_of(error), error.code, error.message, path, trace_id, more=more, headers=headers)
+    return _problem(status, error.code, error.message, path, trace_id, more=more, headers=headers)
 
 
 def _from_http(error: HTTPException, path: str, trace_id: str) -> ProblemAnswer:

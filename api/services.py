@@ -10,6 +10,7 @@ from api.health import Health
 from api.link_gate import LinkGate
 from api.link_pages import LinkPages
 from api.reference import Documents
+from api.simulation import Calculating
 from api.waiting import Waiter
 from common.config import Limits
 from common.db import Database
@@ -35,6 +36,7 @@ class Services:
     links: Links = field(repr=False)
     link_pages: LinkPages = field(repr=False)
     link_gate: LinkGate = field(repr=False)
+    calculating: Calculating = field(repr=False)
     doorbells: Doorbells | None = field(default=None, repr=False)
 
     def close(self) -> None:

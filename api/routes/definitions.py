@@ -240,9 +240,10 @@ def check_definition(call: Call, body: CheckBody) -> Answer:
 
     A document with errors is no error here: its problems are the answer.
     """
-    commands.require_definition_size(commands.document_text(body.document), call.limits)
-    published = store.read_published_types(call.tx, call.tenant_id)
-    problems = commands.find_problems(body.document, published)
+    with call.services.calculating.place_of(call.tenant_id):
+        commands.require_definition_size(commands.document_text(body.document), call.limits)
+        published = store.read_published_types(call.tx, call.tenant_id)
+        problems = commands.find_problems(body.document, published)
     return Answer({"problems": [problem.to_json() for problem in problems]})
 
 
@@ -259,9 +260,9 @@ def simulate_definition(call: Call, body: SimulateBody) -> Answer:
     `{"advance_ms": N}` among the events moves the clock. Tasks are not run: send their completion events yourself,
     the engine's own events (`done.*`, `error.*`, `xstate.*`) included.
     """
-    return Answer(
-        {"snapshots": simulate_within(body.document, body.events, config=body.config, limits=call.limits)}
-    )
+    with call.services.calculating.place_of(call.tenant_id):
+        snapshots = simulate_within(body.document, body.events, config=body.config, limits=call.limits)
+    return Answer({"snapshots": snapshots})
 
 
 @routes.get(

@@ -2,10 +2,13 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
+from api.app import services_of
+from api.simulation import MOST_AT_ONCE
 from common.db import Database
 from tests.integration.api.conftest import APPROVAL, Api, problem_of
 from tests.integration.engine.documents import ON_SQLITE
@@ -339,6 +342,47 @@ def test_a_simulation_of_nonsense_is_refused(api: Api) -> None:
     too_many = {"document": APPROVAL, "events": [{"type": "X"}] * 1_001}
     problem = problem_of(api.post("/definitions/simulate", too_many), 422, "limit.exceeded")
     assert problem["limit"] == "max_batch"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/definitions/simulate", {"document": APPROVAL, "events": []}),
+        ("/definitions/check", {"document": APPROVAL}),
+    ],
+)
+def test_no_tenant_has_all_threads_calculate_for_it(api: Api, path: str, body: dict[str, Any]) -> None:
+    calculating = services_of(api.app).calculating
+    with ExitStack() as under_way:
+        for _ in range(MOST_AT_ONCE):
+            under_way.enter_context(calculating.place_of(api.engine.tenant_id))
+
+        answer = api.post(path, body, key=api.keys["viewer"])
+
+        problem = problem_of(answer, 429, "limit.exceeded")
+        assert (problem["limit"], problem["allowed"]) == ("max_calculations", MOST_AT_ONCE)
+        assert answer.headers["Retry-After"] == "1"
+        assert api.post(path, body, key=api.other_key).status_code == 200
+
+    assert api.post(path, body).status_code == 200
+    assert api.post(path, {**body, "document": {}}).status_code in (200, 422)
+    assert api.post(path, body).status_code == 200, "a calculation that was refused holds no place either"
+
+
+def test_many_simulations_at_once_keep_nobody_else_waiting(api: Api) -> None:
+    """Each would take two seconds; all of them at once took as long for whoever asked for anything meanwhile."""
+    row = "[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]"
+    value = f"${{{row}.map(a, {row}.map(b, {row}.map(c, {row}.map(d, a * b * c * d))))}}"
+    step = {"actions": [{"type": "assign", "path": "x", "value": value}]}
+    costly = {"id": "costly", "initial": "a", "context": {"x": 0}, "states": {"a": {"on": {"GO": step}}}}
+    body = {"document": costly, "events": [{"type": "GO"}] * 100}
+
+    with ThreadPoolExecutor(16) as callers:
+        answers = [*callers.map(lambda _: api.post("/definitions/simulate", body), range(16))]
+
+    limits = [answer.json["limit"] for answer in answers if answer.json is not None]
+    assert len(limits) == len(answers)
+    assert limits.count("max_calculations") >= len(answers) - 2 * MOST_AT_ONCE
 
 
 def test_the_schema_of_definitions_is_served(api: Api) -> None:
