@@ -30,9 +30,9 @@ MOST_AT_ONCE = 2
 
 
 class Calculating:
-    """Who has this process simulate or check a definition. Safe to use from any thread.
+    """Who has this process simulate or check a definition, or verify a history by replaying it. Safe to use from any thread.
 
-    That is nothing but arithmetic, and for seconds: who had all threads do it, with a key that may only read, would keep every
+    That is nothing but arithmetic, for seconds, and of a long history for minutes: who had all threads do it, with a key that may only read, would keep every
     other tenant from the interpreter. Whoever comes beyond what his tenant may have at once is refused, and does not wait
     either: that would hold a thread.
     """
@@ -47,7 +47,7 @@ class Calculating:
         with self._turn:
             if self._of[tenant_id] >= MOST_AT_ONCE:
                 raise LimitExceeded(
-                    f"expected at most {MOST_AT_ONCE} simulations and checks of a tenant at once, found that many under way; "
+                    f"expected at most {MOST_AT_ONCE} simulations, checks and verifications of a tenant at once, found that many under way; "
                     "try again when one has ended",
                     limit="max_calculations",
                     allowed=MOST_AT_ONCE,

@@ -346,8 +346,9 @@ def list_compensations(call: Call, instance_id: str) -> Answer:
 @routes.get("/instances/{instanceId}/verify", answers={200: Shape("what the check found", Verification)})
 def verify(call: Call, instance_id: str) -> Answer:
     """Check the history: the chain of hashes is intact, and replaying it gives the stored snapshot."""
-    overview.hold_still(call.tx)
-    return Answer(verify_instance(call.tx, call.tenant_id, instance_id))
+    with call.services.calculating.place_of(call.tenant_id):
+        overview.hold_still(call.tx)
+        return Answer(verify_instance(call.tx, call.tenant_id, instance_id))
 
 
 @routes.get("/instances/{instanceId}/explain", answers={200: Shape("the explanation", Explanation)})

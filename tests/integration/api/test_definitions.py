@@ -353,6 +353,7 @@ def test_a_simulation_of_nonsense_is_refused(api: Api) -> None:
 )
 def test_no_tenant_has_all_threads_calculate_for_it(api: Api, path: str, body: dict[str, Any]) -> None:
     calculating = services_of(api.app).calculating
+    instance_id = api.start()
     with ExitStack() as under_way:
         for _ in range(MOST_AT_ONCE):
             under_way.enter_context(calculating.place_of(api.engine.tenant_id))
@@ -362,9 +363,12 @@ def test_no_tenant_has_all_threads_calculate_for_it(api: Api, path: str, body: d
         problem = problem_of(answer, 429, "limit.exceeded")
         assert (problem["limit"], problem["allowed"]) == ("max_calculations", MOST_AT_ONCE)
         assert answer.headers["Retry-After"] == "1"
+        verified = api.get(f"/instances/{instance_id}/verify", key=api.keys["viewer"])
+        problem_of(verified, 429, "limit.exceeded")
         assert api.post(path, body, key=api.other_key).status_code == 200
 
     assert api.post(path, body).status_code == 200
+    assert api.get(f"/instances/{instance_id}/verify").json["valid"]
     assert api.post(path, {**body, "document": {}}).status_code in (200, 422)
     assert api.post(path, body).status_code == 200, "a calculation that was refused holds no place either"
 
