@@ -19,6 +19,7 @@ from werkzeug.routing import Map, Rule
 
 from api.answering import discard_body, harden, refuse, respond
 from api.auth import KeyRing, require
+from api.calculating import Calculating
 from api.cursors import Cursors
 from api.health import Health
 from api.link_gate import LinkGate
@@ -31,7 +32,6 @@ from api.reference import Documents, render
 from api.routes import OPERATIONS
 from api.routes.links import LinkCall
 from api.services import Services
-from api.simulation import Calculating
 from api.transactions import Command, Sent, Transactions, send
 from api.waiting import Waiter, wait_seconds
 from common.config import Limits, Settings

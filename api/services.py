@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from api.auth import KeyRing
+from api.calculating import Calculating
 from api.cursors import Cursors
 from api.health import Health
 from api.link_gate import LinkGate
 from api.link_pages import LinkPages
 from api.reference import Documents
-from api.simulation import Calculating
 from api.waiting import Waiter
 from common.config import Limits
 from common.db import Database

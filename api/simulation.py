@@ -5,11 +5,8 @@ One step is bounded by the kernel; here their number, their time together and th
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import orjson
@@ -19,47 +16,12 @@ from common.commands.definitions import document_text, require_definition_size
 from common.commands.send import require_size
 from common.config import Limits
 from common.errors import Invalid, LimitExceeded
-from common.ids import TenantId
 from statechart import DefinitionInvalid, StepFailed, load
 from statechart.draft import MAX_DEPTH
 from statechart.simulate import Simulation
 
 LONGEST_SECONDS = 2
 MOST_BYTES = 8_000_000
-MOST_AT_ONCE = 2
-
-
-class Calculating:
-    """Who has this process simulate or check a definition, or verify a history by replaying it. Safe to use from any thread.
-
-    That is nothing but arithmetic, for seconds, and of a long history for minutes: who had all threads do it, with a key that may only read, would keep every
-    other tenant from the interpreter. Whoever comes beyond what his tenant may have at once is refused, and does not wait
-    either: that would hold a thread.
-    """
-
-    def __init__(self) -> None:
-        self._of: Counter[TenantId] = Counter()
-        self._turn = threading.Lock()
-
-    @contextmanager
-    def place_of(self, tenant_id: TenantId) -> Iterator[None]:
-        """Hold a place of this tenant's. Raises `LimitExceeded` (`max_calculations`) where all are taken."""
-        with self._turn:
-            if self._of[tenant_id] >= MOST_AT_ONCE:
-                raise LimitExceeded(
-                    f"expected at most {MOST_AT_ONCE} simulations, checks and verifications of a tenant at once, found that many under way; "
-                    "try again when one has ended",
-                    limit="max_calculations",
-                    allowed=MOST_AT_ONCE,
-                )
-            self._of[tenant_id] += 1
-        try:
-            yield
-        finally:
-            with self._turn:
-                self._of[tenant_id] -= 1
-                if not self._of[tenant_id]:
-                    del self._of[tenant_id]
 
 
 def simulate_within(
