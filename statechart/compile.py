@@ -35,7 +35,14 @@ from statechart.configuration import (
 from statechart.durations import parse_duration
 from statechart.env import Json
 from statechart.findings import Findings, join
-from statechart.naming import UnknownTarget, delay_reference, js_order, resolve_target
+from statechart.naming import (
+    MOST_INDEXED,
+    UnknownTarget,
+    delay_reference,
+    is_indexed,
+    js_order,
+    resolve_target,
+)
 from statechart.people import EVENTS as PEOPLE_EVENTS
 from statechart.problems import DefinitionInvalid, nearest
 from statechart.reading import read_definition
@@ -285,6 +292,10 @@ class Compiler:
                     f"expected a state name without dots that does not start with '#', found {name!r}",
                     name.replace(".", "_").lstrip("#") or None,
                 )
+            elif not is_indexed(inner := f"{path}.{name}".lstrip(".")):
+                size = len(inner.encode("utf-8", "surrogatepass"))
+                message = f"expected a dotted path of at most {MOST_INDEXED:,} bytes, found one of {size:,}"
+                self.findings.error("state.name", inside, message)
             children.append(self.build(child, node, name, inside))
         node.children = tuple(children)
         node.by_key = {child.key: child for child in children}

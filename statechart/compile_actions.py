@@ -39,7 +39,7 @@ from statechart.findings import Findings, join
 from statechart.limits import limit_problems
 from statechart.links import problems_of as problems_of_links
 from statechart.maps import PARTS, EachItem
-from statechart.naming import js_order
+from statechart.naming import MOST_INDEXED, is_indexed, js_order
 from statechart.polls import POLL, poll_name
 from statechart.problems import nearest
 from statechart.retry import RETRY, read_member
@@ -345,6 +345,12 @@ class ActionCompiler:
         for name, code in _NAMES.items():
             if fields.get(name) == "":
                 self.findings.error(code, join(at, name), "expected a text, or to be left out, found ''")
+        identity = fields.get("idempotencyKey")
+        if isinstance(identity, str) and not is_template(identity) and not is_indexed(identity):
+            message = (
+                f"expected a key of at most {MOST_INDEXED:,} bytes, found one of {len(identity):,} characters"
+            )
+            self.findings.error("task.idempotency_key", join(at, "idempotencyKey"), message)
 
     def _limit(self, written: LimitSpec, at: str) -> dict[str, Json]:
         limit: dict[str, Json] = written.model_dump(by_alias=True, exclude_none=True)

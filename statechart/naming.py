@@ -9,6 +9,10 @@ from typing import TypeVar
 from statechart.chart import StateNode
 from statechart.problems import nearest
 
+MOST_INDEXED = 2_000
+"""Bytes of a text that a database finds rows by, such as the key of an obligation, which begins with the path of its state. PostgreSQL's
+indexes hold 2,704 bytes an entry and SQLite's whatever comes; the door and the step say the same on both."""
+
 _T = TypeVar("_T")
 _SEGMENT = re.compile(r"(?:\A|\.)((?:[^\\.]|\\.)*)", re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
@@ -39,6 +43,11 @@ def delay_reference(key: str) -> str:
     except ValueError:
         return key
     return str(int(number)) if number.is_integer() else repr(number)
+
+
+def is_indexed(text: str) -> bool:
+    """Is it short enough for the database to find rows by?"""
+    return len(text) <= MOST_INDEXED // 4 or len(text.encode("utf-8", "surrogatepass")) <= MOST_INDEXED
 
 
 class UnknownTarget(Exception):

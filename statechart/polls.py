@@ -14,6 +14,7 @@ from statechart.actions import as_integer, as_milliseconds, as_text
 from statechart.draft import ActionFailed
 from statechart.effects import CreateTask
 from statechart.env import Json, end_of_wait, format_instant
+from statechart.naming import MOST_INDEXED, is_indexed
 
 POLL = "POLL"
 FIELDS = ("task", "until", "interval", "timeout", "maxAttempts", "checkFirst")
@@ -77,6 +78,8 @@ def _executed(inner: Mapping[str, Json]) -> str:
     kind = as_text(inner.get("type"), "poll.task", "the type of the task")
     if kind == "SYSTEM":
         kind = as_text(inner.get("name"), "poll.task", "the name of the function")
+    if not is_indexed(kind):
+        raise ActionFailed("poll.task", f"expected the type of a task of at most {MOST_INDEXED:,} bytes")
     if kind in NO_INNER:
         raise ActionFailed("poll.task", f"a task of type {kind!r} cannot be asked again")
     return kind

@@ -26,7 +26,7 @@ from statechart.effects import LOG_LEVELS, CreateTask, Event, LogLevel, Where
 from statechart.env import Json, after, read_instant
 from statechart.limits import read_limit
 from statechart.maps import EachItem, open_map
-from statechart.naming import js_order
+from statechart.naming import MOST_INDEXED, is_indexed, js_order
 from statechart.numbers import read_whole
 from statechart.people import arm_due, read_due, read_people
 from statechart.polls import POLL, as_asked_again
@@ -274,6 +274,7 @@ def task_of(
 ) -> CreateTask:
     """The task that a filled template asks for. Raises `ActionFailed`."""
     queue, identity = spec.get("queue"), spec.get("idempotencyKey")
+    _require_indexed(kind, "task.type", "the type of a task")
     timeouts = read_timeouts(spec)
     options = {option: spec[option] for option in FREE_OPTIONS if option in spec}
     if kind == AI:
@@ -294,7 +295,7 @@ def task_of(
         completion_event=completion_event,
         failure_event=failure_event,
         run_at=_run_at(draft, spec),
-        idempotency_key=None if identity is None else as_text(identity, "task.idempotency_key", "a key"),
+        idempotency_key=None if identity is None else _identity(identity),
         retry=_retry(spec),
         timeout_ms=timeouts.start_to_close,
         heartbeat_ms=timeouts.heartbeat,
@@ -314,6 +315,18 @@ def _item_task(draft: Draft, key: str, filled: Filled) -> CreateTask:
     kind = as_text(filled.fields.get("type"), "task.type", "the type of the task")
     name = as_text(filled.fields.get("name") or kind, "task.name", "the name of the task")
     return task_of(draft, key, kind, name, "", "", filled.fields, filled.secrets)
+
+
+def _identity(value: Json) -> str:
+    return _require_indexed(as_text(value, "task.idempotency_key", "a key"), "task.idempotency_key", "a key")
+
+
+def _require_indexed(text: str, code: str, what: str) -> str:
+    if not is_indexed(text):
+        raise ActionFailed(
+            code, f"expected {what} of at most {MOST_INDEXED:,} bytes, found one of {len(text):,} characters"
+        )
+    return text
 
 
 def _run_at(draft: Draft, spec: Mapping[str, Json]) -> datetime | None:

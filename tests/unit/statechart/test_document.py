@@ -260,3 +260,15 @@ def test_accepts_says_whether_somebody_outside_could_do_something():
         True,
         False,
     ]
+
+
+def test_the_path_of_a_state_is_no_longer_than_a_database_finds_rows_by():
+    def nested(inner):
+        names = ("a" * 1_000, inner)
+        return {"initial": names[0], "states": {names[0]: {"initial": inner, "states": {inner: {}}}}}
+
+    assert [p for p in statechart.check(nested("b" * 999)) if p.severity == "error"] == []
+    for inner in ("b" * 1_000, "é" * 500):
+        [problem] = [p for p in statechart.check(nested(inner)) if p.severity == "error"]
+        assert (problem.code, problem.path) == ("state.name", f"states.{'a' * 1_000}.states.{inner}")
+        assert problem.message == "expected a dotted path of at most 2,000 bytes, found one of 2,001"

@@ -460,6 +460,7 @@ def test_the_condition_of_a_poll_stays_an_expression():
         ({"checkFirst": "${1}"}, "poll.check_first"),
         ({"task": {"type": "${'HUMAN'}"}}, "poll.task"),
         ({"task": {"type": "${null}"}}, "poll.task"),
+        ({"task": {"type": "${'" + "x" * 2_001 + "'}"}}, "poll.task"),
     ],
 )
 def test_a_poll_that_is_computed_wrongly_is_an_error(members, code):
@@ -523,6 +524,7 @@ def problems_of(document):
         ({"name": ""}, "task.name", "name", "expected a text, or to be left out, found ''"),
         ({"idempotencyKey": ""}, "task.idempotency_key", "idempotencyKey", "expected a text, or to be left out, found ''"),
         ({"queue": ""}, "task.queue", "queue", "expected a text, or to be left out, found ''"),
+        ({"idempotencyKey": "é" * 1_001}, "task.idempotency_key", "idempotencyKey", "expected a key of at most 2,000 bytes, found one of 1,001 characters"),
     ],
 )  # fmt: skip
 def test_an_option_that_can_never_be_right_is_refused_at_the_door(option, code, path, message):
@@ -602,6 +604,7 @@ def test_the_order_of_undoing_is_no_number_in_quotes():
         {"maxAttempts": "${input.n}", "priority": "$.priority", "runAt": "${now}"},
         {"maxAttempts": None, "priority": None, "runAt": None, "name": None, "queue": None},
         {"priority": -5, "runAt": "2026-03-01T09:00:00+01:00", "name": "${input.name}"},
+        {"idempotencyKey": "x" * 2_000},
     ],
 )  # fmt: skip
 def test_what_may_turn_out_right_passes_the_door(option):
@@ -615,6 +618,8 @@ def test_what_may_turn_out_right_passes_the_door(option):
     [
         ({"runAt": "${'tomorrow'}"}, "task.run_at", "runAt: expected an instant such as 2026-03-01T09:00:00Z, found 'tomorrow'"),
         ({"runAt": "${7}"}, "task.run_at", "runAt: expected an instant such as 2026-03-01T09:00:00Z, found 7"),
+        ({"idempotencyKey": "${'" + "x" * 2_001 + "'}"}, "task.idempotency_key", "expected a key of at most 2,000 bytes, found one of 2,001 characters"),
+        ({"type": "${'" + "x" * 2_001 + "'}"}, "task.type", "expected the type of a task of at most 2,000 bytes, found one of 2,001 characters"),
         ({"priority": "${'5'}"}, "task.priority", "priority: expected a whole number from -32,768 to 32,767, found '5'"),
         ({"maxAttempts": "${0}"}, "task.max_attempts", "maxAttempts: expected a whole number from 1 to 1,000,000, found 0"),
         ({"retry": {"maxAttempts": "${'3'}"}}, "retry.invalid", "retry.maxAttempts: expected a whole number from 1 to 1,000,000, found '3'"),
