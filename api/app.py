@@ -36,7 +36,7 @@ from api.transactions import Command, Sent, Transactions, send
 from api.waiting import Waiter, wait_seconds
 from common.config import Limits, Settings
 from common.credentials import Principal, read_secret
-from common.db import Database, is_away
+from common.db import LONGEST_WAIT, Database, is_away
 from common.links import PATH as LINKS
 from common.links import Links
 from common.queues.changes import Changes
@@ -105,7 +105,12 @@ def _open_services(app: Flask, settings: Settings, limits: Limits, threads: int)
     written, older = settings.installation_secrets()
     secret = read_secret(written)
     # Every thread may need a connection at once; the engine opens as many again as it keeps.
-    database = Database.open(settings.database_url, pool_size=max(threads // 2, 1), name="signalbox-api")
+    database = Database.open(
+        settings.database_url,
+        pool_size=max(threads // 2, 1),
+        name="signalbox-api",
+        longest_wait=LONGEST_WAIT,
+    )
 
     def find(prefix: str) -> StoredKey | None:
         with database.reading() as tx:

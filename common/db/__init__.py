@@ -3,6 +3,7 @@
 from common.db.engine import (
     ARRIVALS,
     LONGEST_TRANSACTION,
+    LONGEST_WAIT,
     ORCHESTRATOR_QUEUE,
     TASK_RUNNER_QUEUE,
     Bells,
@@ -16,6 +17,7 @@ from common.db.trouble import is_away, is_trouble
 __all__ = [
     "ARRIVALS",
     "LONGEST_TRANSACTION",
+    "LONGEST_WAIT",
     "ORCHESTRATOR_QUEUE",
     "TASK_RUNNER_QUEUE",
     "Bells",

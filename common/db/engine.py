@@ -67,17 +67,24 @@ class Database:
         pool_size: int = 8,
         name: str = "signalbox",
         longest_transaction: timedelta | None = None,
+        longest_wait: timedelta | None = None,
     ) -> Database:
         """Open `postgresql://…` or `sqlite:///path`; connects lazily.
 
         A transaction that is not over after `longest_transaction` (whole milliseconds) loses its session, on PostgreSQL
-        17 and later.
+        17 and later. A statement that waits longer than `longest_wait` for a lock fails there, as trouble.
         Raises `Misconfigured` for another scheme or an unusable folder.
         """
         parsed = make_url(url)
         if parsed.get_backend_name() == "postgresql":
             return cls(
-                _postgresql(url, pool_size=pool_size, name=name, longest_transaction=longest_transaction)
+                _postgresql(
+                    url,
+                    pool_size=pool_size,
+                    name=name,
+                    longest_transaction=longest_transaction,
+                    longest_wait=longest_wait,
+                )
             )
         if parsed.get_backend_name() == "sqlite" and parsed.database and parsed.database != ":memory:":
             path = Path(parsed.database).absolute()
@@ -250,11 +257,23 @@ WORKERS_PLANS = " -c enable_seqscan=off -c jit=off"
 is kept until autovacuum has looked at the table, a minute in which it may grow by a hundred thousand rows. What must
 be read whole still is, at a cost that would set off the compiler before PostgreSQL 18."""
 
+LONGEST_WAIT = timedelta(seconds=10)
+"""For processes that answer callers. Longer than a holder that froze keeps its locks (5 s); who waits longer waits for somebody
+who works on a whole table, and each that waits keeps a thread from everybody else."""
+_MILLISECOND = timedelta(milliseconds=1)
+
 PING_AFTER = 2.0
 """Seconds of rest after which a pooled connection is asked whether it still lives; busy ones save the round trip."""
 
 
-def _postgresql(url: str, *, pool_size: int, name: str, longest_transaction: timedelta | None) -> Engine:
+def _postgresql(
+    url: str,
+    *,
+    pool_size: int,
+    name: str,
+    longest_transaction: timedelta | None,
+    longest_wait: timedelta | None,
+) -> Engine:
     engine = create_engine(
         url,
         pool_size=pool_size,
@@ -263,7 +282,8 @@ def _postgresql(url: str, *, pool_size: int, name: str, longest_transaction: tim
             "application_name": name,
             "connect_timeout": 5,
             "options": "-c idle_in_transaction_session_timeout=5000 -c timezone=UTC"
-            + ("" if longest_transaction is None else WORKERS_PLANS),
+            + ("" if longest_transaction is None else WORKERS_PLANS)
+            + ("" if longest_wait is None else f" -c lock_timeout={longest_wait // _MILLISECOND}"),
             "prepare_threshold": 2,
         },
     )
@@ -273,7 +293,7 @@ def _postgresql(url: str, *, pool_size: int, name: str, longest_transaction: tim
         connection.adapters.register_loader("uuid", TextLoader)  # ids are text everywhere in Python
         record.info[_USED_AT] = time.monotonic()
         if longest_transaction is not None and connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE:
-            milliseconds = longest_transaction // timedelta(milliseconds=1)
+            milliseconds = longest_transaction // _MILLISECOND
             connection.execute(f"SET transaction_timeout = {milliseconds}")
             connection.commit()
 

@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
-from api.app import services_of
+from api.app import create_app, services_of
 from api.operations import Answer
 from api.transactions import Transactions
+from common.config import Settings
 from common.db import ARRIVALS, ORCHESTRATOR_QUEUE, Bells, Database
 from common.db.now import read_now
 from common.db.prepared import Prepared
@@ -228,3 +231,29 @@ def test_a_database_that_takes_no_writes_is_told_and_passes_by_itself(api: Api, 
         )  # may meet what is left of the pool
         answer = api.post("/instances", {"definitionKey": "approval"}, headers=headers)
         assert answer.status_code in (200, 201), answer.text
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_who_waits_for_a_table_that_somebody_has_locked_is_told_so(
+    api: Api, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each caller keeps a thread for as long as the lock is held, and nobody says why."""
+    api.apply()
+    monkeypatch.setattr("api.app.LONGEST_WAIT", timedelta(milliseconds=300))
+    settings = Settings(
+        database_url=database.engine.url.render_as_string(hide_password=False),
+        secret=api.secret,
+        redis_url="",
+        doorbells=False,
+    )
+    patient = replace(api, app=create_app(settings))
+    with database.transaction() as tx:
+        tx.exec_driver_sql(
+            "SET LOCAL idle_in_transaction_session_timeout = 0"
+        )  # a slow machine takes its time
+        tx.exec_driver_sql("LOCK TABLE instances IN ACCESS EXCLUSIVE MODE")
+        for headers in ({}, {"Idempotency-Key": "once"}):
+            answer = patient.post("/instances", {"definitionKey": "approval"}, headers=headers)
+            problem_of(answer, 503, "unavailable")
+
+    assert patient.post("/instances", {"definitionKey": "approval"}).status_code == 201
