@@ -263,6 +263,8 @@ class Batch:
             self.limited.update((held.tenant_id, type_) for type_ in held.limited_types)
         if held.status in FROZEN and decision.status not in FROZEN:
             self.thawed.add(held.id)
+        if final and (held.status is InstanceStatus.COMPENSATING or self.parked):
+            self.thawed.add(held.id)  # an erasure that waited until everything was undone
         if held.concurrency_key is not None:
             self._settle_place(held, decision.status)
         if releases or (held.id in self.thawed and not final):

@@ -106,7 +106,7 @@ class Stepping:
                     "step may read; make them smaller, then retry",
                     also_paused=self.allowed > 0,
                 )
-            if row.lane != inbox.CONTROL and not self._may_take():
+            if row.lane != inbox.CONTROL and (self._waits_for_end(row) or not self._may_take()):
                 self.batch.park(self.held, row)
             else:
                 self._step(row.type, row.body, row.source)
@@ -150,6 +150,10 @@ class Stepping:
     def _waits_for_place(self) -> bool:
         """Is it queued? Whatever comes to it is set aside, its start before all."""
         return self.held.is_queued and self.decision.status not in FINAL
+
+    def _waits_for_end(self, row: InboxRow) -> bool:
+        """Is it an erasure, and what the instance has done is still being undone? The cancel said with it has begun that."""
+        return row.type is InboxType.ERASE and self.decision.status is InstanceStatus.COMPENSATING
 
     def _may_take(self) -> bool:
         """May an ordinary row be stepped: the instance is not frozen, or paused and taken on by hand?"""

@@ -215,7 +215,10 @@ def _left_over() -> _Violations:
         "task.open": of_task.where(final, tasks.c.status.in_(OPEN)),
         "timer.armed": of_timer.where(final, timers.c.status == TimerStatus.ARMED.value),
         "inbox.parked": of_row.where(
-            inbox.c.parked, _i.status.not_in(FROZEN), not_(and_(_i.queued, _i.status.not_in(FINAL)))
+            inbox.c.parked,
+            _i.status.not_in(FROZEN),
+            not_(and_(_i.queued, _i.status.not_in(FINAL))),
+            not_(and_(inbox.c.type == InboxType.ERASE, _i.status == InstanceStatus.COMPENSATING)),
         ),
         "task.held": of_task.where(
             tasks.c.held, tasks.c.status == TaskStatus.PENDING, _i.status.not_in(FROZEN)

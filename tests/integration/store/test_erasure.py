@@ -22,6 +22,7 @@ from common.store import history
 from common.store.erasure import TABLES_WITH_BODIES
 from tests.integration.engine.children import child_of, parent, started
 from tests.integration.engine.documents import COUNTER, ON_SQLITE, one_task
+from tests.integration.engine.sagas import Ledger, trip
 from tests.support.engine import Engine
 
 _numbers = count(1)
@@ -353,6 +354,60 @@ def test_a_living_family_is_cancelled_and_erased_from_its_root(engine: Engine) -
     erase(engine, parent_id, cancel=True)
 
     assert {engine.status(one) for one in (parent_id, child_id)} == {InstanceStatus.CANCELLED}
+    assert found_in(engine, [secret]) == []
+
+
+# -- beside compensation -------------------------------------------------------------------------------------------
+
+
+def test_who_undoes_first_is_erased_when_that_has_ended(engine: Engine) -> None:
+    """The cancel that comes with it begins the undoing, which takes tasks: the erasure waits for their end."""
+    secret = planted()
+    ledger = Ledger(engine)
+    instance_id = engine.start(trip(wait=True), input=secret)
+    engine.settle()
+
+    erase(engine, instance_id, cancel=True)
+
+    assert ledger.lines[-2:] == ["undo.hotel", "undo.flight"]
+    assert engine.status(instance_id) is InstanceStatus.CANCELLED
+    assert found_in(engine, [secret]) == []
+    assert engine.entry_types(instance_id) == ["instance.erased"]
+    assert verified(engine, instance_id)["valid"]
+
+
+def test_an_erasure_outlives_an_undoing_that_fails(engine: Engine) -> None:
+    secret = planted()
+    ledger = Ledger(engine)
+    ledger.failing.add("undo.hotel")
+    instance_id = engine.start(trip(wait=True), input=secret)
+    engine.settle()
+    erase(engine, instance_id, cancel=True)
+    assert engine.status(instance_id) is InstanceStatus.FAILED
+    assert found_in(engine, [secret])
+
+    ledger.failing.clear()
+    engine.control("retry", instance_id)
+    engine.settle()
+
+    assert engine.status(instance_id) is InstanceStatus.CANCELLED
+    assert found_in(engine, [secret]) == []
+
+
+def test_while_it_undoes_the_erasure_waits_and_nothing_is_wrong(engine: Engine) -> None:
+    secret = planted()
+    Ledger(engine)
+    instance_id = engine.start(trip(wait=True), input=secret)
+    engine.settle()
+    with engine.database.transaction() as tx:
+        asked = {"reason": None, "cancel": True, "children": True}
+        erase_instance(tx, engine.tenant_id, instance_id, actor="the admin", **asked)
+    engine.advance()
+    assert engine.status(instance_id) is InstanceStatus.COMPENSATING
+    assert examine(engine.database)["problems"] == []
+
+    engine.control("cancel", instance_id, compensate=False)
+    engine.settle()
     assert found_in(engine, [secret]) == []
 
 
