@@ -264,7 +264,12 @@ def bare_snapshot(snapshot: Mapping[str, Json]) -> dict[str, Json]:
     blank: dict[str, Json] = {"context": {}, "input": None, "output": None, "error": None}
     instance = {**snapshot["instance"], "businessKey": None}
     kept = {name: snapshot[name] for name in _STRUCTURE if name in snapshot}
-    return {**kept, **blank, "instance": instance, "tasks": {}, "timers": {}, "children": {}}
+    return {**kept, **blank, "instance": instance, "tasks": {}, "timers": {}, "children": {}, "erased": True}
+
+
+def is_erased(snapshot: Mapping[str, Json] | None) -> bool:
+    """Is it what `bare_snapshot` left?"""
+    return snapshot is not None and snapshot.get("erased", False)
 
 
 _STRUCTURE = ("kernel", "status", "configuration", "entered", "history", "counts")

@@ -20,6 +20,7 @@ from common.commands.digests import attempts_digest
 from common.commands.outcome import outcome_body
 from common.db.tables import AttemptOutcome, InboxType
 from common.decide import Decision, Incident, Standing, decide
+from common.decide_control import is_erased
 from common.ids import is_id, made_at
 from common.lifecycle import FINAL, FROZEN, InstanceStatus
 from common.queues.offers import Offer
@@ -37,6 +38,7 @@ from statechart.record import record
 Config = Mapping[str, Mapping[str, Any]]
 """Values by module and key."""
 NO_CONFIG: Config = {}
+ERASED_BODY: Mapping[str, None] = {"input": None, "changes": None, "salt": None}
 log = structlog.get_logger("signalbox.orchestrator")
 
 
@@ -206,6 +208,9 @@ class Stepping:
             changes=dumps(decided.changes),
             previous_hash=self.head,
         )
+        if decided.erasure is None and type is not InboxType.NOTE and is_erased(standing.snapshot):
+            # It was on its way when the erasure was asked for (a result, the answer of a child), and would bring back what is gone.
+            entry.update(ERASED_BODY)
         self.batch.history.append(entry)
         self.head = entry["hash"]
         self.batch.take(

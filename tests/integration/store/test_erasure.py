@@ -411,6 +411,67 @@ def test_while_it_undoes_the_erasure_waits_and_nothing_is_wrong(engine: Engine) 
     assert found_in(engine, [secret]) == []
 
 
+def test_a_child_that_undoes_first_is_erased_with_its_parent(engine: Engine) -> None:
+    secret = planted()
+    Ledger(engine)
+    engine.apply(trip(wait=True))
+    parent_id, child_id = started(engine, parent("trip", input="${input}"), input=secret)
+
+    erase(engine, parent_id, cancel=True)
+
+    assert {engine.status(one) for one in (parent_id, child_id)} == {InstanceStatus.CANCELLED}
+    assert found_in(engine, [secret]) == []
+
+
+# -- what was on its way ---------------------------------------------------------------------------------------------
+
+
+def test_the_answer_of_a_child_that_ends_after_its_parent_was_erased_brings_nothing_back(
+    engine: Engine,
+) -> None:
+    secret = planted()
+    engine.apply(COUNTER)
+    document = parent(input="${input}", cancelWithParent=False)
+    parent_id, _ = started(engine, document, input=secret)
+
+    erase(engine, parent_id, cancel=True)
+
+    assert found_in(engine, [secret]) == []
+    report = verified(engine, parent_id)
+    assert (report["valid"], report["erased"]) == (True, report["entries"] - 1)
+
+
+def test_a_result_that_is_behind_the_erasure_brings_nothing_back(engine: Engine) -> None:
+    secret = planted()
+    engine.handler("work", lambda _input: None)
+    instance_id = engine.start(one_task())
+    engine.advance()
+    [claim] = engine.claim()
+    with engine.database.transaction() as tx:
+        asked = {"reason": None, "cancel": True, "children": True}
+        erase_instance(tx, engine.tenant_id, instance_id, actor="the admin", **asked)
+    engine.report(engine.succeeded(claim, {"said": secret}))
+    assert found_in(engine, [secret]), "the result was accepted behind the erasure"
+    engine.settle()
+
+    assert engine.status(instance_id) is InstanceStatus.CANCELLED
+    assert found_in(engine, [secret]) == []
+    assert verified(engine, instance_id)["valid"]
+
+
+def test_what_it_sent_as_it_ended_and_nobody_took_brings_nothing_back(engine: Engine) -> None:
+    secret = planted()
+    goodbye = {"type": "send", "to": {"instanceId": new_id()}, "event": {"type": "BYE", "of": "${input}"}}
+    document = {"id": "polite", "initial": "a", "states": {"a": {"on": {"GO": "a"}, "exit": [goodbye]}}}
+    instance_id = engine.start(document, input=secret)
+    engine.settle()
+
+    erase(engine, instance_id, cancel=True)
+
+    assert found_in(engine, [secret]) == []
+    assert verified(engine, instance_id)["valid"]
+
+
 # -- what the database lets happen -------------------------------------------------------------------------------------
 
 
