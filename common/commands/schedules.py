@@ -132,11 +132,14 @@ def replace_schedule(
     schedule = _lock(tx, tenant_id, schedule_id)
     _require_own(schedule, "change")
     require_definition(tx, tenant_id, request.definition_key)
+    changes = changed_columns(schedule, columns, now)
+    if schedule.paused and not request.paused:  # as a resume: what came during the pause is not caught up
+        changes |= waiting_for(_timing_of_columns(schedule_id, changes).next_after(now))
     store.change(
         tx,
         tenant_id,
         schedule_id,
-        **changed_columns(schedule, columns, now),
+        **changes,
         updated_at=now,
         updated_by=actor,
     )

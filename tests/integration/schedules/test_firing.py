@@ -9,8 +9,10 @@ import pytest
 
 from common import faults
 from common.canonical import read
+from common.commands.schedules import ScheduleRequest, replace_schedule
 from common.db import Database
 from common.lifecycle import InstanceStatus
+from common.schedule import CatchUp, Overlap, ScheduleKind
 from common.store.coming import read_coming
 from orchestrator.schedules import fire_due_schedules
 from tests.integration.engine.documents import ON_SQLITE
@@ -243,6 +245,19 @@ def test_what_came_during_a_pause_is_caught_up_where_that_is_asked_for(
     say(engine, "resume", schedule_id, catch_up=True)
     fire(engine)
     assert instants(engine, schedule_id) == [utc(2026, 3, 1, hour) for hour in (15, 16, 17)]
+
+
+def test_a_replacement_that_ends_a_pause_goes_on_from_then(clock: ManualClock, engine: Engine) -> None:
+    engine.apply(SHORT)
+    one = schedule(engine, catch_up="all", paused=True)
+    clock.advance(timedelta(hours=5, minutes=30))
+    hourly = ScheduleRequest("short", ScheduleKind.EVERY, "1h", overlap=Overlap.ALLOW, catch_up=CatchUp.ALL)
+    with engine.database.transaction() as tx:
+        replace_schedule(tx, engine.tenant_id, one, hourly, actor="test", limits=LIMITS)
+    assert fire(engine).started == 0
+    clock.advance(timedelta(minutes=30))
+    assert fire(engine).started == 1
+    assert len(instants(engine, one)) == 1
 
 
 def test_a_run_by_hand_changes_nothing_of_what_comes(clock: ManualClock, engine: Engine) -> None:
