@@ -36,7 +36,7 @@ def verify_instance(tx: Connection, tenant_id: TenantId, instance_id: str) -> di
     [definition] = instances.read_definitions(tx, [stored.definition_id])
     problems = check_chain(stored, rows)
     if not problems:
-        problems += _told_twice(rows)
+        problems += _told_twice(rows) + _taken_away(rows)
     try:
         replayed, found = _replay(stored, rows, definition)
     except Exception as error:  # noqa: BLE001 - rows that somebody changed may hold anything, and that is what is asked
@@ -140,6 +140,19 @@ def _told_twice(rows: Sequence[HistoryRow]) -> list[Finding]:
             if entry["type"] == "task.succeeded":
                 succeeded.add(entry["key"])
     return problems
+
+
+def _taken_away(rows: Sequence[HistoryRow]) -> list[Finding]:
+    """A body that is gone without a row that tells of an erasure: who took it has also kept the history from being replayed."""
+    gone = [row.sequence for row in rows if row.salt is None]
+    if not gone or any(_tells_of_erasure(row) for row in rows):
+        return []
+    message = f"its body is gone ({len(gone)} of {len(rows)} are), and no row tells of an erasure"
+    return [Finding("history.body_gone", message, gone[0])]
+
+
+def _tells_of_erasure(row: HistoryRow) -> bool:
+    return any(entry["type"] == "instance.erased" for entry in read(row.changes or "[]"))
 
 
 def _columns(chart: Chart, stored: StoredInstance, decision: Decision) -> list[Finding]:

@@ -304,18 +304,18 @@ def test_another_document_under_the_same_definition_is_found(engine: Engine, ins
 
 
 @pytest.mark.breaks_promises
-@ON_SQLITE
-def test_an_erased_body_leaves_the_chain_intact_and_says_so(engine: Engine, instance_id: str) -> None:
-    with unguarded(engine) as tx:
-        tx.exec_driver_sql("UPDATE history SET input = NULL, changes = NULL, salt = NULL WHERE sequence = 3")
+def test_a_body_that_is_gone_without_an_erasure_is_found(engine: Engine, instance_id: str) -> None:
+    """The database lets bodies of an ended instance go, for erasures; without one, what no replay shows any more could be changed."""
+    engine.send(instance_id, "STOP")
+    engine.settle()
+    engine.execute("UPDATE history SET input = NULL, changes = NULL, salt = NULL WHERE sequence = 3")
+    engine.execute("UPDATE instances SET output = '7'")
 
-    assert verified(engine, instance_id) == {
-        "valid": True,
-        "entries": 4,
-        "replayed": False,
-        "erased": 1,
-        "problems": [],
-    }
+    found = verified(engine, instance_id)
+    assert (found["valid"], found["replayed"], found["erased"]) == (False, False, 1)
+    assert [(problem["code"], problem["sequence"]) for problem in found["problems"]] == [
+        ("history.body_gone", 3)
+    ]
 
 
 @ON_SQLITE
