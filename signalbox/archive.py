@@ -23,17 +23,19 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from common.clock import instant_text
+from common.commands.doctor import check_obligations
 from common.commands.limits import asked_again, declare
 from common.commands.verify import verify_instance
 from common.config import Limits
 from common.db import Database, is_trouble
 from common.db.now import read_now
-from common.db.tables import DefinitionStatus, tasks
+from common.db.tables import DefinitionStatus, InboxType, IncidentStatus, incidents, tasks, timers
 from common.decision import NOT_RUN_BY_A_RUNNER
 from common.errors import Conflict, Invalid, LimitExceeded, NotFound, SignalboxError
 from common.ids import TenantId, is_id, new_id
 from common.lifecycle import FINAL, InstanceStatus, TaskStatus
 from common.store import archive, definitions, instances, keys, listing, overview
+from common.store.invariants import read_obligations_of
 from common.store.listing import InstanceFilter
 from statechart import KERNEL
 
@@ -315,9 +317,28 @@ def _instance(tx: Connection, tenant_id: TenantId, body: Mapping[str, Any], done
     if not verdict["valid"]:
         said = "; ".join(problem["message"] for problem in verdict["problems"][:3])
         raise Invalid(f"its history does not verify: {said}", code="import.invalid")
+    _require_whole(tx, instance_id, rows)
     # Limits are no part of an instance: those that its open tasks ask for stand here once they are.
     declare(tx, {}, again=asked_again(tx, sorted(one["id"] for one in rows[tasks.name])), now=read_now(tx))
     done.instances += 1
+
+
+def _require_whole(tx: Connection, instance_id: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Raise `Invalid` (`import.invalid`) for an instance that verifies, and whose other rows are not what it needs to go on."""
+    [one] = read_obligations_of(tx, instance_id)
+    try:
+        # Its children come behind it in the file.
+        lacking = [found.message for found in check_obligations(one) if not found.code.startswith("child.")]
+    except (AttributeError, KeyError, TypeError):
+        lacking = ["a row of its inbox is none that the engine writes"]
+    if one.status is InstanceStatus.FAILED and not any(
+        incident["status"] == IncidentStatus.OPEN for incident in rows[incidents.name]
+    ):
+        lacking.append("it has failed, and no incident of it is open")
+    if lacking:
+        raise Invalid(
+            f"its rows do not agree with its history: {'; '.join(lacking[:3])}", code="import.invalid"
+        )
 
 
 def _rows(body: Mapping[str, Any]) -> dict[str, Sequence[dict[str, Any]]]:
@@ -347,6 +368,13 @@ def _rows(body: Mapping[str, Any]) -> dict[str, Sequence[dict[str, Any]]]:
                 raise Invalid(f"{name}: a row of another instance's task", code="import.row")
     if owners != {instance_id} or len(rows["instances"]) != 1:
         raise Invalid("rows of another instance are among them", code="import.row")
+    for one in rows[timers.name]:
+        if one["inbox_type"] not in list(InboxType):
+            found_type = one["inbox_type"][:80]
+            raise Invalid(
+                f'{timers.name}: expected inbox_type to be one of {", ".join(InboxType)}, found "{found_type}"',
+                code="import.row",
+            )
     status = rows["instances"][0]["status"]
     if status not in CARRIED:
         raise Conflict(f"it was {status} when it was exported; pause it first", code="import.live")

@@ -132,14 +132,23 @@ class Obligations:
 
 def read_obligations(tx: Connection, after: str | None, *, limit: int = 200) -> list[Obligations]:
     """Instances beyond id `after` with everything that must agree with their snapshots, across tenants."""
-    query = (
-        select(_i.id, _i.tenant_id, _i.status, _i.snapshot, _i.open_tasks, _i.open_timers, _i.open_children)
-        .order_by(_i.id)
-        .limit(limit)
-    )
+    query = _OBLIGED.order_by(_i.id).limit(limit)
     if after is not None:
         query = query.where(_i.id > after)
-    rows = tx.execute(query).all()
+    return _obligations(tx, tx.execute(query).all())
+
+
+def read_obligations_of(tx: Connection, instance_id: str) -> list[Obligations]:
+    """The same of one instance; empty where it is not there."""
+    return _obligations(tx, tx.execute(_OBLIGED.where(_i.id == instance_id)).all())
+
+
+_OBLIGED = select(
+    _i.id, _i.tenant_id, _i.status, _i.snapshot, _i.open_tasks, _i.open_timers, _i.open_children
+)
+
+
+def _obligations(tx: Connection, rows: Sequence[Any]) -> list[Obligations]:
     if not rows:
         return []
     between = (rows[0][0], rows[-1][0])

@@ -329,6 +329,41 @@ def test_a_changed_instance_is_refused_whole(engine: Engine, elsewhere: Database
     assert {name for name, count in left.items() if count} <= {"tenants", "definitions"}
 
 
+def _none_of(*tables: str) -> Callable[[Any], None]:
+    return lambda body: body["rows"].update({table: [] for table in tables})
+
+
+def _ended(table: str, status: str) -> Callable[[Any], None]:
+    ended = {"status": status, "finished_at": "2026-01-01T00:00:00Z"}
+    return lambda body: body["rows"][table][0].update(ended)
+
+
+HALF: dict[str, tuple[InstanceStatus, Callable[[Any], None], str]] = {
+    "its tasks left out": (InstanceStatus.PAUSED, _none_of("tasks", "attempts"), "import.invalid"),
+    "a task that has ended": (InstanceStatus.PAUSED, _ended("tasks", "cancelled"), "import.invalid"),
+    "its timers left out": (InstanceStatus.PAUSED, _none_of("timers"), "import.invalid"),
+    "a timer that has fired": (InstanceStatus.PAUSED, _ended("timers", "fired"), "import.invalid"),
+    "a timer of no type": (InstanceStatus.PAUSED, _set("timers", "inbox_type", "soon"), "import.row"),
+    "another count": (InstanceStatus.PAUSED, _set("instances", "open_tasks", 0), "import.invalid"),
+    "an inbox of garbage": (InstanceStatus.PAUSED, _set("inbox", "type", "child"), "import.invalid"),
+    "its incident left out": (InstanceStatus.FAILED, _none_of("incidents"), "import.invalid"),
+}
+
+
+@pytest.mark.parametrize("name", HALF)
+@ON_SQLITE
+def test_what_could_not_go_on_here_is_refused_although_its_history_verifies(
+    engine: Engine, elsewhere: Database, name: str
+) -> None:
+    status, change, code = HALF[name]
+    lively(engine)
+
+    done = imported(elsewhere, changed(exported(engine, statuses=(status,)), change))
+
+    assert [one["code"] for one in done.refused] == [code], done.refused
+    assert examine(elsewhere)["instances"] == 0
+
+
 @ON_SQLITE
 def test_a_torn_file_is_found_before_anything_is_imported(engine: Engine) -> None:
     finish(engine, engine.start(COUNTER))
