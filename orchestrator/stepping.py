@@ -78,6 +78,7 @@ class Stepping:
         self.head = held.head_hash
         snapshot = None if held.snapshot is None else read(held.snapshot)
         self.decision = Decision(held.status, snapshot, held.snapshot, [])
+        self.is_erased = is_erased(snapshot)
         self.error = held.error
         self.was_thawed = held.status not in FROZEN
         self.allowed = 0  # rows that may be taken although the instance is paused
@@ -146,7 +147,10 @@ class Stepping:
             self.batch.park(self.held, row)
 
     def _has_thawed(self) -> bool:
-        """Has a command of this batch let an instance go on that was frozen? What it had parked was not read with this batch."""
+        """Has a command of this batch let an instance go on that was frozen, or ended one that was queued? What it had parked
+        was not read with this batch."""
+        if self.held.is_queued:
+            return self.held.status not in FINAL and self.decision.status in FINAL
         return self.held.status in FROZEN and self.decision.status not in FROZEN
 
     def _waits_for_place(self) -> bool:
@@ -208,7 +212,7 @@ class Stepping:
             changes=dumps(decided.changes),
             previous_hash=self.head,
         )
-        if decided.erasure is None and type is not InboxType.NOTE and is_erased(standing.snapshot):
+        if decided.erasure is None and type is not InboxType.NOTE and self.is_erased:
             # It was on its way when the erasure was asked for (a result, the answer of a child), and would bring back what is gone.
             entry.update(ERASED_BODY)
         self.batch.history.append(entry)
@@ -227,6 +231,7 @@ class Stepping:
         self.allowed += stepped
         self.releases = stepped or (self.releases and decided.status is InstanceStatus.PAUSED)
         self.was_thawed |= decided.status not in FROZEN or decided.resolution is not None
+        self.is_erased |= decided.erasure is not None
         self.decision = decided
 
     @staticmethod

@@ -90,9 +90,7 @@ _IS_WRITTEN = exists().where(
     != definitions.c.document,
 )
 _BODIES: tuple[Update | Delete, ...] = (
-    update(tasks)
-    .where(among(_t.instance_id, "ids"), ~_IS_WRITTEN)
-    .values(name=_t.type, completion_event=ERASED, failure_event=ERASED),
+    update(tasks).where(among(_t.instance_id, "ids"), ~_IS_WRITTEN).values(name=_t.type),
     update(tasks)
     .where(among(_t.instance_id, "ids"))
     .values(
@@ -104,7 +102,10 @@ _BODIES: tuple[Update | Delete, ...] = (
         progress=None,
         options=None,
         retry=None,
+        completion_event=ERASED,
+        failure_event=ERASED,
         idempotency_key=None,
+        limit_key=None,
         assignee=None,
         candidates=None,
         ended_by=None,
@@ -130,6 +131,8 @@ _BODIES: tuple[Update | Delete, ...] = (
         error=None,
         business_key=None,
         labels={},
+        concurrency_key=None,
+        queued=False,
         erased_at=bindparam("now", type_=UtcDateTime()),
     ),
 )

@@ -20,6 +20,7 @@ from common.ids import new_id
 from common.lifecycle import InstanceStatus
 from common.store import history
 from common.store.erasure import TABLES_WITH_BODIES
+from orchestrator.retention import sweep_limits
 from tests.integration.engine.children import child_of, parent, started
 from tests.integration.engine.documents import COUNTER, ON_SQLITE, one_task
 from tests.integration.engine.sagas import Ledger, trip
@@ -210,6 +211,27 @@ def test_what_was_planted_everywhere_is_found_nowhere(engine: Engine) -> None:
         last = list(history.read_chain(tx, engine.tenant_id, instance_id))[-1]
     assert last.actor == "the admin"
     assert json.loads(last.changes or "") == [{"reason": "request 117", "type": "instance.erased"}]
+
+
+def test_keys_and_events_that_were_made_of_data_go_too(engine: Engine) -> None:
+    secret = planted()
+    engine.handler("work", lambda _input: None)
+    document = one_task(
+        name="job",
+        completionEvent="DONE.${input}",
+        failureEvent="FAILED.${input}",
+        limit={"key": "of-${input}", "maxRunning": 1},
+    )
+    instance_id = engine.start(document | {"concurrency": {"key": "${input}", "max": 1}}, input=secret)
+    waiting = engine.start(str(document["id"]), input=secret)
+    engine.settle()
+    assert {table for table, _ in found_in(engine, [secret])} >= {"instances", "tasks", "limits"}
+
+    for one in (waiting, instance_id):
+        erase(engine, one, cancel=True)
+    assert found_in(engine, [secret]) == [("limits", secret)]
+    assert sweep_limits(engine.database, rest=lambda _seconds: False) == 1
+    assert found_in(engine, [secret]) == []
 
 
 def test_names_that_the_definition_writes_out_stay(engine: Engine) -> None:
