@@ -5,7 +5,7 @@ Their children are asked to erase themselves, by rows in their inboxes; who has 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -34,6 +34,13 @@ class Erasures:
     _erased: dict[str, _Erased] = field(default_factory=dict)
 
     def add(self, instance_id: str, asked: Erasure, *, sequence: int, actor: str) -> None:
+        before = self._erased.get(instance_id)
+        if before is not None:  # asked for twice in one batch: the second one may want less of the children
+            asked = replace(
+                asked,
+                with_children=asked.with_children or before.asked.with_children,
+                cancels=asked.cancels or before.asked.cancels,
+            )
         self._erased[instance_id] = _Erased(asked, sequence, actor)
 
     def merge(self, other: Erasures) -> None:

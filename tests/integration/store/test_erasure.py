@@ -368,6 +368,24 @@ def test_a_child_that_goes_on_alone_is_refused_or_cancelled_too(engine: Engine) 
     assert found_in(engine, [secret]) == []
 
 
+@ON_SQLITE
+def test_who_is_erased_twice_at_once_loses_nothing_of_the_first_word(engine: Engine) -> None:
+    secret = planted()
+    engine.apply(COUNTER)
+    parent_id, child_id = started(engine, parent(input="${input}"), input=secret)
+    engine.send(child_id, "STOP")
+    engine.settle()
+
+    for children in (True, False):
+        with engine.database.transaction() as tx:
+            asked = {"reason": None, "cancel": False, "children": children}
+            erase_instance(tx, engine.tenant_id, parent_id, actor="the admin", **asked)
+    engine.settle()
+
+    assert found_in(engine, [secret]) == []
+    assert "instance.erased" in engine.entry_types(child_id)
+
+
 def test_a_living_family_is_cancelled_and_erased_from_its_root(engine: Engine) -> None:
     secret = planted()
     engine.apply(COUNTER)
