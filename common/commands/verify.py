@@ -38,7 +38,7 @@ def verify_instance(tx: Connection, tenant_id: TenantId, instance_id: str) -> di
     if not problems:
         problems += _told_twice(rows) + _taken_away(rows)
     try:
-        replayed, found = _replay(stored, rows, definition)
+        replayed, found = _replay(stored, rows, definition, instances.read_inputs(tx, [stored.id])[stored.id])
     except Exception as error:  # noqa: BLE001 - rows that somebody changed may hold anything, and that is what is asked
         replayed, found = True, [Finding("replay.failed", f"replaying it raises {type(error).__name__}")]
     problems += found
@@ -88,7 +88,7 @@ def check_chain(stored: StoredInstance, rows: Sequence[HistoryRow]) -> list[Find
 
 
 def _replay(
-    stored: StoredInstance, rows: Sequence[HistoryRow], definition: DefinitionText
+    stored: StoredInstance, rows: Sequence[HistoryRow], definition: DefinitionText, input: str
 ) -> tuple[bool, list[Finding]]:
     if any(row.input is None for row in rows):
         return False, []
@@ -119,7 +119,7 @@ def _replay(
                 "replay.status", f"replaying gives {decision.status.value}, stored is {stored.status.value}"
             )
         )
-    problems += _columns(chart, stored, decision)
+    problems += _columns(chart, stored, decision, input)
     return True, problems
 
 
@@ -155,7 +155,7 @@ def _tells_of_erasure(row: HistoryRow) -> bool:
     return any(entry["type"] == "instance.erased" for entry in read(row.changes or "[]"))
 
 
-def _columns(chart: Chart, stored: StoredInstance, decision: Decision) -> list[Finding]:
+def _columns(chart: Chart, stored: StoredInstance, decision: Decision, input: str) -> list[Finding]:
     """The columns that repeat a part of the snapshot, for lists: they must say the same."""
     snapshot = decision.snapshot or {}
     is_completed = decision.status is InstanceStatus.COMPLETED
@@ -166,6 +166,8 @@ def _columns(chart: Chart, stored: StoredInstance, decision: Decision) -> list[F
     if decision.snapshot is not None and decision.status in ACTIVE:
         accepts_events = str(accepts(chart, decision.snapshot)), str(stored.accepts_events)
         wanted["accepts_events"] = accepts_events
+    if decision.snapshot is not None:
+        wanted["input"] = (dumps(snapshot.get("input")), input)
     return [
         Finding(f"replay.{column}", f'the column "{column}" says something else than the history')
         for column, (replayed, found) in wanted.items()

@@ -260,6 +260,7 @@ def test_a_row_rewritten_with_all_its_hashes_is_found_by_the_next_and_by_the_rep
         ("head_hash = {blob}", "history.head"),
         ("configuration = '[\"stopped\"]'", "replay.configuration"),
         ("output = '7'", "replay.output"),
+        ("input = '7'", "replay.input"),
     ],
 )
 @ON_SQLITE
