@@ -103,7 +103,6 @@ CATALOGUE: Mapping[str, str] = {
     "human.four_eyes": "Another person must decide this task",
     "human.shown_changed": "The task is not what was shown",
     "incident.not_found": "No such incident",
-    "map.not_retryable": "A MAP over workflows is not retried as a whole",
     "incident.resolved": "The incident is resolved already",
     "handler.not_found": "No such task type",
     "limit.not_found": "No such limit",

@@ -136,7 +136,15 @@ class Children:
         """Notice what one decided row means for the parent, and for the WORKFLOW task that it answers."""
         if type is InboxType.CHILD:
             self._end_task(held, read(body), before, after)
-        if held.parent_id is None or held.parent_key is None or after.status is before.status:
+        if held.parent_id is None or held.parent_key is None:
+            return
+        # Who was retried together with its MAP and fails in that very step has not changed its status, and is waited for.
+        fails_again = (
+            type is InboxType.RETRY
+            and after.status is InstanceStatus.FAILED
+            and map_key(held.parent_key) is not None
+        )
+        if after.status is before.status and not fails_again:
             return
         # A parent that has cancelled its child does not wait for the answer, unless it says so.
         is_known = (
@@ -232,7 +240,7 @@ class Children:
         started = [asked for id_, (asked, _) in startable.items() if id_ in inserted]
         refused += [(asked, _held(tx, asked)) for id_, (asked, _) in startable.items() if id_ not in inserted]
         self.refused_items += [
-            (asked.parent.id, asked.effect.key, _error_of(problem))
+            (asked.parent.id, asked.effect.key, error_of(problem))
             for asked, problem in refused
             if map_key(asked.effect.key) is not None
         ]
@@ -433,13 +441,14 @@ def _refusal(asked: _Asked, problem: SignalboxError, now: datetime) -> dict[str,
         "version": effect.version,
         "wait": effect.wait,
     }
-    error = _error_of(problem)
+    error = error_of(problem)
     answer = _answer(effect.key, effect.definition_key, effect.instance_id, REFUSED)
     body = dumps({**answer, "error": error, "request": request})
     return inbox.new_row(parent.tenant_id, parent.id, InboxType.CHILD, body, "engine", now)
 
 
-def _error_of(problem: SignalboxError) -> dict[str, Any]:
+def error_of(problem: SignalboxError) -> dict[str, Any]:
+    """A refusal as the error of what was to be started."""
     return {"code": problem.code, "data": problem.fields, "message": problem.message}
 
 
@@ -473,14 +482,15 @@ def _told(child: LockedInstance, parent_id: InstanceId, after: Decision) -> _End
 
 def _item_end(told: _Ended) -> WorkflowEnd:
     """What a MAP counts of a child: its output as a WORKFLOW has it, or its error."""
-    answer, child = told.answer, told.answer["child"]
-    output = None
-    if "error" not in answer:
-        output = dumps(
-            {"instanceId": child["instanceId"], "output": answer["output"], "status": child["status"]}
-        )
+    answer, child = told.answer, told.child.id
+    output = None if "error" in answer else item_output(child, answer["output"])
     error = dumps(answer["error"]) if "error" in answer else None
     return WorkflowEnd(told.parent_id, answer["key"], output, error)
+
+
+def item_output(child_id: InstanceId, output: Any) -> str:
+    """The output of an item whose child has completed, canonical text."""
+    return dumps({"instanceId": child_id, "output": output, "status": COMPLETED})
 
 
 _ENDINGS: Mapping[InstanceStatus, str] = {

@@ -18,7 +18,7 @@ from common.config import Limits
 from common.db.tables import InboxType, IncidentStatus
 from common.errors import Conflict, NotFound
 from common.ids import TenantId, is_id
-from common.store import history, inbox, incidents, instances, joins, tasks
+from common.store import history, inbox, incidents, instances, tasks
 from common.store.incidents import OpenIncident
 from common.store.instances import read_stored
 
@@ -79,10 +79,7 @@ def refuse_ended_in_error(stored: instances.StoredInstance) -> None:
 def ways_out(
     tx: Connection, tenant_id: TenantId, open_ones: Sequence[OpenIncident], *, way: Way, output: Any = None
 ) -> list[dict[str, Any]]:
-    """What a `retry` row says of each incident (`common.decide_control.retry` reads it).
-
-    Raises `Conflict` (`map.not_retryable`) for a MAP over workflows.
-    """
+    """What a `retry` row says of each incident (`common.decide_control.retry` reads it)."""
     return [_way_out(tx, tenant_id, one, way, output) for one in open_ones]
 
 
@@ -90,13 +87,6 @@ def _way_out(tx: Connection, tenant_id: TenantId, one: OpenIncident, way: Way, o
     chosen: dict[str, Any] = {"code": one.code, "id": one.id, "way": way}
     key = read(one.detail).get("key")
     if one.task_id is not None and key is not None:
-        if way == "retry" and joins.has_workflows(tx, tenant_id, one.task_id):
-            raise Conflict(
-                "a MAP over workflows cannot be tried again: its children have ended, each on its own; "
-                "skip it with an output, restart the instance from a state, or start it anew",
-                code="map.not_retryable",
-                taskId=one.task_id,
-            )
         chosen["task"] = {"id": one.task_id, "key": key}
         if way == "skip":
             chosen["answer"] = _answer(tx, tenant_id, one.task_id, key, output)

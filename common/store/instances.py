@@ -214,6 +214,23 @@ def existing(tx: Connection, tenant_id: TenantId, ids: Iterable[str]) -> set[str
     )
 
 
+_DISOWN = update(instances).where(among(_c.id, "ids")).values(parent_key=None)
+
+
+def disown(tx: Connection, ids: Sequence[str]) -> None:
+    """Let locked children answer no more, whatever becomes of them: another has their obligation."""
+    if ids:
+        tx.execute(_DISOWN, {"ids": ids})
+
+
+_PRESENT = select(_c.id).where(among(_c.id, "ids"))
+
+
+def present(tx: Connection, ids: Sequence[str]) -> set[InstanceId]:
+    """Those of `ids` that are instances, for workers: across tenants, by ids taken from locked rows."""
+    return set(tx.execute(_PRESENT, {"ids": list(ids)}).scalars())
+
+
 @record
 class DefinitionText:
     """What a worker needs to compile a chart; rows are immutable by id, so this may be cached without end."""

@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.functions import coalesce
 
-from common.canonical import read
+from common.canonical import dumps, read
 from common.db.rows import Writes, insert_rows, update_rows
 from common.db.tables import attempts, handlers, instances, joins, tasks
 from common.db.types import Id, UtcDateTime, among
@@ -209,6 +209,16 @@ class StartableItem:
     priority: int
     depth: int
 
+    @property
+    def child_id(self) -> InstanceId:
+        """The instance that is its child, or will be."""
+        return InstanceId(read(self.options or "{}")["instanceId"])
+
+    @property
+    def is_again(self) -> bool:
+        """Has its MAP been retried, so that the child may be there already?"""
+        return bool(read(self.options or "{}").get("again"))
+
 
 _MAY_START = and_(
     _t.type == "WORKFLOW",
@@ -241,6 +251,15 @@ def lock_startable(tx: Connection, *, limit: int, now: datetime) -> list[Startab
 def begin(tx: Connection, ids: Sequence[TaskId]) -> None:
     """Items whose children are started run, without a lease."""
     tx.execute(_BEGIN, {"ids": ids})
+
+
+def begin_again(tx: Connection, items: Mapping[TaskId, InstanceId]) -> None:
+    """Items of MAPs that were retried run, each waiting for this child and for no other."""
+    rows = [
+        {"id": id_, "status": TaskStatus.RUNNING.value, "options": dumps({"instanceId": child})}
+        for id_, child in sorted(items.items())
+    ]
+    update_rows(tx, tasks, rows, match=_BY_ID, only_if="tasks.status = 'pending'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,21 +297,13 @@ def end_workflow_items(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> Non
     update_rows(tx, tasks, rows, match=_BY_ID, only_if="tasks.finished_at IS NULL")
 
 
-def has_workflows(tx: Connection, tenant_id: TenantId, task_id: str) -> bool:
-    """Is a task a MAP over workflows?"""
-    items = select(_t.id).where(
-        _t.tenant_id == tenant_id, _t.parent_task_id == task_id, _t.type == "WORKFLOW"
-    )
-    return tx.execute(items.limit(1)).first() is not None
-
-
 # -- again --------------------------------------------------------------------------------------------------------
 
 _JOINED = select(_j.task_id, _j.concurrency).where(among(_j.task_id, "ids")).order_by(_j.task_id)
 _NOT_SUCCEEDED = (
     select(
         _t.id, _t.type, _t.status, _t.gated, _t.attempt, _t.retry, _t.run_at, _t.start_within_ms, _t.finish_within_ms,
-        _t.asked_as, _t.state, handlers.c.retry.label("handlers_retry"),
+        _t.asked_as, _t.state, _t.options, handlers.c.retry.label("handlers_retry"),
     )
     .outerjoin(handlers, is_handler_of_task())
     .where(_t.parent_task_id == bindparam("map_id", type_=Id()), _t.status != TaskStatus.SUCCEEDED)
@@ -345,7 +356,10 @@ def _anew(row: Any, now: datetime, *, is_gated: bool) -> dict[str, Any]:
             "start_by_at": None,
             "finish_by_at": None,
         }
-    return {**opened, "held": False, **another_series(row, now)}
+    anew = {**opened, "held": False, **another_series(row, now)}
+    if row.type == "WORKFLOW":  # its child may stand somewhere: who lets it begin looks first (`begin_again`)
+        anew["options"] = dumps({**read(row.options or "{}"), "again": True})
+    return anew
 
 
 # -- results ------------------------------------------------------------------------------------------------------

@@ -100,6 +100,8 @@ def reopen(memory: Memory, task: Task) -> None:
         item.error = item.finished_at = None
         policy = RetryPolicy.read(read(item.retry) if item.retry else None)
         item.max_attempts = item.attempt + policy.max_attempts
+        if item.type == "WORKFLOW":
+            item.options = dumps({**read(item.options or "{}"), "again": True})
         _begin(memory, item)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import statechart
 from common.canonical import clean, dumps, read
 from common.clock import instant_text
-from common.commands.incidents import _failed_on
+from common.commands.incidents import Way
 from common.commands.send import MAX_NOTE, event_text, illegal
 from common.commands.suggestions import WORDS, Word, comment_text, entry_of, event_of, source_of
 from common.db.tables import AttemptOutcome, InboxType, SuggestionStatus
@@ -26,6 +26,7 @@ from signalbox.testing import outcomes
 from signalbox.testing.answers import Answer, fails, succeeds
 from signalbox.testing.history import LAST, History
 from signalbox.testing.memory import Incident, Instance, Task
+from signalbox.testing.ways_out import ways_out
 from signalbox.testing.world import World
 from statechart.compensation import is_there_to_undo
 from statechart.durations import parse_duration
@@ -465,29 +466,9 @@ class Run:
     def _command(self, type: InboxType, body: Mapping[str, Json], by: str) -> Run:
         return self._say(VERBS[type], type, body, by)
 
-    def _resolve(self, way: str, output: Json, reason: str | None, by: str) -> Run:
-        chosen = [self._way_out(one, way, output) for one in self._open_incidents()]
+    def _resolve(self, way: Way, output: Json, reason: str | None, by: str) -> Run:
+        chosen = ways_out(self._world.memory, self.id, way=way, output=output)
         return self._command(InboxType.RETRY, {"incidents": chosen, "reason": reason}, by)
-
-    def _way_out(self, one: Incident, way: str, output: Json) -> dict[str, Json]:
-        """What a `retry` row says of an incident (`common.commands.incidents.ways_out`)."""
-        chosen: dict[str, Json] = {"code": one.code, "id": one.id, "way": way}
-        key = one.detail.get("key")
-        task = next((task for task in self._tasks() if task.id == one.task_id), None)
-        if task is not None and key is not None:
-            chosen["task"] = {"id": task.id, "key": key}
-            if way == "skip":
-                chosen["answer"] = _skipped(task, key, output)
-            return chosen
-        rows = self._world.memory.history
-        row = next(row for row in rows if (row["instance_id"], row["sequence"]) == (self.id, one.sequence))
-        recorded = read(row["input"])
-        failed_on = _failed_on(recorded["type"], recorded["body"])
-        if failed_on is None:
-            return chosen
-        if failed_on["type"] == InboxType.CHILD.value and way == "skip":
-            chosen["output"] = output
-        return {**chosen, "row": failed_on}
 
     def _report(self, name: str, answer: Answer) -> Run:
         task = self._find_task(name, lambda task: task.is_open, "open task")
@@ -562,15 +543,6 @@ def _view(task: Task) -> TaskView:
         tried,
         Counted.read(task.state).polls if task.asked_as == POLL else None,
     )
-
-
-def _skipped(task: Task, key: str, output: Json) -> dict[str, Json]:
-    """The event and entry that stand for a task which is skipped."""
-    named = {"attempt": task.attempt, "id": task.id, "name": task.name, "type": task.asked_as or task.type}
-    return {
-        "entry": {"key": key, "name": task.name, "taskId": task.id, "type": "task.skipped"},
-        "event": {"output": output, "task": named, "type": task.completion_event},
-    }
 
 
 def _listed(what: str, names: list[str]) -> str:

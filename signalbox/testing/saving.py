@@ -28,12 +28,12 @@ from orchestrator.children import (
     Children,
     _Asked,
     _cancel_row,
-    _error_of,
     _first_row,
     _is_later,
     _problem,
     _refusal,
     _start_timer,
+    error_of,
     name_of,
 )
 from orchestrator.sends import Send, delivery
@@ -104,7 +104,7 @@ class Family(Children):
                 holder = memory.find_live(effect.definition_key, effect.business_key or "")
                 problem = Conflict(message, code="instance.business_key_held", instanceId=holder)
         if problem is not None and map_key(effect.key) is not None:
-            self.refused_items.append((asked.parent.id, effect.key, _error_of(problem)))
+            self.refused_items.append((asked.parent.id, effect.key, error_of(problem)))
             return []
         if problem is not None:
             return [_refusal(asked, problem, now)]

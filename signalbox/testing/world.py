@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from heapq import heappop, heappush
@@ -26,7 +26,8 @@ from common.store import inbox
 from common.store.joins import StartableItem
 from common.task_error import TaskError
 from orchestrator.charts import CompiledChart
-from orchestrator.map_children import wanted_child
+from orchestrator.children import name_of
+from orchestrator.map_children import RETRIED, completed, wanted_child, way_of
 from orchestrator.stepped import step_instance
 from orchestrator.stepping import StepLimits
 from signalbox.testing import outcomes
@@ -36,6 +37,7 @@ from signalbox.testing.memory import TENANT, Attempt, Instance, Memory, Task
 from signalbox.testing.models import think
 from signalbox.testing.saving import Family, Saving
 from signalbox.testing.stand_in import ENDED, stand_in
+from signalbox.testing.ways_out import ways_out
 from statechart.ai import AI
 from task_runner.watch import Bounds
 
@@ -240,12 +242,31 @@ class World:
             item = StartableItem(
                 task.id, TENANT, task.instance_id, task.key, task.input, task.options, task.priority, depth
             )
-            family.ask(item, wanted_child(item))
+            if item.is_again:
+                self._go_on(family, item, task)
+            else:
+                family.ask(item, wanted_child(item))
             task.status = TaskStatus.RUNNING
         for row in family.store(memory, self.find_definition, self.limits):
             memory.put(row)
         family.end_items(memory)
         return len(due)
+
+    def _go_on(self, family: Family, item: StartableItem, task: Task) -> None:
+        """Let the item of a MAP that was retried begin again, by the child that it has (`orchestrator.map_children`)."""
+        memory = self.memory
+        child = memory.instances.get(item.child_id)
+        way = way_of(None if child is None else child.held)
+        if child is not None and way == "anew":
+            child.held = replace(child.held, parent_key=None)
+        task.options = dumps({"instanceId": memory.number("instance") if way == "anew" else item.child_id})
+        if way == "anew":
+            family.ask(item, wanted_child(replace(item, options=task.options)))
+        elif child is not None and way == "take":
+            family.ended_items.append(completed(item, child.held))
+        elif child is not None and way == "retry":
+            body = {"incidents": ways_out(memory, child.id, way="retry"), "reason": RETRIED}
+            self.accept(child.id, InboxType.RETRY, body, lane=inbox.CONTROL, actor=name_of(item.id))
 
     @staticmethod
     def _is_startable(task: Task) -> bool:

@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 
 from common import faults
-from common.commands.incidents import resolve_incident
-from common.errors import Conflict
 from common.faults import FaultInjected
 from common.lifecycle import InstanceStatus
 from orchestrator.map_children import start_items
@@ -154,24 +152,6 @@ def test_a_paused_parent_starts_no_further_child(engine: Engine) -> None:
     engine.control("resume", instance_id)
     engine.advance()
     assert len(children(engine)) == 1
-
-
-def test_a_map_over_workflows_is_not_retried(engine: Engine) -> None:
-    engine.apply(COUNTER)
-    instance_id = engine.start(over_workflows(catches=False), input={"items": [1]})
-    engine.advance()
-    engine.control("cancel", children(engine)[0])
-    engine.settle()
-    assert engine.status(instance_id) is InstanceStatus.FAILED
-
-    with pytest.raises(Conflict, match="cannot be tried again"):
-        engine.control("retry", instance_id)
-    [incident] = engine.execute("SELECT id FROM incidents")
-    with engine.database.transaction() as tx:
-        about = (tx, engine.tenant_id, incident[0])
-        resolve_incident(*about, way="skip", output=[], reason=None, actor="test", limits=LIMITS)
-    engine.settle()
-    assert engine.status(instance_id) is InstanceStatus.COMPLETED
 
 
 def test_a_crash_while_children_are_started_starts_each_of_them_once(engine: Engine) -> None:

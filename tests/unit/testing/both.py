@@ -95,6 +95,20 @@ class Both:
         self.engine.send(str(rows[-1][0]), type, **members)
         return self.agreed()
 
+    def send_first_child(self, type: str, **members: Any) -> Both:
+        """To the oldest child."""
+        self.run.children[0].send(type, **members)
+        rows = self.engine.execute("SELECT id FROM instances WHERE parent_id IS NOT NULL ORDER BY id")
+        self.engine.send(str(rows[0][0]), type, **members)
+        return self.agreed()
+
+    def cancel_child(self) -> Both:
+        """End the newest child by hand."""
+        self.run.children[-1].cancel()
+        rows = self.engine.execute("SELECT id FROM instances WHERE parent_id IS NOT NULL ORDER BY id")
+        self.engine.control("cancel", str(rows[-1][0]))
+        return self.agreed()
+
     def say(self, verb: str, **more: Any) -> Both:
         """A control verb."""
         getattr(self.run, verb)(**more, **({} if verb == "step" else {"reason": "why not"}))

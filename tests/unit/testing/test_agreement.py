@@ -354,6 +354,24 @@ def test_a_map_over_workflows(engine: Engine, clock: ManualClock, concurrency: i
         assert both.run.status == "completed"
 
 
+def test_a_map_over_workflows_that_is_tried_again(engine: Engine, clock: ManualClock) -> None:
+    document = mapping(catches=False)
+    given = document["states"]["working"]["invoke"]["input"]
+    del given["task"]
+    given["workflow"] = {"definitionKey": "${item}"}
+    both = Both.begin(engine, clock, document, others=(COUNTER,), input={"items": ["counter", "counter"]})
+    both.send_child("ADD")
+    assert both.run.status == "failed"
+    both.say("retry")
+    assert [child.status for child in both.run.children] == ["waiting", "failed"]
+    both.cancel_child()
+    both.say("retry")
+    assert [child.status for child in both.run.children] == ["waiting", "cancelled", "waiting"]
+    both.send_child("STOP")
+    both.send_first_child("STOP")
+    assert both.run.status == "completed"
+
+
 def test_a_map_that_runs_out_of_time(engine: Engine, clock: ManualClock) -> None:
     document = mapping(concurrency=1)
     document["states"]["working"]["invoke"]["timeout"] = "30s"
