@@ -36,6 +36,7 @@ from signalbox.shapes import (
     Compensations,
     Config,
     Definition,
+    DefinitionDiff,
     DefinitionSummary,
     Entry,
     Handler,
@@ -201,6 +202,12 @@ class Client:
     def versions(self, key: str) -> Iterator[DefinitionSummary]:
         """All versions of a definition."""
         return self._items(_path("definitions", key, "versions"))
+
+    def diff(self, key: str, *, older: int | None = None, newer: int | None = None) -> DefinitionDiff:
+        """What differs between two versions of a definition: the one that starts and the one before, unless you say others."""
+        wanted = {"from": older, "to": newer}
+        params = {name: None if one is None else str(one) for name, one in wanted.items()}
+        return cast("DefinitionDiff", self._get(_path("definitions", key, "diff"), _given(**params)))
 
     def set_availability(self, key: str, version: int, verb: Availability) -> Definition:
         """Activate, deactivate, archive or restore one version."""

@@ -39,6 +39,22 @@ class Definition(DefinitionSummary):
     document: dict[str, Json]
 
 
+class DocumentChange(TypedDict):
+    """One place at which two versions of a definition differ."""
+
+    path: str
+    kind: str
+    before: Json
+    after: Json
+
+
+DefinitionDiff = TypedDict(
+    "DefinitionDiff",
+    {"key": str, "from": int, "to": int, "changes": list[DocumentChange], "truncated": bool},
+)
+"""What differs between two versions of a definition."""
+
+
 class Failure(TypedDict):
     """Why an instance or a task failed."""
 

@@ -6,22 +6,32 @@ import re
 from base64 import b64encode
 from functools import lru_cache
 from hashlib import sha256
+from itertools import islice
 from typing import Any
 
 from api.auth import Permission
 from api.operations import Answer, Call, Routes, Shape
 from api.pages import Paging
 from api.reading import missing
-from api.schemas.answers import CheckReport, Definition, DefinitionPage, Simulation, VersionPage
-from api.schemas.queries import DiagramQuery, PageQuery
+from api.schemas.answers import (
+    CheckReport,
+    Definition,
+    DefinitionDiff,
+    DefinitionPage,
+    Simulation,
+    VersionPage,
+)
+from api.schemas.queries import DiagramQuery, DiffQuery, PageQuery
 from api.schemas.requests import ApplyBody, CheckBody, EmptyBody, RestoreBody, SimulateBody
 from api.shapes import current_definition_json, definition_json, definition_summary
 from api.simulation import simulate_within
 from common.canonical import read
 from common.commands import definitions as commands
 from common.config import Limits
+from common.errors import NotFound
 from common.store import definitions as store
 from statechart import Chart, diagram, json_schema, load
+from statechart.differences import differences
 
 routes = Routes("definitions")
 
@@ -170,6 +180,43 @@ def restore_version(call: Call, key: str, version: int, body: RestoreBody | None
         limits=call.limits,
     )
     return _applied(call, applied)
+
+
+# -- comparing ----------------------------------------------------------------------------------------------------
+
+MAX_CHANGES = 1_000
+
+
+@routes.get(
+    "/definitions/{key}/diff", answers={200: Shape("what differs, in the older's order", DefinitionDiff)}
+)
+def compare_versions(call: Call, key: str, query: DiffQuery) -> Answer:
+    """Tell what differs between two versions of a definition.
+
+    Members are compared one by one and lists by position. Without `to` it is the active version, else the newest;
+    without `from` the one before that.
+    """
+    newer = _current(call, key) if query.to is None else _version(call, key, query.to)
+    older = _version(call, key, _before(newer.facts) if query.from_ is None else query.from_)
+    found = list(islice(differences(read(older.document), read(newer.document)), MAX_CHANGES + 1))
+    return Answer(
+        {
+            "key": key,
+            "from": older.facts.version,
+            "to": newer.facts.version,
+            "changes": [one._asdict() for one in found[:MAX_CHANGES]],
+            "truncated": len(found) > MAX_CHANGES,
+        }
+    )
+
+
+def _before(newer: store.DefinitionFacts) -> int:
+    if newer.version == 1:
+        raise NotFound(
+            f'version 1 of "{newer.key}" is its first: name the two to compare by "from" and "to"',
+            code="definition.not_found",
+        )
+    return newer.version - 1
 
 
 # -- drawing ------------------------------------------------------------------------------------------------------

@@ -86,6 +86,27 @@ class VersionPage(Shape):
     next_cursor: str | None
 
 
+class DocumentChange(Shape):
+    """One place at which two documents differ; `before` and `after` are null where there is nothing."""
+
+    path: str = Field(description='as in problems: `states.a.on.GO[0].guard`; "" is the document itself')
+    kind: Literal["added", "removed", "changed", "reordered"] = Field(
+        description="`reordered`: the members of an object, whose names are told"
+    )
+    before: Json
+    after: Json
+
+
+class DefinitionDiff(Shape):
+    """What differs between two versions of a definition."""
+
+    key: str
+    from_: int = Field(alias="from")
+    to: int
+    changes: list[DocumentChange] = Field(description="at most 1,000")
+    truncated: bool = Field(description="whether there are more")
+
+
 class CheckReport(Shape):
     problems: list[ProblemItem]
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from api.schemas.base import Instant, Key, LabelPair, Query
+from api.schemas.base import Instant, Key, LabelPair, Query, Version
 from api.schemas.requests import ConfigKey, ConfigModule
 from common.breaker import BreakerState
 from common.commands.people import MAX_PERSON
@@ -112,6 +112,13 @@ class HandlersQuery(Query):
 
 class HandlerQuery(Query):
     name: str | None = Field(default=None, max_length=200, description="of a function of type SYSTEM")
+
+
+class DiffQuery(Query):
+    from_: Version | None = Field(
+        None, alias="from", description="the older version; else the one before the newer"
+    )
+    to: Version | None = Field(None, description="the newer version; else the active one, or the newest")
 
 
 class DiagramQuery(Query):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from signalbox.client import Availability, Client
-    from signalbox.shapes import Definition, DefinitionSummary
+    from signalbox.shapes import Definition, DefinitionDiff, DefinitionSummary
 
 Key = Annotated[
     str, typer.Argument(metavar="KEY", help="The definition's key: its `id`.", show_default=False)
@@ -28,7 +28,9 @@ Number = Annotated[
     int, typer.Argument(metavar="VERSION", min=1, help="Number of the version.", show_default=False)
 ]
 
-group = typer.Typer(no_args_is_help=True, help="List, show, activate and deactivate definitions.")
+group = typer.Typer(
+    no_args_is_help=True, help="List, show and compare definitions, and say which version starts."
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -99,6 +101,23 @@ def versions(key: Key, json: AsJson = False) -> None:
 
 
 @group.command()
+def diff(
+    key: Key,
+    older: Annotated[
+        int | None, typer.Option("--from", min=1, show_default="the one before", help="The older version.")
+    ] = None,
+    newer: Annotated[
+        int | None, typer.Option("--to", min=1, show_default="the active one", help="The newer version.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Tell what differs between two versions of a definition."""
+    with connect() as client:
+        found = client.diff(key, older=older, newer=newer)
+    Output(json).show(found, lambda: _differences(found))
+
+
+@group.command()
 def activate(key: Key, version: Number, json: AsJson = False) -> None:
     """Let new instances start with this version."""
     _set_availability(key, version, "activate", json)
@@ -108,6 +127,18 @@ def activate(key: Key, version: Number, json: AsJson = False) -> None:
 def deactivate(key: Key, version: Number, json: AsJson = False) -> None:
     """Let no new instance start with this version; running ones stay on it."""
     _set_availability(key, version, "deactivate", json)
+
+
+@group.command()
+def archive(key: Key, version: Number, json: AsJson = False) -> None:
+    """Put a version away: it stays readable, and only a restore brings it back."""
+    _set_availability(key, version, "archive", json)
+
+
+@group.command()
+def restore(key: Key, version: Number, json: AsJson = False) -> None:
+    """Apply the document of an old version again, as the next version, and let that one start."""
+    _set_availability(key, version, "restore", json)
 
 
 def _set_availability(key: str, version: int, verb: Availability, as_json: bool) -> None:
@@ -206,6 +237,12 @@ def _table(found: list[DefinitionSummary]) -> RenderableType:
     from signalbox.cli.render import definitions_table
 
     return definitions_table(found)
+
+
+def _differences(found: DefinitionDiff) -> RenderableType:
+    from signalbox.cli.render import definition_diff
+
+    return definition_diff(found)
 
 
 def _facts(found: Definition) -> RenderableType:

@@ -22,7 +22,9 @@ from signalbox.shapes import (
     Breaker,
     Config,
     Definition,
+    DefinitionDiff,
     DefinitionSummary,
+    DocumentChange,
     Entry,
     Failure,
     Incident,
@@ -270,6 +272,34 @@ def definition_facts(one: Definition) -> RenderableType:
     if one["warnings"]:
         parts.append(section("warnings", Group(*(problem_line(problem) for problem in one["warnings"]))))
     return Group(*parts, section("document", json_block(one["document"])))
+
+
+def definition_diff(found: DefinitionDiff) -> RenderableType:
+    head = Text.assemble((found["key"], "bold"), f" version {found['from']} → {found['to']}")
+    lines = [_change_line(one) for one in found["changes"]]
+    if found["truncated"]:
+        lines.append(Text("… and more; see both by `signalbox definitions show`", "yellow"))
+    return Group(head, *(lines or [Text("the same document")]))
+
+
+_SIGNS = {
+    "added": ("+ ", "green"),
+    "removed": ("- ", "red"),
+    "changed": ("~ ", "yellow"),
+    "reordered": ("↕ ", "yellow"),
+}
+
+
+def _change_line(one: DocumentChange) -> Text:
+    said = {
+        "added": compact(one["after"]),
+        "removed": compact(one["before"]),
+        "changed": f"{short(compact(one['before']))} → {compact(one['after'])}",
+        "reordered": f"in the order {', '.join(one['after'] or ())}",
+    }
+    return Text.assemble(
+        _SIGNS[one["kind"]], one["path"] or "the document", ": ", short(said[one["kind"]], 200)
+    )
 
 
 def label_text(labels: Mapping[str, str] | None) -> str:

@@ -429,3 +429,53 @@ def test_a_child_that_is_not_applied_yet_is_a_warning_until_it_is(api: Api) -> N
 
     parent["states"]["a"]["invoke"]["input"]["definitionKey"] = "approval"
     assert api.post("/definitions", {"document": parent}).json["warnings"] == []
+
+
+# -- comparing ----------------------------------------------------------------------------------------------------
+
+
+def diff_of(api: Api, **versions: int) -> Any:
+    answer = api.get("/definitions/approval/diff", **versions)
+    assert answer.status_code == 200, answer.json
+    return answer.json
+
+
+def test_two_versions_are_compared(api: Api) -> None:
+    for number in (1, 2, 3):
+        api.apply(changed(number))
+    api.post("/definitions/approval/versions/2/activate")
+
+    assert diff_of(api) == {
+        "key": "approval",
+        "from": 1,
+        "to": 2,
+        "changes": [{"path": "description", "kind": "changed", "before": "edition 1", "after": "edition 2"}],
+        "truncated": False,
+    }
+    assert diff_of(api, to=3)["from"] == 2
+    back = diff_of(api, **{"from": 3, "to": 1})
+    assert [(one["before"], one["after"]) for one in back["changes"]] == [("edition 3", "edition 1")]
+    assert diff_of(api, **{"from": 2, "to": 2})["changes"] == []
+
+
+def test_what_there_is_not_is_not_compared(api: Api) -> None:
+    api.apply(changed(1))
+
+    first = problem_of(api.get("/definitions/approval/diff"), 404, "definition.not_found")
+    assert "is its first" in first["detail"]
+    for path, versions, key in (
+        ("/definitions/approval/diff", {"from": 1, "to": 7}, None),
+        ("/definitions/none/diff", {"from": 1, "to": 1}, None),
+        ("/definitions/approval/diff", {"from": 1, "to": 1}, api.other_key),
+    ):
+        problem_of(api.get(path, key=key, **versions), 404, "definition.not_found")
+    problem_of(api.get("/definitions/approval/diff", **{"from": 0}), 422, "request.invalid")
+
+
+def test_versions_that_have_little_in_common_are_compared_up_to_a_thousand_places(api: Api) -> None:
+    api.apply({**APPROVAL, "context": {f"k{number}": number for number in range(1_500)}})
+    api.apply({**APPROVAL, "context": {f"k{number}": -1 - number for number in range(1_500)}})
+
+    found = diff_of(api)
+
+    assert (len(found["changes"]), found["truncated"]) == (1_000, True)

@@ -29,3 +29,28 @@ def test_a_parent_is_not_warned_of_a_child_that_comes_behind_it(
         (str(files[0]), "flow", []),
         (str(files[1]), "kid", []),
     ]
+
+
+def test_versions_are_compared_put_away_and_restored(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    ways = {"GO": "b", "STOP": "b"}
+    first = {"id": "flow", "initial": "a", "states": {"a": {"on": ways}, "b": {"type": "final"}}}
+    second = {**first, "timeout": "1h", "states": {**first["states"], "a": {"on": {"GO": "b"}}}}  # type: ignore[dict-item]
+    api.apply(first)
+    api.apply(second)
+
+    with served(api) as url:
+        cli = Cli(api, url, monkeypatch)
+        told = cli.text("definitions", "diff", "flow")
+        same = cli.text("definitions", "diff", "flow", "--from", "2", "--to", "2")
+        cli.json("definitions", "archive", "flow", "1")
+        restored = cli.json("definitions", "restore", "flow", "1")
+        there_and_back = cli.json("definitions", "diff", "flow", "--from", "1")
+
+    assert told.splitlines() == [
+        "flow version 1 → 2",
+        '- states.a.on.STOP: "b"',
+        '+ timeout: "1h"',
+    ]
+    assert same.splitlines() == ["flow version 2 → 2", "the same document"]
+    assert (restored["version"], restored["status"], restored["document"]) == (3, "active", first)
+    assert (there_and_back["to"], there_and_back["changes"]) == (3, [])
