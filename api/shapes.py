@@ -5,6 +5,7 @@ JSON columns are stored as canonical text, so they are put into the answer as th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -39,6 +40,7 @@ from common.store.metadata import MetadataRecord
 from common.store.overview import HandlerRecord, WorkerRecord
 from common.store.results import ResultRecord
 from common.store.schedules import Schedule as StoredSchedule
+from common.store.statistics import Fared, TaskFared
 from common.store.suggestions import Suggestion
 from common.store.triggers import Trigger as StoredTrigger
 from statechart.compensation import in_order
@@ -82,6 +84,41 @@ def definition_json(definition: Definition) -> dict[str, Any]:
 
 def current_definition_json(current: CurrentDefinition) -> dict[str, Any]:
     return {**definition_summary(current.facts), "newestVersion": current.newest_version}
+
+
+def figures_json(fared: Sequence[Fared]) -> dict[str, Any]:
+    """Instances of one version, or of several, together."""
+    completed = [one for one in fared if one.status is InstanceStatus.COMPLETED and one.mean_ms is not None]
+    ended = sum(one.count for one in completed)
+    spent = sum(one.count * (one.mean_ms or 0.0) for one in completed)
+    by_status: Counter[str] = Counter()
+    for one in fared:
+        by_status[one.status.value] += one.count
+    return {
+        "total": by_status.total(),
+        "instances": dict(sorted(by_status.items())),
+        "meanMs": round(spent / ended) if ended else None,
+        "longestMs": _whole(max((one.longest_ms or 0.0 for one in completed), default=None)),
+        "lastCreatedAt": instant(max((one.last_created_at for one in fared), default=None)),
+    }
+
+
+def task_figures_json(one: TaskFared) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "type": one.type,
+        "total": one.count,
+        "succeeded": one.succeeded,
+        "failed": one.failed,
+        "open": one.open,
+        "meanAttempts": round(one.mean_attempts, 2),
+        "meanMs": _whole(one.mean_ms),
+        "longestMs": _whole(one.longest_ms),
+    }
+
+
+def _whole(milliseconds: float | None) -> int | None:
+    return None if milliseconds is None else round(milliseconds)
 
 
 # -- instances ----------------------------------------------------------------------------------------------------

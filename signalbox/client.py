@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, Self, cast
 from urllib.parse import quote
@@ -37,6 +38,7 @@ from signalbox.shapes import (
     Config,
     Definition,
     DefinitionDiff,
+    DefinitionStatistics,
     DefinitionSummary,
     Entry,
     Handler,
@@ -208,6 +210,11 @@ class Client:
         wanted = {"from": older, "to": newer}
         params = {name: None if one is None else str(one) for name, one in wanted.items()}
         return cast("DefinitionDiff", self._get(_path("definitions", key, "diff"), _given(**params)))
+
+    def definition_stats(self, key: str, *, since: datetime | None = None) -> DefinitionStatistics:
+        """How the instances of a definition have fared that were created from `since` on; else in the last 30 days."""
+        params = _given(since=None if since is None else since.isoformat())
+        return cast("DefinitionStatistics", self._get(_path("definitions", key, "stats"), params))
 
     def set_availability(self, key: str, version: int, verb: Availability) -> Definition:
         """Activate, deactivate, archive or restore one version."""

@@ -55,6 +55,41 @@ DefinitionDiff = TypedDict(
 """What differs between two versions of a definition."""
 
 
+class VersionFigures(TypedDict):
+    """How the instances of a version, or of all of them, have fared."""
+
+    total: int
+    instances: dict[str, int]
+    meanMs: int | None
+    longestMs: int | None
+    lastCreatedAt: str | None
+
+
+class VersionStatistics(VersionFigures):
+    version: int
+
+
+class TaskStatistics(TypedDict):
+    """How the tasks of one name and type have fared."""
+
+    name: str
+    type: str
+    total: int
+    succeeded: int
+    failed: int
+    open: int
+    meanAttempts: float
+    meanMs: int | None
+    longestMs: int | None
+
+
+class DefinitionStatistics(VersionFigures):
+    key: str
+    since: str
+    versions: list[VersionStatistics]
+    tasks: list[TaskStatistics]
+
+
 class Failure(TypedDict):
     """Why an instance or a task failed."""
 

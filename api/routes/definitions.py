@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from datetime import timedelta
 from functools import lru_cache
 from hashlib import sha256
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 from api.auth import Permission
@@ -18,18 +19,29 @@ from api.schemas.answers import (
     Definition,
     DefinitionDiff,
     DefinitionPage,
+    DefinitionStatistics,
     Simulation,
     VersionPage,
 )
-from api.schemas.queries import DiagramQuery, DiffQuery, PageQuery
+from api.schemas.queries import DiagramQuery, DiffQuery, PageQuery, StatisticsQuery
 from api.schemas.requests import ApplyBody, CheckBody, EmptyBody, RestoreBody, SimulateBody
-from api.shapes import current_definition_json, definition_json, definition_summary
+from api.shapes import (
+    current_definition_json,
+    definition_json,
+    definition_summary,
+    figures_json,
+    instant,
+    task_figures_json,
+)
 from api.simulation import simulate_within
 from common.canonical import read
 from common.commands import definitions as commands
 from common.config import Limits
+from common.db.now import read_now
 from common.errors import NotFound
 from common.store import definitions as store
+from common.store import statistics
+from common.store.overview import hold_still
 from statechart import Chart, diagram, json_schema, load
 from statechart.differences import differences
 
@@ -217,6 +229,39 @@ def _before(newer: store.DefinitionFacts) -> int:
             code="definition.not_found",
         )
     return newer.version - 1
+
+
+# -- how they have fared --------------------------------------------------------------------------------------------
+
+SHOWN_FOR = timedelta(days=30)
+
+
+@routes.get(
+    "/definitions/{key}/stats", answers={200: Shape("in all, by version and by task", DefinitionStatistics)}
+)
+def get_definition_stats(call: Call, key: str, query: StatisticsQuery) -> Answer:
+    """Tell how the instances of a definition have fared: how many ended how, how long they took, and their tasks.
+
+    Reads every instance of the definition: for people, not for polling. What retention has deleted does not count.
+    """
+    hold_still(call.tx)
+    if store.find_newest_version(call.tx, call.tenant_id, key) is None:
+        raise missing("key", key)
+    since = read_now(call.tx) - SHOWN_FOR if query.since is None else query.since
+    fared = statistics.read_instances(call.tx, call.tenant_id, key, since=since)
+    tasks = statistics.read_tasks(call.tx, call.tenant_id, key, since=since)
+    return Answer(
+        {
+            "key": key,
+            "since": instant(since),
+            **figures_json(fared),
+            "versions": [
+                {"version": version, **figures_json(list(some))}
+                for version, some in groupby(fared, key=lambda one: one.version)
+            ],
+            "tasks": [task_figures_json(one) for one in tasks],
+        }
+    )
 
 
 # -- drawing ------------------------------------------------------------------------------------------------------

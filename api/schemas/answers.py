@@ -107,6 +107,43 @@ class DefinitionDiff(Shape):
     truncated: bool = Field(description="whether there are more")
 
 
+class VersionFigures(Shape):
+    """How the instances of a version, or of all of them, have fared."""
+
+    total: int
+    instances: dict[str, int] = Field(description="how many stand in each status; those without are left out")
+    mean_ms: int | None = Field(description="from start to end, of those that completed")
+    longest_ms: int | None = Field(description="of those that completed")
+    last_created_at: Instant | None
+
+
+class VersionStatistics(VersionFigures):
+    version: int
+
+
+class TaskStatistics(Shape):
+    """How the tasks of one name and type have fared."""
+
+    name: str
+    type: str
+    total: int
+    succeeded: int
+    failed: int
+    open: int
+    mean_attempts: float
+    mean_ms: int | None = Field(description="from creation to end, of those that succeeded; waits included")
+    longest_ms: int | None
+
+
+class DefinitionStatistics(VersionFigures):
+    """How the instances of a definition have fared since an instant, in all, by version and by task."""
+
+    key: str
+    since: Instant
+    versions: list[VersionStatistics] = Field(description="newest first")
+    tasks: list[TaskStatistics] = Field(description="those that are most first, at most 200")
+
+
 class CheckReport(Shape):
     problems: list[ProblemItem]
 

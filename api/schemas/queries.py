@@ -121,5 +121,11 @@ class DiffQuery(Query):
     to: Version | None = Field(None, description="the newer version; else the active one, or the newest")
 
 
+class StatisticsQuery(Query):
+    since: Instant | None = Field(
+        None, description="instances that were created from then on; else 30 days ago"
+    )
+
+
 class DiagramQuery(Query):
     format: Literal["mermaid", "svg"] = "mermaid"

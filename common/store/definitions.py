@@ -121,6 +121,12 @@ def find_current(tx: Connection, tenant_id: TenantId, key: str) -> Definition | 
     return _one(tx, query)
 
 
+def find_newest_version(tx: Connection, tenant_id: TenantId, key: str) -> int | None:
+    """The number of the version of a key that was applied last; None for an unknown key."""
+    newest: int | None = tx.execute(select(func.max(_c.version)).where(_of(tenant_id, key))).scalar_one()
+    return newest
+
+
 def find_newest(tx: Connection, tenant_id: TenantId, key: str) -> Definition | None:
     """The version of a key that was applied last, whatever its status; None for an unknown key."""
     query = select(*_FACTS, _c.document).where(_of(tenant_id, key)).order_by(_c.version.desc()).limit(1)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from signalbox.client import Availability, Client
-    from signalbox.shapes import Definition, DefinitionDiff, DefinitionSummary
+    from signalbox.shapes import Definition, DefinitionDiff, DefinitionStatistics, DefinitionSummary
 
 Key = Annotated[
     str, typer.Argument(metavar="KEY", help="The definition's key: its `id`.", show_default=False)
@@ -115,6 +116,23 @@ def diff(
     with connect() as client:
         found = client.diff(key, older=older, newer=newer)
     Output(json).show(found, lambda: _differences(found))
+
+
+@group.command()
+def stats(
+    key: Key,
+    days: Annotated[
+        int,
+        typer.Option(
+            "--days", min=1, max=36_500, help="Instances that were created in the last so many days."
+        ),
+    ] = 30,
+    json: AsJson = False,
+) -> None:
+    """Tell how its instances have fared: how they ended, how long they took, and how their tasks did."""
+    with connect() as client:
+        found = client.definition_stats(key, since=datetime.now(UTC) - timedelta(days=days))
+    Output(json).show(found, lambda: _statistics(found))
 
 
 @group.command()
@@ -243,6 +261,12 @@ def _differences(found: DefinitionDiff) -> RenderableType:
     from signalbox.cli.render import definition_diff
 
     return definition_diff(found)
+
+
+def _statistics(found: DefinitionStatistics) -> RenderableType:
+    from signalbox.cli.render import definition_stats
+
+    return definition_stats(found)
 
 
 def _facts(found: Definition) -> RenderableType:

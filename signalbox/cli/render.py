@@ -23,6 +23,7 @@ from signalbox.shapes import (
     Config,
     Definition,
     DefinitionDiff,
+    DefinitionStatistics,
     DefinitionSummary,
     DocumentChange,
     Entry,
@@ -43,6 +44,7 @@ from signalbox.shapes import (
     Task,
     Trigger,
     Verdict,
+    VersionFigures,
 )
 
 STATUS_STYLES: Mapping[str, str] = {
@@ -300,6 +302,53 @@ def _change_line(one: DocumentChange) -> Text:
     return Text.assemble(
         _SIGNS[one["kind"]], one["path"] or "the document", ": ", short(said[one["kind"]], 200)
     )
+
+
+def definition_stats(found: DefinitionStatistics) -> RenderableType:
+    versions = plain_table(
+        "version",
+        "instances",
+        "how they stand",
+        "mean",
+        "longest",
+        "last one",
+        right=("instances", "mean", "longest"),
+    )
+    for one in found["versions"]:
+        versions.add_row(str(one["version"]), *_figures(one))
+    if len(found["versions"]) > 1:
+        versions.add_row("all", *_figures(found))
+    tasks = plain_table(
+        "task", "type", "total", "succeeded", "failed", "open", "attempts", "mean", "longest",
+        right=("total", "succeeded", "failed", "open", "attempts", "mean", "longest"),
+    )  # fmt: skip
+    for task in found["tasks"]:
+        tasks.add_row(
+            task["name"], task["type"], str(task["total"]), str(task["succeeded"]), str(task["failed"] or ""),
+            str(task["open"] or ""), f"{task['meanAttempts']:g}", _time(task["meanMs"]), _time(task["longestMs"]),
+        )  # fmt: skip
+    return Group(
+        Text.assemble((found["key"], "bold"), f" since {instant(found['since'])}"),
+        section("versions", list_or("no instances in this time", versions)),
+        section("tasks", list_or("no tasks in this time", tasks)),
+    )
+
+
+def _figures(one: VersionFigures) -> tuple[RenderableType, ...]:
+    parts: list[Text | str] = []
+    for status, number in one["instances"].items():
+        parts += [", " if parts else "", Text.assemble(f"{number} ", status_text(status))]
+    return (
+        str(one["total"]),
+        Text.assemble(*parts),
+        _time(one["meanMs"]),
+        _time(one["longestMs"]),
+        ago(one["lastCreatedAt"]),
+    )
+
+
+def _time(milliseconds: int | None) -> str:
+    return "" if milliseconds is None else duration(timedelta(milliseconds=milliseconds))
 
 
 def label_text(labels: Mapping[str, str] | None) -> str:
