@@ -383,8 +383,8 @@ def _stopped_by(item: dict[str, Any], record: InstanceRecord) -> dict[str, Any] 
 def _ways_out(record: IncidentRecord) -> list[str]:
     if record.status != IncidentStatus.OPEN:
         return []
-    # A machine that ended with an error of its own has nothing to go on from.
-    is_over = record.code == "instance.error" or read(record.detail).get("compensated")
+    # A machine that ended with an error of its own has nothing to go on from, and nothing leaves where a stuck one stands.
+    is_over = record.code in ("instance.error", "instance.stuck") or read(record.detail).get("compensated")
     again = [] if is_over else ["retry", "skip"]
     return [*again, "restart", "cancel"]
 

@@ -36,6 +36,9 @@ class Sends:
 
     _sends: list[Send] = field(default_factory=list)
 
+    def __bool__(self) -> bool:
+        return bool(self._sends)
+
     def __iter__(self) -> Iterator[Send]:
         return iter(self._sends)
 

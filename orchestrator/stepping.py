@@ -32,13 +32,15 @@ from common.store.leased import CalledHere
 from orchestrator.batch import Batch, error_text
 from orchestrator.charts import CompiledChart
 from orchestrator.lent import CallerOf
-from statechart import KERNEL, Env
+from statechart import KERNEL, Env, accepts
 from statechart.record import record
 
 Config = Mapping[str, Mapping[str, Any]]
 """Values by module and key."""
 NO_CONFIG: Config = {}
 ERASED_BODY: Mapping[str, None] = {"input": None, "changes": None, "salt": None}
+MACHINE = "(machine)"
+WAYS_OUT = "restart it from a state, or cancel it"
 log = structlog.get_logger("signalbox.orchestrator")
 
 
@@ -73,6 +75,7 @@ class Stepping:
         self.began_at = self.at
         self.batch = Batch(now)
         self.caused_at = self.at
+        self.has_come_through = False
         self.has_stepped_all = False
         self.sequence = held.sequence
         self.head = held.head_hash
@@ -114,7 +117,8 @@ class Stepping:
             else:
                 self._step(row.type, row.body, row.source)
                 self.batch.consume(row)
-            self.has_stepped_all = at == len(rows) < inbox.PER_INSTANCE
+            self.has_come_through = at == len(rows)
+            self.has_stepped_all = self.has_come_through and at < inbox.PER_INSTANCE
             if time.perf_counter() > deadline:
                 break
 
@@ -244,8 +248,32 @@ class Stepping:
             return error_text(Incident(undone["code"], undone["message"], undone["detail"]))
         return None
 
+    def _stop_where_stuck(self) -> None:
+        """Open an incident where its definition has led it into states that nothing leaves: nobody would ever hear of it again.
+
+        Not where a row of its own may follow (what it sends may come back, what it starts may be refused), and not where its time
+        will be over. A row of history by itself, so that what was decided before there was this look is decided alike.
+        """
+        snapshot, chart = self.decision.snapshot, self.compiled.chart
+        if self.decision.status is not InstanceStatus.WAITING or snapshot is None or chart is None:
+            return
+        waits = (
+            snapshot["tasks"] or snapshot["timers"] or snapshot["children"] or chart.timeout_ms is not None
+        )
+        may_hear = bool(self.batch.sends) or self.batch.children.are_asked_for
+        if waits or may_hear or not self.has_come_through or accepts(chart, snapshot):
+            return
+        states = ", ".join(f'"{path or MACHINE}"' for path in snapshot["configuration"])
+        message = (
+            f"nothing leaves {states}: it waits for no task, timer or child and takes no event; {WAYS_OUT}"
+        )
+        self._step(
+            InboxType.INCIDENT, dumps({"code": "instance.stuck", "detail": {}, "message": message}), "engine"
+        )
+
     def settled(self) -> Batch:
         """What it writes, its own row included. Once."""
+        self._stop_where_stuck()
         self.batch.settle(
             self.held,
             self.compiled.chart,

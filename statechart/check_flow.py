@@ -199,13 +199,15 @@ def dead_ends(chart: Chart, reached: Collection[StateNode]) -> Iterator[Problem]
                     if around.type == "parallel" and (around is domain or is_descendant(around, domain))
                 )
     for leaf in chart.nodes:
-        if leaf.type != "atomic" or leaf not in reached or leaf.parent is None:
+        if leaf.type != "atomic" or leaf not in reached:
             continue
+        if leaf.parent is None and (leaf.accepts_external or leaf.invokes or any(transitions_of(leaf))):
+            continue  # a machine without states may live on its own events
         if not any(node in leaving for node in (leaf, *leaf.ancestors)):
             yield warning(
                 "state.dead_end",
                 leaf.at,
-                f"nothing leaves {leaf.name!r}, and it is not final: an instance that comes here stays for ever",
+                f"nothing leaves {leaf.name!r}, and it is not final: an instance for which nothing else is open is stuck here",
             )
 
 

@@ -161,3 +161,17 @@ def test_an_event_that_broke_its_step_is_left_out(api: Api, cli: Cli) -> None:
     assert cli.run(*ways_out(cli, instance_id)["leave the event out"].split()[1:]).exit_code == 0
     api.engine.settle()
     assert cli.json("show", instance_id)["status"] == "waiting"
+
+
+def test_of_one_that_is_stuck_only_what_helps_is_told(api: Api) -> None:
+    states = {"a": {"on": {"GO": "lost"}}, "lost": {}}
+    instance_id = api.start({"id": "dead-end", "initial": "a", "states": states})
+    api.post(f"/instances/{instance_id}/events", {"type": "GO"})
+    api.engine.settle()
+
+    explained = api.get(f"/instances/{instance_id}/explain").json
+
+    [incident] = explained["incidents"]
+    assert (incident["code"], incident["waysOut"]) == ("instance.stuck", ["restart", "cancel"])
+    assert incident["message"].startswith('nothing leaves "lost": ')
+    assert api.get("/stats").json["stalled"] == 0
