@@ -134,6 +134,10 @@ def visit_everything(api: Api) -> None:
     key = "/definitions/approval"
     for path in (key, f"{key}/versions", f"{key}/versions/1", f"{key}/diagram", f"{key}/versions/1/diagram"):
         api.get(path)
+    changed = {**APPROVAL, "context": {"approved": False, "by": None}, "description": "another edition"}
+    api.post("/definitions", {"document": changed, "activate": False})
+    api.get(f"{key}/diff", to=2)
+    api.get(f"{key}/stats")
     for verb in ("deactivate", "activate", "archive", "restore"):
         api.post(f"{key}/versions/1/{verb}")
     api.post("/definitions/check", {"document": {**APPROVAL, "initial": "revue"}})

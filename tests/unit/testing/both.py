@@ -95,19 +95,28 @@ class Both:
         self.engine.send(str(rows[-1][0]), type, **members)
         return self.agreed()
 
-    def send_first_child(self, type: str, **members: Any) -> Both:
-        """To the oldest child."""
-        self.run.children[0].send(type, **members)
-        rows = self.engine.execute("SELECT id FROM instances WHERE parent_id IS NOT NULL ORDER BY id")
-        self.engine.send(str(rows[0][0]), type, **members)
+    def send_item(self, index: int, type: str, **members: Any) -> Both:
+        """To the child of an item of a MAP."""
+        child, instance_id = self._child_of_item(index)
+        child.send(type, **members)
+        self.engine.send(instance_id, type, **members)
         return self.agreed()
 
-    def cancel_child(self) -> Both:
-        """End the newest child by hand."""
-        self.run.children[-1].cancel()
-        rows = self.engine.execute("SELECT id FROM instances WHERE parent_id IS NOT NULL ORDER BY id")
-        self.engine.control("cancel", str(rows[-1][0]))
+    def cancel_item(self, index: int) -> Both:
+        """End the child of an item of a MAP by hand."""
+        child, instance_id = self._child_of_item(index)
+        child.cancel()
+        self.engine.control("cancel", instance_id)
         return self.agreed()
+
+    def _child_of_item(self, index: int) -> tuple[Run, str]:
+        """The child that answers for an item, on both sides."""
+        [child] = [
+            one for one in self.run.children if (one._instance.held.parent_key or "").endswith(f"#{index}")
+        ]
+        rows = self.engine.execute("SELECT id, parent_key FROM instances WHERE parent_key IS NOT NULL")
+        [instance_id] = [str(row[0]) for row in rows if row[1].endswith(f"#{index}")]
+        return child, instance_id
 
     def say(self, verb: str, **more: Any) -> Both:
         """A control verb."""

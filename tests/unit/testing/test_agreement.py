@@ -360,15 +360,14 @@ def test_a_map_over_workflows_that_is_tried_again(engine: Engine, clock: ManualC
     del given["task"]
     given["workflow"] = {"definitionKey": "${item}"}
     both = Both.begin(engine, clock, document, others=(COUNTER,), input={"items": ["counter", "counter"]})
-    both.send_child("ADD")
+    both.send_item(1, "ADD")
     assert both.run.status == "failed"
     both.say("retry")
     assert [child.status for child in both.run.children] == ["waiting", "failed"]
-    both.cancel_child()
+    both.cancel_item(1)
     both.say("retry")
     assert [child.status for child in both.run.children] == ["waiting", "cancelled", "waiting"]
-    both.send_child("STOP")
-    both.send_first_child("STOP")
+    both.send_item(1, "STOP").send_item(0, "STOP")
     assert both.run.status == "completed"
 
 
