@@ -190,9 +190,9 @@ class Client:
         """Every problem of a document, errors and warnings; nothing is stored."""
         return cast("list[Problem]", self._post("/definitions/check", {"document": document})["problems"])
 
-    def definitions(self) -> Iterator[DefinitionSummary]:
-        """The definitions of this tenant, each by the version that starts."""
-        return self._items("/definitions")
+    def definitions(self, *, search: str | None = None) -> Iterator[DefinitionSummary]:
+        """The definitions of this tenant, each by the version that starts; with `search` those whose keys have it in them."""
+        return self._items("/definitions", _given(search=search))
 
     def definition(self, key: str, version: int | None = None) -> Definition:
         """One version of a definition; without a number the one that starts by this key."""

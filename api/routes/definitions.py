@@ -23,7 +23,7 @@ from api.schemas.answers import (
     Simulation,
     VersionPage,
 )
-from api.schemas.queries import DiagramQuery, DiffQuery, PageQuery, StatisticsQuery
+from api.schemas.queries import DefinitionListQuery, DiagramQuery, DiffQuery, PageQuery, StatisticsQuery
 from api.schemas.requests import ApplyBody, CheckBody, EmptyBody, RestoreBody, SimulateBody
 from api.shapes import (
     current_definition_json,
@@ -95,10 +95,12 @@ def _applied(call: Call, applied: commands.Applied) -> Answer:
 
 
 @routes.get("/definitions", answers={200: Shape("one item a key, by key", DefinitionPage)})
-def list_definitions(call: Call, query: PageQuery) -> Answer:
+def list_definitions(call: Call, query: DefinitionListQuery) -> Answer:
     """List definitions, each by its active version or else its newest."""
     paging = Paging(call, query)
-    found = store.list_current(call.tx, call.tenant_id, after=paging.after_text(), limit=paging.limit + 1)
+    found = store.list_current(
+        call.tx, call.tenant_id, search=query.search, after=paging.after_text(), limit=paging.limit + 1
+    )
     shown = found[: paging.limit]
     following = [shown[-1].facts.key] if len(found) > len(shown) else None
     return Answer(paging.answer(shown, current_definition_json, following))

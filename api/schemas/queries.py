@@ -20,6 +20,15 @@ class PageQuery(Query):
     cursor: str | None = Field(None, description='"nextCursor" of the page before, with the same filters')
 
 
+class DefinitionListQuery(PageQuery):
+    search: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="only keys with this text in them, in upper or lower case",
+    )
+
+
 class InstanceQuery(PageQuery):
     status: list[InstanceStatus] = Field(default_factory=list, description="may be repeated: any of these")
     definition_key: str | None = None

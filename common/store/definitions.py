@@ -208,14 +208,19 @@ def set_status(tx: Connection, tenant_id: TenantId, key: str, version: int, stat
 
 
 def list_current(
-    tx: Connection, tenant_id: TenantId, *, after: str | None, limit: int
+    tx: Connection, tenant_id: TenantId, *, search: str | None = None, after: str | None, limit: int
 ) -> list[CurrentDefinition]:
-    """The keys of a tenant in alphabetical order, each by its active version or else its newest, from after `after`."""
+    """The keys of a tenant in alphabetical order, each by its active version or else its newest, from after `after`.
+
+    With `search` those that have this text in them, in upper or lower case (on SQLite of ASCII).
+    """
     ranked = select(
         *_FACTS,
         func.row_number().over(partition_by=_c.key, order_by=_CURRENT_FIRST).label("rank"),
         func.max(_c.version).over(partition_by=_c.key).label("newest"),
     ).where(_c.tenant_id == tenant_id)
+    if search is not None:
+        ranked = ranked.where(_c.key.icontains(search, autoescape=True))
     if after is not None:
         ranked = ranked.where(_c.key > after)
     rows = ranked.subquery()

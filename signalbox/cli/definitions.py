@@ -74,11 +74,14 @@ def apply(
 
 
 @group.command("list")
-def list_definitions(json: AsJson = False) -> None:
+def list_definitions(
+    search: Annotated[str | None, typer.Option("--search", help="Only keys with this text in them.")] = None,
+    json: AsJson = False,
+) -> None:
     """List the definitions."""
     with connect() as client:
-        found = list(client.definitions())
-    Output(json).show({"items": found, "nextCursor": None}, lambda: _table(found))
+        found = list(client.definitions(search=search or None))
+    Output(json).show({"items": found, "nextCursor": None}, lambda: _table(found, search))
 
 
 @group.command()
@@ -251,10 +254,10 @@ def _line(one: Any) -> Any:
     return Text.assemble((one["key"], "bold"), f" version {one['version']}, ", status_text(one["status"]))
 
 
-def _table(found: list[DefinitionSummary]) -> RenderableType:
+def _table(found: list[DefinitionSummary], search: str | None = None) -> RenderableType:
     from signalbox.cli.render import definitions_table
 
-    return definitions_table(found)
+    return definitions_table(found, search=search)
 
 
 def _differences(found: DefinitionDiff) -> RenderableType:

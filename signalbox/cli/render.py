@@ -243,7 +243,9 @@ def problem_line(problem: Problem | Mapping[str, Any]) -> Text:
 # --- definitions ------------------------------------------------------------------------------------------------
 
 
-def definitions_table(definitions: Iterable[DefinitionSummary]) -> RenderableType:
+def definitions_table(
+    definitions: Iterable[DefinitionSummary], *, search: str | None = None
+) -> RenderableType:
     table = plain_table(
         "key", "version", "status", "applied", "by", "warnings", right=("version", "warnings")
     )
@@ -256,7 +258,12 @@ def definitions_table(definitions: Iterable[DefinitionSummary]) -> RenderableTyp
             one.get("createdBy", ""),
             str(len(one.get("warnings") or ()) or ""),
         )
-    return list_or("no definitions yet; apply one with `signalbox apply FILE`", table)
+    none = (
+        f'no definition has "{search}" in its key'
+        if search
+        else "no definitions yet; apply one with `signalbox apply FILE`"
+    )
+    return list_or(none, table)
 
 
 def definition_facts(one: Definition) -> RenderableType:

@@ -431,6 +431,24 @@ def test_a_child_that_is_not_applied_yet_is_a_warning_until_it_is(api: Api) -> N
     assert api.post("/definitions", {"document": parent}).json["warnings"] == []
 
 
+def test_definitions_are_found_by_a_part_of_their_key(api: Api) -> None:
+    for key in ("order-eu", "Order_US", "100%-refund", "mail"):
+        api.apply({**APPROVAL, "id": key})
+
+    def found(text: str, **more: Any) -> list[str]:
+        return [one["key"] for one in api.get("/definitions", search=text, **more).json["items"]]
+
+    assert sorted(found("ORDER")) == ["Order_US", "order-eu"]
+    assert found("r_") == ["Order_US"], "no pattern, but text"
+    assert found("%") == ["100%-refund"]
+    assert found("nothing") == []
+    first = api.get("/definitions", search="order", limit=1).json
+    assert len(first["items"]) == 1
+    assert len(found("order", limit=1, cursor=first["nextCursor"])) == 1
+    problem_of(api.get("/definitions", search=""), 422, "request.invalid")
+    problem_of(api.get("/definitions", search="mail", cursor=first["nextCursor"]), 400, "cursor.invalid")
+
+
 # -- comparing ----------------------------------------------------------------------------------------------------
 
 

@@ -54,3 +54,16 @@ def test_versions_are_compared_put_away_and_restored(api: Api, monkeypatch: pyte
     assert same.splitlines() == ["flow version 2 → 2", "the same document"]
     assert (restored["version"], restored["status"], restored["document"]) == (3, "active", first)
     assert (there_and_back["to"], there_and_back["changes"]) == (3, [])
+
+
+def test_the_list_may_be_searched(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("order", "reorder", "mail"):
+        api.apply({"id": key, "initial": "a", "states": {"a": {"type": "final"}}})
+
+    with served(api) as url:
+        cli = Cli(api, url, monkeypatch)
+        found = cli.json("definitions", "list", "--search", "order")
+        none = cli.text("definitions", "list", "--search", "zebra")
+
+    assert [one["key"] for one in found["items"]] == ["order", "reorder"]
+    assert none.strip() == 'no definition has "zebra" in its key'
