@@ -799,7 +799,7 @@ def end_workflow_items(tx: Connection, ends: Sequence[WorkflowEnd], *, now: date
                 "finished_at": now,
             }
         )
-        counted.append(ItemEnd(item.map_id, item.index, end.error))
+        counted.append(ItemEnd(item.map_id, item.index, end.error, was_gated=item.gated))
     joins.end_workflow_items(tx, rows)
     _Group(now).count(tx, counted)
 

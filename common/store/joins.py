@@ -264,17 +264,18 @@ def begin_again(tx: Connection, items: Mapping[TaskId, InstanceId]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class WorkflowItem:
-    """An open item that is a workflow."""
+    """An open item that is a workflow. One that was tried again may be gated although its child lives."""
 
     id: TaskId
     map_id: TaskId
     index: int
     instance_id: InstanceId
     key: str
+    gated: bool
 
 
 _WORKFLOW_ITEMS = (
-    select(_t.id, _t.parent_task_id, _t.item_index, _t.instance_id, _t.key)
+    select(_t.id, _t.parent_task_id, _t.item_index, _t.instance_id, _t.key, _t.gated)
     .where(
         among(_t.instance_id, "instance_ids"), among(_t.key, "keys", "text"), _t.type == "WORKFLOW",
         _t.status.in_(OPEN), _t.parent_task_id.is_not(None),

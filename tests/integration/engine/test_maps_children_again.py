@@ -118,6 +118,26 @@ def test_another_child_takes_the_place_of_one_that_was_cancelled(
     assert engine.status(first) is InstanceStatus.CANCELLED
 
 
+def test_who_ends_before_his_turn_gives_nobody_a_turn(engine: Engine) -> None:
+    parent, _ = begin(engine, 3, concurrency=1, join={"quorum": 3}, onError="waitAll")
+    for _ in range(3):
+        fail(engine, children(engine)[0])
+    first, second, third = children(engine, alive=False)
+    for child in (first, second):
+        skip(engine, child)
+    assert engine.status(parent) is InstanceStatus.FAILED
+    retry(engine, parent)
+    assert statuses(engine) == ["running", "pending", "pending"]
+
+    stop(engine, second)
+
+    assert statuses(engine) == ["running", "succeeded", "pending"]
+    assert "instance.retried" not in engine.entry_types(third)
+    stop(engine, first)
+    engine.settle()
+    assert "instance.retried" in engine.entry_types(third)
+
+
 def test_a_child_that_could_not_be_started_is_started(engine: Engine) -> None:
     parent = str(engine.start(over_workflows(catches=False), input={"items": [1]}))
     engine.settle()
