@@ -22,7 +22,7 @@ from common.db.tables import InboxType
 from common.decide import VERBS
 from common.decide_compensation import is_running
 from common.errors import Conflict, Invalid, did_you_mean
-from common.ids import TenantId
+from common.ids import TenantId, is_id
 from common.lifecycle import InstanceStatus
 from common.store import inbox, incidents, instances
 from statechart import DefinitionInvalid, load
@@ -118,6 +118,9 @@ def retry_instance(
 
     Raises `Conflict` (`instance.ended_in_error`) where the machine itself ended with an error: only a restart helps.
     """
+    # A way out that was read before the instance failed, or failed on something else, would thaw it and try nothing again.
+    if is_id(instance_id):
+        instances.hold(tx, tenant_id, instance_id)
     open_ones = incidents.read_open(tx, tenant_id, instance_id)
     body = {"incidents": ways_out(tx, tenant_id, open_ones, way="retry"), "reason": reason_text(reason)}
 

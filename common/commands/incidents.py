@@ -43,6 +43,9 @@ def resolve_incident(
     (`incident.not_found`), `Conflict` (`incident.resolved`, `concurrency.full`, or as a retry does), `Invalid` and `LimitExceeded`.
     """
     found = incidents.find(tx, tenant_id, incident_id) if is_id(incident_id) else None
+    if found is not None:
+        instances.hold(tx, tenant_id, found.instance_id)
+        found = incidents.find(tx, tenant_id, incident_id)  # as it is now that no step can change it
     if found is None:
         raise NotFound(f'no incident "{incident_id}"', code="incident.not_found")
     if found.status is not IncidentStatus.OPEN:

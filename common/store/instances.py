@@ -214,6 +214,21 @@ def existing(tx: Connection, tenant_id: TenantId, ids: Iterable[str]) -> set[str
     )
 
 
+_HOLD = (
+    select(_c.id)
+    .where(_c.tenant_id == bindparam("tenant_id"), _c.id == bindparam("id"))
+    .with_for_update(read=True)
+)
+
+
+def hold(tx: Connection, tenant_id: TenantId, instance_id: str) -> None:
+    """Let no step of an instance come between what is read of it from now on and what is accepted for it: waits for one that is made.
+
+    Who steps never waits for this lock, but passes the instance over until the next look. Callers share it.
+    """
+    tx.execute(_HOLD, {"tenant_id": tenant_id, "id": instance_id})
+
+
 _DISOWN = update(instances).where(among(_c.id, "ids")).values(parent_key=None)
 
 

@@ -1,5 +1,6 @@
 """Ways out of an incident: what failed is tried again or left out, the history says so, and what waited comes after it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +11,8 @@ from common.config import Limits
 from common.errors import Conflict, NotFound
 from common.ids import new_id
 from common.lifecycle import InstanceStatus
-from tests.integration.engine.documents import COUNTER, ON_SQLITE, assign, waiting_with_task
+from common.store import instances
+from tests.integration.engine.documents import COUNTER, ON_POSTGRESQL, ON_SQLITE, assign, waiting_with_task
 from tests.support.engine import Engine
 from tests.support.manual_clock import ManualClock
 
@@ -277,3 +279,29 @@ def test_a_timer_whose_step_failed_is_tried_again(engine: Engine, clock: ManualC
     clock.advance(timedelta(seconds=1))
     engine.settle()
     assert engine.status(instance_id) is S.COMPLETED
+
+
+@ON_POSTGRESQL
+@pytest.mark.parametrize("way", ["retry", "resolve"])
+def test_a_way_out_waits_for_the_step_that_is_made(engine: Engine, way: str) -> None:
+    """Else it may be read from what stood before that step: it would thaw the instance and try nothing again."""
+    instance_id, shop = failed_task(engine)
+    shop.stock = 1
+    incident = incident_of(engine, instance_id)
+
+    def take() -> None:
+        if way == "retry":
+            engine.control("retry", instance_id)
+        else:
+            resolve(engine, incident, "retry")
+
+    with ThreadPoolExecutor(1) as pool:
+        with engine.database.transaction() as tx:
+            assert instances.lock_ready(tx, [instance_id])
+            waiting = pool.submit(take)
+            with pytest.raises(TimeoutError):
+                waiting.result(0.5)
+        waiting.result(30)
+    engine.settle()
+    assert "instance.retried" in engine.entry_types(instance_id)
+    assert shop.tries == 3
