@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import selectors
 import socket
+import struct
 import threading
 import time
 from collections import deque
@@ -19,14 +20,20 @@ from typing import Any
 
 import structlog
 from gunicorn.http import wsgi
-from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
+from gunicorn.workers.gthread import _DEFER, STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from api.answering import harden, refuse
 from api.problems import unread
+from api.unserved import HEAD_SECONDS, Watch, has_begun, is_closed, is_whole, starts_with
 from common.randomness import random_bytes
 
 UNREAD_SECONDS = 1.0
 """How long a thread stays with a sender whose request could not be read."""
+_PATIENCE = struct.pack("@ll", int(HEAD_SECONDS), 0)
+"""As the kernel wants it: how long a thread waits for the next piece of a request."""
+HEALTH = b"GET /health/"
+SPARE = 4
+"""Threads beside all others, for whoever asks how this process is: when all are taken it is busy, and not dead."""
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -38,11 +45,43 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     which is safe to try elsewhere, or is the successor's where the socket is shared.
     """
 
+    def init_process(self) -> None:
+        self._watch = Watch()
+        super().init_process()
+
     def get_thread_pool(self) -> Threads:
         return Threads(self.cfg.threads)
 
     def enqueue_req(self, conn: Any) -> None:
-        self.tpool.submit(partial(self._serve, conn))
+        """In the main thread: have a connection served whose request has come, and else wait without a thread."""
+        if not conn.initialized:
+            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
+        conn.sock.setblocking(False)
+        if is_whole(conn):
+            self._submit(conn)
+        elif has_begun(conn):
+            self._watch.head(conn, self._submit, self._give_up)
+        elif self.alive:
+            self.finish_request(conn, _Done(_DEFER))
+        else:  # it has connected, so that its caller cannot know whether it is served: a thread waits for it
+            self.tpool.submit(partial(self._serve, conn))
+
+    def _submit(self, conn: Any) -> None:
+        conn.data_ready = True
+        self.tpool.submit(partial(self._serve, conn), is_urgent=starts_with(conn, HEALTH))
+
+    def _give_up(self, conn: Any) -> None:
+        is_closed(
+            conn
+        )  # what nobody has read would make the kernel reset the connection instead of closing it
+        self._let_go(conn)
+
+    def _let_go(self, conn: Any) -> None:
+        self.method_queue.defer(self._drop, conn)
+
+    def _drop(self, conn: Any) -> None:
+        self.nr_conns -= 1
+        conn.close()
 
     def set_accept_enabled(self, enabled: bool) -> None:
         super().set_accept_enabled(enabled)
@@ -64,8 +103,23 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             result = self.handle(conn)
         except BaseException:  # a thread outlives whatever it has called, as those of an executor do
             self.log.exception("Error handling request")
-        if not (result is True and self.alive and self._await_next(conn)):
+        if result is False:
+            self._end(conn)
+        elif not (result is True and self.alive and self._await_next(conn)):
             self.method_queue.defer(self.finish_request, conn, _Done(result))
+
+    def _end(self, conn: Any) -> None:
+        """End a connection whose last answer is on its way: closing it while the other side sends would lose that."""
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+            conn.sock.setblocking(False)
+        except OSError:  # it has gone
+            self._let_go(conn)
+            return
+        if is_closed(conn):
+            self._let_go(conn)
+        else:
+            self._watch.close(conn, self._let_go)
 
     def _await_next(self, conn: Any) -> bool:
         """Leave a connection to the main thread, which is waiting on this poller and need not be woken for it.
@@ -89,6 +143,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         return True
 
     def _cap_keepalive(self, deadline: float) -> None:
+        self._watch.end_by(deadline)
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, deadline)
         for conn in tuple(self.keepalived_conns):  # threads may still add to it
             conn.timeout = min(conn.timeout, deadline)
 
@@ -183,32 +240,32 @@ class _Response(wsgi.Response):  # type: ignore[misc]
 
 
 class Threads:
-    """Threads that call what is submitted, at most `most` at once.
+    """Threads that call what is submitted, at most `most` at once, and a few urgent calls beside them.
 
     Who became free last is taken first, so that no more threads are in use than there is work for: each that wakes competes
     for the interpreter, and finds its stack out of the processor's caches.
     """
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self._most = {False: most, True: SPARE}
         self._turn = threading.Lock()
-        self._started = 0
+        self._under_way = {False: 0, True: 0}
         self._free: list[_Thread] = []
-        self._waiting: deque[Call] = deque()
+        self._waiting: dict[bool, deque[Call]] = {False: deque(), True: deque()}
         self._is_over = False
 
-    def submit(self, call: Call) -> None:
+    def submit(self, call: Call, *, is_urgent: bool = False) -> None:
         """Call it in a thread, now or as soon as one becomes free."""
         with self._turn:
-            if not self._free and self._started >= self._most:
-                self._waiting.append(call)
+            if self._under_way[is_urgent] >= self._most[is_urgent]:
+                self._waiting[is_urgent].append(call)
                 return
+            self._under_way[is_urgent] += 1
             thread = self._free.pop() if self._free else None
-            self._started += thread is None
         if thread is None:
-            _Thread(self._next, call).start()
+            _Thread(self._next, call, is_urgent).start()
         else:
-            thread.wake(call)
+            thread.wake(call, is_urgent)
 
     def shutdown(self, wait: bool = True) -> None:
         """Let threads end that have nothing to do, and the others when they have done it."""
@@ -221,28 +278,33 @@ class Threads:
                 thread.join()
 
     def _next(self, thread: _Thread) -> None:
-        """Give a thread that has done its call another one, or None to end; else it is free, and will be woken."""
+        """Give a thread that has done its call another one like it, or None to end; else it is free, and will be woken."""
+        waiting = self._waiting[thread.is_urgent]
         with self._turn:
-            if not self._waiting and not self._is_over:
-                self._free.append(thread)
-                return
-            call = self._waiting.popleft() if self._waiting else None
-        thread.wake(call)
+            if not waiting:
+                self._under_way[thread.is_urgent] -= 1
+                if not self._is_over:
+                    self._free.append(thread)
+                    return
+            call = waiting.popleft() if waiting else None
+        thread.wake(call, thread.is_urgent)
 
 
 Call = Callable[[], None]
 
 
 class _Thread(threading.Thread):
-    def __init__(self, ask: Callable[[_Thread], None], call: Call) -> None:
+    def __init__(self, ask: Callable[[_Thread], None], call: Call, is_urgent: bool) -> None:
         super().__init__(name="serve", daemon=True)
         self._ask = ask
         self._call: Call | None = call
+        self.is_urgent = is_urgent
         self._bell = threading.Lock()
         self._bell.acquire()
 
-    def wake(self, call: Call | None) -> None:
+    def wake(self, call: Call | None, is_urgent: bool = False) -> None:
         self._call = call
+        self.is_urgent = is_urgent
         self._bell.release()
 
     def run(self) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from api.app import THREADS
+from api.unserved import HEAD_SECONDS
 from common.credentials import make_secret, read_secret
 from common.db import Database
 from common.db.tables import Role
@@ -163,6 +166,74 @@ def test_a_sender_who_stalls_holds_one_thread_and_not_the_server(shared: Server)
         assert client.get("/health/live").status_code == 200
         stalled.settimeout(20)
         assert stalled.recv(12) == b"HTTP/1.1 401"
+
+
+def test_half_heads_keep_nobody_waiting_are_served_when_whole_and_closed_when_not(shared: Server) -> None:
+    begun = time.monotonic()
+    half, whole = b"GET /api/v1/definitions HTTP/1.1\r\nHost: x\r\n", request(shared, "GET", "/health/live")
+    with ExitStack() as slow, shared.client() as client:
+        connections = [
+            slow.enter_context(socket.create_connection((LOOPBACK, shared.port), timeout=20))
+            for _ in range(80)
+        ]
+        for number, connection in enumerate(connections):
+            connection.sendall(half if number % 2 else whole + half)
+        for _ in range(20):
+            assert client.get("/api/v1/definitions").status_code == 200
+        for connection in connections[::2]:
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+
+        connections[0].sendall(b"Authorization: Bearer " + shared.key.encode() + b"\r\n\r\n")
+        connections[1].sendall(b"\r\n")
+        assert connections[0].recv(65_536).startswith(b"HTTP/1.1 200")
+        assert connections[1].recv(65_536).startswith(b"HTTP/1.1 401")
+        assert time.monotonic() - begun < HEAD_SECONDS, "nobody waited for the others"
+
+        assert [connection.recv(1) for connection in connections[2:]] == [b""] * 78
+        assert client.get("/api/v1/definitions").status_code == 200
+
+
+def test_who_does_not_close_after_the_last_answer_keeps_nobody_waiting(shared: Server) -> None:
+    last = request(shared, "GET", "/health/live", "Connection: close")
+    with ExitStack() as open_still, shared.client() as client:
+        for _ in range(20):
+            connection = open_still.enter_context(
+                socket.create_connection((LOOPBACK, shared.port), timeout=20)
+            )
+            connection.sendall(last)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+        began = time.monotonic()
+
+        assert client.get("/api/v1/definitions").status_code == 200
+        assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("fill", [0, 60])
+def test_a_head_in_pieces_is_served_as_soon_as_it_is_there(shared: Server, fill: int) -> None:
+    sent = request(shared, "GET", "/api/v1/definitions", *[f"X-{one}: {'x' * 400}" for one in range(fill)])
+    with socket.create_connection((LOOPBACK, shared.port), timeout=20) as connection:
+        for piece in (sent[:10], sent[10:-30], sent[-30:-2], sent[-2:]):
+            time.sleep(0.02)
+            connection.sendall(piece)
+        began = time.monotonic()
+
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+        assert time.monotonic() - began < 2
+
+
+def test_who_asks_how_it_is_finds_a_thread_when_all_are_taken(shared: Server) -> None:
+    head = request(shared, "POST", "/api/v1/instances", "Content-Type: application/json", "Content-Length: 9")
+    with ExitStack() as waiting, shared.client() as client:
+        for _ in range(THREADS + 8):
+            connection = waiting.enter_context(socket.create_connection((LOOPBACK, shared.port), timeout=20))
+            connection.sendall(head)
+        for _ in range(10):
+            assert client.get("/health/live", timeout=5).status_code == 200
+        with pytest.raises(httpx2.ReadTimeout):
+            client.get("/api/v1/definitions", timeout=1)
+
+    with shared.client() as client:
+        assert client.get("/api/v1/definitions").status_code == 200
 
 
 def test_it_ends_when_told_and_answers_those_who_wait(serve: Callable[[], Server]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from api.worker import Threads
+from api.worker import SPARE, Threads
 from tests.support.waiting import wait_until
 
 
@@ -42,6 +42,19 @@ def test_no_more_calls_are_made_at_once_than_there_are_threads_and_none_is_lost(
 
     wait_until(lambda: len(ended) == 10, what="every call")
     assert sorted(ended) == list(range(10))
+
+
+def test_urgent_calls_are_made_beside_all_others(threads: Threads) -> None:
+    gate, made = threading.Event(), threading.Semaphore(0)
+    for _ in range(5):
+        threads.submit(lambda: gate.wait(20))
+    for _ in range(3 * SPARE):
+        threads.submit(made.release, is_urgent=True)
+
+    assert all(made.acquire(timeout=20) for _ in range(3 * SPARE))
+    gate.set()
+    threads.submit(made.release)
+    assert made.acquire(timeout=20)
 
 
 def test_threads_end_when_they_have_done_what_was_submitted(threads: Threads) -> None:
