@@ -29,17 +29,17 @@ _LARGEST = 32_768
 _DRAINED = 65_536
 
 
-def has_begun(conn: Any) -> bool:
-    """Whether anything of a connection's next request has come, be it the end. `conn.sock` does not block."""
-    return _said(conn, 1) is not None
+def is_whole(conn: Any) -> bool | None:
+    """Whether the head of a connection's next request has come to its end, or nothing more will come; None where nothing has come.
 
-
-def is_whole(conn: Any) -> bool:
-    """Whether the head of the next request has come to its end, or nothing more will come. Nothing of it is lost."""
+    Nothing of it is lost. `conn.sock` does not block.
+    """
     said = _said(conn, _PEEKED)
-    if said is not None and len(said) >= _PEEKED and _END not in said:
-        said = _said(conn, _LARGEST)
-    return said is not None and (not said or _END in said or len(said) >= _LARGEST)
+    if said is None:
+        return None
+    if len(said) >= _PEEKED and _END not in said:
+        said = _said(conn, _LARGEST) or said
+    return not said or _END in said or len(said) >= _LARGEST
 
 
 def starts_with(conn: Any, beginning: bytes) -> bool:
@@ -74,7 +74,7 @@ Use = Callable[[Any], None]
 
 @dataclass(slots=True)
 class _Watched:
-    is_there: Callable[[Any], bool]
+    is_there: Callable[[Any], bool | None]
     go_on: Use
     give_up: Use
     until: float
@@ -104,7 +104,7 @@ class Watch:
         self._end = end
 
     def _watch(
-        self, conn: Any, is_there: Callable[[Any], bool], go_on: Use, give_up: Use, seconds: float
+        self, conn: Any, is_there: Callable[[Any], bool | None], go_on: Use, give_up: Use, seconds: float
     ) -> None:
         now = time.monotonic()
         left: tuple[Any, _Watched] | None = None

@@ -24,7 +24,7 @@ from gunicorn.workers.gthread import _DEFER, STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from api.answering import harden, refuse
 from api.problems import unread
-from api.unserved import HEAD_SECONDS, Watch, has_begun, is_closed, is_whole, starts_with
+from api.unserved import HEAD_SECONDS, Watch, is_closed, is_whole, starts_with
 from common.randomness import random_bytes
 
 UNREAD_SECONDS = 1.0
@@ -57,9 +57,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if not conn.initialized:
             conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
         conn.sock.setblocking(False)
-        if is_whole(conn):
+        has_come = is_whole(conn)
+        if has_come:
             self._submit(conn)
-        elif has_begun(conn):
+        elif has_come is not None:
             self._watch.head(conn, self._submit, self._give_up)
         elif self.alive:
             self.finish_request(conn, _Done(_DEFER))
@@ -71,9 +72,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.tpool.submit(partial(self._serve, conn), is_urgent=starts_with(conn, HEALTH))
 
     def _give_up(self, conn: Any) -> None:
-        is_closed(
-            conn
-        )  # what nobody has read would make the kernel reset the connection instead of closing it
+        is_closed(conn)  # it reads away what came, for which the kernel would reset the connection
         self._let_go(conn)
 
     def _let_go(self, conn: Any) -> None:

@@ -198,7 +198,7 @@ def test_no_address_takes_long_to_read(letters: str) -> None:
 )
 def test_who_is_named_gets_the_message_or_nobody_does(folder: Path, several: str) -> None:
     """One of them would get it, and the header would say that all did. How many they are, not every Python tells."""
-    with pytest.raises(Permanent, match="expected one address in a text, found 2|is not an e-mail address"):
+    with pytest.raises(Permanent, match=r"expected one address in a text, found 2|is not an e-mail address"):
         send_email(HELLO | {"to": several}, context())
     assert not folder.exists()
 
