@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 HEAD_SECONDS = 10.0
 """How long a head may take from its first byte to its last. Most come in one piece."""
 LINGER_SECONDS = 2.0
@@ -27,6 +29,7 @@ _PEEKED = 8_192
 _LARGEST = 32_768
 """Bytes of a head after which nobody waits for its end here, since no more than that may fit into the socket: a thread reads it."""
 _DRAINED = 65_536
+log = structlog.get_logger("signalbox.api")
 
 
 def is_whole(conn: Any) -> bool | None:
@@ -145,4 +148,7 @@ class Watch:
             if self._watched.pop(conn, None) is None:
                 return
         use = watched.go_on if is_there else watched.give_up
-        use(conn)
+        try:
+            use(conn)
+        except Exception:  # all others are looked at by this thread, too
+            log.exception("connection.lost")
