@@ -145,8 +145,9 @@ class Watch:
                 watched.pause = min(2 * watched.pause, LAST_LOOK)
                 watched.look_at = now + watched.pause
                 return
-            if self._watched.pop(conn, None) is None:
+            if self._watched.get(conn) is not watched:
                 return
+            del self._watched[conn]
         use = watched.go_on if is_there else watched.give_up
         try:
             use(conn)
