@@ -115,14 +115,28 @@ define install
 	fi
 endef
 
+# pyenv builds Python without optimizations unless told otherwise, and everything takes a third more CPU there: where nobody has
+# named a Python, the distribution's is taken instead, if it will do (signalbox/machine.py has the same rule).
+NAMED_PYTHON := $(filter-out file default undefined,$(origin PYTHON))
+DISTRIBUTION := /usr/bin/python3
+IS_OPTIMIZED := import sys, sysconfig; args = sysconfig.get_config_var("CONFIG_ARGS"); \
+	sys.exit(args is not None and "--enable-optimizations" not in args and sys.base_prefix != "/usr")
+WILL_DO := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+
 $(VENV)/.python:
-	@command -v $(PYTHON) >/dev/null 2>&1 \
-	  || { echo "Signalbox needs Python 3.11 or newer, and '$(PYTHON)' is not on PATH" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "Signalbox needs Python 3.11 or newer, '$(PYTHON)' is $$($(PYTHON) -V 2>&1);" \
-	       "name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV) \
-	  || { echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@python='$(PYTHON)'; \
+	if [ -z '$(NAMED_PYTHON)' ] && command -v "$$python" >/dev/null 2>&1 && ! "$$python" -c '$(IS_OPTIMIZED)' \
+	    && $(DISTRIBUTION) -c '$(WILL_DO)' 2>/dev/null; then \
+	  echo "taking $(DISTRIBUTION): the '$$python' on PATH was built without optimizations (to take it all the same: make PYTHON=$$python)"; \
+	  python=$(DISTRIBUTION); \
+	fi; \
+	command -v "$$python" >/dev/null 2>&1 \
+	  || { echo "Signalbox needs Python 3.11 or newer, and '$$python' is not on PATH" >&2; exit 1; }; \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Signalbox needs Python 3.11 or newer, '$$python' is $$("$$python" -V 2>&1);" \
+	       "name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }; \
+	"$$python" -m venv $(VENV) \
+	  || { echo "'$$python -m venv' failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@touch $@
 
 $(VENV)/.runtime: requirements.lock $(VENV)/.python

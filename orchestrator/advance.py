@@ -16,6 +16,9 @@ Theory of operation (statement by statement; the order matters).
    always, until a whole sweep finds nothing to lock. A sweep that skipped a locked instance may sleep: its holder takes this fifth step too, and
    if it dies its rows are free for the next look.
 
+Of a backlog on PostgreSQL the fourth step is another thread's (`behind.py`), and the next batch's first three are done meanwhile. The last look of
+a sweep comes when everything is saved.
+
 A batch that the database refuses is rolled back and each of its instances stepped alone; one that is refused
 alone gets the incident `engine.rejected` (`alone.py`). While a process of this duty has died within the last minute, instances with
 rows older than that death are stepped alone after a committed strike; the third strike is the incident `engine.poison`.
@@ -29,6 +32,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
 
@@ -47,9 +51,11 @@ from orchestrator.advancing import Advancing
 from orchestrator.alone import each_alone, step_suspect
 from orchestrator.answers import store
 from orchestrator.batch import LostRace
+from orchestrator.behind import PATIENCE, WORTH, Behind
 from orchestrator.laps import BATCH, Chosen, Sweep
-from orchestrator.locked import NOTHING, Pass, advance_locked, lock_free
+from orchestrator.locked import Unsaved, advance_locked, lock_free, save_stepped, step_locked
 from orchestrator.opened import log_opened
+from orchestrator.passed import NOTHING, Pass
 
 log = structlog.get_logger("signalbox.orchestrator")
 
@@ -69,26 +75,55 @@ def advance_ready(advancing: Advancing, *, until: float, sweep: Sweep | None = N
     """
     sweep = sweep or Sweep()
     sweep.begun_before()
-    steps = advanced = created = 0
-    starts_items = False
-    while True:
-        done = advance_pass(advancing, sweep)
-        starts_items |= done.starts_items
-        steps, advanced, created = steps + done.steps, advanced + done.instances, created + done.tasks
-        if not done.more or time.monotonic() > until:
-            return Pass(steps, advanced, created, done.more, starts_items=starts_items, rest=done.rest)
+    done: list[Pass] = []
+    try:
+        while True:
+            last = advance_pass(advancing, sweep, behind=advancing.behind)
+            done.append(last)
+            if last.more and time.monotonic() <= until:
+                continue
+            # Who was locked until now was passed by: as their holder we look again.
+            saved = advancing.behind.join()
+            done[:0] = saved
+            if not (last.more or saved) or time.monotonic() > until:
+                return _in_all(done, more=last.more or bool(saved))
+    except BaseException:
+        advancing.behind.abandon()
+        raise
 
 
-def advance_pass(advancing: Advancing, sweep: Sweep) -> Pass:
-    """Step one batch of ready instances that have not had their turn in this sweep, and publish what changed."""
+def _in_all(done: Sequence[Pass], *, more: bool) -> Pass:
+    return Pass(
+        sum(one.steps for one in done),
+        sum(one.instances for one in done if not one.is_behind),
+        sum(one.tasks for one in done),
+        more,
+        starts_items=any(one.starts_items for one in done),
+        rest=done[-1].rest,
+    )
+
+
+def advance_pass(advancing: Advancing, sweep: Sweep, *, behind: Behind | None = None) -> Pass:
+    """Step one batch of ready instances that have not had their turn in this sweep, and publish what changed.
+
+    Where `behind` may save it, what is told of it is who was locked and who is left; the rest is `behind`'s to tell.
+    """
     answers = advancing.answers.take(sweep.portion(ANSWERS))
     sweep.note_answers(Counter(answer.end.tenant_id for answer in answers))
+    done = _settled(advancing, lambda: _pass_with(advancing, sweep, answers, behind), answers)
+    return replace(done, more=True) if advancing.answers.are_any else done
+
+
+def _settled(advancing: Advancing, step: Callable[[], Pass], answers: Sequence[Answer]) -> Pass:
+    """Do a pass, and what follows its commit."""
     try:
-        done = _pass_with(advancing, sweep, answers)
+        done = step()
     except LostRace:
         if not answers:
             raise
         done = NOTHING  # some task has ended otherwise: to store the answers tells them apart
+    if done.is_behind:
+        return done
     if done.changed:
         advancing.publish(done.changed)
     if done.due_in is not None:
@@ -97,16 +132,18 @@ def advance_pass(advancing: Advancing, sweep: Sweep) -> Pass:
     if left:
         store(advancing.database, left)
         done = replace(done, more=True)
-    return replace(done, more=True) if advancing.answers.are_any else done
+    return done
 
 
-def _pass_with(advancing: Advancing, sweep: Sweep, answers: Sequence[Answer]) -> Pass:
+def _pass_with(advancing: Advancing, sweep: Sweep, answers: Sequence[Answer], behind: Behind | None) -> Pass:
     death = advancing.last_death()
     if death is not None:
+        if behind is not None:
+            behind.is_free(within=None)
         return _careful_pass(advancing, sweep, death)
     if not advancing.database.is_sqlite:
         few = _pass_over_all(advancing, sweep, answers) if sweep.is_over_few else None
-        return few or _pass(advancing, sweep, lambda tx: sweep.choose(_read_page(tx, sweep)), answers)
+        return few or _pass(advancing, sweep, lambda tx: sweep.choose(_read_page(tx, sweep)), answers, behind)
     # The one writer's turn is not taken to look, and not at all where there is nothing to do.
     page = _peek(advancing, sweep)
     if not page.rows and not answers:
@@ -128,7 +165,11 @@ def _peek(advancing: Advancing, sweep: Sweep) -> Page:
 
 
 def _pass(
-    advancing: Advancing, sweep: Sweep, choose: Callable[[Connection], Chosen], answers: Sequence[Answer]
+    advancing: Advancing,
+    sweep: Sweep,
+    choose: Callable[[Connection], Chosen],
+    answers: Sequence[Answer],
+    behind: Behind | None = None,
 ) -> Pass:
     """Step one batch and who has `answers`, and take note of it."""
     chosen = Chosen()
@@ -141,7 +182,8 @@ def _pass(
     def lock(tx: Connection) -> Ready:
         return lock_free(tx, sorted({*choose_here(tx), *_answered(answers)}))
 
-    done = _stepped(advancing, lock, answers)
+    # Beside a flood those who have few wait for no more than their own batch: nobody else's is stepped while theirs is saved.
+    done = _stepped(advancing, lock, answers, behind=behind, is_shared=lambda: sweep.is_shared)
     if chosen.rest:
         return replace(done, more=False, rest=chosen.rest)
     # The time of this pass may have been over before all that were locked had their turn: they are next.
@@ -183,12 +225,22 @@ def _answered(answers: Sequence[Answer]) -> list[InstanceId]:
 
 
 def _stepped(
-    advancing: Advancing, lock: Callable[[Connection], Ready], answers: Sequence[Answer] = ()
+    advancing: Advancing,
+    lock: Callable[[Connection], Ready],
+    answers: Sequence[Answer] = (),
+    *,
+    behind: Behind | None = None,
+    is_shared: Callable[[], bool] = lambda: False,
 ) -> Pass:
     """Step what `lock` locks and reads, in one transaction; each alone where that fails for a reason that does not pass.
 
+    A batch that is worth it is saved by `behind`, where there is one, unless it `is_shared` by those who have few with a flood.
     Raises `LostRace`, where nothing is stepped: with `answers`, a task of theirs may have ended otherwise meanwhile.
     """
+    if behind is not None:
+        done = _stepped_ahead(advancing, lock, answers, behind, is_shared)
+        if done is not None:
+            return done
     ids: list[InstanceId] = []
 
     def step(tx: Connection) -> Pass:
@@ -206,6 +258,60 @@ def _stepped(
             raise
         log.warning("batch.refused", error=type(error).__name__)
         return each_alone(advancing, ids)
+    log_opened(log, done.opened)
+    return done
+
+
+def _stepped_ahead(
+    advancing: Advancing,
+    lock: Callable[[Connection], Ready],
+    answers: Sequence[Answer],
+    behind: Behind,
+    is_shared: Callable[[], bool],
+) -> Pass | None:
+    """Step what `lock` locks while `behind` may still save the batch before, and have it saved there if it is worth it.
+
+    None where nothing came of it, for whatever reason: then it is stepped, and split up if need be, as if there were no `behind`.
+    """
+    try:
+        with ExitStack() as opened:
+            tx = opened.enter_context(advancing.database.transaction())
+            ready = lock(tx)
+            if not ready.locked:
+                return NOTHING
+            unsaved = step_locked(advancing, tx, ready.locked, ready.rows, answers, light=advancing.light)
+            if len(unsaved.stepped) < WORTH or is_shared():
+                done = save_stepped(advancing, tx, unsaved)
+            elif behind.is_free(within=PATIENCE):
+                handed = opened.pop_all()
+                done = None
+            else:
+                raise TimeoutError("the batch before takes long, and may wait for a lock of this one")
+    except Exception as error:  # noqa: BLE001 - told again by who steps it as ever, if it is still so
+        log.info("batch.begun_again", error=f"{type(error).__name__}: {error}"[:300])
+        behind.is_free(within=None)
+        return None
+    if done is not None:
+        log_opened(log, done.opened)
+        return done
+    behind.save(lambda: _settled(advancing, lambda: _saved(advancing, handed, tx, unsaved, answers), answers))
+    return Pass(instances=len(unsaved.locked), left=unsaved.left, is_behind=True)
+
+
+def _saved(
+    advancing: Advancing, opened: ExitStack, tx: Connection, unsaved: Unsaved, answers: Sequence[Answer]
+) -> Pass:
+    """Save a batch in the transaction that was `opened` for it; step it again where it is not taken."""
+    try:
+        with opened:
+            done = save_stepped(advancing, tx, unsaved)
+    except LostRace:
+        if answers:
+            raise
+        return _stepped(advancing, lambda tx: lock_free(tx, unsaved.locked))
+    except Exception as error:  # noqa: BLE001 - as above
+        log.info("batch.begun_again", error=f"{type(error).__name__}: {error}"[:300])
+        return _stepped(advancing, lambda tx: lock_free(tx, unsaved.locked), answers)
     log_opened(log, done.opened)
     return done
 

@@ -11,6 +11,7 @@ from common.config import Limits
 from common.db import Database
 from common.queues.offers import Offers
 from orchestrator.answers import Answers
+from orchestrator.behind import Behind
 from orchestrator.charts import Charts
 from orchestrator.light_calls import LightCalls
 from orchestrator.places import Vacancies
@@ -39,6 +40,8 @@ class Advancing:
     """Keys of `concurrency` where this process has seen an instance ask for a place, or give one back."""
     light: LightCalls = field(default_factory=LightCalls)
     """Who calls the light handlers that steps wait for."""
+    behind: Behind = field(default_factory=Behind)
+    """Who saves a batch while the next one is stepped."""
 
     @property
     def step_limits(self) -> StepLimits:

@@ -20,8 +20,9 @@ from common.ids import InstanceId
 from common.store import inbox, instances
 from orchestrator.advancing import Advancing
 from orchestrator.batch import LostRace
-from orchestrator.locked import NOTHING, Pass, advance_locked, lock_free
+from orchestrator.locked import advance_locked, lock_free
 from orchestrator.opened import Opened, log_opened
+from orchestrator.passed import NOTHING, Pass
 from orchestrator.stepped import give_up
 
 log = structlog.get_logger("signalbox.orchestrator")

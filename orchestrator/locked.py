@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from itertools import groupby
 
 from sqlalchemy import Connection
@@ -13,7 +14,7 @@ from common.clock import ReadClock
 from common.commands.configs import Wanted, read_wanted, scope_id_of
 from common.db import TASK_RUNNER_QUEUE, note_bell
 from common.db.tables import InboxType
-from common.ids import InstanceId, LeaseToken, TaskId
+from common.ids import InstanceId
 from common.queues.answers import Answer
 from common.queues.offers import name_of
 from common.store import inbox, instances
@@ -25,7 +26,7 @@ from orchestrator.answers import for_this_step, note_receipts, row_of
 from orchestrator.batch import Batch
 from orchestrator.charts import CompiledChart
 from orchestrator.light_calls import LightCalls
-from orchestrator.opened import Opened
+from orchestrator.passed import Pass
 from orchestrator.places import find_full
 from orchestrator.stepped import Stepped, begin_instance
 from orchestrator.stepping import Config
@@ -40,36 +41,16 @@ BEGINNING = 0.4
 NO_LIGHT_CALLS = LightCalls()
 """For batches in which a handler would only be one more that may be at fault."""
 
-Claim = tuple[TaskId, LeaseToken]
-
 
 @record
-class Pass:
-    """What one pass did.
+class Unsaved:
+    """A batch that is decided: who was `locked` at `now`, who was `stepped`, who is `left`, and the answers that were `taken`."""
 
-    `more`: a sweep must go on, or begin anew; `left` were locked, but the time was over.
-    `changed` may have come to rest: a runner's task is under way for those of the others that were stepped.
-    `answered`: the tasks' claims whose ends were written with the steps that their answers were for.
-    `starts_items`: children of MAPs may have their turn now (`map_children.start_items`).
-    `rest`: a flood waits so many seconds for others (`common.courtesy`); nobody will ring for it.
-    `due_in`: after how many seconds the first of the timers fires that it armed.
-    `opened`: incidents, to be logged once they are committed.
-    """
-
-    steps: int = 0
-    instances: int = 0
-    tasks: int = 0
-    more: bool = False
-    changed: tuple[InstanceId, ...] = ()
-    left: tuple[InstanceId, ...] = ()
-    answered: frozenset[Claim] = frozenset()
-    starts_items: bool = False
-    rest: float = 0.0
-    due_in: float | None = None
-    opened: tuple[Opened, ...] = ()
-
-
-NOTHING = Pass()
+    now: datetime
+    locked: list[InstanceId]
+    stepped: dict[InstanceId, Stepped]
+    left: tuple[InstanceId, ...]
+    taken: dict[InstanceId, Answer]
 
 
 def lock_free(tx: Connection, ids: Sequence[InstanceId]) -> Ready:
@@ -95,6 +76,19 @@ def advance_locked(
     Of `answers` those are taken whose instances have nothing else to step; their ends are written as well. `light` calls
     the light handlers that they ask for, and they go on with what those return.
     """
+    return save_stepped(advancing, tx, step_locked(advancing, tx, locked, rows, answers, light=light))
+
+
+def step_locked(
+    advancing: Advancing,
+    tx: Connection,
+    locked: list[LockedInstance],
+    rows: list[InboxRow],
+    answers: Sequence[Answer] = (),
+    *,
+    light: LightCalls = NO_LIGHT_CALLS,
+) -> Unsaved:
+    """The first half of `advance_locked`: everything is decided, nothing is written."""
     by_instance = {id_: list(group) for id_, group in groupby(rows, key=lambda row: row.instance_id)}
     taken = for_this_step(answers, locked, by_instance)
     by_instance.update((id_, [row_of(answer)]) for id_, answer in taken.items())
@@ -102,12 +96,12 @@ def advance_locked(
     charts = advancing.charts.fetch(tx, (held.definition_id for held in locked))
     configs = _read_configs(tx, [held for held in locked if held.id in by_instance], charts)
     full = find_full(tx, [held for held in locked if held.id in by_instance], by_instance, charts)
-    batch = Batch(max(held.now for held in locked))
+    now = max(held.now for held in locked)
     began = time.perf_counter()
     deadline, began_until = began + STEP_BUDGET, began + STEP_BUDGET * BEGINNING
     stepped: dict[InstanceId, Stepped] = {}
     left: tuple[InstanceId, ...] = ()
-    with light.of_batch(ReadClock.just_read(batch.now), deadline) as calling:
+    with light.of_batch(ReadClock.just_read(now), deadline) as calling:
         for at, held in enumerate(locked, start=1):
             waiting = by_instance.get(held.id)
             if not waiting:  # its rows were consumed between the page and the lock: an ordinary race
@@ -115,7 +109,7 @@ def advance_locked(
             faults.hit("in_step", held.business_key)
             chart, config = charts[held.definition_id], configs.get(held.id, {})
             one = begin_instance(
-                advancing.step_limits, held, waiting, chart, batch.now, deadline, config, held.id in full
+                advancing.step_limits, held, waiting, chart, now, deadline, config, held.id in full
             )
             stepped[held.id] = one
             if calling is not None:
@@ -127,10 +121,16 @@ def advance_locked(
                 break
         if calling is not None:
             calling.wait()
-    for one in stepped.values():
+    return Unsaved(now, [held.id for held in locked], stepped, left, taken)
+
+
+def save_stepped(advancing: Advancing, tx: Connection, unsaved: Unsaved) -> Pass:
+    """The second half of `advance_locked`, in the same transaction, by whichever thread: everything is written."""
+    batch = Batch(unsaved.now)
+    for one in unsaved.stepped.values():
         batch.merge(one.settled())
-    advanced = list(stepped)
-    answered = [taken[id_] for id_ in advanced if id_ in taken]
+    advanced = list(unsaved.stepped)
+    answered = [unsaved.taken[id_] for id_ in advanced if id_ in unsaved.taken]
     batch.ended += [answer.end for answer in answered]
     batch.save(tx, advancing.limits, advancing.offers)
     note_receipts(tx, answered)
@@ -145,7 +145,7 @@ def advance_locked(
     faults.hit("before_commit")
     # A lock that found an empty inbox still counts as work: the next pass must look again before it may sleep.
     return Pass(
-        batch.steps, len(locked), len(batch.lent.ended) + len(batch.due_tasks) + sum(map(len, batch.handed.values())), left=left, changed=tuple(one for one in advanced if one not in under_way),
+        batch.steps, len(unsaved.locked), len(batch.lent.ended) + len(batch.due_tasks) + sum(map(len, batch.handed.values())), left=unsaved.left, changed=tuple(one for one in advanced if one not in under_way),
         answered=frozenset(answer.end.claim for answer in answered), starts_items=batch.starts_items,
         due_in=batch.due_in, opened=batch.opened,
     )  # fmt: skip

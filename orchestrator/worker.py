@@ -151,6 +151,7 @@ class Orchestrator:
             log.warning("worker.goodbye_unsaid", error=type(error).__name__)
         self.calls.close()
         self.light.close()
+        self.advancing.behind.close()
         if self.bells is not None:
             self.bells.close()
         self.changes.close()

@@ -32,8 +32,8 @@ from common.store.accepting import read_standing
 from common.store.claims import TaskClaim
 from orchestrator.advance import advance_ready
 from orchestrator.advancing import Advancing
-from orchestrator.locked import Pass
 from orchestrator.map_children import start_items
+from orchestrator.passed import Pass
 from orchestrator.places import give
 from orchestrator.schedules import fire_due_schedules
 from orchestrator.sweep import expire_due_leases, time_out_due_tasks, wake_waiting_for_breakers

@@ -1,0 +1,40 @@
+"""What one pass of the orchestrator did."""
+
+from __future__ import annotations
+
+from common.ids import InstanceId, LeaseToken, TaskId
+from orchestrator.opened import Opened
+from statechart.record import record
+
+Claim = tuple[TaskId, LeaseToken]
+
+
+@record
+class Pass:
+    """What one pass did.
+
+    `more`: a sweep must go on, or begin anew; `left` were locked, but the time was over.
+    `changed` may have come to rest: a runner's task is under way for those of the others that were stepped.
+    `answered`: the tasks' claims whose ends were written with the steps that their answers were for.
+    `starts_items`: children of MAPs may have their turn now (`map_children.start_items`).
+    `rest`: a flood waits so many seconds for others (`common.courtesy`); nobody will ring for it.
+    `due_in`: after how many seconds the first of the timers fires that it armed.
+    `opened`: incidents, to be logged once they are committed.
+    `is_behind`: it is being saved by somebody else (`behind.py`), who will tell the rest.
+    """
+
+    steps: int = 0
+    instances: int = 0
+    tasks: int = 0
+    more: bool = False
+    changed: tuple[InstanceId, ...] = ()
+    left: tuple[InstanceId, ...] = ()
+    answered: frozenset[Claim] = frozenset()
+    starts_items: bool = False
+    rest: float = 0.0
+    due_in: float | None = None
+    opened: tuple[Opened, ...] = ()
+    is_behind: bool = False
+
+
+NOTHING = Pass()

@@ -1,0 +1,206 @@
+"""A batch is saved while the next one is stepped: nothing is lost, stepped twice or left waiting by it, whatever happens to either."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from common import faults
+from common.commands.verify import verify_instance
+from common.faults import FaultInjected
+from common.ids import InstanceId
+from common.lifecycle import InstanceStatus
+from orchestrator.behind import PATIENCE, WORTH
+from orchestrator.laps import BATCH
+from tests.integration.engine.documents import COUNTER, ON_POSTGRESQL, ON_SQLITE
+from tests.support.engine import Engine
+
+COMPLETED, FAILED, WAITING = InstanceStatus.COMPLETED, InstanceStatus.FAILED, InstanceStatus.WAITING
+MANY = 2 * BATCH.alone + WORTH
+"""Two whole batches, and one more that is worth it."""
+
+
+@pytest.fixture(autouse=True)
+def disarmed() -> Iterator[None]:
+    yield
+    faults.disarm()
+
+
+def backlog(engine: Engine, size: int = MANY) -> list[InstanceId]:
+    """So many instances whose start waits, too many for one look."""
+    key = engine.apply(COUNTER)
+    return [engine.start(key, business_key=f"n-{n}") for n in range(size)]
+
+
+def is_behind() -> bool:
+    return threading.current_thread().name.startswith("behind")
+
+
+def assert_all_waiting(engine: Engine, started: list[InstanceId]) -> None:
+    """Each has taken one step, its start, and nothing waits."""
+    rows = engine.execute("SELECT status, sequence, strikes FROM instances")
+    assert [tuple(row) for row in rows] == [(WAITING.value, 1, 0)] * len(started)
+    assert engine.execute("SELECT count(*) FROM inbox")[0][0] == 0
+    assert engine.execute("SELECT count(*) FROM history")[0][0] == len(started)
+
+
+@ON_POSTGRESQL
+def test_the_next_batch_is_stepped_while_one_is_saved(engine: Engine) -> None:
+    started = backlog(engine)
+    is_stepping, saving_threads = threading.Event(), set()
+    seen: list[bool] = []
+
+    def save() -> None:
+        saving_threads.add(threading.current_thread().name)
+        if is_behind() and not seen:
+            is_stepping.clear()
+            seen.append(is_stepping.wait(10))
+
+    faults.arm("before_commit", save)
+    faults.arm("in_step", is_stepping.set)
+
+    done = engine.advance()
+
+    assert seen == [True], "a step while the batch before was not committed yet"
+    assert any(name.startswith("behind") for name in saving_threads)
+    assert (done.steps, done.instances) == (MANY, MANY)
+    assert_all_waiting(engine, started)
+
+
+@ON_POSTGRESQL
+def test_few_are_saved_by_who_has_stepped_them(engine: Engine) -> None:
+    started = backlog(engine, WORTH - 1)
+    threads: list[bool] = []
+    faults.arm("before_commit", lambda: threads.append(is_behind()))
+
+    engine.advance()
+
+    assert threads == [False]
+    assert_all_waiting(engine, started)
+
+
+@ON_SQLITE
+def test_where_one_writes_at_a_time_nothing_is_saved_behind(engine: Engine) -> None:
+    started = backlog(engine)
+    threads: list[bool] = []
+    faults.arm("before_commit", lambda: threads.append(is_behind()))
+
+    engine.advance()
+
+    assert not any(threads)
+    assert_all_waiting(engine, started)
+
+
+@ON_POSTGRESQL
+def test_what_comes_to_an_instance_while_it_is_saved_needs_no_other_ring(engine: Engine) -> None:
+    """Whoever looks meanwhile passes it by, for it is locked; who holds it looks again."""
+    started = backlog(engine)
+    sent: list[InstanceId] = []
+
+    def save() -> None:
+        if is_behind() and (locked := held_by_others(engine, started)):
+            sent.append(max(locked))  # of the last batch, where this is the last
+            engine.send(sent[-1], "ADD", n=len(sent))
+            time.sleep(0.3)  # who steps has looked for more meanwhile
+
+    faults.arm("before_commit", save)
+
+    engine.advance()
+
+    assert len(sent) >= 2
+    assert engine.execute("SELECT count(*) FROM inbox")[0][0] == 0
+    assert sum(len(engine.context(one)["seen"]) for one in set(sent)) == len(sent)
+
+
+def held_by_others(engine: Engine, among: list[InstanceId]) -> set[InstanceId]:
+    """Those that somebody has locked at this moment."""
+    with engine.database.reading() as tx:
+        free = tx.execute(text("SELECT id FROM instances FOR NO KEY UPDATE SKIP LOCKED")).scalars()
+        return set(among) - set(map(InstanceId, free))
+
+
+@ON_POSTGRESQL
+def test_of_a_batch_that_is_refused_behind_only_the_one_at_fault_suffers(engine: Engine) -> None:
+    started = backlog(engine)
+    engine.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "IF NEW.business_key = 'n-7' AND NEW.sequence > 0 AND NEW.status <> 'failed' THEN RAISE 'not this one'; END IF; "
+        "RETURN NEW; END $$"
+    )
+    engine.execute("CREATE TRIGGER refuse BEFORE UPDATE ON instances FOR EACH ROW EXECUTE FUNCTION refuse()")
+    refused_behind: list[bool] = []
+    faults.arm("before_commit", lambda: refused_behind.append(is_behind()))
+
+    engine.advance()
+
+    assert engine.status(started[7]) is FAILED
+    assert [row[0] for row in engine.execute("SELECT code FROM incidents")] == ["engine.rejected"]
+    assert {engine.status(one) for one in started if one != started[7]} == {WAITING}
+    assert any(refused_behind)
+    with engine.database.reading() as tx:
+        assert all(verify_instance(tx, engine.tenant_id, one)["valid"] for one in started[:10])
+
+
+@ON_POSTGRESQL
+def test_a_batch_that_waits_for_a_lock_of_the_next_one_is_let_go_first(engine: Engine) -> None:
+    """The database sees no circle where one end of it is a thread that waits for another."""
+    started = backlog(engine)
+    waited: list[float] = []
+
+    def save() -> None:
+        if not is_behind() or waited:
+            return
+        until = time.monotonic() + 5
+        while not (locked := held_by_others(engine, started[BATCH.alone :])) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert locked, "the next batch is locked meanwhile"
+        began = time.monotonic()
+        with engine.database.transaction() as tx:  # as if this batch needed it
+            tx.execute(text("SELECT id FROM instances WHERE id = :id FOR UPDATE"), {"id": min(locked)})
+        waited.append(time.monotonic() - began)
+
+    faults.arm("before_commit", save)
+
+    engine.advance()
+
+    assert PATIENCE / 2 < waited[0] < PATIENCE + 2.5, (
+        "until the next one gave up, and not until a timeout took its session"
+    )
+    faults.disarm()
+    assert_all_waiting(engine, started)
+
+
+@ON_POSTGRESQL
+@pytest.mark.parametrize(
+    "error", [FaultInjected, lambda: OperationalError("COMMIT", None, Exception("away"))]
+)
+def test_who_is_lost_behind_is_stepped_by_the_next_drain(engine: Engine, error: type[BaseException]) -> None:
+    started = backlog(engine)
+    raised: list[bool] = []
+
+    def save() -> None:
+        if is_behind() and len(raised) < 2:
+            raised.append(True)
+            raise error()
+
+    faults.arm("before_commit", save)
+
+    drains = 0
+    while drains < 5:
+        drains += 1
+        try:
+            engine.advance()
+            break
+        except (FaultInjected, OperationalError):
+            continue
+
+    assert 1 < drains < 5, "what a batch was lost by is told to who drains, and stops nobody for good"
+    assert raised
+    faults.disarm()
+    engine.advance()
+    assert_all_waiting(engine, started)
+    with engine.database.reading() as tx:
+        assert all(verify_instance(tx, engine.tenant_id, one)["valid"] for one in started[:10])
