@@ -13,7 +13,7 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, case, func, select
 
 from common.canonical import dumps
 from common.clock import instant_text
@@ -101,10 +101,40 @@ _READ = select(
 ).order_by(_c.sequence)  # fmt: skip
 
 
+CHAIN_PORTION = 20
+"""Rows that are read of a chain at a time: two texts of each may be of a megabyte and more."""
+
+
 def read_chain(tx: Connection, tenant_id: TenantId, instance_id: str) -> Iterator[HistoryRow]:
-    """Every row of one instance, in order."""
-    for row in tx.execute(_READ.where(_c.tenant_id == tenant_id, _c.instance_id == instance_id)):
-        yield HistoryRow(*row)
+    """Every row of one instance, in order, a few at a time; of one history only where the transaction sees one instant."""
+    portion = _READ.where(_c.tenant_id == tenant_id, _c.instance_id == instance_id).limit(CHAIN_PORTION)
+    wanted = portion
+    while True:
+        rows = tx.execute(wanted).all()
+        for row in rows:
+            yield HistoryRow(*row)
+        if len(rows) < CHAIN_PORTION:
+            return
+        wanted = portion.where(_c.sequence > rows[-1].sequence)
+
+
+@dataclass(frozen=True)
+class Bodies:
+    """How many rows an instance has, and of how many of them a part of the body is gone."""
+
+    rows: int
+    without_input: int
+    without_salt: int
+    first_without_salt: int | None
+
+
+def count_bodies(tx: Connection, tenant_id: TenantId, instance_id: str) -> Bodies:
+    """Count the rows of one instance and those that were erased."""
+    gone = case((_c.salt.is_(None), _c.sequence))
+    found = select(func.count(), func.count() - func.count(_c.input), func.count(gone), func.min(gone)).where(
+        _c.tenant_id == tenant_id, _c.instance_id == instance_id
+    )
+    return Bodies(*tx.execute(found).one())
 
 
 def read_row(tx: Connection, tenant_id: TenantId, instance_id: str, sequence: int) -> HistoryRow | None:

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+
 from common.db.tables import Role
 from tests.integration.api.conftest import APPROVAL, Api, problem_of
 
@@ -319,6 +321,18 @@ def test_a_history_verifies_and_replays(api: Api) -> None:
         "erased": 0,
         "problems": [],
     }
+
+
+def test_a_history_that_takes_too_long_to_verify_is_refused(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.routes.instances.VERIFY_SECONDS", 0.0)
+    instance_id = api.start()
+
+    problem = problem_of(api.get(f"/instances/{instance_id}/verify"), 422, "limit.exceeded")
+
+    assert (problem["limit"], problem["allowed"]) == ("max_verify_seconds", 0)
+    assert "signalbox doctor" in problem["detail"]
 
 
 def test_a_failed_instance_is_explained_by_its_incident(api: Api) -> None:

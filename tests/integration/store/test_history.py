@@ -1,5 +1,6 @@
 """History: the database refuses to change it, and whoever changes it all the same is found out."""
 
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,7 +16,7 @@ from common.commands.control import cancel_instance
 from common.commands.send import add_note
 from common.commands.verify import verify_instance
 from common.db import Database
-from common.errors import NotFound
+from common.errors import LimitExceeded, NotFound
 from common.ids import new_id
 from common.store import history
 from common.store.history import body_digest, chain_hash
@@ -416,3 +417,34 @@ def test_the_database_refuses_a_second_row_of_one_sequence(engine: Engine, insta
     )
     with pytest.raises(IntegrityError), engine.database.transaction() as tx:
         history.append(tx, [again])
+
+
+# -- how much of a long one is read ---------------------------------------------------------------------------------
+
+
+def test_a_history_of_any_length_is_verified_a_few_rows_at_a_time(engine: Engine) -> None:
+    """Its events may have a megabyte each, so all of it at once would be the memory of a whole process."""
+    instance_id = engine.start(COUNTER)
+    size, events = 200_000, 3 * history.CHAIN_PORTION
+    for n in range(events):
+        engine.send(instance_id, "PASSED_BY", ballast="x" * size, n=n)
+    engine.settle()
+    tracemalloc.start()
+    try:
+        found = verified(engine, instance_id)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert found == {"valid": True, "entries": events + 1, "replayed": True, "erased": 0, "problems": []}
+    assert peak < size * events, "less than all rows together, of which Python has a copy or two"
+
+
+def test_a_history_that_takes_too_long_to_verify_says_how_far_it_came(
+    engine: Engine, instance_id: str
+) -> None:
+    with engine.database.reading() as tx, pytest.raises(LimitExceeded) as caught:
+        verify_instance(tx, engine.tenant_id, instance_id, within=0.0)
+
+    assert caught.value.fields["limit"] == "max_verify_seconds"
+    assert "found one of 4 rows, of which 1 were by then" in str(caught.value)
