@@ -58,9 +58,11 @@ class Behind:
             log.warning("batch.lost", error=f"{type(error).__name__}: {error}"[:300])
 
     def close(self) -> None:
-        """Let the thread end."""
+        """Let the thread end, once nothing is being saved."""
         if self._threads is not None:
-            self._threads.shutdown()
+            self._threads.shutdown(
+                wait=False
+            )  # a database that does not answer keeps it, and nobody who ends waits for that here
 
     def _note(self, saving: Future[Pass] | None) -> None:
         if saving is not None:
