@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, or_, select, update
+from sqlalchemy import Connection, Text, cast, delete, func, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from common.db.tables import ConfigScope, configs
+from common.db.tables import ConfigScope, configs, instances
 from common.db.types import among
 from common.ids import TenantId
 from common.store.listing import Page, _bytes, _choose
@@ -84,6 +84,16 @@ def remove(tx: Connection, tenant_id: TenantId, config_id: str) -> ConfigRecord 
     """Delete a row and return what it was; None when this tenant has no such row."""
     statement = delete(configs).where(_c.tenant_id == tenant_id, _c.id == config_id)
     return _found(tx.execute(statement.returning(*_COLUMNS)).one_or_none())
+
+
+# A scope id is any text, so another tenant may have written one that reads like the id of an instance here: its own business key.
+DELETE_OF_INSTANCES = delete(configs).where(
+    _c.scope == ConfigScope.INSTANCE.value,
+    tuple_(_c.tenant_id, _c.scope_id).in_(
+        select(instances.c.tenant_id, cast(instances.c.id, Text)).where(among(instances.c.id, "ids"))
+    ),
+)
+"""Delete what the tenants of the instances `ids` have set for them by their ids, while their rows are there."""
 
 
 def find(tx: Connection, tenant_id: TenantId, config_id: str) -> ConfigRecord | None:

@@ -32,7 +32,6 @@ from sqlalchemy import (
 
 from common.canonical import dumps
 from common.db.tables import (
-    ConfigScope,
     InboxType,
     attempts,
     configs,
@@ -51,6 +50,7 @@ from common.db.tables import (
 from common.db.types import UtcDateTime, among
 from common.ids import InstanceId, TenantId
 from common.lifecycle import FINAL, InstanceStatus
+from common.store.configs import DELETE_OF_INSTANCES
 
 TABLES_WITH_BODIES = tuple(
     table.name
@@ -120,9 +120,7 @@ _BODIES: tuple[Update | Delete, ...] = (
     .values(payload="null", reason=ERASED, confidence=None, comment=None),
     update(used_links).where(among(used_links.c.instance_id, "ids")).values(person=ERASED),
     delete(instance_metadata).where(among(instance_metadata.c.instance_id, "ids")),
-    delete(configs).where(
-        configs.c.scope == ConfigScope.INSTANCE.value, among(configs.c.scope_id, "ids", "text")
-    ),
+    DELETE_OF_INSTANCES,
     update(instances)
     .where(among(_i.id, "ids"))
     .values(

@@ -28,10 +28,8 @@ from sqlalchemy.sql import Select
 from common.clock import instant_text
 from common.db.now import read_now
 from common.db.tables import (
-    ConfigScope,
     IncidentStatus,
     attempts,
-    configs,
     definitions,
     history,
     inbox,
@@ -48,6 +46,7 @@ from common.db.tables import (
 from common.db.types import UtcDateTime, among
 from common.ids import DefinitionId, TenantId
 from common.lifecycle import InstanceStatus
+from common.store.configs import DELETE_OF_INSTANCES
 
 BATCH = 100
 COUNTED = 10_000
@@ -172,9 +171,7 @@ _DELETIONS: tuple[Delete, ...] = (
             suggestions, incidents, joins, tasks, timers, history, inbox, used_links, instance_metadata,
         )
     ),
-    delete(configs).where(
-        configs.c.scope == ConfigScope.INSTANCE.value, among(configs.c.scope_id, "ids", "text")
-    ),
+    DELETE_OF_INSTANCES,
     delete(instances).where(among(_i.id, "ids")),
 )  # fmt: skip
 

@@ -10,18 +10,28 @@ import pytest
 from sqlalchemy import insert, text
 from sqlalchemy.exc import DBAPIError
 
+from common.commands.configs import NewConfig, set_config
 from common.commands.doctor import examine
 from common.commands.erase import erase_instance
 from common.commands.send import add_note
 from common.commands.verify import verify_instance
-from common.db.tables import configs, idempotency, instance_metadata, metadata, suggestions, used_links
+from common.config import Limits
+from common.db.tables import (
+    ConfigScope,
+    configs,
+    idempotency,
+    instance_metadata,
+    metadata,
+    suggestions,
+    used_links,
+)
 from common.errors import Conflict, NotFound
 from common.ids import new_id
 from common.lifecycle import InstanceStatus
 from common.store import history
 from common.store.erasure import TABLES_WITH_BODIES
 from orchestrator.retention import sweep_limits
-from tests.integration.engine.children import child_of, parent, started
+from tests.integration.engine.children import child_of, finish, parent, started
 from tests.integration.engine.documents import COUNTER, ON_SQLITE, one_task
 from tests.integration.engine.sagas import Ledger, trip
 from tests.support.engine import Engine
@@ -260,6 +270,29 @@ def test_a_repeat_of_an_answered_request_is_told_and_another_tenants_answer_stay
     rows = engine.execute("SELECT tenant_id, status, answer FROM idempotency")
     assert {(str(row[0]), row[1]) for row in rows} == {(engine.tenant_id, 410), (other.tenant_id, 200)}
     assert all("answer.erased" in row[2] for row in rows if row[1] == 410)
+
+
+def test_what_another_tenant_has_set_for_a_key_that_reads_like_the_id_stays(engine: Engine) -> None:
+    """A tenant may call its own instances by the ids that another tenant's have."""
+    other = Engine.on(engine.database, tenant="other")
+    instance_id = ended_with_configs(engine, other)
+
+    erase(engine, instance_id)
+
+    [(tenant_id,)] = engine.execute("SELECT tenant_id FROM configs")
+    assert str(tenant_id) == other.tenant_id
+
+
+def ended_with_configs(engine: Engine, other: Engine) -> str:
+    """An ended instance for whose id both tenants have set a value."""
+    instance_id = engine.start(COUNTER)
+    engine.settle()
+    finish(engine, instance_id)
+    value = NewConfig("m", "k", 1, ConfigScope.INSTANCE, instance_id, None)
+    with engine.database.transaction() as tx:
+        for tenant_id in (engine.tenant_id, other.tenant_id):
+            set_config(tx, tenant_id, value, actor="test", limits=Limits())
+    return instance_id
 
 
 def test_what_comes_after_an_erasure_is_erased_by_another_one(engine: Engine) -> None:

@@ -23,6 +23,7 @@ from common.store import retention
 from orchestrator.retention import Sweeper, sweep
 from tests.integration.engine.children import finish, parent, started
 from tests.integration.engine.documents import COUNTER, ON_SQLITE, one_task
+from tests.integration.store.test_erasure import ended_with_configs
 from tests.support.engine import Engine
 from tests.support.manual_clock import ManualClock
 from tests.support.waiting import wait_until
@@ -335,6 +336,19 @@ def test_the_database_refuses_to_delete_history_without_a_tombstone_and_to_touch
 
 
 # -- what is told --------------------------------------------------------------------------------------------------
+
+
+def test_what_another_tenant_has_set_for_a_key_that_reads_like_the_id_stays(
+    engine: Engine, clock: ManualClock
+) -> None:
+    other = Engine.on(engine.database, tenant="other")
+    ended_with_configs(engine, other)
+    clock.advance(timedelta(days=31))
+
+    assert swept(engine) == 1
+
+    [(tenant_id,)] = engine.execute("SELECT tenant_id FROM configs")
+    assert str(tenant_id) == other.tenant_id
 
 
 def test_figures_are_those_of_ones_own_tenant(engine: Engine, clock: ManualClock) -> None:
