@@ -1,7 +1,8 @@
 """Redaction: what a handler was given in confidence is not to come back from it, into rows, logs or answers.
 
 Looked for are the values themselves and the forms that they take on their way through other programs: escaped as in JSON
-or in Python, however deep, quoted as in URLs or HTML, in base64 at any offset (the password within `Basic …`), the long lines of several.
+or in Python, however deep, quoted as in URLs or HTML, in base64 at any offset (the password within `Basic …`), the long lines of several,
+of a URL also as clients write it and its long parts, because a client shows and sends it in pieces.
 Programs differ in what they escape (.NET writes the plus of base64 as `u002B` behind a backslash, Go an ampersand), so a text is also
 searched as it reads without its escapes. A handler that turns a value into something else, its digest or its letters one by one, is not found out.
 """
@@ -14,13 +15,14 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote_plus, urlsplit
 
 import structlog
 
 LEAST = 4
 """Shorter values are not looked for: they stand in every text by chance."""
-_LEAST_LINE = 16
+_LEAST_PART = 16
+_PORTS = {"http": 80, "https": 443}
 _DEEPEST = 3
 """How often the text that is left without its escapes may have some again: a URL in JSON in HTML."""
 _HEX = "[0-9a-fA-F]"
@@ -200,9 +202,32 @@ def _begins(form: str, text: str) -> int | None:
 def _texts(value: str) -> Iterator[str]:
     """A value, and the parts of it that are as good."""
     lines = [line.strip() for line in value.splitlines()]
-    for text in (value, value.strip(), *(line for line in lines if len(line) >= _LEAST_LINE)):
+    parts = (*lines, value.lower(), *_parts_of_url(value.strip()))  # the name of a host is written small
+    for text in (value, value.strip(), *(part for part in parts if len(part) >= _LEAST_PART)):
         if len(text) >= LEAST:
             yield text
+
+
+def _parts_of_url(value: str) -> Iterator[str]:
+    """What clients and servers show of a URL, or of the end of one: whole without its query, its path, its query and what stands in that.
+
+    A client writes scheme and host in small letters, leaves the scheme's own port out, and shows no query.
+    """
+    begin, _, query = value.partition("#")[0].partition("?")
+    yield begin
+    yield query
+    for pair in query.split("&"):
+        yield pair.partition("=")[2]
+        yield unquote_plus(pair.partition("=")[2])
+    try:
+        read = urlsplit(begin)
+        host, port = read.hostname, read.port
+    except ValueError:  # none that anybody could ask
+        return
+    if host is not None:
+        name = f"[{host}]" if ":" in host else host
+        yield f"{read.scheme}://{name}{'' if port in (None, _PORTS.get(read.scheme)) else f':{port}'}{read.path}"
+        yield read.path
 
 
 def _escaped(text: str) -> Iterator[str]:

@@ -38,7 +38,14 @@ from task_runner.handlers.http_network import (
     trust_of_the_system,
 )
 from task_runner.handlers.http_proxy import read_proxy
-from task_runner.handlers.http_request import INPUT_SCHEMA, OUTPUT_SCHEMA, Asked, check_input, origin
+from task_runner.handlers.http_request import (
+    HIDDEN,
+    INPUT_SCHEMA,
+    OUTPUT_SCHEMA,
+    Asked,
+    check_input,
+    origin,
+)
 from task_runner.redact import Redaction
 from task_runner.registry import REGISTRY, HandlerError, Options, Permanent, Retryable, make_handler
 
@@ -51,7 +58,6 @@ TO_BE_TRIED_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _SECRET = re.compile(
     "authorization|cookie|token|secret|password|api-?key|signature|session|credential", re.IGNORECASE
 )
-HIDDEN = "***"
 
 Json = Any
 
@@ -82,7 +88,12 @@ def perform(
     input: Any, context: TaskContext, egress: Egress, *, seconds: float, max_output_bytes: int
 ) -> dict[str, Json]:
     """Do what `send_http` promises, reaching the world by `egress` and for `seconds` at most. Raises `HandlerError`."""
-    asked = check_input(input, idempotency_key=context.idempotency_key, max_output_bytes=max_output_bytes)
+    asked = check_input(
+        input,
+        idempotency_key=context.idempotency_key,
+        max_output_bytes=max_output_bytes,
+        redaction=context.redaction,
+    )
     deadline = Deadline(seconds, lambda: context.cancelled)
     began = time.monotonic()
     hops = 0
@@ -216,14 +227,8 @@ def _start_of(answer: httpx2.Response, encoding: str) -> bytes:
 def _failure(
     kind: Callable[..., HandlerError], code: str, message: str, asked: Asked, **data: Json
 ) -> HandlerError:
-    told = f"{asked.method} {shown_url(asked.url)}: {message}"
-    return kind(told, code=f"http.{code}", data={"url": shown_url(asked.url), **data})
-
-
-def shown_url(url: httpx2.URL) -> str:
-    """A URL as people may see it: whatever stands in its query stays unsaid."""
-    bare = str(url.copy_with(query=None, fragment=None))
-    return f"{bare}?{HIDDEN}" if url.query else bare
+    told = f"{asked.method} {asked.shown}: {message}"
+    return kind(told, code=f"http.{code}", data={"url": asked.shown, **data})
 
 
 def _shown_headers(headers: httpx2.Headers) -> dict[str, str]:
@@ -256,7 +261,7 @@ def _log(context: TaskContext, asked: Asked, began: float, hops: int, **more: Js
     context.log.info(
         "http.answered" if "status" in more else "http.failed",
         method=asked.method,
-        url=shown_url(asked.url),
+        url=asked.shown,
         redirects=hops,
         seconds=round(time.monotonic() - began, 3),
         **more,

@@ -20,8 +20,10 @@ import httpx2
 from common.canonical import dumps
 from common.errors import did_you_mean
 from task_runner.handlers.http_answer import ENCODINGS
+from task_runner.redact import NOTHING_HIDDEN, Redaction
 from task_runner.registry import Permanent
 
+HIDDEN = "***"
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_BYTES = 1_000_000
@@ -120,7 +122,8 @@ _OF_THE_BODY = frozenset({"content-type", "content-encoding", "content-language"
 class Asked:
     """A checked input. `url` has the query in it; `headers` are the caller's and ours, without the client's own.
 
-    `credential` is the name of the header that `auth` comes to, in small letters; `hidden` are the texts in it.
+    `credential` is the name of the header that `auth` comes to, in small letters; `hidden` are the texts in it. `shown` is the URL
+    as people may see it.
     """
 
     method: str
@@ -131,6 +134,7 @@ class Asked:
     max_bytes: int
     credential: str = ""
     hidden: tuple[str, ...] = field(default=(), repr=False)
+    shown: str = ""
 
     def expects(self, status: int) -> bool:
         return any(re.fullmatch(wanted.replace("x", "[0-9]"), str(status)) for wanted in self.expect)
@@ -162,7 +166,7 @@ class Asked:
             if not _is_upgrade(self.url, url):
                 harmless = _HARMLESS - {self.credential}
                 headers = {name: value for name, value in headers.items() if name.lower() in harmless}
-        return replace(self, method=method, url=url, headers=headers, content=content)
+        return replace(self, method=method, url=url, headers=headers, content=content, shown=shown_url(url))
 
     def _located(self, location: str) -> httpx2.URL:
         reason = "it is no URL"
@@ -175,8 +179,13 @@ class Asked:
         raise Permanent(f"the redirect's Location cannot be used: {reason}", code="http.redirects")
 
 
-def check_input(input: Any, *, idempotency_key: str, max_output_bytes: int) -> Asked:
-    """Read the input of a task. Raises `Permanent` (`http.invalid`) naming the member, what was expected and what found."""
+def check_input(
+    input: Any, *, idempotency_key: str, max_output_bytes: int, redaction: Redaction = NOTHING_HIDDEN
+) -> Asked:
+    """Read the input of a task. Raises `Permanent` (`http.invalid`) naming the member, what was expected and what found.
+
+    Nothing of what `redaction` hides stands in how the URL is shown.
+    """
     if not isinstance(input, Mapping):
         _invalid(f"expected an object with method and url, found {_kind(input)}")
     for member in input:
@@ -210,8 +219,23 @@ def check_input(input: Any, *, idempotency_key: str, max_output_bytes: int) -> A
         headers["Idempotency-Key"] = _as_header(idempotency_key)
     return Asked(
         method, url, headers, content, _expected(input), min(_max_bytes(input), max_output_bytes),
-        credential.name.lower(), credential.hidden,
+        credential.name.lower(), credential.hidden, _shown_as_written(input["url"], url, redaction),
     )  # fmt: skip
+
+
+def shown_url(url: httpx2.URL) -> str:
+    """A URL as people may see it: whatever stands in its query stays unsaid."""
+    bare = str(url.copy_with(query=None, fragment=None))
+    return f"{bare}?{HIDDEN}" if url.query else bare
+
+
+def _shown_as_written(written: str, url: httpx2.URL, redaction: Redaction) -> str:
+    """As `shown_url`; a URL with a secret in it as it was written, because reading it changes what the secret is found by."""
+    redacted = redaction.text(written)
+    if redacted == written:
+        return shown_url(url)
+    bare = re.split(r"[?#]", redacted, maxsplit=1)[0]
+    return f"{bare}?{HIDDEN}" if url.query else bare
 
 
 @dataclass(frozen=True, slots=True)

@@ -735,3 +735,49 @@ def test_no_value_of_the_query_takes_a_secret_apart() -> None:
     with serving(echo) as server, pytest.raises(HandlerError) as raised:
         perform(given | {"url": server.url()}, about, LOOPBACK, seconds=5, max_output_bytes=ROOM)
     assert raised.value.data["body"] == '{"key":"[secret KEY]"} ***'
+
+
+WRITTEN = {
+    "with a query": "{url}/hooks/t0ken?v=1",
+    "with a fragment": "{url}/hooks/t0ken#top",
+    "in capitals": "HTTP{rest}/hooks/t0ken",
+    "with a step that leads nowhere": "{url}/./hooks/t0ken",
+}
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+@pytest.mark.parametrize("query", [{}, {"query": {"x": 1}}])
+def test_a_url_that_is_a_secret_stands_in_no_error_and_no_log(
+    written: str, query: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Reading a URL changes it, so that what is shown of it is not the text of the secret any more."""
+    about = context()
+    with serving(fixed(ok(b"{}", status="404 Not Found"))) as server:
+        url = server.url("").rstrip("/")
+        secret = WRITTEN[written].format(url=url, rest=url.removeprefix("http"))
+        about.conceal(Redaction({"[secret HOOK]": secret}))
+        with pytest.raises(Permanent) as raised:
+            perform(
+                {"method": "POST", "url": secret, **query}, about, LOOPBACK, seconds=5, max_output_bytes=ROOM
+            )
+
+    told = f"{raised.value} {raised.value.data} {capsys.readouterr()}"
+    assert "[secret HOOK]" in told
+    assert "t0ken" not in told
+    assert b"/hooks/t0ken" in server.requests[0]
+
+
+def test_a_part_of_a_url_that_is_a_secret_stands_in_no_error() -> None:
+    about = context()
+    about.conceal(Redaction({"[secret PATH]": "hooks/t0ken?code=1"}))
+    with serving(fixed(ok(b"{}", status="404 Not Found"))) as server, pytest.raises(Permanent) as raised:
+        perform(
+            {"method": "GET", "url": server.url("/hooks/t0ken?code=1")},
+            about,
+            LOOPBACK,
+            seconds=5,
+            max_output_bytes=ROOM,
+        )
+
+    assert raised.value.data["url"] == f"{server.url('/')}[secret PATH]?***"
+    assert "t0ken" not in f"{raised.value}"

@@ -105,6 +105,38 @@ def test_every_line_of_a_key_is_a_secret() -> None:
     assert hidden.text("sent QUFBQUFBQUFBQUFB\r\n") == f"sent {SHOWN}\r\n"
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        "https://hooks.example.com/services/T0001/B0001/s3cret-of-the-path",
+        "https://hooks.example.com/services/T0001/B0001/s3cret-of-the-path/",
+        "/services/T0001/B0001/s3cret-of-the-path",
+        "http://elsewhere.example/services/T0001/B0001/s3cret-of-the-path?x",
+        "sig=0123456789%2Babcdef0123456789",
+        "0123456789%2Babcdef0123456789",
+        "0123456789+abcdef0123456789",
+    ],
+)
+def test_a_url_is_found_as_clients_write_it_and_in_its_long_parts(form: str) -> None:
+    url = "HTTPS://Hooks.Example.com:443/services/T0001/B0001/s3cret-of-the-path?v=1&sig=0123456789%2Babcdef0123456789#top"
+
+    shown = Redaction({SHOWN: url}).text(f"before {form} after")
+
+    assert SHOWN in shown
+    assert not [part for part in ("s3cret", "0123456789", "abcdef") if part in shown]
+
+
+def test_the_name_of_a_host_is_found_in_small_letters() -> None:
+    assert (
+        Redaction({SHOWN: "Tenant-Of-Somebody"}).text('"tenant-of-somebody.example"') == f'"{SHOWN}.example"'
+    )
+
+
+@pytest.mark.parametrize("text", ["v is 1", "the host is hooks.example.com", "tls on port 443"])
+def test_short_parts_of_a_url_are_no_secrets(text: str) -> None:
+    assert Redaction({SHOWN: "https://hooks.example.com:443/a/b?v=1"}).text(text) == text
+
+
 def test_a_value_within_another_does_not_spoil_it() -> None:
     hidden = Redaction({"[A]": "abcd", "[B]": "xxabcdyy", "[C]": "[A]["})
 
