@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from urllib.parse import urlsplit
 
 from flask import request
 
@@ -15,7 +16,8 @@ from common.store import overview
 
 routes = Routes("overview", prefix="")
 
-_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
+_FORWARDED = ("forwarded", "via", "x-forwarded-", "x-real-ip")
+"""How headers begin that proxies add."""
 
 
 @routes.get(
@@ -42,7 +44,26 @@ def get_metrics(services: Services) -> Answer:
 
 
 def _is_from_this_machine() -> bool:
-    """Asked over loopback, and not by a proxy on behalf of somebody else."""
-    address = request.remote_addr
-    is_loopback = address is not None and ipaddress.ip_address(address).is_loopback
-    return is_loopback and not any(name in request.headers for name in _FORWARDED)
+    """Asked over loopback, by the name of it, and not by a proxy on behalf of somebody else.
+
+    Many proxies say nothing but the name that they were asked by; so does a browser whose page has made its own name mean loopback.
+    """
+    is_forwarded = any(name.lower().startswith(_FORWARDED) for name, _ in request.headers)
+    return not is_forwarded and _is_loopback(request.remote_addr) and _is_loopback(_asked_name())
+
+
+def _asked_name() -> str | None:
+    """The host that the request names, without its port."""
+    try:
+        return urlsplit(f"//{request.host}").hostname
+    except ValueError:  # no name of anything
+        return None
+
+
+def _is_loopback(host: str | None) -> bool:
+    if host is None:
+        return False
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

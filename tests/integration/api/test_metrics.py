@@ -93,7 +93,20 @@ def test_a_key_shows_its_own_tenant_and_no_more(api: Api) -> None:
         {"environ_overrides": {"REMOTE_ADDR": "192.0.2.7"}},
         {"headers": {"X-Forwarded-For": "192.0.2.7"}},
         {"headers": {"Forwarded": "for=192.0.2.7"}},
+        {"headers": {"X-Real-IP": "192.0.2.7"}},
+        {"headers": {"X-Forwarded-Proto": "https"}},
+        {"headers": {"Via": "1.1 proxy"}},
+        {"headers": {"Host": "signalbox.example.com"}},
+        {"headers": {"Host": "signalbox.example.com:8000"}},
+        {"headers": {"Host": "localhost.example.com"}},
+        {"headers": {"Host": "192.0.2.7"}},
+        {"headers": {"Host": "[::1"}},
     ],
 )
 def test_who_is_not_on_this_machine_needs_a_key(api: Api, asked: dict[str, Any]) -> None:
     problem_of(api.send_raw("GET", "/metrics", key="", **asked), 401, "auth.required")
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:8000", "127.0.0.2", "[::1]:8000"])
+def test_who_asks_by_a_name_of_this_machine_needs_none(api: Api, host: str) -> None:
+    assert api.send_raw("GET", "/metrics", key="", headers={"Host": host}).status_code == 200
