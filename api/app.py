@@ -70,7 +70,7 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = limits.max_body_bytes + 1  # see reading._bounded
     services = _open_services(app, settings, limits, threads)
     app.extensions[_EXTENSION] = services
-    transactions = Transactions(services.database, services.waiter)
+    transactions = Transactions(services.database, services.waiter, services.sealing_keys)
     for operation in OPERATIONS:
         app.view_functions[operation.name] = _view(operation, services, transactions)
     app.before_request(_begin)
@@ -205,6 +205,7 @@ def _serve(
         alone=alone,
         wait=asked if asked is not None else operation.wait or None,
         was_asked=asked is not None,
+        seals_answer=operation.seals_answer,
     )
     return transactions.command(command) if operation.kind == "command" else transactions.calculate(command)
 

@@ -136,6 +136,7 @@ class Operation:
     alone: LoneHandler | None = None
     prepare: Preparation | None = None
     is_confidential: bool = False  # nothing of the body may be told, logged or kept
+    seals_answer: bool = False  # whoever reads the answer can act by it: what is kept of it is sealed
 
     @property
     def name(self) -> str:
@@ -186,6 +187,7 @@ class Routes:
         example: Any = None,
         alone: LoneHandler | None = None,
         prepare: Preparation | None = None,
+        seals_answer: bool = False,
     ) -> Callable[[H], H]:
         """A command, or a calculation that takes a body."""
         return self._add(
@@ -198,6 +200,7 @@ class Routes:
             example=example,
             alone=alone,
             prepare=prepare,
+            seals_answer=seals_answer,
         )
 
     def put(

@@ -9,6 +9,7 @@ listeners.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -25,6 +26,7 @@ from common import faults
 from common.db import Database
 from common.db.now import read_now
 from common.errors import Invalid
+from common.sealing import Sealed, SealingKeys
 from common.store.idempotency import IdempotencyKey, KeptAnswer, claim, forget, keep
 
 T = TypeVar("T")
@@ -47,7 +49,7 @@ class Command:
 
     `alone` may do the same without a transaction; None, with nothing done, where it may not.
     `wait`: the seconds to wait for the instance that the answer is about, None not to. `was_asked` tells that the
-    caller asked for it, and is to be told that it was done.
+    caller asked for it, and is to be told that it was done. `seals_answer`: who reads the answer can act by it.
     """
 
     handle: Callable[[Connection], Answer]
@@ -55,14 +57,16 @@ class Command:
     alone: Callable[[Connection], Answer | None] | None = None
     wait: float | None = None
     was_asked: bool = False
+    seals_answer: bool = False
 
 
 class Transactions:
     """Runs what was read and checked, on one database."""
 
-    def __init__(self, database: Database, waiter: Waiter) -> None:
+    def __init__(self, database: Database, waiter: Waiter, sealing_keys: SealingKeys) -> None:
         self._database = database
         self._waiter = waiter
+        self._sealing_keys = sealing_keys
 
     def read(
         self,
@@ -88,10 +92,10 @@ class Transactions:
         """Run a command in a transaction of its own, then wait for what it set in motion, where that is wanted."""
         done: Answer | KeptAnswer | None = None if command.key else self._try_alone(command.alone)
         if done is None:
-            done = self._database.run(lambda tx: _once(tx, command))
+            done = self._database.run(lambda tx: self._once(tx, command))
         faults.hit("after_accept_commit")
         if isinstance(done, KeptAnswer):
-            return _replay(done)
+            return self._replay(done, command)
         if done.refusal is not None:
             raise done.refusal
         sent = send(done)
@@ -131,22 +135,48 @@ class Transactions:
         kept = _kept_text(sent)
         self._database.run(lambda tx: keep(tx, key, status=sent.status, answer=kept, instance_id=instance_id))
 
-
-def _once(tx: Connection, command: Command) -> Answer | KeptAnswer:
-    key = command.key
-    if key is None:
-        return command.handle(tx)
-    now = read_now(tx)
-    kept = claim(tx, key, now=now, expires_at=now + KEY_LIFETIME)
-    if kept is not None:
-        return kept
-    answer = command.handle(tx)
-    if answer.refusal is not None:
-        forget(tx, key)
+    def _once(self, tx: Connection, command: Command) -> Answer | KeptAnswer:
+        key = command.key
+        if key is None:
+            return command.handle(tx)
+        now = read_now(tx)
+        kept = claim(tx, key, now=now, expires_at=now + KEY_LIFETIME)
+        if kept is not None:
+            return kept
+        answer = command.handle(tx)
+        if answer.refusal is not None:
+            forget(tx, key)
+            return answer
+        about = None if answer.follow is None else answer.follow.instance_id
+        text = _kept_text(send(answer))
+        if command.seals_answer:
+            text = self._sealed(key, text)
+        keep(tx, key, status=answer.status, answer=text, instance_id=about)
         return answer
-    about = None if answer.follow is None else answer.follow.instance_id
-    keep(tx, key, status=answer.status, answer=_kept_text(send(answer)), instance_id=about)
-    return answer
+
+    def _sealed(self, key: IdempotencyKey, text: str) -> str:
+        sealed = self._sealing_keys.seal(key.tenant_id, _sealed_name(key), text)
+        kept = {"keyId": sealed.key_id, "sealed": base64.b64encode(sealed.sealed).decode()}
+        return orjson.dumps(kept).decode()
+
+    def _replay(self, kept: KeptAnswer, command: Command) -> Sent:
+        if not kept.is_same_request:
+            raise Invalid(
+                "this Idempotency-Key came with another request before; a new request needs a new key",
+                code="idempotency.key_reused",
+            )
+        stored = orjson.loads(kept.answer)
+        key = command.key
+        if "sealed" in stored and key is not None:
+            sealed = Sealed(stored["keyId"], base64.b64decode(stored["sealed"]))
+            stored = orjson.loads(self._sealing_keys.open(key.tenant_id, _sealed_name(key), sealed))
+        headers = {**stored["headers"], "Idempotency-Replayed": "true"}
+        return Sent(orjson.dumps(stored["body"]), kept.status, headers)
+
+
+def _sealed_name(key: IdempotencyKey) -> str:
+    """What a kept answer is sealed for; no secret can have such a name."""
+    return f"answer:{key.principal}:{key.key}"
 
 
 def send(answer: Answer) -> Sent:
@@ -158,14 +188,3 @@ def send(answer: Answer) -> Sent:
 def _kept_text(sent: Sent) -> str:
     kept = {"body": orjson.Fragment(sent.payload), "headers": dict(sent.headers)}
     return orjson.dumps(kept).decode()
-
-
-def _replay(kept: KeptAnswer) -> Sent:
-    if not kept.is_same_request:
-        raise Invalid(
-            "this Idempotency-Key came with another request before; a new request needs a new key",
-            code="idempotency.key_reused",
-        )
-    stored = orjson.loads(kept.answer)
-    headers = {**stored["headers"], "Idempotency-Replayed": "true"}
-    return Sent(orjson.dumps(stored["body"]), kept.status, headers)

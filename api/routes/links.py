@@ -45,6 +45,7 @@ _THE_LINK = {201: Shape("the link, which nothing but this answer shows", SignedL
     "/tasks/{taskId}/links",
     permission=Permission.OPERATE,
     answers=_THE_LINK,
+    seals_answer=True,
     example={"person": "ada@example.org", "output": {"approved": True}, "expiresIn": "2d"},
 )
 def make_link_for_task(call: Call, task_id: str, body: TaskLinkBody) -> Answer:
@@ -71,6 +72,7 @@ def make_link_for_task(call: Call, task_id: str, body: TaskLinkBody) -> Answer:
     "/instances/{instanceId}/links",
     permission=Permission.OPERATE,
     answers=_THE_LINK,
+    seals_answer=True,
     example={"person": "ada@example.org", "event": {"type": "APPROVED"}},
 )
 def make_link_for_instance(call: Call, instance_id: str, body: EventLinkBody) -> Answer:

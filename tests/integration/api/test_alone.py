@@ -206,7 +206,9 @@ def test_what_was_deleted_between_look_and_write_is_told_by_a_transaction(api: A
         NOBODY.rows(tx, {"id": new_id()})
         raise AssertionError("there is no such instance")
 
-    told = Transactions(served, services_of(api.app).waiter).read(lambda _tx: Answer({"told": True}), put)
+    services = services_of(api.app)
+    transactions = Transactions(served, services.waiter, services.sealing_keys)
+    told = transactions.read(lambda _tx: Answer({"told": True}), put)
 
     assert told.payload == b'{"told":true}'
 

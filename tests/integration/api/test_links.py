@@ -51,6 +51,26 @@ def resigned(api: Api, path: str, **changed: Any) -> str:
     return f"/links/{services_of(api.app).links.token(replace(read(api, path), **changed))}"
 
 
+def test_a_link_is_stored_nowhere_in_the_open_and_told_again_to_who_asked(api: Api) -> None:
+    instance_id, task_id = ask(api)
+    requests: list[tuple[str, dict[str, Any]]] = [
+        (f"/tasks/{task_id}/links", {"person": ADA, "output": 1}),
+        (f"/instances/{instance_id}/links", {"person": ADA, "event": {"type": "LOOKED"}}),
+    ]
+    for number, (path, body) in enumerate(requests):
+        headers = {"Idempotency-Key": f"k{number}"}
+        first = api.post(path, body, headers=headers)
+        assert first.status_code == 201
+        token = first.json["url"].removeprefix(f"{PUBLIC_URL}/links/")
+        [(kept,)] = api.engine.execute(f"SELECT answer FROM idempotency WHERE key = 'k{number}'")
+        assert token.rpartition(".")[0] not in kept
+
+        again = api.post(path, body, headers=headers)
+        assert (again.status_code, again.json) == (201, first.json)
+        assert again.headers["Idempotency-Replayed"] == "true"
+        problem_of(api.post(path, {**body, "person": "bob"}, headers=headers), 422, "idempotency.key_reused")
+
+
 def test_a_link_completes_its_task_once(api: Api) -> None:
     instance_id, task_id = ask(api, title="Invoice", input={"total": 12})
     path = link_to(api, task_id)
