@@ -7,16 +7,23 @@ those of two orchestrators are, and each is saved or not by itself.
 One thing two orchestrators do not have: the second waits for the first, and holds locks meanwhile. Should the first wait for one of them (or
 for one that nobody lets go of), neither would end, and the database would see no circle in it. So who has waited for `PATIENCE` gives up
 what it has stepped, which is nothing but decisions so far, and only then waits for as long as it takes.
+
+A process that has drained waits for nobody here: what hangs at the database by then is rolled back by its end. So the thread is a daemon, as
+none of `concurrent.futures` is, which are all waited for when an interpreter ends.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
+from queue import SimpleQueue
 
 import structlog
 
 from orchestrator.passed import Pass
+
+Given = tuple[Future[Pass], Callable[[], Pass]]
 
 log = structlog.get_logger("signalbox.orchestrator")
 
@@ -30,7 +37,7 @@ class Behind:
     """The thread that saves, of one drain at a time."""
 
     def __init__(self) -> None:
-        self._threads: ThreadPoolExecutor | None = None
+        self._given: SimpleQueue[Given | None] | None = None
         self._saving: Future[Pass] | None = None
         self._saved: list[Pass] = []
 
@@ -40,7 +47,11 @@ class Behind:
 
     def save(self, work: Callable[[], Pass]) -> None:
         """Have a batch saved, behind the one before. Raises what that one was lost by, after the new one has been begun."""
-        before, self._saving = self._saving, self._executor().submit(work)
+        if self._given is None:
+            self._given = SimpleQueue()
+            threading.Thread(target=_save_each, args=(self._given,), name="behind", daemon=True).start()
+        before, self._saving = self._saving, Future()
+        self._given.put((self._saving, work))
         self._note(before)
 
     def join(self) -> list[Pass]:
@@ -58,17 +69,21 @@ class Behind:
             log.warning("batch.lost", error=f"{type(error).__name__}: {error}"[:300])
 
     def close(self) -> None:
-        """Let the thread end, once nothing is being saved."""
-        if self._threads is not None:
-            self._threads.shutdown(
-                wait=False
-            )  # a database that does not answer keeps it, and nobody who ends waits for that here
+        """Let the thread end, once it has saved what it was given. Does not wait for it."""
+        given, self._given = self._given, None
+        if given is not None:
+            given.put(None)
 
     def _note(self, saving: Future[Pass] | None) -> None:
         if saving is not None:
             self._saved.append(saving.result())
 
-    def _executor(self) -> ThreadPoolExecutor:
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(1, thread_name_prefix="behind")
-        return self._threads
+
+def _save_each(given: SimpleQueue[Given | None]) -> None:
+    while (one := given.get()) is not None:
+        saving, work = one
+        try:
+            saving.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - told to who waits for it
+            saving.set_exception(error)
+        del one, saving, work  # a batch is not kept until the next one comes

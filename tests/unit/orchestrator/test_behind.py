@@ -69,3 +69,31 @@ def test_an_abandoned_batch_is_waited_for_and_never_told_of(behind: Behind) -> N
     assert behind.join() == []
     behind.save(lambda: Pass(steps=1))
     assert [one.steps for one in behind.join()] == [1]
+
+
+def test_who_has_drained_waits_for_no_batch_that_hangs(behind: Behind) -> None:
+    """A stranger's lock holds up a statement for 30 s, and a supervisor grants less."""
+    go_on, ended = threading.Event(), threading.Event()
+    threads: list[threading.Thread] = []
+
+    def hang() -> Pass:
+        threads.append(threading.current_thread())
+        assert go_on.wait(30)
+        return Pass(steps=1)
+
+    behind.save(hang)
+
+    def close() -> None:
+        behind.close()
+        ended.set()
+
+    threading.Thread(target=close, daemon=True).start()
+
+    try:
+        assert ended.wait(5), "the batch is waited for"
+        assert all(thread.daemon for thread in threads), "the interpreter's end waits for nobody either"
+    finally:
+        go_on.set()
+    assert [one.steps for one in behind.join()] == [1], "what is saved all the same counts"
+    threads[0].join(10)
+    assert not threads[0].is_alive()
