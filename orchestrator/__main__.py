@@ -20,4 +20,4 @@ if __name__ == "__main__":
         gc.enable()
         return app
 
-    run_worker("orchestrator", load, sys.argv[1:])
+    run_worker(load, sys.argv[1:])

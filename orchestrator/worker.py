@@ -27,7 +27,7 @@ from common.observability import configure_logging
 from common.queues import bootstep, doorbell
 from common.queues.alive import SignOfLife
 from common.queues.answers import Envelope
-from common.queues.app import ADVANCE, make_app
+from common.queues.app import ADVANCE, make_app, said_in_one_line
 from common.queues.calls import Listener
 from common.queues.changes import Changes
 from common.queues.dispatcher import Dispatcher, Drained
@@ -230,13 +230,15 @@ class Orchestrator:
                 log.warning("presence.unsaid", error=f"{type(error).__name__}: {error}"[:300])
 
 
-settings = Settings.load()
+with said_in_one_line("orchestrator"):
+    settings = Settings.load()
 app = make_app(settings.redis_url, name="orchestrator", queue=ORCHESTRATOR_QUEUE)
 _duty: list[Orchestrator] = []
 
 
 def _make_duty() -> Orchestrator:
-    _duty[:] = [Orchestrator(settings)]
+    with said_in_one_line("orchestrator"):
+        _duty[:] = [Orchestrator(settings)]
     return _duty[0]
 
 

@@ -27,7 +27,7 @@ from common.observability import configure_logging
 from common.queues import bootstep, doorbell
 from common.queues.alive import SignOfLife
 from common.queues.answers import Envelope
-from common.queues.app import RUN, make_app
+from common.queues.app import RUN, make_app, said_in_one_line
 from common.queues.arrivals import Arrivals
 from common.queues.calls import Caller, Listener
 from common.queues.dispatcher import Dispatcher
@@ -207,13 +207,15 @@ def _published(handler: Handler) -> list[PublishedHandler]:
     return [row, replace(row, type=SYSTEM, name=handler.name)]
 
 
-settings = Settings.load()
+with said_in_one_line("task-runner"):
+    settings = Settings.load()
 app = make_app(settings.redis_url, name="task_runner", queue=TASK_RUNNER_QUEUE)
 _duty: list[TaskRunner] = []
 
 
 def _make_duty() -> TaskRunner:
-    _duty[:] = [TaskRunner(settings)]
+    with said_in_one_line("task-runner"):
+        _duty[:] = [TaskRunner(settings)]
     return _duty[0]
 
 

@@ -6,7 +6,10 @@ where the truth is. Results are off; Flower still shows what a doorbell did, fro
 
 from __future__ import annotations
 
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery
@@ -14,10 +17,24 @@ from celery.exceptions import CPendingDeprecationWarning
 from kombu import Queue
 
 from common.db import ORCHESTRATOR_QUEUE, TASK_RUNNER_QUEUE
+from common.errors import Misconfigured
 
 ADVANCE = "orchestrator.advance"
 RUN = "task_runner.run"
 TASK_OF_QUEUE = {ORCHESTRATOR_QUEUE: ADVANCE, TASK_RUNNER_QUEUE: RUN}
+
+
+@contextmanager
+def said_in_one_line(duty: str) -> Iterator[None]:
+    """Say in one line what is `Misconfigured`, its settings, its handlers' modules or the schema, and exit with 2, as the API does.
+
+    An exit, and no exception: whatever a worker's module raises, Celery's command line answers with a traceback.
+    """
+    try:
+        yield
+    except Misconfigured as error:
+        sys.stderr.write(f"signalbox worker {duty}: {error}\n")
+        sys.exit(2)
 
 
 def make_app(broker_url: str, *, name: str, queue: str) -> Celery:

@@ -15,24 +15,12 @@ from celery import Celery, maybe_patch_concurrency
 from celery.bin.base import CLIContext
 from celery.bin.worker import worker
 
-from common.errors import Misconfigured
-
 _command: Any = worker
 
 
-def run_worker(duty: str, load: Callable[[], Celery], options: Sequence[str]) -> NoReturn:
-    """Be a worker of the app that `load` imports until it ends, and exit: what `celery -A … worker OPTIONS` does, CELERY_WORKER_… included.
-
-    Says in one line what is wrong with its settings, its handlers' modules or the schema, and exits with 2, as the API does.
-    """
-    try:
-        _be_worker(load(), options)
-    except Misconfigured as error:
-        sys.stderr.write(f"signalbox worker {duty}: {error}\n")
-        sys.exit(2)
-
-
-def _be_worker(app: Celery, options: Sequence[str]) -> NoReturn:
+def run_worker(load: Callable[[], Celery], options: Sequence[str]) -> NoReturn:
+    """Be a worker of the app that `load` imports until it ends, and exit: what `celery -A … worker OPTIONS` does, CELERY_WORKER_… included."""
+    app = load()
     maybe_patch_concurrency(["celery", "worker", *options])
     context = CLIContext(app=app, no_color="NO_COLOR" in os.environ, workdir=None, quiet=False)
     _command.main(list(options), prog_name="celery worker", obj=context, auto_envvar_prefix="CELERY_WORKER")

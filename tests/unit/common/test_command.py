@@ -52,9 +52,11 @@ def test_it_loads_no_other_command_of_celery() -> None:
     assert not {"celery.bin.celery", "click_repl", "flower", "prompt_toolkit"} & set(loaded)
 
 
-@pytest.mark.parametrize(
-    ("package", "duty"), [("orchestrator", "orchestrator"), ("task_runner", "task-runner")]
-)
+WORKERS = [("orchestrator", "orchestrator"), ("task_runner", "task-runner")]
+
+
+@pytest.mark.parametrize("by", ["itself", "celery"])
+@pytest.mark.parametrize(("package", "duty"), WORKERS)
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -65,14 +67,16 @@ def test_it_loads_no_other_command_of_celery() -> None:
     ids=["schema", "setting", "limit"],
 )
 def test_what_is_misconfigured_is_one_line(
-    tmp_path: Path, package: str, duty: str, wrong: dict[str, str], said: str
+    tmp_path: Path, package: str, duty: str, wrong: dict[str, str], said: str, by: str
 ) -> None:
     if "SIGNALBOX_MAX_OUTPUT_BYTES" in wrong:
         with opened_database(f"sqlite:///{tmp_path}/x.db", name="test") as database:
             upgrade(database)
     alone = {"DATABASE_URL": f"sqlite:///{tmp_path}/x.db", "REDIS_URL": "", "SIGNALBOX_DOORBELLS": "false"}
 
-    refused = answer("-m", package, **alone, **wrong)
+    command = ("-m", package) if by == "itself" else ("-m", "celery", "-A", f"{package}.worker", "worker")
+
+    refused = answer(*command, **alone, **wrong)
 
     assert refused.returncode == 2, refused.stderr
     assert refused.stderr.splitlines()[-1].startswith(f"signalbox worker {duty}: {said}")
