@@ -148,6 +148,18 @@ class Settings(BaseSettings):
             raise ValueError('expected "postgresql://…" or "sqlite:///path"')
         return url
 
+    @field_validator("redis_url")
+    @classmethod
+    def _known_broker(cls, url: str) -> str:
+        """Celery answers what it does not know with a traceback, and takes a mere "host:6379" for a host of another kind of broker."""
+        if url and url.partition("://")[0] not in _BROKERS:
+            raise ValueError('expected "redis://host:port/0", or "rediss://…" for TLS; for Valkey, too')
+        try:
+            _ = urlsplit(url).port
+        except ValueError:
+            raise ValueError(f"{_PORT}, in a password, are written %2F, %23 and %3F") from None
+        return url
+
     @field_validator(
         "retention_days_completed", "retention_days_cancelled", "retention_days_timed_out", mode="before"
     )
@@ -228,6 +240,10 @@ class Settings(BaseSettings):
 
 
 _Read = TypeVar("_Read", bound=BaseSettings)
+_BROKERS = ("redis", "rediss", "redis+socket", "sentinel", "memory", "amqp", "amqps")
+_PORT = (
+    'expected a host, and a number as its port, found something else, which is not shown; "/", "#" and "?"'
+)
 _MAY_HOLD_PASSWORDS = ("database_url", "redis_url")
 
 

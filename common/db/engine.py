@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.types.string import TextLoader
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 
 from common import faults
 from common.clock import SQLITE_NOW, sqlite_now_text
@@ -75,7 +75,13 @@ class Database:
         17 and later. A statement that waits longer than `longest_wait` for a lock fails there, as trouble.
         Raises `Misconfigured` for another scheme or an unusable folder.
         """
-        parsed = make_url(url)
+        try:
+            parsed = make_url(url)
+        except (ArgumentError, ValueError):  # which quote what may be half of a password
+            raise Misconfigured(
+                'DATABASE_URL: expected "postgresql://user:password@host:port/database" with a number as the port; '
+                '"@", "/" and ":" in user and password are written %40, %2F and %3A'
+            ) from None
         if parsed.get_backend_name() == "postgresql":
             return cls(
                 _postgresql(

@@ -24,6 +24,9 @@ def refusal(model: type[Settings] | type[Limits]) -> str:
         ("SIGNALBOX_BREAKER", "perhaps", "expected true or false, found 'perhaps'"),
         ("SIGNALBOX_LOG_LEVEL", "loud", "expected 'DEBUG', 'INFO', 'WARNING' or 'ERROR', found 'loud'"),
         ("DATABASE_URL", "mysql://me:hush@host/db", 'expected "postgresql://…" or "sqlite:///path"'),
+        ("REDIS_URL", "127.0.0.1:6379", 'expected "redis://host:port/0", or "rediss://…" for TLS; for Valkey, too'),
+        ("REDIS_URL", "valkey://me:hush@host", 'expected "redis://host:port/0", or "rediss://…" for TLS; for Valkey, too'),
+        ("REDIS_URL", "redis://:hu/sh@host", 'expected a host, and a number as its port, found something else, which is not shown; "/", "#" and "?", in a password, are written %2F, %23 and %3F'),
         ("SIGNALBOX_HTTP_PROXY", "https://me:hush@host", 'expected "http://host:port", with user:password@ where it wants them'),
     ],
 )  # fmt: skip
