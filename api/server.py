@@ -10,11 +10,14 @@ start its successor from the code as it stands on disk then and pass the socket 
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
 import signal
+import socket
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,17 +38,20 @@ from common.errors import Misconfigured
 
 GRACEFUL_SECONDS = 5
 KEEP_ALIVE_SECONDS = 30
+PORT_SECONDS = 2.0
+"""How long a port that is taken is waited for, as `signalbox up` does."""
 log = structlog.get_logger("signalbox.api")
 
 
 def run(settings: Settings, *, threads: int = THREADS) -> None:
     """Serve until SIGTERM; then answer what is being served within 5 s and exit 0.
 
-    Raises `Misconfigured` when the secret is missing, a limit is wrong or the schema is older than this code. A database
+    Raises `Misconfigured` when the secret is missing, a limit is wrong, the schema is older than this code or the port taken. A database
     that does not answer yet is waited for: /health/ready says so.
     """
     limits = prepare(settings)
     _require_schema(settings)
+    _require_port(settings)
     log.info("api.starting", url=f"http://{settings.host}:{settings.port}", settings=settings.redacted())
     # What was loaded stays until the end: no collection needs to look at it again, not even the last one, which
     # would cost each of the two processes a quarter of a second of its exit.
@@ -61,6 +67,35 @@ def _require_schema(settings: Settings) -> None:
         log.warning("api.database_away", error=type(error).__name__)
     finally:
         database.dispose()  # nothing may be open when the server forks
+
+
+def _require_port(settings: Settings) -> None:
+    """Look whether the port can be had, and wait a little for a predecessor that is about to leave it.
+
+    gunicorn would log each of its tries as two errors and exit with 1. Whoever was handed a socket has its port already.
+    """
+    if settings.listen_fd is not None or "GUNICORN_FD" in os.environ:
+        return
+    address = (settings.host, settings.port)
+    deadline = time.monotonic() + PORT_SECONDS
+    while True:
+        try:
+            with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+                return
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise Misconfigured(
+                    f"cannot listen on port {settings.port} of {settings.host}: {error.strerror}; "
+                    "SIGNALBOX_HOST and SIGNALBOX_PORT, or --host and --port, name another address"
+                ) from None
+            if time.monotonic() > deadline:
+                raise Misconfigured(
+                    f"port {settings.port} of {settings.host} is taken; stop who listens there, "
+                    "or name another one by --port or SIGNALBOX_PORT"
+                ) from None
+        time.sleep(0.05)
 
 
 class _Server(BaseApplication):  # type: ignore[misc]

@@ -322,6 +322,30 @@ def test_a_wrong_setting_is_said_in_one_line_before_anything_starts(
     assert said in line
 
 
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        (LOOPBACK, "is taken; stop who listens there, or name another one by --port or SIGNALBOX_PORT"),
+        (
+            "192.0.2.1",
+            "Cannot assign requested address; SIGNALBOX_HOST and SIGNALBOX_PORT, or --host and --port",
+        ),
+    ],
+)
+def test_a_port_that_cannot_be_had_is_said_in_one_line(
+    processes: Processes, shared: Server, sqlite_url: str, host: str, said: str
+) -> None:
+    port = {"SIGNALBOX_HOST": host, "SIGNALBOX_PORT": str(shared.port)}
+    env = {"PYTHONPATH": ROOT, "DATABASE_URL": sqlite_url, "SIGNALBOX_SECRET": make_secret(), **port}
+
+    child = processes.start("api", sys.executable, "-m", "api", env=env)
+
+    assert child.wait(seconds=60) == 2
+    (line,) = child.log_path.read_text("utf-8").splitlines()
+    assert line.startswith("signalbox api: ")
+    assert said in line
+
+
 def test_it_does_not_serve_a_schema_older_than_itself(processes: Processes, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/empty.db"
     Database.open(url).dispose()
@@ -439,6 +463,11 @@ UNREADABLE = {
         431,
         "request.too_large",
     ),
+    "a large head without an end": (
+        b"GET /health/live HTTP/1.1\r\n" + b"X: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n" * 1_100,
+        431,
+        "request.too_large",
+    ),
     "many header fields": (
         b"GET /health/live HTTP/1.1\r\n" + b"X: y\r\n" * 200 + b"\r\n",
         431,
@@ -466,8 +495,10 @@ def test_what_is_no_request_is_refused_with_a_problem(shared: Server, name: str)
     sent, status, code = UNREADABLE[name]
     told = len(log_lines(shared))
 
+    began = time.monotonic()
     found, headers, problem = exchange(shared, sent)
 
+    assert time.monotonic() - began < HEAD_SECONDS / 2, "nobody waits for what would not help it"
     assert (found, problem["status"], problem["code"]) == (status, status, code)
     assert headers["Content-Type"] == "application/problem+json"
     assert headers["Connection"] == "close"
