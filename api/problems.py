@@ -161,7 +161,7 @@ _UNREAD: Mapping[type[http.ParseException], tuple[int, str, str]] = {
     http.LimitRequestHeaders: (
         431,
         "request.too_large",
-        "there may be 100 header fields of 8,190 bytes each, found more",
+        "there may be 100 header fields of 8,190 bytes each, and 32,768 bytes together, found more",
     ),
     http.ExpectationFailed: (
         417,

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import structlog
@@ -24,16 +25,26 @@ MOST = 500
 """Connections that may be slow at once: where more are, who has been longest has to go."""
 FIRST_LOOK = 0.005
 LAST_LOOK = 0.5
+_LINE_END = b"\r\n"
 _END = b"\r\n\r\n"
 _PEEKED = 8_192
 _LARGEST = 32_768
-"""Bytes of a head after which nobody waits for its end here, since no more than that may fit into the socket: a thread reads it."""
+"""Bytes that a head may have. No more than that may fit into a socket, so that nobody could wait for the end of a larger one without a thread."""
 _DRAINED = 65_536
 log = structlog.get_logger("signalbox.api")
 
 
-def is_whole(conn: Any) -> bool | None:
-    """Whether the head of a connection's next request has come to its end, or nothing more will come; None where nothing has come.
+class Head(Enum):
+    """How far the head of a request has come."""
+
+    BEGUN = "begun"
+    READABLE = "readable"
+    """It is whole, or nothing more will come: whoever reads it waits for nothing."""
+    TOO_LARGE = "too large"
+
+
+def head_of(conn: Any) -> Head | None:
+    """How the head of a connection's next request stands; None where nothing of it has come.
 
     Nothing of it is lost. `conn.sock` does not block.
     """
@@ -42,7 +53,17 @@ def is_whole(conn: Any) -> bool | None:
         return None
     if len(said) >= _PEEKED and _END not in said:
         said = _said(conn, _LARGEST) or said
-    return not said or _END in said or len(said) >= _LARGEST
+    if not said or _END in said:
+        return Head.READABLE
+    if len(said) < _LARGEST:
+        return Head.BEGUN
+    # Of a line that does not end its reader has enough as well, and says what is wrong with it.
+    return Head.TOO_LARGE if _LINE_END in said[:_PEEKED] else Head.READABLE
+
+
+def is_decided(conn: Any) -> bool:
+    """Whether it is known what to do with a connection whose request has begun."""
+    return head_of(conn) in (Head.READABLE, Head.TOO_LARGE)
 
 
 def starts_with(conn: Any, beginning: bytes) -> bool:
@@ -77,7 +98,7 @@ Use = Callable[[Any], None]
 
 @dataclass(slots=True)
 class _Watched:
-    is_there: Callable[[Any], bool | None]
+    is_there: Callable[[Any], bool]
     go_on: Use
     give_up: Use
     until: float
@@ -95,8 +116,8 @@ class Watch:
         self._end = float("inf")
 
     def head(self, conn: Any, go_on: Use, give_up: Use) -> None:
-        """Go on with a connection whose request has begun when its head is there; give it up after 10 s."""
-        self._watch(conn, is_whole, go_on, give_up, HEAD_SECONDS)
+        """Go on with a connection whose request has begun when its head is there, or too large; give it up after 10 s."""
+        self._watch(conn, is_decided, go_on, give_up, HEAD_SECONDS)
 
     def close(self, conn: Any, drop: Use) -> None:
         """Drop a connection that was answered, once the other side has closed or 2 s are over."""
@@ -107,7 +128,7 @@ class Watch:
         self._end = end
 
     def _watch(
-        self, conn: Any, is_there: Callable[[Any], bool | None], go_on: Use, give_up: Use, seconds: float
+        self, conn: Any, is_there: Callable[[Any], bool], go_on: Use, give_up: Use, seconds: float
     ) -> None:
         now = time.monotonic()
         left: tuple[Any, _Watched] | None = None

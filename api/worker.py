@@ -20,11 +20,12 @@ from typing import Any
 
 import structlog
 from gunicorn.http import wsgi
+from gunicorn.http.errors import LimitRequestHeaders
 from gunicorn.workers.gthread import _DEFER, STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from api.answering import harden, refuse
 from api.problems import unread
-from api.unserved import HEAD_SECONDS, Watch, is_closed, is_whole, starts_with
+from api.unserved import HEAD_SECONDS, Head, Watch, head_of, is_closed, starts_with
 from common.randomness import random_bytes
 
 UNREAD_SECONDS = 1.0
@@ -57,19 +58,25 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if not conn.initialized:
             conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
         conn.sock.setblocking(False)
-        has_come = is_whole(conn)
-        if has_come:
-            self._submit(conn)
-        elif has_come is not None:
-            self._watch.head(conn, self._submit, self._give_up)
+        head = head_of(conn)
+        if head is Head.BEGUN:
+            self._watch.head(conn, self._go_on, self._give_up)
+        elif head is not None:
+            self._submit(conn, head)
         elif self.alive:
             self.finish_request(conn, _Done(_DEFER))
         else:  # it has connected, so that its caller cannot know whether it is served: a thread waits for it
             self.tpool.submit(partial(self._serve, conn))
 
-    def _submit(self, conn: Any) -> None:
+    def _go_on(self, conn: Any) -> None:
+        self._submit(conn, head_of(conn))
+
+    def _submit(self, conn: Any, head: Head | None) -> None:
         conn.data_ready = True
-        self.tpool.submit(partial(self._serve, conn), is_urgent=starts_with(conn, HEALTH))
+        if head is Head.TOO_LARGE:
+            self.tpool.submit(partial(self._refuse, conn))
+        else:
+            self.tpool.submit(partial(self._serve, conn), is_urgent=starts_with(conn, HEALTH))
 
     def _give_up(self, conn: Any) -> None:
         is_closed(conn)  # it reads away what came, for which the kernel would reset the connection
@@ -106,6 +113,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._end(conn)
         elif not (result is True and self.alive and self._await_next(conn)):
             self.method_queue.defer(self.finish_request, conn, _Done(result))
+
+    def _refuse(self, conn: Any) -> None:
+        """Refuse a head that is too large unread: reading it to its end could take a thread as long as its sender likes."""
+        self.handle_error(
+            None, conn.sock, conn.client, LimitRequestHeaders("more bytes than a head may have")
+        )
+        self._end(conn)
 
     def _end(self, conn: Any) -> None:
         """End a connection whose last answer is on its way: closing it while the other side sends would lose that."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from api import unserved
-from api.unserved import Watch
+from api.unserved import Head, Watch
 from tests.support.waiting import wait_until
 
 HALF = b"GET / HTTP/1.1\r\nHost: x\r\n"
@@ -58,7 +58,7 @@ def test_one_goes_on_once_its_head_is_there(connections: Connections) -> None:
     wait_until(lambda: connections.gone_on == [conn], what="the head")
     assert connections.given_up == []
     assert conn.sock.recv(100) == HALF + b"\r\n", "nothing of it is lost"
-    assert unserved.is_whole(other) is False
+    assert unserved.head_of(other) is Head.BEGUN
 
 
 def test_one_that_closes_goes_on_and_one_that_takes_too_long_is_given_up(
@@ -99,18 +99,19 @@ def test_one_with_which_something_goes_wrong_disturbs_no_other(connections: Conn
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
-        (HALF, False),
-        (HALF + b"\r\n", True),
-        (HALF + b"X: " + b"y" * 20_000, False),
-        (HALF + b"X: " + b"y" * 20_000 + b"\r\n\r\n", True),
-        (HALF + b"X: " + b"y" * 40_000, True),  # more than may fit into a socket: it is read to be refused
+        (HALF, Head.BEGUN),
+        (HALF + b"\r\n", Head.READABLE),
+        (HALF + b"X: " + b"y" * 20_000, Head.BEGUN),
+        (HALF + b"X: " + b"y" * 20_000 + b"\r\n\r\n", Head.READABLE),
+        (HALF + b"X: " + b"y" * 40_000, Head.TOO_LARGE),
+        (b"GET /" + b"y" * 40_000, Head.READABLE),  # to be told that its first line is too long
     ],
 )
-def test_a_head_is_whole(connections: Connections, said: bytes, expected: bool) -> None:
+def test_how_a_head_stands(connections: Connections, said: bytes, expected: Head) -> None:
     conn, _ = connections.open(said)
 
-    assert unserved.is_whole(conn) is expected
+    assert unserved.head_of(conn) is expected
 
 
 def test_of_nothing_nobody_knows(connections: Connections) -> None:
-    assert unserved.is_whole(connections.open(b"")[0]) is None
+    assert unserved.head_of(connections.open(b"")[0]) is None
