@@ -136,6 +136,8 @@ class _Server(BaseApplication):  # type: ignore[misc]
             "keepalive": KEEP_ALIVE_SECONDS,
             "logger_class": _QuietLogger,
             "control_socket_disable": True,
+            # From the loopback gunicorn would let a header SCRIPT_NAME say where in the address our paths begin.
+            "forwarder_headers": "",
             "when_ready": _name_successor,
             "pre_fork": self._note_predecessor,
             "post_worker_init": self._begin,

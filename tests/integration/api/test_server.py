@@ -456,6 +456,17 @@ def exchange(server: Server, sent: bytes) -> tuple[int, dict[str, str], dict[str
     return int(first.split()[1]), dict(line.split(": ", 1) for line in lines), json.loads(body)
 
 
+@pytest.mark.parametrize("name", ["SCRIPT_NAME", "PATH_INFO"])
+def test_no_header_moves_what_is_served(shared: Server, name: str) -> None:
+    told = len(log_lines(shared))
+    with shared.client() as client:
+        for value in ("/health", "/elsewhere"):
+            answer = client.get("/health/live", headers={name: value})
+
+            assert (answer.status_code, answer.json()) == (200, {"status": "alive"})
+    assert log_lines(shared)[told:] == []
+
+
 UNREADABLE = {
     "a long request line": (b"GET /" + b"a" * 5_000 + b" HTTP/1.1\r\n\r\n", 414, "request.too_large"),
     "a large header field": (
