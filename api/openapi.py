@@ -203,10 +203,12 @@ def _answer(status: int, shape: Shape, schemas: Schemas) -> Schema:
     if status == HTTPStatus.NO_CONTENT:
         return answer
     if shape.model is not None:
-        answer["content"] = {shape.media_type: {"schema": schemas.answer(shape.model)}}
+        schema = schemas.answer(shape.model)
     else:
-        schema = {"type": "object"} if shape.media_type == JSON else {"type": "string"}
-        answer["content"] = {shape.media_type: {"schema": schema}}
+        schema = {"type": "object" if shape.media_type.endswith("json") else "string"}
+    answer["content"] = {shape.media_type: {"schema": schema}} | {
+        text: {"schema": {"type": "string"}} for text in shape.texts
+    }
     return answer
 
 

@@ -102,11 +102,12 @@ NO_CONTENT = Answer(b"", 204)
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One documented answer. `model` None: no JSON, but `media_type`."""
+    """One documented answer. `model` None: no members of it are told. `texts`: media types in which it may come instead, as text."""
 
     description: str
     model: type[BaseModel] | None = None
     media_type: str = JSON
+    texts: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -268,7 +268,9 @@ def get_definition_stats(call: Call, key: str, query: StatisticsQuery) -> Answer
 
 # -- drawing ------------------------------------------------------------------------------------------------------
 
-_DRAWN = {200: Shape("Mermaid text, or SVG with format=svg", media_type="text/plain")}
+_DRAWN = {
+    200: Shape("Mermaid text, or SVG with format=svg", media_type="text/plain", texts=["image/svg+xml"])
+}
 _MEDIA_TYPES = {"mermaid": "text/plain; charset=utf-8", "svg": "image/svg+xml"}
 
 

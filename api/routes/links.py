@@ -119,14 +119,15 @@ class LinkCall:
     wants_json: bool
 
 
+_PAGE = ("text/html",)
 _PAGES = {
-    200: Shape("what it does, or that it is done", LinkAnswer),
-    403: Shape("its person may not do it", LinkAnswer),
-    404: Shape("no link of ours", LinkAnswer),
-    409: Shape("what it was for is over", LinkAnswer),
-    410: Shape("it was used, or has expired", LinkAnswer),
-    413: Shape("a form with something in it", LinkAnswer),
-    429: Shape("asked too often; `Retry-After` says when to try again", LinkAnswer),
+    200: Shape("what it does, or that it is done", LinkAnswer, texts=_PAGE),
+    403: Shape("its person may not do it", LinkAnswer, texts=_PAGE),
+    404: Shape("no link of ours", LinkAnswer, texts=_PAGE),
+    409: Shape("what it was for is over", LinkAnswer, texts=_PAGE),
+    410: Shape("it was used, or has expired", LinkAnswer, texts=_PAGE),
+    413: Shape("a form with something in it", LinkAnswer, texts=_PAGE),
+    429: Shape("asked too often; `Retry-After` says when to try again", LinkAnswer, texts=_PAGE),
 }
 
 
