@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 from gunicorn.http import errors as http
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import ClientDisconnected, HTTPException
 
 from common.errors import (
     Conflict,
@@ -202,6 +202,9 @@ def describe(error: BaseException, *, path: str, trace_id: str) -> ProblemAnswer
     match error:
         case SignalboxError():
             return _from_ours(error, path, trace_id)
+        case ClientDisconnected():
+            detail = "expected the rest of the body; its sender was silent for 10 s, or has gone"
+            return _problem(400, "request.malformed", detail, path, trace_id)
         case HTTPException():
             return _from_http(error, path, trace_id)
         case http.ParseException() | http.NoMoreData():  # raised where the body is read

@@ -16,6 +16,7 @@ from flask import Request
 from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
+from werkzeug.exceptions import ClientDisconnected
 
 from api.operations import Operation
 from common.canonical import dumps, loads
@@ -112,6 +113,12 @@ _NOTHING: Any = object()
 
 
 def _json_body(operation: Operation, request: Request, limits: Limits) -> Any:
+    coding = request.headers.get("Content-Encoding", "identity").lower()
+    if coding != "identity":
+        raise Invalid(
+            f'a body is taken as it is: expected no "Content-Encoding", found "{coding[:40]}"',
+            code="request.media_type",
+        )
     raw = _bounded(request, limits.max_body_bytes)
     if not raw and operation.body_is_optional:
         return _NOTHING
@@ -133,6 +140,8 @@ def _bounded(request: Request, allowed: int) -> bytes:
     length = request.content_length
     if length is None or length <= allowed:
         raw = request.get_data(cache=False)
+        if len(raw) < (length or 0):
+            raise ClientDisconnected  # nobody knows what the rest would have said
         if len(raw) <= allowed:
             return raw
     message = f"a body may have {allowed} bytes, found {length or 'more'}"

@@ -1,5 +1,6 @@
 """Bad input of every kind: a clear problem with a stable code, nothing stored, exactly one line in the log."""
 
+import gzip
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -156,6 +157,21 @@ def test_a_body_that_is_not_said_to_be_json_is_refused(api: Api) -> None:
                 "POST", INSTANCES, data=b'{"definitionKey": "approval"}', content_type=content_type
             )
         problem_of(answer, 415, "request.media_type", content_type)
+
+
+def test_a_body_of_another_coding_is_refused(api: Api) -> None:
+    api.apply()
+    for coding in ("gzip", "br", "x" * 5_000):
+        with one_refusal(api):
+            answer = api.send_raw(
+                "POST",
+                INSTANCES,
+                data=gzip.compress(b'{"definitionKey": "approval"}'),
+                content_type="application/json",
+                headers={"Content-Encoding": coding},
+            )
+        problem_of(answer, 415, "request.media_type", coding)
+        assert len(answer.json["detail"]) < 200
 
 
 # -- sizes --------------------------------------------------------------------------------------------------------

@@ -467,6 +467,24 @@ def test_no_header_moves_what_is_served(shared: Server, name: str) -> None:
     assert log_lines(shared)[told:] == []
 
 
+@pytest.mark.parametrize("sent", [b"", b'{"compensate"', b'{"compensate": false'])
+def test_a_body_that_ends_early_does_nothing(serve: Callable[[], Server], sent: bytes) -> None:
+    server = serve()
+    with server.client() as client:
+        client.post("/api/v1/definitions", json={"document": APPROVAL})
+        instance = client.post("/api/v1/instances", json={"definitionKey": "approval"}).json()
+        path = f"/api/v1/instances/{instance['id']}"
+        more = ("Content-Type: application/json", "Content-Length: 21", "Prefer: wait=0")
+        with socket.create_connection((LOOPBACK, server.port), timeout=20) as connection:
+            connection.sendall(request(server, "POST", f"{path}/cancel", *more) + sent)
+            connection.shutdown(socket.SHUT_WR)
+            answer = connection.recv(65_536)
+
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert b"expected the rest of the body" in answer
+        assert client.get("/api/v1/stats").json()["inbox"]["waiting"] == 1, "its start"
+
+
 UNREADABLE = {
     "a long request line": (b"GET /" + b"a" * 5_000 + b" HTTP/1.1\r\n\r\n", 414, "request.too_large"),
     "a large header field": (
