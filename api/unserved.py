@@ -25,6 +25,7 @@ MOST = 500
 """Connections that may be slow at once: where more are, who has been longest has to go."""
 FIRST_LOOK = 0.005
 LAST_LOOK = 0.5
+_TLS = b"\x16\x03"
 _LINE_END = b"\r\n"
 _END = b"\r\n\r\n"
 _PEEKED = 8_192
@@ -41,6 +42,8 @@ class Head(Enum):
     READABLE = "readable"
     """It is whole, or nothing more will come: whoever reads it waits for nothing."""
     TOO_LARGE = "too large"
+    TLS = "TLS"
+    """Somebody takes this port for one of HTTPS, and waits for an answer to what is no line and never ends as one."""
 
 
 def head_of(conn: Any) -> Head | None:
@@ -53,6 +56,8 @@ def head_of(conn: Any) -> Head | None:
         return None
     if len(said) >= _PEEKED and _END not in said:
         said = _said(conn, _LARGEST) or said
+    if said.startswith(_TLS):
+        return Head.TLS
     if not said or _END in said:
         return Head.READABLE
     if len(said) < _LARGEST:
@@ -63,7 +68,7 @@ def head_of(conn: Any) -> Head | None:
 
 def is_decided(conn: Any) -> bool:
     """Whether it is known what to do with a connection whose request has begun."""
-    return head_of(conn) in (Head.READABLE, Head.TOO_LARGE)
+    return head_of(conn) not in (Head.BEGUN, None)
 
 
 def starts_with(conn: Any, beginning: bytes) -> bool:

@@ -13,14 +13,14 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 import structlog
 from gunicorn.http import wsgi
-from gunicorn.http.errors import LimitRequestHeaders
+from gunicorn.http.errors import InvalidRequestLine, LimitRequestHeaders, ParseException
 from gunicorn.workers.gthread import _DEFER, STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from api.answering import harden, refuse
@@ -33,6 +33,11 @@ UNREAD_SECONDS = 1.0
 _PATIENCE = struct.pack("@ll", int(HEAD_SECONDS), 0)
 """As the kernel wants it: how long a thread waits for the next piece of a request."""
 HEALTH = b"GET /health/"
+UNREAD: Mapping[Head | None, ParseException] = {
+    Head.TOO_LARGE: LimitRequestHeaders("more bytes than a head may have"),
+    Head.TLS: InvalidRequestLine("the beginning of TLS"),
+}
+"""Heads that no thread reads, and what their senders are told."""
 SPARE = 4
 """Threads beside all others, for whoever asks how this process is: when all are taken it is busy, and not dead."""
 
@@ -73,8 +78,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _submit(self, conn: Any, head: Head | None) -> None:
         conn.data_ready = True
-        if head is Head.TOO_LARGE:
-            self.tpool.submit(partial(self._refuse, conn))
+        if head in UNREAD:
+            self.tpool.submit(partial(self._refuse, conn, UNREAD[head]))
         else:
             self.tpool.submit(partial(self._serve, conn), is_urgent=starts_with(conn, HEALTH))
 
@@ -114,11 +119,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         elif not (result is True and self.alive and self._await_next(conn)):
             self.method_queue.defer(self.finish_request, conn, _Done(result))
 
-    def _refuse(self, conn: Any) -> None:
-        """Refuse a head that is too large unread: reading it to its end could take a thread as long as its sender likes."""
-        self.handle_error(
-            None, conn.sock, conn.client, LimitRequestHeaders("more bytes than a head may have")
-        )
+    def _refuse(self, conn: Any, why: ParseException) -> None:
+        """Refuse a head unread: reading it to its end could take a thread as long as its sender likes."""
+        self.handle_error(None, conn.sock, conn.client, why)
         self._end(conn)
 
     def _end(self, conn: Any) -> None:

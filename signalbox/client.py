@@ -804,6 +804,12 @@ def _given(**params: str | None) -> list[tuple[str, str]]:
 
 
 def _no_answer(url: str, error: httpx2.TransportError) -> Unavailable:
+    if "SSL" in str(error):
+        return Unavailable(
+            f"{url} answers, and TLS fails: {error}; is it http:// and not https://, and the certificate one that is trusted here?",
+            code="client.no_answer",
+            url=url,
+        )
     if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
         return Unavailable(
             f"nothing answers at {url}; start it with `signalbox up`", code="client.unreachable", url=url

@@ -35,7 +35,7 @@ def connect() -> Client:
 
 
 def address() -> tuple[str, str]:
-    """(URL, key) of the API. Raises `Unavailable` where nothing says it, `Unauthorized` for a URL without a key."""
+    """(URL, key) of the API. Raises `Unavailable` where nothing says it, `Misconfigured` for what is no URL, `Unauthorized` for a URL without a key."""
     named = _named()
     folder = DataFolder.at(Path(named.get(DATA) or DEFAULT_FOLDER))
     url, key = named.get(URL), named.get(KEY)
@@ -50,6 +50,8 @@ def address() -> tuple[str, str]:
         key = key or folder.key()
     elif key is None and url.rstrip("/") == folder.url():
         key = folder.key()
+    if not url.startswith(("http://", "https://")):
+        raise Misconfigured(f'{URL}: expected "http://host:port" or "https://host", found "{url}"')
     if not key:
         raise Unauthorized(f"{KEY} is not set, and no key for {url} is known here")
     return url, key

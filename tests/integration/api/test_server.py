@@ -22,7 +22,9 @@ from api.unserved import HEAD_SECONDS
 from common.credentials import make_secret, read_secret
 from common.db import Database
 from common.db.tables import Role
+from common.errors import Unavailable
 from common.store import keys
+from signalbox import Client
 from signalbox.ports import LOOPBACK, free_port
 from tests.integration.api.conftest import APPROVAL
 from tests.integration.engine.documents import ON_SQLITE
@@ -497,6 +499,7 @@ UNREADABLE = {
         431,
         "request.too_large",
     ),
+    "the beginning of TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "request.malformed"),
     "many header fields": (
         b"GET /health/live HTTP/1.1\r\n" + b"X: y\r\n" * 200 + b"\r\n",
         431,
@@ -559,6 +562,18 @@ def test_a_body_of_malformed_chunks_is_refused_and_ends_its_connection(shared: S
     assert (status, problem["code"]) == (400, "request.malformed")
     assert headers["Content-Type"] == "application/problem+json"
     assert [line["event"] for line in log_lines(shared)[told:]] == ["request.refused"]
+
+
+def test_who_takes_it_for_https_is_told_at_once(shared: Server) -> None:
+    began = time.monotonic()
+    with (
+        Client(shared.url.replace("http:", "https:"), shared.key) as client,
+        pytest.raises(Unavailable) as told,
+    ):
+        client.stats()
+
+    assert "is it http:// and not https://" in str(told.value)
+    assert time.monotonic() - began < HEAD_SECONDS
 
 
 def test_an_idle_connection_is_asked_again_and_a_closed_one_disturbs_nobody(

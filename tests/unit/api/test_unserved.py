@@ -104,6 +104,7 @@ def test_one_with_which_something_goes_wrong_disturbs_no_other(connections: Conn
         (HALF + b"X: " + b"y" * 20_000, Head.BEGUN),
         (HALF + b"X: " + b"y" * 20_000 + b"\r\n\r\n", Head.READABLE),
         (HALF + b"X: " + b"y" * 40_000, Head.TOO_LARGE),
+        (b"\x16\x03\x01\x02\x00\x01", Head.TLS),
         (b"GET /" + b"y" * 40_000, Head.READABLE),  # to be told that its first line is too long
     ],
 )

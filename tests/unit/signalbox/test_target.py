@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import Unauthorized, Unavailable
+from common.errors import Misconfigured, Unauthorized, Unavailable
 from signalbox.cli.target import address, local_settings
 from signalbox.folder import DataFolder
 
@@ -126,3 +126,11 @@ def test_workers_beside_up_ring_its_broker(folder: DataFolder) -> None:
     folder.store_broker_url("redis://:password@127.0.0.1:1/0")
 
     assert local_settings().redis_url == "redis://:password@127.0.0.1:1/0"
+
+
+def test_what_is_no_url_is_a_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGNALBOX_URL", "127.0.0.1:8000")
+    monkeypatch.setenv("SIGNALBOX_KEY", "sb_other")
+
+    with pytest.raises(Misconfigured, match='SIGNALBOX_URL: expected "http://host:port" or "https://host"'):
+        address()
