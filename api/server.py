@@ -74,7 +74,8 @@ def _require_port(settings: Settings) -> None:
 
     gunicorn would log each of its tries as two errors and exit with 1. Whoever was handed a socket has its port already.
     """
-    if settings.listen_fd is not None or "GUNICORN_FD" in os.environ:
+    by_systemd = os.environ.get("LISTEN_PID") == str(os.getpid())
+    if settings.listen_fd is not None or "GUNICORN_FD" in os.environ or by_systemd:
         return
     address = (settings.host, settings.port)
     deadline = time.monotonic() + PORT_SECONDS
