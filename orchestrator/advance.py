@@ -288,7 +288,7 @@ def _stepped_ahead(
             else:
                 raise TimeoutError("the batch before takes long, and may wait for a lock of this one")
     except Exception as error:  # noqa: BLE001 - told again by who steps it as ever, if it is still so
-        log.info("batch.begun_again", error=f"{type(error).__name__}: {error}"[:300])
+        log.info("batch.begun_again", error=type(error).__name__)
         behind.is_free(within=None)
         return None
     if done is not None:
@@ -310,7 +310,7 @@ def _saved(
             raise
         return _stepped(advancing, lambda tx: lock_free(tx, unsaved.locked))
     except Exception as error:  # noqa: BLE001 - as above
-        log.info("batch.begun_again", error=f"{type(error).__name__}: {error}"[:300])
+        log.info("batch.begun_again", error=type(error).__name__)
         return _stepped(advancing, lambda tx: lock_free(tx, unsaved.locked), answers)
     log_opened(log, done.opened)
     return done

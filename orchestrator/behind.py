@@ -66,7 +66,7 @@ class Behind:
         before, self._saving = self._saving, None
         self._saved.clear()
         if before is not None and (error := before.exception()) is not None:
-            log.warning("batch.lost", error=f"{type(error).__name__}: {error}"[:300])
+            log.warning("batch.lost", error=type(error).__name__)
 
     def close(self) -> None:
         """Let the thread end, once it has saved what it was given. Does not wait for it."""
