@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from benchmarks import growth, http, idle, payloads, profile, scale
+from benchmarks import floor, growth, http, idle, payloads, profile, scale
 
 
 def test_growth_compares_sizes_that_are_there() -> None:
@@ -97,3 +97,10 @@ def test_the_profile_times_the_statements_of_every_process() -> None:
         "some are known by their names"
     )
     assert report["ms a workflow in PostgreSQL"] > 0
+
+
+def test_the_floor_writes_whole_workflows_with_four_commits_each() -> None:
+    report = floor.measure_floor(20, "ordinary")
+
+    # It ends with a TimeoutError where a workflow is missing, and looks at the status of those that go alone.
+    assert all(report[name] > 0 for name in ("one at a time, p50", "live", "backlog"))
