@@ -36,7 +36,8 @@ from api.transactions import Command, Sent, Transactions, send
 from api.waiting import Waiter, wait_seconds
 from common.config import Limits, Settings
 from common.credentials import Principal, read_secret
-from common.db import LONGEST_WAIT, Database, is_away
+from common.db import LONGEST_WAIT, is_away
+from common.db.tenants import Tenants
 from common.links import PATH as LINKS
 from common.links import Links
 from common.queues.changes import Changes
@@ -70,7 +71,7 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = limits.max_body_bytes + 1  # see reading._bounded
     services = _open_services(app, settings, limits, threads)
     app.extensions[_EXTENSION] = services
-    transactions = Transactions(services.database, services.waiter, services.sealing_keys)
+    transactions = Transactions(services.tenants, services.waiter, services.sealing_keys)
     for operation in OPERATIONS:
         app.view_functions[operation.name] = _view(operation, services, transactions)
     app.before_request(_begin)
@@ -105,25 +106,26 @@ def _open_services(app: Flask, settings: Settings, limits: Limits, threads: int)
     written, older = settings.installation_secrets()
     secret = read_secret(written)
     # Every thread may need a connection at once; the engine opens as many again as it keeps.
-    database = Database.open(
+    tenants = Tenants.open(
         settings.database_url,
         pool_size=max(threads // 2, 1),
         name="signalbox-api",
         longest_wait=LONGEST_WAIT,
     )
+    database = tenants.database  # whose key it is tells the key: before, there is no tenant
 
     def find(prefix: str) -> StoredKey | None:
         with database.reading() as tx:
             return find_usable_key(tx, prefix)
 
     return Services(
-        database=database,
+        tenants=tenants,
         limits=limits,
         keeping=Keeping.of(settings),
         keys=KeyRing(secret, find),
         cursors=Cursors.of(secret),
         sealing_keys=SealingKeys.read(written, older),
-        waiter=Waiter(database, Changes.open(settings.redis_url), most=max(threads // 2, 1)),
+        waiter=Waiter(tenants, Changes.open(settings.redis_url), most=max(threads // 2, 1)),
         health=Health(database, settings.redis_url if settings.doorbells else None),
         documents=_documents(),
         links=Links.read_secrets(written, older, settings.public_url),
@@ -197,9 +199,10 @@ def _serve(
 
     alone = handle_alone if operation.alone is not None else None
     if operation.kind == "read":
-        return transactions.read(handle, alone)
+        return transactions.read(principal.tenant_id, handle, alone)
     asked = wait_seconds(request.headers.get("Prefer")) if operation.wait is not None else None
     command = Command(
+        tenant_id=principal.tenant_id,
         handle=handle,
         key=IdempotencyKey(principal.tenant_id, principal.key_id, key, digest) if key else None,
         alone=alone,

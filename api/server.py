@@ -29,6 +29,7 @@ from gunicorn.glogging import Logger
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.app import THREADS, create_app, services_of
+from api.services import Services
 from api.startup import prepare
 from api.worker import Worker
 from common.config import Limits, Settings
@@ -67,6 +68,14 @@ def _require_schema(settings: Settings) -> None:
         log.warning("api.database_away", error=type(error).__name__)
     finally:
         database.dispose()  # nothing may be open when the server forks
+
+
+def _look_at_the_wall(services: Services) -> None:
+    """Have the log say now, and not with the first call, where PostgreSQL does not keep tenants apart."""
+    try:
+        services.tenants.are_restricted()
+    except SQLAlchemyError as error:
+        log.warning("api.database_away", error=type(error).__name__)
 
 
 def _require_port(settings: Settings) -> None:
@@ -121,6 +130,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
     def load(self) -> Flask:
         """Make the application; called in the process that serves."""
         self._app = create_app(self._settings, limits=self._limits, threads=self._threads)
+        _look_at_the_wall(services_of(self._app))
         gc.freeze()
         return self._app
 

@@ -14,6 +14,7 @@ from api.reference import Documents
 from api.waiting import Waiter
 from common.config import Limits
 from common.db import Database
+from common.db.tenants import Tenants
 from common.links import Links
 from common.queues.doorbell import Doorbells
 from common.retention import Keeping
@@ -22,9 +23,9 @@ from common.sealing import SealingKeys
 
 @dataclass(frozen=True)
 class Services:
-    """One API process: its database, its limits, and what recognises keys, signs cursors, seals secrets and waits for instances."""
+    """One API process: the database of its callers' tenants, its limits, and what recognises keys, signs cursors, seals secrets and waits for instances."""
 
-    database: Database
+    tenants: Tenants
     limits: Limits
     keeping: Keeping
     keys: KeyRing
@@ -39,9 +40,14 @@ class Services:
     calculating: Calculating = field(repr=False)
     doorbells: Doorbells | None = field(default=None, repr=False)
 
+    @property
+    def database(self) -> Database:
+        """The database for what has no tenant: never for a caller."""
+        return self.tenants.database
+
     def close(self) -> None:
         """Ring what is still to be rung and let go of the connections."""
         if self.doorbells is not None:
             self.doorbells.close()
         self.waiter.close()
-        self.database.dispose()
+        self.tenants.dispose()

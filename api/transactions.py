@@ -23,9 +23,10 @@ from api.operations import JSON, Answer, Follow
 from api.shapes import instance_json
 from api.waiting import Waiter
 from common import faults
-from common.db import Database
 from common.db.now import read_now
+from common.db.tenants import Tenants
 from common.errors import Invalid
+from common.ids import TenantId
 from common.sealing import Sealed, SealingKeys
 from common.store.idempotency import IdempotencyKey, KeptAnswer, claim, forget, keep
 
@@ -45,13 +46,14 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A POST that has been read and checked. `handle` runs in a transaction, more than once if that was a deadlock victim.
+    """A POST of a tenant that has been read and checked. `handle` runs in a transaction, more than once if that was a deadlock victim.
 
     `alone` may do the same without a transaction; None, with nothing done, where it may not.
     `wait`: the seconds to wait for the instance that the answer is about, None not to. `was_asked` tells that the
     caller asked for it, and is to be told that it was done. `seals_answer`: who reads the answer can act by it.
     """
 
+    tenant_id: TenantId
     handle: Callable[[Connection], Answer]
     key: IdempotencyKey | None
     alone: Callable[[Connection], Answer | None] | None = None
@@ -61,28 +63,29 @@ class Command:
 
 
 class Transactions:
-    """Runs what was read and checked, on one database."""
+    """Runs what was read and checked, on one database, in sessions of the tenant whose it is."""
 
-    def __init__(self, database: Database, waiter: Waiter, sealing_keys: SealingKeys) -> None:
-        self._database = database
+    def __init__(self, tenants: Tenants, waiter: Waiter, sealing_keys: SealingKeys) -> None:
+        self._tenants = tenants
         self._waiter = waiter
         self._sealing_keys = sealing_keys
 
     def read(
         self,
+        tenant_id: TenantId,
         handle: Callable[[Connection], Answer],
         alone: Callable[[Connection], Answer | None] | None = None,
     ) -> Sent:
         """Answer from one reading transaction, or from what `alone` reads."""
-        answer = self._try_alone(alone)
+        answer = self._try_alone(tenant_id, alone)
         if answer is not None:
             return send(answer)
-        with self._database.reading() as tx:
+        with self._tenants.of(tenant_id).reading() as tx:
             return send(handle(tx))
 
     def calculate(self, command: Command) -> Sent:
         """Answer a POST that stores nothing; with a key, the first answer is kept and given again."""
-        with self._database.reading() as tx:
+        with self._tenants.of(command.tenant_id).reading() as tx:
             answer = command.handle(tx)
         if command.key is None:
             return send(answer)
@@ -90,9 +93,10 @@ class Transactions:
 
     def command(self, command: Command) -> Sent:
         """Run a command in a transaction of its own, then wait for what it set in motion, where that is wanted."""
-        done: Answer | KeptAnswer | None = None if command.key else self._try_alone(command.alone)
+        alone = None if command.key else command.alone
+        done: Answer | KeptAnswer | None = self._try_alone(command.tenant_id, alone)
         if done is None:
-            done = self._database.run(lambda tx: self._once(tx, command))
+            done = self._tenants.of(command.tenant_id).run(lambda tx: self._once(tx, command))
         faults.hit("after_accept_commit")
         if isinstance(done, KeptAnswer):
             return self._replay(done, command)
@@ -103,15 +107,17 @@ class Transactions:
             sent = self._settle(command, done.follow, sent)
         return sent
 
-    def run(self, work: Callable[[Connection], T]) -> T:
-        """Run something in a transaction of its own."""
-        return self._database.run(work)
+    def run(self, tenant_id: TenantId, work: Callable[[Connection], T]) -> T:
+        """Run something of a tenant in a transaction of its own."""
+        return self._tenants.of(tenant_id).run(work)
 
-    def _try_alone(self, handle: Callable[[Connection], Answer | None] | None) -> Answer | None:
-        if handle is None or self._database.is_sqlite:
+    def _try_alone(
+        self, tenant_id: TenantId, handle: Callable[[Connection], Answer | None] | None
+    ) -> Answer | None:
+        if handle is None or self._tenants.is_sqlite:
             return None
         try:
-            with self._database.each_alone() as tx:
+            with self._tenants.of(tenant_id).each_alone() as tx:
                 return handle(tx)
         except IntegrityError:
             return None  # what it points at was deleted in between: in a transaction it is told so
@@ -133,7 +139,9 @@ class Transactions:
     def _keep(self, key: IdempotencyKey, sent: Sent, instance_id: str) -> None:
         """A repeat of the request is to get the answer that was given, not the one from before the wait."""
         kept = _kept_text(sent)
-        self._database.run(lambda tx: keep(tx, key, status=sent.status, answer=kept, instance_id=instance_id))
+        self._tenants.of(key.tenant_id).run(
+            lambda tx: keep(tx, key, status=sent.status, answer=kept, instance_id=instance_id)
+        )
 
     def _once(self, tx: Connection, command: Command) -> Answer | KeptAnswer:
         key = command.key

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 
 from common.commands.absent import absent_instance
-from common.db import Database
+from common.db.tenants import Tenants
 from common.ids import TenantId
 from common.queues.changes import LOOK_SECONDS, Changes
 from common.store.listing import InstanceRecord
@@ -44,8 +44,8 @@ class Waited:
 class Waiter:
     """Waits for instances on behalf of requests, for as many at once as the process can spare threads."""
 
-    def __init__(self, database: Database, changes: Changes, *, most: int) -> None:
-        self._database = database
+    def __init__(self, tenants: Tenants, changes: Changes, *, most: int) -> None:
+        self._tenants = tenants
         self._changes = changes
         self._places = threading.BoundedSemaphore(most)
         self._stopping = False
@@ -81,9 +81,10 @@ class Waiter:
                 changed.wait(min(left, LOOK_SECONDS))
 
     def _look(self, tenant_id: TenantId, instance_id: str) -> tuple[InstanceRecord, bool]:
-        with self._database.looking() as tx:
+        database = self._tenants.of(tenant_id)
+        with database.looking() as tx:
             found = read_settling(tx, tenant_id, instance_id)
         if found is None:
-            with self._database.reading() as tx:
+            with database.reading() as tx:
                 raise absent_instance(tx, tenant_id, instance_id)
         return found

@@ -8,6 +8,8 @@ a third each; the rest is ended, parked or not due but for a few. Then the state
 calls them, and executed under `EXPLAIN (ANALYZE, BUFFERS)` with their very parameters; of those that workers keep prepared the
 plan for any parameters is looked at too. Told are plans in which a big table is read whole, and statements that read
 many more rows or pages than they find. Nothing is timed, so a busy machine changes nothing.
+
+What the API's callers ask is explained as the API asks it: in sessions that row-level security restricts to a tenant.
 """
 
 from __future__ import annotations
@@ -28,16 +30,35 @@ from sqlalchemy import Connection, event
 
 from benchmarks.stacks import begin, tell
 from common.commands.definitions import apply_definition
+from common.commands.send import send_event
 from common.commands.start import Start, start_instance
 from common.config import Limits
-from common.db import Database
+from common.db import LONGEST_WAIT, Database, Sessions
 from common.db.migrate import upgrade
 from common.db.now import read_now
 from common.db.rows import update_rows
 from common.db.tables import instances as instances_table
+from common.db.tenants import Tenants
 from common.ids import InstanceId, LeaseToken, TaskId, TenantId, WorkerId, new_token
-from common.store import claims, deadlines, inbox, instances, joins, keys, leased, places, tasks, timers
+from common.lifecycle import InstanceStatus
+from common.store import (
+    accepting,
+    claims,
+    deadlines,
+    inbox,
+    instances,
+    joins,
+    keys,
+    leased,
+    listing,
+    overview,
+    places,
+    results,
+    tasks,
+    timers,
+)
 from common.store.coming import read_coming
+from common.store.listing import IncidentFilter, InstanceFilter, TaskFilter
 from common.store.ready import lock_and_read
 from signalbox.bench import TENANT, postgres_server, steps_chart
 from signalbox.folder import DataFolder
@@ -53,6 +74,8 @@ MOST_PAGES = 40
 looked up in a second table or locked is read again, and where few are ready each may be compared with each."""
 
 Hot = Callable[[Connection], object]
+Called = Callable[[Connection, TenantId, InstanceId], object]
+"""What a caller asks, of his tenant and of an instance amid all of its."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +141,7 @@ def examine(url: str, rows: int) -> dict[str, Any]:
     try:
         upgrade(database)
         fill(database, rows)
-        explained = explain(database, HOT)
+        explained = explain(database, HOT) | explain_called(url)
     finally:
         database.dispose()
     return {
@@ -189,7 +212,32 @@ def start_first(tx: Connection) -> None:
     start_instance(tx, tenant, Start(definition_key="plans"), actor="bench", limits=Limits())
 
 
-def explain(database: Database, hot: Mapping[str, Hot]) -> dict[str, list[Explained]]:
+def explain_called(url: str) -> dict[str, list[Explained]]:
+    """What PostgreSQL does in what callers ask, in sessions as the API has them for its callers."""
+    tenants = Tenants.open(url, pool_size=1, name="signalbox-plans", longest_wait=LONGEST_WAIT)
+    try:
+        if not tenants.are_restricted():
+            raise RuntimeError(
+                "expected a login that may take the API's role, found one that may not: see the warning"
+            )
+        with tenants.database.reading() as tx:
+            tenant = keys.find_tenant(tx, TENANT)
+            if tenant is None:
+                raise RuntimeError(f'expected the tenant "{TENANT}", found none: the database was not filled')
+            middle = tx.exec_driver_sql(
+                "SELECT id FROM instances ORDER BY id OFFSET (SELECT count(*) / 2 FROM instances) LIMIT 1"
+            ).scalar_one()
+        asked = {name: _asking(call, tenant, middle) for name, call in CALLED.items()}
+        return explain(tenants.of(tenant), asked)
+    finally:
+        tenants.dispose()
+
+
+def _asking(call: Called, tenant: TenantId, instance_id: InstanceId) -> Hot:
+    return lambda tx: call(tx, tenant, instance_id)
+
+
+def explain(database: Sessions, hot: Mapping[str, Hot]) -> dict[str, list[Explained]]:
     """What PostgreSQL does in every statement that the calls of `hot` execute; each call is undone."""
     found: dict[str, list[Explained]] = {}
     for name, call in hot.items():
@@ -321,6 +369,57 @@ HOT: Mapping[str, Hot] = {
     "coming.read_coming": read_coming,
     "places.find_wanted": lambda tx: places.find_wanted(tx, after=None, limit=READY),
 }
+
+PAGE = 50
+
+CALLED: Mapping[str, Called] = {
+    "read_instance": listing.read_instance,
+    "read_standing": accepting.read_standing,
+    "read_settling": overview.read_settling,
+    "count_inbox": overview.count_inbox,
+    "list_instances": lambda tx, tenant_id, instance_id: listing.list_instances(
+        tx, tenant_id, InstanceFilter(), before=instance_id, limit=PAGE
+    ),
+    "list_instances, of a status": lambda tx, tenant_id, instance_id: listing.list_instances(
+        tx,
+        tenant_id,
+        InstanceFilter(statuses=[InstanceStatus.WAITING], definition_key="plans"),
+        before=instance_id,
+        limit=PAGE,
+    ),
+    "list_instances, of a parent": lambda tx, tenant_id, instance_id: listing.list_instances(
+        tx, tenant_id, InstanceFilter(parent_id=instance_id), before=None, limit=PAGE
+    ),
+    "page_ids": lambda tx, tenant_id, instance_id: listing.page_ids(
+        tx, tenant_id, InstanceFilter(), after=instance_id, limit=PAGE
+    ),
+    "list_tasks": lambda tx, tenant_id, instance_id: listing.list_tasks(
+        tx, tenant_id, TaskFilter(), before=instance_id, limit=PAGE
+    ),
+    "list_tasks, of an instance": lambda tx, tenant_id, instance_id: listing.list_tasks(
+        tx, tenant_id, TaskFilter(instance_id=instance_id), before=None, limit=PAGE
+    ),
+    "list_results": lambda tx, tenant_id, instance_id: results.list_results(
+        tx, tenant_id, instance_id, before=None, limit=PAGE
+    ),
+    "list_history": lambda tx, tenant_id, instance_id: listing.list_history(
+        tx, tenant_id, instance_id, since=1, limit=PAGE
+    ),
+    "list_incidents, of a definition": lambda tx, tenant_id, _: listing.list_incidents(
+        tx, tenant_id, IncidentFilter(definition_key="plans"), before=None, limit=PAGE
+    ),
+    "start_instance": lambda tx, tenant_id, _: start_instance(
+        tx,
+        tenant_id,
+        Start(definition_key="plans", business_key="a key of its own"),
+        actor="bench",
+        limits=Limits(),
+    ),
+    "send_event": lambda tx, tenant_id, instance_id: send_event(
+        tx, tenant_id, instance_id, {"type": "GO"}, actor="bench", limits=Limits()
+    ),
+}
+"""What the API asks for callers, where it is bound to find rows among many."""
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def show_link(call: LinkCall, token: str) -> Answer:
         return _no_link(call)
     if (wait := call.services.link_gate.seconds_to_wait(link.digest)) > 0:
         return _answer(call, _TOO_OFTEN, 429, {"Retry-After": str(wait)})
-    with call.services.database.reading() as tx:
+    with call.services.tenants.of(link.tenant_id).reading() as tx:
         return _seen(call, look_at_link(tx, link))
 
 
@@ -163,7 +163,8 @@ def use_link(call: LinkCall, token: str) -> Answer:
         return _answer(call, _TOO_OFTEN, 429, {"Retry-After": str(wait)})
     limits = call.services.limits
     try:
-        return _seen(call, call.transactions.run(lambda tx: follow_link(tx, link, limits=limits)))
+        seen = call.transactions.run(link.tenant_id, lambda tx: follow_link(tx, link, limits=limits))
+        return _seen(call, seen)
     except (Conflict, NotFound):
         return _seen(call, Seen(link, LinkState.FINISHED))
     except Invalid as error:

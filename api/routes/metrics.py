@@ -38,7 +38,8 @@ def get_metrics(services: Services) -> Answer:
         tenant_id = principal.tenant_id
     elif not _is_from_this_machine():
         raise Unauthorized('a valid API key is needed: "Authorization: Bearer sb_…"')
-    with services.database.reading() as tx:
+    database = services.database if tenant_id is None else services.tenants.of(tenant_id)
+    with database.reading() as tx:
         overview.hold_still(tx)
         return Answer(exposition(tx, tenant_id), media_type=MEDIA_TYPE)
 

@@ -12,6 +12,7 @@ from common.commands.findings import Finding
 from common.commands.verify import verify_instance
 from common.db import Database
 from common.db.now import read_now
+from common.db.row_security import why_unrestricted
 from common.db.tables import TimerStatus
 from common.decision import TIMEOUT_TIMER
 from common.lifecycle import ENDED, FINAL, OPEN, InstanceStatus, TaskStatus
@@ -26,7 +27,7 @@ def examine(database: Database, *, replay: bool = True) -> dict[str, Any]:
     """Examine every instance and the whole system; return {"healthy", "instances", "problems", "delays"}.
 
     `problems` break a promise; `delays` (expired leases, overdue timers and tasks, inbox age, types without a worker, how
-    many orchestrators live, whether the database takes no writes) may be an ordinary backlog. `replay` False leaves out replaying every history, which takes a step per event.
+    many orchestrators live, whether the database takes no writes, why PostgreSQL does not keep the API's callers to their tenants) may be an ordinary backlog. `replay` False leaves out replaying every history, which takes a step per event.
     """
     problems: list[Finding] = []
     examined = 0
@@ -39,6 +40,7 @@ def examine(database: Database, *, replay: bool = True) -> dict[str, Any]:
     with database.reading() as tx:
         problems += _across(tx)
         delays = invariants.read_delays(tx, now=read_now(tx))
+        unrestricted = why_unrestricted(tx)
     return {
         "healthy": not problems,
         "instances": examined,
@@ -52,6 +54,7 @@ def examine(database: Database, *, replay: bool = True) -> dict[str, Any]:
             "unclaimableTypes": list(delays.unclaimable_types),
             "orchestrators": delays.orchestrators,
             "readOnly": not database.takes_writes(),
+            "unrestricted": unrestricted,
         },
     }
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg.types.string import TextLoader
-from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 
 from common import faults
@@ -52,57 +52,12 @@ def note_bell(tx: Connection, queue: str, *ids: str) -> None:
 
 
 @dataclass
-class Database:
-    """One database, opened once a process. `listeners` are called with the bells of each committed transaction."""
+class Sessions:
+    """The ways in which work gets at a database. `listeners` are called with the bells of each committed transaction."""
 
     engine: Engine
     listeners: list[Callable[[Bells], None]] = field(default_factory=list)
     _writer: Writer | None = None
-
-    @classmethod
-    def open(
-        cls,
-        url: str,
-        *,
-        pool_size: int = 8,
-        name: str = "signalbox",
-        longest_transaction: timedelta | None = None,
-        longest_wait: timedelta | None = None,
-    ) -> Database:
-        """Open `postgresql://…` or `sqlite:///path`; connects lazily.
-
-        A transaction that is not over after `longest_transaction` (whole milliseconds) loses its session, on PostgreSQL
-        17 and later. A statement that waits longer than `longest_wait` for a lock fails there, as trouble.
-        Raises `Misconfigured` for another scheme or an unusable folder.
-        """
-        try:
-            parsed = make_url(url)
-        except (ArgumentError, ValueError):  # which quote what may be half of a password
-            raise Misconfigured(
-                'DATABASE_URL: expected "postgresql://user:password@host:port/database" with a number as the port; '
-                '"@", "/" and ":" in user and password are written %40, %2F and %3A'
-            ) from None
-        if parsed.get_backend_name() == "postgresql":
-            return cls(
-                _postgresql(
-                    url,
-                    pool_size=pool_size,
-                    name=name,
-                    longest_transaction=longest_transaction,
-                    longest_wait=longest_wait,
-                )
-            )
-        if parsed.get_backend_name() == "sqlite" and parsed.database and parsed.database != ":memory:":
-            path = Path(parsed.database).absolute()
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise Misconfigured(
-                    f'DATABASE_URL: cannot make the folder of "{path}": {error.strerror}'
-                ) from error
-            engine = _sqlite(url, pool_size=pool_size)
-            return cls(engine, _writer=Writer(engine, FileLock(Path(f"{path}.lock"))))
-        raise Misconfigured('DATABASE_URL: expected "postgresql://…" or "sqlite:///path"')
 
     @property
     def is_sqlite(self) -> bool:
@@ -118,7 +73,7 @@ class Database:
 
         An exception that leaves the block rings nobody, whatever is committed by then. A connection that broke is forgotten.
         """
-        with self.engine.connect() as tx:
+        with self._connect() as tx:
             tx.info.pop(_BELLS, None)
             driver: Any = tx.connection.driver_connection
             if not self.is_sqlite:
@@ -155,7 +110,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Open a transaction for queries; nothing written in it is kept."""
-        with self.engine.connect().execution_options(signalbox_reading=True) as tx, tx.begin() as transaction:
+        with self._connect().execution_options(signalbox_reading=True) as tx, tx.begin() as transaction:
             yield tx
             transaction.rollback()
 
@@ -179,6 +134,68 @@ class Database:
                 if left == 0 or sqlstate(error) not in _RUN_AGAIN:
                     raise
         raise AssertionError("unreachable: the last try returns or raises")
+
+    def _connect(self) -> Connection:
+        return self.engine.connect()
+
+    @contextmanager
+    def _begun(self) -> Iterator[Connection]:
+        if self._writer is not None:
+            with self._writer.transaction() as tx:
+                yield tx
+        else:
+            with self._connect() as tx, tx.begin():
+                yield tx
+
+
+@dataclass
+class Database(Sessions):
+    """One database, opened once a process, as its login sees it: all tenants. The API's callers have `common.db.tenants`."""
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        *,
+        pool_size: int = 8,
+        name: str = "signalbox",
+        longest_transaction: timedelta | None = None,
+        longest_wait: timedelta | None = None,
+    ) -> Database:
+        """Open `postgresql://…` or `sqlite:///path`; connects lazily.
+
+        A transaction that is not over after `longest_transaction` (whole milliseconds) loses its session, on PostgreSQL
+        17 and later. A statement that waits longer than `longest_wait` for a lock fails there, as trouble.
+        Raises `Misconfigured` for another scheme or an unusable folder.
+        """
+        try:
+            parsed = make_url(url)
+        except (ArgumentError, ValueError):  # which quote what may be half of a password
+            raise Misconfigured(
+                'DATABASE_URL: expected "postgresql://user:password@host:port/database" with a number as the port; '
+                '"@", "/" and ":" in user and password are written %40, %2F and %3A'
+            ) from None
+        if parsed.get_backend_name() == "postgresql":
+            return cls(
+                postgresql_engine(
+                    url,
+                    pool_size=pool_size,
+                    name=name,
+                    longest_transaction=longest_transaction,
+                    longest_wait=longest_wait,
+                )
+            )
+        if parsed.get_backend_name() == "sqlite" and parsed.database and parsed.database != ":memory:":
+            path = Path(parsed.database).absolute()
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise Misconfigured(
+                    f'DATABASE_URL: cannot make the folder of "{path}": {error.strerror}'
+                ) from error
+            engine = _sqlite(url, pool_size=pool_size)
+            return cls(engine, _writer=Writer(engine, FileLock(Path(f"{path}.lock"))))
+        raise Misconfigured('DATABASE_URL: expected "postgresql://…" or "sqlite:///path"')
 
     def takes_writes(self) -> bool:
         """Whether the server takes writes now; not a standby, nor where `default_transaction_read_only` is on."""
@@ -239,15 +256,6 @@ class Database:
         with self.engine.connect() as tx:
             return bool(tx.exec_driver_sql("SHOW transaction_read_only").scalar_one() == "off")
 
-    @contextmanager
-    def _begun(self) -> Iterator[Connection]:
-        if self._writer is not None:
-            with self._writer.transaction() as tx:
-                yield tx
-        else:
-            with self.engine.connect() as tx, tx.begin():
-                yield tx
-
 
 def sqlstate(error: DBAPIError) -> str | None:
     """PostgreSQL's five-character error code, or None on SQLite and for lost connections."""
@@ -272,14 +280,16 @@ PING_AFTER = 2.0
 """Seconds of rest after which a pooled connection is asked whether it still lives; busy ones save the round trip."""
 
 
-def _postgresql(
-    url: str,
+def postgresql_engine(
+    url: str | URL,
     *,
     pool_size: int,
     name: str,
-    longest_transaction: timedelta | None,
-    longest_wait: timedelta | None,
+    longest_transaction: timedelta | None = None,
+    longest_wait: timedelta | None = None,
+    role: str | None = None,
 ) -> Engine:
+    """A pool of sessions, each of which takes `role` when it begins; None: the login's own. See `Database.open` for the rest."""
     engine = create_engine(
         url,
         pool_size=pool_size,
@@ -289,7 +299,8 @@ def _postgresql(
             "connect_timeout": 5,
             "options": "-c idle_in_transaction_session_timeout=5000 -c timezone=UTC"
             + ("" if longest_transaction is None else WORKERS_PLANS)
-            + ("" if longest_wait is None else f" -c lock_timeout={longest_wait // _MILLISECOND}"),
+            + ("" if longest_wait is None else f" -c lock_timeout={longest_wait // _MILLISECOND}")
+            + ("" if role is None else f" -c role={role}"),
             "prepare_threshold": 2,
         },
     )

@@ -24,6 +24,7 @@ READ_ONLY = (
     "the database takes no writes: it is a standby, or default_transaction_read_only is on; "
     "mend that, or name the primary in DATABASE_URL"
 )
+ONE_WALL = "PostgreSQL does not keep the API's callers to their tenants; only its code does"
 ROLES = ("viewer", "operator", "author", "worker", "admin")
 
 db = typer.Typer(no_args_is_help=True, help="The database's schema.")
@@ -259,6 +260,8 @@ def _diagnosis(report: dict[str, Any]) -> RenderableType:
         head = Text.assemble(("✓ ", "green"), ("healthy", "green"), f", {examined}")
     lines = [Text(f"  ✗ {_finding(problem)}", "red") for problem in problems]
     lines += [Text(line, "yellow") for line in unattended]
+    if delays["unrestricted"] is not None:
+        lines.append(Text(f"  ! {ONE_WALL}: {delays['unrestricted']}", "yellow"))
     waiting = facts(
         [
             ("expired leases", _if_any(delays["expiredLeases"])),

@@ -5,11 +5,11 @@ from contextlib import contextmanager
 
 from sqlalchemy import event
 
-from common.db import Database
+from common.db import Sessions
 
 
 @contextmanager
-def statements(database: Database) -> Iterator[list[str]]:
+def statements(database: Sessions) -> Iterator[list[str]]:
     """Every statement that SQLAlchemy executes meanwhile; BEGIN and COMMIT are not told."""
     seen: list[str] = []
 

@@ -138,6 +138,17 @@ def test_the_database_clock_has_one_expression():
     assert found == []
 
 
+def test_handlers_of_requests_get_at_the_database_of_a_tenant_alone():
+    """`services.database` sees all tenants (docs/decisions/row-level-security.md): it is for the figures of an installation."""
+    found = [
+        place(path)
+        for path in python_files("api/routes", "api/schemas")
+        if re.search(r"\b(services|tenants)\.database\b", path.read_text(encoding="utf-8"))
+    ]
+
+    assert found == ["api/routes/metrics.py"]
+
+
 def is_ours(parts: tuple[str, ...]) -> bool:
     """Whether a path belongs to the repository: no cache, no environment, no local data."""
     return not any(

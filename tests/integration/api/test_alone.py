@@ -14,7 +14,7 @@ from api.app import create_app, services_of
 from api.operations import Answer
 from api.transactions import Transactions
 from common.config import Settings
-from common.db import ARRIVALS, ORCHESTRATOR_QUEUE, Bells, Database
+from common.db import ARRIVALS, ORCHESTRATOR_QUEUE, Bells, Database, Sessions
 from common.db.now import read_now
 from common.db.prepared import Prepared
 from common.db.tables import DefinitionStatus
@@ -28,13 +28,13 @@ from tests.support.postgres import read_only
 
 
 @pytest.fixture
-def served(api: Api) -> Database:
-    """The database as the API has it open."""
-    return services_of(api.app).database
+def served(api: Api) -> Sessions:
+    """The database as the API has it open for callers of the tenant."""
+    return services_of(api.app).tenants.of(api.engine.tenant_id)
 
 
 @contextmanager
-def rung(database: Database) -> Iterator[list[Bells]]:
+def rung(database: Sessions) -> Iterator[list[Bells]]:
     heard: list[Bells] = []
     database.listeners.append(heard.append)
     yield heard
@@ -42,7 +42,7 @@ def rung(database: Database) -> Iterator[list[Bells]]:
 
 
 @contextmanager
-def transactions(database: Database) -> Iterator[list[object]]:
+def transactions(database: Sessions) -> Iterator[list[object]]:
     """The connections on which a transaction began."""
     begun: list[object] = []
     note = begun.append  # each mention of it is another object
@@ -57,7 +57,7 @@ def without_times(instance: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in instance.items() if name not in ("id", "createdAt")}
 
 
-def test_starts_and_events_and_reads_need_no_transaction_on_postgresql(api: Api, served: Database) -> None:
+def test_starts_and_events_and_reads_need_no_transaction_on_postgresql(api: Api, served: Sessions) -> None:
     instance_id = api.start()
 
     with statements(served) as seen, transactions(served) as begun:
@@ -85,7 +85,7 @@ def test_a_start_is_answered_alike_the_first_time_and_when_it_is_remembered(api:
 
 
 def test_what_was_accepted_rings_after_its_commit_and_what_was_refused_rings_nobody(
-    api: Api, served: Database
+    api: Api, served: Sessions
 ) -> None:
     instance_id = api.start()
     with rung(served) as heard:
@@ -167,7 +167,7 @@ ONE = Prepared(text("SELECT 1"))
 NOBODY = Prepared(
     text(
         "INSERT INTO inbox (tenant_id, instance_id, lane, type, body, source, accepted_at)"
-        " VALUES (CAST(:id AS uuid), CAST(:id AS uuid), 1, 'event', '{}', 'test', clock_timestamp()) RETURNING id"
+        " VALUES (CAST(:tenant_id AS uuid), CAST(:id AS uuid), 1, 'event', '{}', 'test', clock_timestamp()) RETURNING id"
     )
 )
 NOWHERE = Prepared(text("SELECT nothing FROM nowhere"))
@@ -191,7 +191,7 @@ def test_a_connection_that_was_lost_is_told_as_trouble_and_not_used_again(databa
 @ON_POSTGRESQL
 def test_what_the_database_refuses_leaves_the_connection_as_it_was(database: Database) -> None:
     with pytest.raises(IntegrityError), database.each_alone() as tx:
-        NOBODY.rows(tx, {"id": new_id()})
+        NOBODY.rows(tx, {"tenant_id": new_id(), "id": new_id()})
     with pytest.raises(ProgrammingError), database.each_alone() as tx:
         NOWHERE.rows(tx)
 
@@ -201,14 +201,14 @@ def test_what_the_database_refuses_leaves_the_connection_as_it_was(database: Dat
 
 
 @ON_POSTGRESQL
-def test_what_was_deleted_between_look_and_write_is_told_by_a_transaction(api: Api, served: Database) -> None:
+def test_what_was_deleted_between_look_and_write_is_told_by_a_transaction(api: Api, served: Sessions) -> None:
     def put(tx: Connection) -> Answer | None:
-        NOBODY.rows(tx, {"id": new_id()})
+        NOBODY.rows(tx, {"tenant_id": api.engine.tenant_id, "id": new_id()})
         raise AssertionError("there is no such instance")
 
     services = services_of(api.app)
-    transactions = Transactions(served, services.waiter, services.sealing_keys)
-    told = transactions.read(lambda _tx: Answer({"told": True}), put)
+    transactions = Transactions(services.tenants, services.waiter, services.sealing_keys)
+    told = transactions.read(api.engine.tenant_id, lambda _tx: Answer({"told": True}), put)
 
     assert told.payload == b'{"told":true}'
 
@@ -216,8 +216,7 @@ def test_what_was_deleted_between_look_and_write_is_told_by_a_transaction(api: A
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_a_database_that_takes_no_writes_is_told_and_passes_by_itself(api: Api, database_url: str) -> None:
     api.apply()
-    served = services_of(api.app).database
-    served.dispose()  # what a failover does to sessions
+    services_of(api.app).tenants.dispose()  # what a failover does to sessions
     with read_only(database_url):
         ready = api.app.test_client().get("/health/ready")
         assert (ready.status_code, (ready.json or {})["database"]) == (503, "read-only")

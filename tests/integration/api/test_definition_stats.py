@@ -47,7 +47,7 @@ def worker(failing: int) -> Any:
 
 def let_go_by(api: Api, clock: ManualClock, seconds: int) -> None:
     clock.advance(timedelta(seconds=seconds))
-    services_of(api.app).database.dispose()  # a session of PostgreSQL knows the time that it began with
+    services_of(api.app).tenants.dispose()  # a session of PostgreSQL knows the time that it began with
     api.engine.settle()
 
 

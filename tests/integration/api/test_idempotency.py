@@ -146,10 +146,10 @@ def test_a_key_is_forgotten_after_a_day(api: Api, clock: ManualClock) -> None:
     first = api.post("/instances", START, headers=headers)
 
     clock.advance(timedelta(hours=23, minutes=59))
-    services_of(api.app).database.dispose()  # the clock is set for connections to come
+    services_of(api.app).tenants.dispose()  # the clock is set for connections to come
     assert api.post("/instances", START, headers=headers).json["id"] == first.json["id"]
     clock.advance(timedelta(minutes=2))
-    services_of(api.app).database.dispose()
+    services_of(api.app).tenants.dispose()
     assert api.post("/instances", START, headers=headers).json["id"] != first.json["id"]
 
 
@@ -157,7 +157,7 @@ def test_expired_keys_are_swept_and_others_are_kept(api: Api, clock: ManualClock
     api.apply()
     api.post("/instances", START, headers={"Idempotency-Key": "old"})
     clock.advance(timedelta(hours=20))
-    services_of(api.app).database.dispose()
+    services_of(api.app).tenants.dispose()
     api.post("/instances", START, headers={"Idempotency-Key": "new"})
     clock.advance(timedelta(hours=5))
 

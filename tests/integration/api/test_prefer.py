@@ -210,7 +210,7 @@ def test_a_change_that_is_published_ends_the_wait(api: Api, database_url: str, v
     waiter = services_of(listening).waiter
     instance_id = api.post("/instances", START).json["id"]
     changes = Changes.open(valkey_url)
-    statements = services_of(listening).database.engine
+    statements = services_of(listening).tenants.of(api.engine.tenant_id).engine
 
     def note(_tx: object, _cursor: object, statement: str, *_rest: object) -> None:
         if "family" in statement:

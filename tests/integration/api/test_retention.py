@@ -17,7 +17,7 @@ def deleted(api: Api, clock: ManualClock) -> str:
     api.post(f"/instances/{instance_id}/events", {"type": "APPROVED"})
     api.engine.settle()
     clock.advance(timedelta(days=31))
-    services_of(api.app).database.dispose()  # a session reads the clock when it begins
+    services_of(api.app).tenants.dispose()  # a session reads the clock when it begins
     assert api.get("/retention").json["due"] == 1
     assert sweep(api.engine.database, Keeping(), rest=lambda _seconds: False) == 1
     return instance_id

@@ -31,7 +31,7 @@ def create(api: Api, **more: Any) -> dict[str, Any]:
 def pass_time(api: Api, clock: ManualClock, step: timedelta) -> None:
     """Move the clock, also for the API, whose sessions on PostgreSQL have read it when they began."""
     clock.advance(step)
-    services_of(api.app).database.dispose()
+    services_of(api.app).tenants.dispose()
     api.engine.settle()
 
 

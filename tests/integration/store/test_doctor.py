@@ -281,6 +281,7 @@ def test_a_backlog_is_a_delay_and_no_damage(clock: ManualClock, engine: Engine) 
         "unclaimableTypes": [],
         "orchestrators": 0,
         "readOnly": False,
+        "unrestricted": None,
     }
     assert engine.status(waiting) is InstanceStatus.PENDING
 

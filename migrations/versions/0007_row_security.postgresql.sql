@@ -1,0 +1,91 @@
+ALTER TABLE schedules ENABLE ROW LEVEL SECURITY
+
+CREATE POLICY everybody ON schedules USING (true)
+
+ALTER TABLE instances ENABLE ROW LEVEL SECURITY
+
+CREATE POLICY everybody ON instances USING (true)
+
+ALTER TABLE inbox ENABLE ROW LEVEL SECURITY
+
+CREATE POLICY everybody ON inbox USING (true)
+
+ALTER TABLE tasks ENABLE ROW LEVEL SECURITY
+
+CREATE POLICY everybody ON tasks USING (true)
+
+ALTER TABLE instance_metadata ENABLE ROW LEVEL SECURITY
+
+CREATE POLICY everybody ON instance_metadata USING (true)
+
+ALTER TABLE timers ENABLE ROW LEVEL SECURITY
+
+CREATE POLICY everybody ON timers USING (true)
+
+ALTER TABLE breakers ENABLE ROW LEVEL SECURITY
+
+CREATE POLICY everybody ON breakers USING (true)
+
+ALTER TABLE api_keys ENABLE ROW LEVEL SECURITY
+
+CREATE POLICY everybody ON api_keys USING (true)
+
+ALTER TABLE attempts ENABLE ROW LEVEL SECURITY
+
+CREATE POLICY everybody ON attempts USING (true)
+
+ALTER TABLE configs ENABLE ROW LEVEL SECURITY
+
+CREATE POLICY everybody ON configs USING (true)
+
+ALTER TABLE definitions ENABLE ROW LEVEL SECURITY
+
+CREATE POLICY everybody ON definitions USING (true)
+
+ALTER TABLE history ENABLE ROW LEVEL SECURITY
+
+CREATE POLICY everybody ON history USING (true)
+
+ALTER TABLE idempotency ENABLE ROW LEVEL SECURITY
+
+CREATE POLICY everybody ON idempotency USING (true)
+
+ALTER TABLE incidents ENABLE ROW LEVEL SECURITY
+
+CREATE POLICY everybody ON incidents USING (true)
+
+ALTER TABLE joins ENABLE ROW LEVEL SECURITY
+
+CREATE POLICY everybody ON joins USING (true)
+
+ALTER TABLE limits ENABLE ROW LEVEL SECURITY
+
+CREATE POLICY everybody ON limits USING (true)
+
+ALTER TABLE published ENABLE ROW LEVEL SECURITY
+
+CREATE POLICY everybody ON published USING (true)
+
+ALTER TABLE secrets ENABLE ROW LEVEL SECURITY
+
+CREATE POLICY everybody ON secrets USING (true)
+
+ALTER TABLE suggestions ENABLE ROW LEVEL SECURITY
+
+CREATE POLICY everybody ON suggestions USING (true)
+
+ALTER TABLE tenants ENABLE ROW LEVEL SECURITY
+
+CREATE POLICY everybody ON tenants USING (true)
+
+ALTER TABLE tombstones ENABLE ROW LEVEL SECURITY
+
+CREATE POLICY everybody ON tombstones USING (true)
+
+ALTER TABLE triggers ENABLE ROW LEVEL SECURITY
+
+CREATE POLICY everybody ON triggers USING (true)
+
+ALTER TABLE used_links ENABLE ROW LEVEL SECURITY
+
+CREATE POLICY everybody ON used_links USING (true)
