@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from api.app import services_of
 from api.operations import Operation
 from api.routes import OPERATIONS
 from common.db.tables import Role
@@ -143,6 +144,11 @@ def test_lists_never_mix(api: Api, theirs: dict[str, str]) -> None:
     for path, query in lists:
         assert api.get(path, **query).json["items"], path
         assert api.get(path, key=api.other_key, **query).json["items"] == [], path
+
+
+def test_callers_are_served_behind_both_walls(api: Api) -> None:
+    """Here and in all other tests of the API on PostgreSQL: what works in them works as the role that is kept to its tenant."""
+    assert services_of(api.app).tenants.are_restricted() == (not api.engine.database.is_sqlite)
 
 
 def test_nothing_is_started_from_another_tenants_definition(api: Api, theirs: dict[str, str]) -> None:
