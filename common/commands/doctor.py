@@ -16,7 +16,7 @@ from common.db.row_security import why_unrestricted
 from common.db.tables import TimerStatus
 from common.decision import TIMEOUT_TIMER
 from common.lifecycle import ENDED, FINAL, OPEN, InstanceStatus, TaskStatus
-from common.store import invariants
+from common.store import holders, invariants
 from common.store.invariants import Obligations
 from statechart.maps import map_key
 
@@ -27,7 +27,7 @@ def examine(database: Database, *, replay: bool = True) -> dict[str, Any]:
     """Examine every instance and the whole system; return {"healthy", "instances", "problems", "delays"}.
 
     `problems` break a promise; `delays` (expired leases, overdue timers and tasks, inbox age, types without a worker, how
-    many orchestrators live, whether the database takes no writes, why PostgreSQL does not keep the API's callers to their tenants) may be an ordinary backlog. `replay` False leaves out replaying every history, which takes a step per event.
+    many orchestrators live, who holds locks for long, whether the database takes no writes, why PostgreSQL does not keep the API's callers to their tenants) may be an ordinary backlog. `replay` False leaves out replaying every history, which takes a step per event.
     """
     problems: list[Finding] = []
     examined = 0
@@ -40,6 +40,7 @@ def examine(database: Database, *, replay: bool = True) -> dict[str, Any]:
     with database.reading() as tx:
         problems += _across(tx)
         delays = invariants.read_delays(tx, now=read_now(tx))
+        holding = holders.read_holders(tx, longer_than=holders.LONG)
         unrestricted = why_unrestricted(tx)
     return {
         "healthy": not problems,
@@ -53,6 +54,17 @@ def examine(database: Database, *, replay: bool = True) -> dict[str, Any]:
             "inboxOldestSeconds": round(delays.inbox_oldest_seconds, 3),
             "unclaimableTypes": list(delays.unclaimable_types),
             "orchestrators": delays.orchestrators,
+            "holders": [
+                {
+                    "pid": one.pid,
+                    "application": one.application,
+                    "user": one.user,
+                    "state": one.state,
+                    "seconds": round(one.seconds, 1),
+                    "waiting": one.waiting,
+                }
+                for one in holding
+            ],
             "readOnly": not database.takes_writes(),
             "unrestricted": unrestricted,
         },

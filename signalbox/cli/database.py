@@ -260,6 +260,7 @@ def _diagnosis(report: dict[str, Any]) -> RenderableType:
         head = Text.assemble(("✓ ", "green"), ("healthy", "green"), f", {examined}")
     lines = [Text(f"  ✗ {_finding(problem)}", "red") for problem in problems]
     lines += [Text(line, "yellow") for line in unattended]
+    lines += [Text(f"  ! {_holder(one)}", "yellow") for one in delays["holders"]]
     if delays["unrestricted"] is not None:
         lines.append(Text(f"  ! {ONE_WALL}: {delays['unrestricted']}", "yellow"))
     waiting = facts(
@@ -287,6 +288,15 @@ def _reasons(delays: dict[str, Any]) -> list[str]:
     nobody_steps = [] if delays["orchestrators"] else [Unattended(ORCHESTRATOR)]
     nobody_runs = [Unattended(TASK_RUNNER, type_) for type_ in delays["unclaimableTypes"]]
     return [one.reason for one in nobody_steps + nobody_runs]
+
+
+def _holder(one: dict[str, Any]) -> str:
+    who = ", ".join(part for part in (one["application"], one["user"], one["state"]) if part)
+    waiting = f"; {one['waiting']} wait for it" if one["waiting"] else ""
+    return (
+        f"session {one['pid']} of PostgreSQL ({who}) has held locks for {one['seconds']:.0f} s, and what it has locked stands still{waiting}: "
+        f"end its transaction there, or `SELECT pg_terminate_backend({one['pid']})`"
+    )
 
 
 def _finding(problem: dict[str, Any]) -> str:

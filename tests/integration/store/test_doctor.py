@@ -280,6 +280,7 @@ def test_a_backlog_is_a_delay_and_no_damage(clock: ManualClock, engine: Engine) 
         "inboxOldestSeconds": 7200.0,
         "unclaimableTypes": [],
         "orchestrators": 0,
+        "holders": [],
         "readOnly": False,
         "unrestricted": None,
     }
