@@ -65,6 +65,7 @@ def make_app(broker_url: str, *, name: str, queue: str) -> Celery:
         broker_connection_retry=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # the default, 100, would end the worker during a long outage
+        broker_channel_error_retry=True,  # what the broker refuses is away for us, too: a replica takes no BRPOP
         broker_transport_options=transport_options(broker_url),
         enable_utc=True,
     )

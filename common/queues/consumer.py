@@ -1,11 +1,15 @@
-"""The consumer of a worker: one that outlives whatever stands in its queue.
+"""The consumer of a worker: one that outlives whatever stands in its queue, and whatever its broker refuses.
 
 Messages are doorbells and say nothing, so one that cannot be read is a doorbell that nobody heard: the look makes it good. Celery
 sees in it the end of the worker ("Unrecoverable error"), since what it takes out of a queue is all that there is of a task.
+
+A broker that answers and refuses (it has become a replica, may not write its files, or has something else under a queue's name) is as
+good as away: Celery connects anew (`broker_channel_error_retry`), and would do it at once, as it did get a connection.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from queue import Empty
 from typing import Any
@@ -16,6 +20,7 @@ from celery.worker.consumer import Consumer
 
 BROKER_ERRORS = (Empty, OSError, redis.RedisError)
 """What tells of the broker, and not of a message: Celery connects anew."""
+REST_AFTER_REFUSAL = 2.0
 log = structlog.get_logger("signalbox.consumer")
 
 
@@ -29,6 +34,13 @@ class TolerantConsumer(Consumer):
         if "BRPOP" in handlers:
             handlers["BRPOP"] = _bearing(handlers["BRPOP"])
         return connection
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Give the connection up, and rest where it was not lost: the next one would be refused at once."""
+        super().on_connection_error_after_connected(exc)
+        if isinstance(exc, redis.ResponseError):
+            log.warning("broker.refused", error=str(exc)[:200], rest_seconds=REST_AFTER_REFUSAL)
+            time.sleep(REST_AFTER_REFUSAL)
 
     def create_task_handler(self, *arguments: Any, **options: Any) -> Any:
         """Who takes a message that could be read: its body may be anything still."""

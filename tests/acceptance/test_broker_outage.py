@@ -1,9 +1,12 @@
-"""The broker is disposable: flushed, frozen or killed in the middle of the work, nothing is lost and nothing stops."""
+"""The broker is disposable: flushed, frozen, killed or made a replica in the middle of the work, nothing is lost and nothing stops."""
 
 import time
 from collections.abc import Callable
 from itertools import pairwise
 
+import redis
+
+from common.db import ORCHESTRATOR_QUEUE
 from common.ids import InstanceId
 from tests.support.cluster import Cluster, end_all
 from tests.support.figures import Tell
@@ -70,3 +73,31 @@ def test_a_frozen_broker(processes: Processes, postgres_url: str, valkey: Valkey
 def test_a_killed_broker(processes: Processes, postgres_url: str, valkey: ValkeyServer, tell: Tell) -> None:
     with Cluster(processes, postgres_url, valkey.url, forks=True) as cluster:
         run_through(cluster, valkey, tell, outage=valkey.kill, end=valkey.start)
+
+
+def test_a_broker_that_becomes_a_replica(
+    processes: Processes, postgres_url: str, valkey: ValkeyServer, tell: Tell
+) -> None:
+    with Cluster(processes, postgres_url, valkey.url, forks=True) as cluster:
+        run_through(cluster, valkey, tell, outage=valkey.follow, end=valkey.lead)
+
+
+def test_something_else_under_the_name_of_a_queue(
+    processes: Processes, postgres_url: str, valkey: ValkeyServer
+) -> None:
+    with (
+        Cluster(processes, postgres_url, valkey.url, forks=True) as cluster,
+        redis.Redis.from_url(valkey.url) as client,
+    ):
+        orchestrator = cluster.orchestrator()
+
+        client.set(ORCHESTRATOR_QUEUE, "no list")
+
+        orchestrator.wait_for_log("WRONGTYPE")
+        client.delete(ORCHESTRATOR_QUEUE)
+        wait_until(
+            lambda: client.info("clients")["blocked_clients"] > 0,
+            what="the orchestrator to wait for messages again",
+            seconds=20,
+        )
+        assert end_all([orchestrator]) == [0]

@@ -72,6 +72,16 @@ class ValkeyServer:
         with redis.Redis.from_url(self.url) as client:
             client.flushall()
 
+    def follow(self) -> None:
+        """Make it the replica of a server that is not there: it answers, and takes no writes. What a failover leaves behind."""
+        with redis.Redis.from_url(self.url) as client:
+            client.replicaof(LOOPBACK, free_port())
+
+    def lead(self) -> None:
+        """Make it take writes again."""
+        with redis.Redis.from_url(self.url) as client:
+            client.replicaof("NO", "ONE")
+
     def close(self) -> None:
         """End it, whatever state it is in."""
         if self.child is not None:
