@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import IO, Any
 
 import orjson
@@ -13,6 +14,7 @@ from flask import Response
 
 from api.problems import MEDIA_TYPE, ProblemAnswer
 from api.transactions import Sent
+from common.db import reason
 
 HEADERS: Mapping[str, str] = {
     "Cache-Control": "no-store",
@@ -46,7 +48,10 @@ def respond(sent: Sent) -> Response:
 def refuse(problem: ProblemAnswer, *, cause: BaseException, about: Mapping[str, Any]) -> Response:
     """The response of a refusal, and its line in the log. `about`: method, path, tenant, key's name, duration, trace id."""
     line = {"code": problem.code, "status": problem.status, **about, "path": _printable(about["path"])}
-    if problem.status >= 500:
+    if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        # An outage has hundreds of them a minute, and a trace of each tells nothing that the first does not.
+        log.error("request.failed", **line, reason=reason(cause))
+    elif problem.status >= 500:
         log.error("request.failed", **line, exc_info=cause)
     else:
         log.warning("request.refused", **line, detail=_printable(_logged(problem)))

@@ -36,7 +36,7 @@ from api.transactions import Command, Sent, Transactions, send
 from api.waiting import Waiter, wait_seconds
 from common.config import Limits, Settings
 from common.credentials import Principal, read_secret
-from common.db import LONGEST_WAIT, is_away
+from common.db import LONGEST_WAIT, is_away, is_full
 from common.db.tenants import Tenants
 from common.links import PATH as LINKS
 from common.links import Links
@@ -233,7 +233,7 @@ def _shown_path() -> str:
 def _refused(error: Exception) -> Response:
     path, trace_id = _shown_path(), g.trace_id
     if is_away(error):
-        problem = unavailable(path=path, trace_id=trace_id)
+        problem = unavailable(path=path, trace_id=trace_id, is_full=is_full(error))
     else:
         problem = describe(error, path=path, trace_id=trace_id)
     principal: Principal | None = g.get("principal")

@@ -17,7 +17,7 @@ import redis
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from common.db import Database
+from common.db import Database, reason
 from common.db.schema import require_schema
 from common.errors import Misconfigured
 
@@ -67,7 +67,7 @@ class Health:
             log.warning("health.schema", reason=error.message)
             return "up", "outdated"
         except SQLAlchemyError as error:
-            log.warning("health.database", error=type(error).__name__)
+            log.warning("health.database", error=reason(error))
             return "down", "down"
         if not takes_writes:
             log.warning("health.database", error="read-only")

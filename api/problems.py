@@ -222,9 +222,14 @@ def unread(error: BaseException, *, trace_id: str) -> ProblemAnswer:
     return _problem(status, code, detail, "", trace_id)
 
 
-def unavailable(*, path: str, trace_id: str) -> ProblemAnswer:
-    """What is told when the database does not answer. What it said may name hosts and users: that is for the log."""
-    detail = f'the database does not answer; try again. The log has the reason under trace id "{trace_id}"'
+def unavailable(*, path: str, trace_id: str, is_full: bool = False) -> ProblemAnswer:
+    """What is told when the database does not answer, or has no room. What it said may name hosts and users: that is for the log."""
+    found = (
+        "the database has no room left on its disk; make some"
+        if is_full
+        else "the database does not answer; try again"
+    )
+    detail = f'{found}. The log has the reason under trace id "{trace_id}"'
     return _problem(503, "unavailable", detail, path, trace_id, headers={"Retry-After": "1"})
 
 

@@ -18,7 +18,7 @@ from itertools import count
 import structlog
 
 from common.commands.retention import due_rules
-from common.db import Database
+from common.db import Database, reason
 from common.db.now import read_now
 from common.retention import Keeping
 from common.store import inbox, limits, retention
@@ -125,7 +125,7 @@ class Sweeper:
                 deleted = sweep(self._database, self._keeping, rest=self._ending.wait)
                 unused = 0 if look % LIMITS_EVERY else sweep_limits(self._database, rest=self._ending.wait)
             except Exception as error:  # noqa: BLE001 - an outer loop: the next look tries again
-                log.warning("retention.trouble", error=f"{type(error).__name__}: {error}"[:300])
+                log.warning("retention.trouble", error=reason(error))
                 continue
             if deleted or unused:
                 log.info("retention.swept", deleted=deleted, limits=unused)

@@ -20,7 +20,7 @@ from common import faults
 from common.commands.presence import Presence, arrive, leave, stay
 from common.config import Limits, Settings
 from common.courtesy import Courtesy
-from common.db import LONGEST_TRANSACTION, ORCHESTRATOR_QUEUE, Database
+from common.db import LONGEST_TRANSACTION, ORCHESTRATOR_QUEUE, Database, reason
 from common.db.schema import require_schema
 from common.ids import WorkerId
 from common.observability import configure_logging
@@ -227,7 +227,7 @@ class Orchestrator:
             try:
                 self.last_death = self.database.run(lambda tx: stay(tx, self.presence))
             except Exception as error:  # noqa: BLE001 - an outer loop: should it end, we would be taken for dead
-                log.warning("presence.unsaid", error=f"{type(error).__name__}: {error}"[:300])
+                log.warning("presence.unsaid", error=reason(error))
 
 
 with said_in_one_line("orchestrator"):

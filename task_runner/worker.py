@@ -20,7 +20,7 @@ from common import faults
 from common.canonical import dumps
 from common.commands.presence import Presence, arrive, leave, stay
 from common.config import Limits, Settings
-from common.db import LONGEST_TRANSACTION, TASK_RUNNER_QUEUE, Database
+from common.db import LONGEST_TRANSACTION, TASK_RUNNER_QUEUE, Database, reason
 from common.db.schema import require_schema
 from common.links import Links
 from common.observability import configure_logging
@@ -190,7 +190,7 @@ class TaskRunner:
                 self.arrivals.listen(self.settings.doorbells and self.runner.is_in_a_flood)
                 self.last_death = self.database.run(lambda tx: stay(tx, self.presence))
             except Exception as error:  # noqa: BLE001 - an outer loop: should it end, every lease here would run out
-                log.warning("beat.missed", error=f"{type(error).__name__}: {error}"[:300])
+                log.warning("beat.missed", error=reason(error))
 
 
 def _published(handler: Handler) -> list[PublishedHandler]:

@@ -13,7 +13,7 @@ from common.db.engine import (
     sqlstate,
     teach_clock,
 )
-from common.db.trouble import is_away, is_trouble
+from common.db.trouble import is_away, is_full, is_trouble, reason
 
 __all__ = [
     "ARRIVALS",
@@ -25,8 +25,10 @@ __all__ = [
     "Database",
     "Sessions",
     "is_away",
+    "is_full",
     "is_trouble",
     "note_bell",
+    "reason",
     "sqlstate",
     "teach_clock",
 ]

@@ -294,6 +294,7 @@ def postgresql_engine(
         url,
         pool_size=pool_size,
         max_overflow=pool_size,
+        hide_parameters=True,  # they are bodies and inputs, and an error is for the log
         connect_args={
             "application_name": name,
             "connect_timeout": 5,
@@ -356,6 +357,7 @@ def _sqlite(url: str, *, pool_size: int) -> Engine:
         url,
         pool_size=pool_size,
         max_overflow=pool_size,
+        hide_parameters=True,  # as above
         connect_args={"timeout": 10, "check_same_thread": False},
     )
     say_flags_bare(engine.dialect)

@@ -8,6 +8,8 @@ them: they are split off and the one at fault gets an incident.
 
 from __future__ import annotations
 
+from sqlite3 import SQLITE_FULL
+
 from sqlalchemy.exc import (
     DataError,
     DBAPIError,
@@ -26,6 +28,7 @@ _OF_ROWS = (DataError, IntegrityError, ProgrammingError, NotSupportedError)
 _CLASSES_OF_ROWS = ("22", "23", "44", "54", "P0")
 """SQLSTATE classes of what is wrong with a row: data, constraints, a view's check, what is too large (such as an index
 entry), and what a trigger raises."""
+_DISK_FULL = "53100"
 _AWAY = {READ_ONLY, "25P03", "25P04"}
 """What the driver calls internal errors: a session that takes no writes, one that idled too long, one whose transaction took too long."""
 
@@ -35,6 +38,19 @@ def is_away(error: BaseException) -> bool:
     if isinstance(error, OperationalError | InterfaceError | PoolTimeout):
         return True
     return isinstance(error, DBAPIError) and sqlstate(error) in _AWAY
+
+
+def is_full(error: BaseException) -> bool:
+    """Tell whether the database has no room left on its disk."""
+    if not isinstance(error, DBAPIError):
+        return False
+    return sqlstate(error) == _DISK_FULL or getattr(error.orig, "sqlite_errorcode", None) == SQLITE_FULL
+
+
+def reason(error: BaseException) -> str:
+    """What the database or its driver said, in one line for the log: without the statement, and without what it was about."""
+    told = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    return f"{type(told).__name__}: {' '.join(str(told).split())}"[:300]
 
 
 def is_trouble(error: Exception) -> bool:
