@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from signalbox import launch
+from signalbox.folder import PRIVATE_FOLDER
 from signalbox.tail import LogTail, Repeats
 from signalbox.write_lock import WriteLockWatch
 
@@ -141,7 +142,7 @@ class Supervisor:
             if child.popen is not None:
                 self._look_after(child, child.popen, now)
             if child.restart_at is not None and now >= child.restart_at:
-                self._launch(child)
+                self._launch_again(child, now)
         if self._watch is not None:
             self._free_write_lock(self._watch, now)
         due = [child.restart_at - now for child in self._children.values() if child.restart_at is not None]
@@ -168,7 +169,25 @@ class Supervisor:
                 _kill_session(child)
             self._children.clear()
 
+    def _launch_again(self, child: _Child, now: float) -> None:
+        """Start a part that ran before. What the system refuses now, a log or a process, it may grant later: the others go on meanwhile."""
+        try:
+            self._launch(child)
+        except OSError as error:
+            child.failures += 1
+            pause = pause_before_restart(child.failures)
+            child.restart_at = now + pause
+            where = "" if error.filename is None else f' "{error.filename}"'
+            self._say(
+                Notice(
+                    child.part.name,
+                    f"cannot be started:{where} {error.strerror}; trying again in {pause:g} s",
+                    "warning",
+                )
+            )
+
     def _launch(self, child: _Child) -> None:
+        self._logs.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)  # somebody may have cleared it away
         child.log.rotate(KEPT_LOG_BYTES)
         with child.log.path.open("ab") as log:
             child.popen = subprocess.Popen(  # noqa: S603 - our own list of arguments, no shell
@@ -208,7 +227,11 @@ class Supervisor:
         )
 
     def _tell_warnings(self, child: _Child) -> None:
-        for line in child.repeats.pass_on(child.log.new_warnings(), time.monotonic()):
+        try:
+            lines = child.log.new_warnings()
+        except OSError as error:
+            lines = [f'its log cannot be read: "{child.log.path}" {error.strerror}']
+        for line in child.repeats.pass_on(lines, time.monotonic()):
             self._say(Notice(child.part.name, line, "warning"))
 
     def _free_write_lock(self, watch: WriteLockWatch, now: float) -> None:

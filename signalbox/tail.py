@@ -6,6 +6,7 @@ of the interpreter, is for whoever opens the file.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,8 @@ class LogTail:
         if not self.path.exists():
             return
         with self.path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < self._offset:  # somebody has emptied it, to make room
+                self._offset, self._rest = 0, b""
             file.seek(self._offset)
             added = file.read()
         self._offset += len(added)

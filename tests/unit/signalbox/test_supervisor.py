@@ -1,7 +1,9 @@
 """The supervisor with real children: they come back, they end in order, and they do not outlive it."""
 
 import os
+import shutil
 import signal
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -41,9 +43,9 @@ DEAF = python(
 class Watched:
     """A supervisor, and everything that it said."""
 
-    def __init__(self, folder: Path, write_lock: Path | None = None) -> None:
+    def __init__(self, folder: Path, write_lock: Path | None = None, *, logs: Path | None = None) -> None:
         self.said: list[Notice] = []
-        self.supervisor = Supervisor(folder, folder, self.said.append, write_lock=write_lock)
+        self.supervisor = Supervisor(logs or folder, folder, self.said.append, write_lock=write_lock)
 
     def tick_until(self, condition: Callable[[], object], *, what: str, seconds: float = 10.0) -> None:
         def ticked() -> object:
@@ -101,6 +103,45 @@ def test_a_killed_child_is_started_again_and_it_says_so(watched: Watched) -> Non
 
     (said,) = watched.texts("worker")
     assert said.startswith(f"ended (killed by SIGKILL, pid {first}); starting it again in 0.2 s")
+
+
+def test_a_log_that_cannot_be_written_is_told_and_the_child_comes_back_when_it_can(watched: Watched) -> None:
+    watched.supervisor.start(Part("worker", FOREVER, ENVIRONMENT))
+    watched.supervisor.start(Part("other", FOREVER, ENVIRONMENT))
+    first, other = pid_of(watched, "worker"), pid_of(watched, "other")
+    log = watched.supervisor.log_path("worker")
+    log.unlink()
+    log.mkdir()  # as unwritable for root as for everybody
+
+    os.kill(first, signal.SIGKILL)
+    watched.tick_until(lambda: watched.supervisor.failures("worker") >= 3, what="two starts in vain")
+
+    assert f'cannot be started: "{log}" Is a directory; trying again in 0.4 s' in watched.texts("worker")
+    assert f'its log cannot be read: "{log}" Is a directory' in watched.texts("worker")
+    assert watched.supervisor.pid("worker") is None
+    log.rmdir()
+    watched.tick_until(lambda: watched.supervisor.pid("worker") is not None, what="a new process")
+    assert pid_of(watched, "other") == other
+
+
+def test_a_folder_of_logs_that_was_cleared_away_is_made_again(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    watched = Watched(tmp_path, logs=logs)
+    try:
+        watched.supervisor.start(Part("worker", FOREVER, ENVIRONMENT))
+        first = pid_of(watched, "worker")
+        shutil.rmtree(logs)
+
+        os.kill(first, signal.SIGKILL)
+        watched.tick_until(
+            lambda: watched.supervisor.pid("worker") not in (None, first), what="a new process"
+        )
+
+        assert stat.S_IMODE(logs.stat().st_mode) == 0o700
+        assert watched.supervisor.log_path("worker").exists()
+    finally:
+        watched.supervisor.stop(seconds=0)
 
 
 def test_a_child_that_ends_at_once_is_started_with_growing_pauses(watched: Watched) -> None:

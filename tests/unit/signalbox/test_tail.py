@@ -68,6 +68,17 @@ def test_a_warning_is_told_once(log: Path) -> None:
     assert tail.new_warnings() == []
 
 
+def test_a_log_that_was_emptied_is_read_from_its_beginning(log: Path) -> None:
+    tail = LogTail(log)
+    append(log, warning("before, and a good deal longer than what comes"))
+    assert len(tail.new_warnings()) == 1
+
+    log.write_text("")
+    append(log, warning("after"))
+
+    assert tail.new_warnings() == ["after"]
+
+
 def test_a_line_is_told_when_it_is_whole(log: Path) -> None:
     tail = LogTail(log)
     whole = warning("halved")
