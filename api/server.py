@@ -14,6 +14,7 @@ import errno
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -39,6 +40,9 @@ from common.errors import Misconfigured
 
 GRACEFUL_SECONDS = 5
 KEEP_ALIVE_SECONDS = 30
+MOST_CONNECTIONS = 1_000
+OWN_DESCRIPTORS = 200
+"""Left for what a process of the API opens itself: its connections to the database, with three descriptors each on SQLite, and some dozen others."""
 PORT_SECONDS = 2.0
 """How long a port that is taken is waited for, as `signalbox up` does."""
 log = structlog.get_logger("signalbox.api")
@@ -108,6 +112,13 @@ def _require_port(settings: Settings) -> None:
         time.sleep(0.05)
 
 
+def connections_of(descriptors: int) -> int:
+    """How many callers' connections a process holds that may have so many descriptors: it needs some for databases, broker and logs."""
+    if descriptors == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
+    return min(max(descriptors - OWN_DESCRIPTORS, descriptors // 4, 1), MOST_CONNECTIONS)
+
+
 class _Server(BaseApplication):  # type: ignore[misc]
     """gunicorn, told everything by us and nothing by its own command line, files or environment."""
 
@@ -143,6 +154,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
             "worker_class": Worker,
             "workers": 1,
             "threads": self._threads,
+            "worker_connections": connections_of(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
             "graceful_timeout": GRACEFUL_SECONDS,
             "keepalive": KEEP_ALIVE_SECONDS,
             "logger_class": _QuietLogger,

@@ -7,6 +7,7 @@ puts it where the main thread waits already. An answer goes out in one piece, he
 
 from __future__ import annotations
 
+import errno
 import selectors
 import socket
 import struct
@@ -38,8 +39,11 @@ UNREAD: Mapping[Head | None, ParseException] = {
     Head.TLS: InvalidRequestLine("the beginning of TLS"),
 }
 """Heads that no thread reads, and what their senders are told."""
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+FULL_SECONDS = 1.0
 SPARE = 4
 """Threads beside all others, for whoever asks how this process is: when all are taken it is busy, and not dead."""
+log = structlog.get_logger("signalbox.api")
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -53,6 +57,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def init_process(self) -> None:
         self._watch = Watch()
+        self._full_until = 0.0
         super().init_process()
 
     def get_thread_pool(self) -> Threads:
@@ -94,7 +99,26 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.nr_conns -= 1
         conn.close()
 
+    def accept(self, listener: Any) -> None:
+        """Accept a connection. Where this process has no descriptor left for it, newcomers wait a second in the kernel's queue, and nobody is ended for them."""
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in _NO_DESCRIPTOR:
+                raise
+            log.warning(
+                "connections.waiting",
+                error=error.strerror,
+                connections=self.nr_conns,
+                rest_seconds=FULL_SECONDS,
+            )
+            self._full_until = time.monotonic() + FULL_SECONDS
+            if self.alive:
+                super().set_accept_enabled(False)
+
     def set_accept_enabled(self, enabled: bool) -> None:
+        if enabled and time.monotonic() < self._full_until:
+            return
         super().set_accept_enabled(enabled)
         if enabled or self.alive:
             return

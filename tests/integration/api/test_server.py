@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 import pytest
 
 from api.app import THREADS
+from api.server import connections_of
 from api.unserved import HEAD_SECONDS
 from common.credentials import make_secret, read_secret
 from common.db import Database
@@ -589,3 +592,38 @@ def test_an_idle_connection_is_asked_again_and_a_closed_one_disturbs_nobody(
 
         idle.sendall(request(shared, "GET", "/health/live"))
         assert idle.recv(65_536).startswith(b"HTTP/1.1 200")
+
+
+def test_newcomers_wait_where_no_descriptor_is_left_and_nobody_is_ended_for_them(
+    serve: Callable[[], Server],
+) -> None:
+    server = serve()
+    (worker,) = psutil.Process(server.child.pid).children()
+    before = worker.rlimit(psutil.RLIMIT_NOFILE)
+    with server.client() as client, ExitStack() as connections:
+        assert client.get("/health/ready").status_code == 200
+        worker.rlimit(psutil.RLIMIT_NOFILE, (worker.num_fds() + 5, before[1]))
+        idle = [
+            connections.enter_context(socket.create_connection((LOOPBACK, server.port))) for _ in range(20)
+        ]
+        server.child.wait_for_log("connections.waiting")
+
+        assert client.get("/health/live").status_code == 200, "who was there is served on its connection"
+
+        worker.rlimit(psutil.RLIMIT_NOFILE, before)
+        for connection in idle:
+            connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for connection in idle:
+            connection.settimeout(20)
+            assert connection.recv(12) == b"HTTP/1.1 200"
+    assert psutil.Process(server.child.pid).children() == [worker]
+    (line, *_) = [line for line in log_lines(server) if line["event"] == "connections.waiting"]
+    assert line["error"] == "Too many open files"
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "connections"),
+    [(1, 1), (64, 16), (1_024, 824), (1_200, 1_000), (1_048_576, 1_000), (resource.RLIM_INFINITY, 1_000)],
+)
+def test_connections_leave_descriptors_for_everything_else(descriptors: int, connections: int) -> None:
+    assert connections_of(descriptors) == connections
