@@ -81,6 +81,12 @@ class PartFailed(SignalboxError):
         self.log_end = log_end
 
 
+class DatabaseGone(SignalboxError):
+    """The file of the embedded database was removed or replaced, and its processes go on writing to the one that nobody finds any more."""
+
+    code = "up.database_gone"
+
+
 @dataclass(frozen=True)
 class Ready:
     """A part that works now: what it is, for people, and the seconds since the start of the whole."""
@@ -104,6 +110,7 @@ class Stack:
         self.flower_url: str | None = None
         self.broker: Broker | None = None
         self._environment: dict[str, str] = {}
+        self._database_file: os.stat_result | None = None
         self.redis_url: str | None = None
         self.hurried: Callable[[], bool] = lambda: False
         self.is_unwanted: Callable[[], bool] = lambda: False
@@ -169,7 +176,15 @@ class Stack:
         self.supervisor.end(DUTIES)
 
     def tick(self) -> float:
-        """Look after the processes, see `Supervisor.tick`."""
+        """Look after the processes, see `Supervisor.tick`.
+
+        Raises `DatabaseGone`, after which the stack is to be stopped: whatever is accepted would be lost.
+        """
+        if self._database_file is not None and not _is_still(self.folder.database_path, self._database_file):
+            raise DatabaseGone(
+                f'"{self.folder.database_path}" was removed or replaced while it was in use, and what is accepted now would be '
+                "lost, so everything is stopped; put the file back or restore a backup, and start again"
+            )
         return self.supervisor.tick()
 
     def client(self) -> Client:
@@ -210,6 +225,8 @@ class Stack:
         with opened_database(self.database_url, name="signalbox-up") as database:
             before, after = upgrade(database)
             self.key = self._admin_key(database)
+        if self._plan.database_url is None:
+            self._database_file = self.folder.database_path.stat()
         detail = "SQLite" if self._plan.database_url is None else redact_url(self.database_url)
         done = f"schema {after}" if before == after else f"schema {before or 'none'} → {after}"
         return self._ready("database", f"{detail}, {done}")
@@ -332,6 +349,16 @@ class Stack:
 
     def _ready(self, name: str, detail: str) -> Ready:
         return Ready(name, detail, time.monotonic() - self._began)
+
+
+def _is_still(path: Path, file: os.stat_result) -> bool:
+    """Whether `path` names this very file. True where the system does not tell."""
+    try:
+        return os.path.samestat(path.stat(), file)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # a right that was taken away, a disk that fails: the file is where it was
+        return True
 
 
 def _listen_soon(port: int) -> socket.socket | None:

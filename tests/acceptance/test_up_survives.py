@@ -5,6 +5,8 @@ import re
 import signal
 import socket
 
+from signalbox.cli.exits import Exit
+from signalbox.folder import DataFolder
 from tests.support.processes import Processes
 from tests.support.up_command import HELLO, PARTS, STOP_SECONDS, Up, family, living, start_up
 from tests.support.waiting import wait_until
@@ -63,6 +65,22 @@ def test_nobody_has_to_read_what_it_tells(processes: Processes) -> None:
 
     assert up.json("start", "hello-workflow", "--wait", "60")["status"] == "completed"
     assert up.child.terminate(seconds=STOP_SECONDS) == 0
+
+
+def test_nothing_is_accepted_any_more_for_a_database_whose_file_is_gone(processes: Processes) -> None:
+    """Every process has the file open and would go on with it, acknowledging what nobody could ever find."""
+    up = start_up(processes)
+    everything = family(up.child.pid)
+    database = DataFolder.at(up.data).database_path
+
+    database.rename(database.with_name("away.db"))
+
+    assert up.child.wait(seconds=STOP_SECONDS) == Exit.FAILED
+    assert f'error: "{database}" was removed or replaced while it was in use' in " ".join(
+        up.child.log().split()
+    )
+    assert "Traceback" not in up.child.log()
+    assert living(everything) == []
 
 
 def assert_takes_everything_down(up: Up, asked: signal.Signals) -> None:
