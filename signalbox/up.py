@@ -13,6 +13,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from common.config import Settings
+from common.errors import Misconfigured
 from signalbox.cli.exits import Exit
 from signalbox.cli.output import console
 from signalbox.cli.render import facts
@@ -73,8 +74,15 @@ def _plan(data: Path | None, *, port: int | None, has_flower: bool, has_broker: 
 def _bring_up(stack: Stack, signals: Signals, screen: Console) -> bool:
     """Tell each part as it gets ready; False when we were asked to stop meanwhile."""
     screen.print(Text.assemble(("Signalbox", "bold"), f" starts in {stack.folder.path}"))
-    for ready in stack.start():
-        screen.print(ready_line(ready))
+    try:
+        for ready in stack.start():
+            screen.print(ready_line(ready))
+    except OSError as error:  # of its lock, secret, logs or a part: a full disk, or somebody else's file
+        where = "" if error.filename is None else f'"{error.filename}": '
+        raise Misconfigured(
+            f'cannot start in "{stack.folder.path}": {where}{error.strerror or error}; make room or see who may write there, '
+            "or name another folder with --data"
+        ) from error
     return signals.stops == 0
 
 

@@ -67,6 +67,17 @@ def test_nobody_has_to_read_what_it_tells(processes: Processes) -> None:
     assert up.child.terminate(seconds=STOP_SECONDS) == 0
 
 
+def test_a_log_that_cannot_be_written_is_told_at_the_start(processes: Processes) -> None:
+    log = processes.folder / ".signalbox" / "logs" / "api.log"
+    log.mkdir(parents=True)  # as unwritable for root as for everybody
+
+    child = processes.start("up", "signalbox", "up")
+
+    assert child.wait(seconds=STOP_SECONDS) == Exit.USAGE
+    assert f'"{log}": Is a directory' in child.log()
+    assert "Traceback" not in child.log()
+
+
 def test_nothing_is_accepted_any_more_for_a_database_whose_file_is_gone(processes: Processes) -> None:
     """Every process has the file open and would go on with it, acknowledging what nobody could ever find."""
     up = start_up(processes)

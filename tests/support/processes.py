@@ -234,7 +234,7 @@ class Processes:
         logs += [
             f"--- {path.name} ---\n{path.read_text(encoding='utf-8', errors='replace')[-LOG_TAIL_CHARACTERS:]}"
             for path in sorted(self.folder.rglob("*.log"))
-            if path not in told
+            if path not in told and path.is_file()
         ]
         return "\n".join(logs)
 
