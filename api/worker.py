@@ -115,6 +115,31 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._full_until = time.monotonic() + FULL_SECONDS
             if self.alive:
                 super().set_accept_enabled(False)
+            return
+        if self.alive and self.nr_conns >= self.worker_connections:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """In the main thread: end the connection that has been silent for longest, as 30 s of silence would, so that silence keeps no newcomer out.
+
+        Who has never said anything goes first. Of those that were answered before, threads may just be adding one, so the last few stay.
+        """
+        for waiting, kept in ((self.pending_conns, 0), (self.keepalived_conns, self.cfg.threads)):
+            oldest = tuple(waiting)[: max(len(waiting) - kept, 0)]
+            silent = next((conn for conn in oldest if head_of(conn) is None), None)
+            if silent is not None:
+                waiting.remove(silent)
+                self.poller.unregister(silent.sock)
+                self._drop(silent)
+                return
+
+    def on_pending_socket_readable(self, conn: Any, client: Any) -> None:
+        if not _was_let_go(client):
+            super().on_pending_socket_readable(conn, client)
+
+    def on_client_socket_readable(self, conn: Any, client: Any) -> None:
+        if not _was_let_go(client):
+            super().on_client_socket_readable(conn, client)
 
     def set_accept_enabled(self, enabled: bool) -> None:
         if enabled and time.monotonic() < self._full_until:
@@ -237,6 +262,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if keepalive and _is_read(conn.parser.mesg.body):
             return True
         return bool(super()._keepalive_after(conn, keepalive))
+
+
+def _was_let_go(client: Any) -> bool:
+    """Whether a connection of which the poller has told was closed since, by what it told of before it."""
+    return bool(client.fileno() < 0)
 
 
 def _read_away(client: Any) -> None:

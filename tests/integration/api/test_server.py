@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from api.app import THREADS
-from api.server import connections_of
+from api.server import MOST_CONNECTIONS, connections_of
 from api.unserved import HEAD_SECONDS
 from common.credentials import make_secret, read_secret
 from common.db import Database
@@ -627,3 +627,35 @@ def test_newcomers_wait_where_no_descriptor_is_left_and_nobody_is_ended_for_them
 )
 def test_connections_leave_descriptors_for_everything_else(descriptors: int, connections: int) -> None:
     assert connections_of(descriptors) == connections
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """Enough for a thousand connections at this end, and at that of a server that is started meanwhile."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], 4_096), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.usefixtures("many_descriptors")
+def test_who_says_nothing_keeps_nobody_out(serve: Callable[[], Server]) -> None:
+    server = serve()
+    with ExitStack() as connections, server.client() as client:
+
+        def connect() -> socket.socket:
+            return connections.enter_context(socket.create_connection((LOOPBACK, server.port), timeout=20))
+
+        assert client.get("/health/live").status_code == 200  # and goes on to be connected
+        silent = [connect() for _ in range(MOST_CONNECTIONS + 50)]
+
+        newcomer = connect()
+        began = time.monotonic()
+        newcomer.sendall(request(server, "GET", "/health/live"))
+        assert newcomer.recv(12) == b"HTTP/1.1 200"
+        assert time.monotonic() - began < HEAD_SECONDS, "silence would have been over after 30 s"
+
+        assert silent[0].recv(1) == b"", "who has been silent for longest had to go"
+        silent[-1].sendall(request(server, "GET", "/health/live"))
+        assert silent[-1].recv(12) == b"HTTP/1.1 200", "who came last had not"
+        assert client.get("/health/live").status_code == 200, "nor had who was answered before"
