@@ -31,7 +31,7 @@ log = structlog.get_logger("signalbox.api")
 @dataclass(frozen=True, slots=True)
 class Report:
     """What answered. `off`: no doorbells by a setting, or a broker that lives in each process. `outdated`: the schema is older than this code.
-    `read-only`: the database takes no writes, as a standby does."""
+    `read-only`: it takes no writes, as a standby of the database and a replica of the broker do."""
 
     database: State
     schema: State
@@ -77,21 +77,25 @@ class Health:
         if self._broker_url is None or self._broker_url.startswith("memory:"):
             return "off"
         try:
-            _greet(self._broker_url)
+            takes_writes = _greet(self._broker_url)
         except (OSError, redis.RedisError, ValueError) as error:
             log.debug("health.broker", error=type(error).__name__)
             return "down"
-        return "up"
+        return "up" if takes_writes else "read-only"
 
 
-def _greet(broker_url: str) -> None:
-    """PING a Redis, or connect to whatever else; raises when nobody answers within half a second."""
+def _greet(broker_url: str) -> bool:
+    """PING a Redis, or connect to whatever else; False for a replica, which takes no messages. Raises when nobody answers within half a second."""
     parts = urlsplit(broker_url)
     if parts.scheme in ("redis", "rediss", "unix"):
         with redis.Redis.from_url(
             broker_url, socket_timeout=_PATIENCE_SECONDS, socket_connect_timeout=_PATIENCE_SECONDS
         ) as client:
             client.ping()
-    else:
-        address = (parts.hostname or "127.0.0.1", parts.port or 5672)
-        socket.create_connection(address, timeout=_PATIENCE_SECONDS).close()
+            try:
+                return bool(client.role()[0] == b"master")
+            except redis.ResponseError:  # a user who may not ask: whoever publishes will be told
+                return True
+    address = (parts.hostname or "127.0.0.1", parts.port or 5672)
+    socket.create_connection(address, timeout=_PATIENCE_SECONDS).close()
+    return True

@@ -881,6 +881,6 @@ class Readiness(Shape):
     status: Literal["ready", "not ready"]
     database: Literal["up", "down", "read-only"]
     schema_: Literal["up", "down", "outdated"] = Field(alias="schema")
-    broker: Literal["up", "down", "off"] = Field(
-        description="down is no reason not to be ready: work is found by looking"
+    broker: Literal["up", "down", "read-only", "off"] = Field(
+        description="down, or a replica that takes no messages, is no reason not to be ready: work is found by looking"
     )
