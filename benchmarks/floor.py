@@ -371,6 +371,7 @@ class Floor:
         spawning = multiprocessing.get_context("spawn")
         answering = spawning.Process(target=runner, args=(self.redis_url,), daemon=True)
         answering.start()
+        ended.read_response()  # it hears: before, a stepper would call nobody, and wait
         stepping = spawning.Process(
             target=stepper,
             args=(self.database_url, self.redis_url, self.recorded, self.way, count),
@@ -378,8 +379,7 @@ class Floor:
         )
         stepping.start()
         try:
-            for _ in (stepping, answering):
-                ended.read_response()  # that it is ready, and nothing more
+            ended.read_response()  # that it is ready, and nothing more
             yield ended
             stepping.join(SECONDS)
         finally:
