@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 import structlog
-from flask import Flask, Response, g, request
+from flask import Flask, Response, current_app, g, request
 from sqlalchemy import Connection
 from werkzeug.routing import Map, Rule
 
@@ -233,7 +233,10 @@ def _shown_path() -> str:
 def _refused(error: Exception) -> Response:
     path, trace_id = _shown_path(), g.trace_id
     if is_away(error):
-        problem = unavailable(path=path, trace_id=trace_id, is_full=is_full(error))
+        no_room = is_full(error)
+        if no_room:
+            services_of(current_app).health.note_full()
+        problem = unavailable(path=path, trace_id=trace_id, is_full=no_room)
     else:
         problem = describe(error, path=path, trace_id=trace_id)
     principal: Principal | None = g.get("principal")

@@ -18,10 +18,11 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from common.db import Database, reason
+from common.db.room import has_room
 from common.db.schema import require_schema
 from common.errors import Misconfigured
 
-State = Literal["up", "down", "off", "outdated", "read-only"]
+State = Literal["up", "down", "off", "outdated", "read-only", "full"]
 
 KEPT_SECONDS = 1.0
 _PATIENCE_SECONDS = 0.5
@@ -31,7 +32,7 @@ log = structlog.get_logger("signalbox.api")
 @dataclass(frozen=True, slots=True)
 class Report:
     """What answered. `off`: no doorbells by a setting, or a broker that lives in each process. `outdated`: the schema is older than this code.
-    `read-only`: it takes no writes, as a standby of the database and a replica of the broker do."""
+    `read-only`: it takes no writes, as a standby of the database and a replica of the broker do. `full`: nor does it, for want of room on its disk."""
 
     database: State
     schema: State
@@ -49,6 +50,7 @@ class Health:
         self._database = database
         self._broker_url = broker_url
         self._kept: tuple[float, Report] | None = None
+        self._was_full = False
         self._turn = threading.Lock()
 
     def report(self) -> Report:
@@ -59,19 +61,26 @@ class Health:
                 self._kept = (time.monotonic(), report)
             return self._kept[1]
 
+    def note_full(self) -> None:
+        """A write was refused for want of room: reports say so until there is some. Who only looks would never learn of it."""
+        self._was_full = True
+
     def _ask_database(self) -> tuple[State, State]:
         try:
             require_schema(self._database)
             takes_writes = self._database.takes_writes()
+            if self._was_full:
+                self._was_full = not has_room(self._database)
         except Misconfigured as error:
             log.warning("health.schema", reason=error.message)
             return "up", "outdated"
         except SQLAlchemyError as error:
             log.warning("health.database", error=reason(error))
             return "down", "down"
-        if not takes_writes:
-            log.warning("health.database", error="read-only")
-        return "up" if takes_writes else "read-only", "up"
+        state: State = "read-only" if not takes_writes else "full" if self._was_full else "up"
+        if state != "up":
+            log.warning("health.database", error=state)
+        return state, "up"
 
     def _ask_broker(self) -> State:
         if self._broker_url is None or self._broker_url.startswith("memory:"):

@@ -120,7 +120,7 @@ class Orchestrator:
 
     def start(self) -> None:
         self.database.run(lambda tx: arrive(tx, self.presence, version=signalbox_version()))
-        self.last_death = self.database.run(lambda tx: stay(tx, self.presence))
+        self.last_death = stay(self.database, self.presence)
         self.dispatcher.start()
         if self.settings.doorbells:
             # Who hears a call answers it: to wake another thread takes longer than a step waits for anything else. So offers
@@ -225,7 +225,7 @@ class Orchestrator:
     def _stay(self) -> None:
         while not self._ending.wait(self.settings.beat_seconds):
             try:
-                self.last_death = self.database.run(lambda tx: stay(tx, self.presence))
+                self.last_death = stay(self.database, self.presence)
             except Exception as error:  # noqa: BLE001 - an outer loop: should it end, we would be taken for dead
                 log.warning("presence.unsaid", error=reason(error))
 

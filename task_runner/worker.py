@@ -114,7 +114,7 @@ class TaskRunner:
         self.database.run(
             lambda tx: arrive(tx, self.presence, version=signalbox_version(), published=published)
         )
-        self.last_death = self.database.run(lambda tx: stay(tx, self.presence))
+        self.last_death = stay(self.database, self.presence)
         self.runner.start()
         self.dispatcher.start()
         if self.settings.doorbells:
@@ -188,7 +188,7 @@ class TaskRunner:
             try:
                 self.runner.beat()
                 self.arrivals.listen(self.settings.doorbells and self.runner.is_in_a_flood)
-                self.last_death = self.database.run(lambda tx: stay(tx, self.presence))
+                self.last_death = stay(self.database, self.presence)
             except Exception as error:  # noqa: BLE001 - an outer loop: should it end, every lease here would run out
                 log.warning("beat.missed", error=reason(error))
 

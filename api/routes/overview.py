@@ -56,7 +56,7 @@ def get_liveness(services: Services) -> Answer:  # noqa: ARG001 - being able to 
     permission=None,
     answers={
         200: Shape("ready", Readiness),
-        503: Shape("the database is away or takes no writes, or its schema is older", Readiness),
+        503: Shape("the database is away, takes no writes or has no room, or its schema is older", Readiness),
     },
 )
 def get_readiness(services: Services) -> Answer:

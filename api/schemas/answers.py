@@ -879,7 +879,9 @@ class Alive(Shape):
 
 class Readiness(Shape):
     status: Literal["ready", "not ready"]
-    database: Literal["up", "down", "read-only"]
+    database: Literal["up", "down", "read-only", "full"] = Field(
+        description="full: a write was refused for want of room on its disk, and there is none yet; it is read all the same"
+    )
     schema_: Literal["up", "down", "outdated"] = Field(alias="schema")
     broker: Literal["up", "down", "read-only", "off"] = Field(
         description="down, or a replica that takes no messages, is no reason not to be ready: work is found by looking"

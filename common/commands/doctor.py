@@ -12,6 +12,7 @@ from common.commands.findings import Finding
 from common.commands.verify import verify_instance
 from common.db import Database
 from common.db.now import read_now
+from common.db.room import has_room
 from common.db.row_security import why_unrestricted
 from common.db.tables import TimerStatus
 from common.decision import TIMEOUT_TIMER
@@ -27,7 +28,7 @@ def examine(database: Database, *, replay: bool = True) -> dict[str, Any]:
     """Examine every instance and the whole system; return {"healthy", "instances", "problems", "delays"}.
 
     `problems` break a promise; `delays` (expired leases, overdue timers and tasks, inbox age, types without a worker, how
-    many orchestrators live, who holds locks for long, whether the database takes no writes, why PostgreSQL does not keep the API's callers to their tenants) may be an ordinary backlog. `replay` False leaves out replaying every history, which takes a step per event.
+    many orchestrators live, who holds locks for long, whether the database takes no writes or has no room left, why PostgreSQL does not keep the API's callers to their tenants) may be an ordinary backlog. `replay` False leaves out replaying every history, which takes a step per event.
     """
     problems: list[Finding] = []
     examined = 0
@@ -66,6 +67,7 @@ def examine(database: Database, *, replay: bool = True) -> dict[str, Any]:
                 for one in holding
             ],
             "readOnly": not database.takes_writes(),
+            "full": not has_room(database),
             "unrestricted": unrestricted,
         },
     }

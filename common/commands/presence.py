@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from common.canonical import dumps
+from common.db import Database
 from common.db.now import read_now
 from common.ids import WorkerId, new_id
 from common.store import workers
@@ -51,11 +52,12 @@ def arrive(
     workers.publish(tx, published, now=now)
 
 
-def stay(tx: Connection, presence: Presence) -> datetime | None:
+def stay(database: Database, presence: Presence) -> datetime | None:
     """Say that this process lives; returns when a process of its duty last died unsaid, within the last minute."""
-    now = read_now(tx)
-    workers.seen(tx, presence.id, now=now)
-    return workers.last_death(tx, presence.duty, since=now - SUSPICION)
+    if database.is_sqlite:
+        return database.run(lambda tx: workers.stay(tx, presence.id, presence.duty, suspicion=SUSPICION))
+    with database.each_alone() as tx:
+        return workers.stay_alone(tx, presence.id, presence.duty, suspicion=SUSPICION)
 
 
 def leave(tx: Connection, presence: Presence) -> None:

@@ -16,6 +16,7 @@ Where the login may not take the role, and on SQLite, callers are kept apart by 
 from __future__ import annotations
 
 import threading
+import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -67,6 +68,7 @@ class Tenants:
         self._name = name
         self._longest_wait = longest_wait
         self._decided: tuple[Engine, bool] | None = None
+        self._failed: tuple[float, Exception] | None = None
         self._turn = threading.Lock()
 
     @classmethod
@@ -105,18 +107,29 @@ class Tenants:
             self._decided[0].dispose()
 
     def _decide(self) -> tuple[Engine, bool]:
+        """Ask the database, one caller for all: who has waited for another's turn is told what that one was, a failure included."""
+        came = time.monotonic()
         with self._turn:
             if self._decided is None:
-                with self.database.reading() as tx:
-                    reason = why_unrestricted(tx)
-                engine = None if reason is not None else self._open(ROLE)
-                if engine is not None:
-                    reason = _why_not_bound(engine)
-                if reason is not None:
-                    log.warning("api.unrestricted", reason=reason)
-                    engine = None
-                self._decided = engine or self._open(None), engine is not None
+                if self._failed is not None and self._failed[0] > came:
+                    raise self._failed[1]
+                try:
+                    self._decided = self._ask()
+                except Exception as error:
+                    self._failed = time.monotonic(), error
+                    raise
             return self._decided
+
+    def _ask(self) -> tuple[Engine, bool]:
+        with self.database.reading() as tx:
+            reason = why_unrestricted(tx)
+        engine = None if reason is not None else self._open(ROLE)
+        if engine is not None:
+            reason = _why_not_bound(engine)
+        if reason is not None:
+            log.warning("api.unrestricted", reason=reason)
+            engine = None
+        return engine or self._open(None), engine is not None
 
     def _open(self, role: str | None) -> Engine:
         engine = postgresql_engine(

@@ -7,9 +7,24 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Insert, bindparam, delete, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Insert,
+    Interval,
+    Select,
+    bindparam,
+    cast,
+    delete,
+    func,
+    insert,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
+from common.clock import database_now
+from common.db.now import read_now
 from common.db.prepared import Prepared
 from common.db.rows import write_rows
 from common.db.tables import handlers, workers
@@ -61,12 +76,6 @@ _SILENT = Prepared(
 )
 
 
-def seen(tx: Connection, worker: WorkerId, *, now: datetime) -> None:
-    """Say that a worker lives; mark those that have long said nothing as dead. One that was frozen comes back to life."""
-    _SEEN.rows(tx, {"worker": worker, "now": now})
-    _SILENT.rows(tx, {"silent_since": now - SILENT_AFTER, "now": now})
-
-
 _IS_HERE = Prepared(
     select(_w.id).where(
         _w.id == bindparam("worker", type_=Id()), _w.duty == bindparam("duty"), _w.ended_at.is_(None)
@@ -110,9 +119,62 @@ _LAST_DEATH = Prepared(
 )
 
 
-def last_death(tx: Connection, duty: str, *, since: datetime) -> datetime | None:
-    """When a worker of this duty was last found dead, after `since`; None when none was."""
-    died_at: datetime | None = _LAST_DEATH.rows(tx, {"duty": duty, "since": since})[0][0]
+def stay(tx: Connection, worker: WorkerId, duty: str, *, suspicion: timedelta) -> datetime | None:
+    """Say that a worker lives, and mark those that have long said nothing as dead. One that was frozen comes back to life.
+
+    Returns when a worker of this duty was last found dead, within the last `suspicion`; None when none was.
+    """
+    now = read_now(tx)
+    _SEEN.rows(tx, {"worker": worker, "now": now})
+    _SILENT.rows(tx, {"silent_since": now - SILENT_AFTER, "now": now})
+    died_at: datetime | None = _LAST_DEATH.rows(tx, {"duty": duty, "since": now - suspicion})[0][0]
+    return died_at
+
+
+def _staying_alone() -> Select[tuple[datetime]]:
+    clock = select(database_now().label("now")).cte("clock")
+    now = select(clock.c.now).scalar_subquery()
+    worker = bindparam("worker", type_=Id())
+    seen = (
+        update(workers)
+        .where(_w.id == worker)
+        .values(seen_at=now, ended_at=None, died_at=None)
+        .returning(_w.id)
+        .cte("seen")
+    )
+    silent = (
+        select(_w.id)
+        .where(
+            _w.ended_at.is_(None),
+            _w.seen_at < now - cast(bindparam("silent", type_=Interval()), Interval()),
+            _w.id != worker,
+        )
+        .with_for_update(skip_locked=True)
+    )
+    found = (
+        update(workers)
+        .where(_w.id.in_(silent.scalar_subquery()))
+        .values(ended_at=now, died_at=now)
+        .returning(_w.duty, _w.died_at)
+        .cte("found")
+    )
+    # What this statement writes it does not read: its own row is as it was, and those that it has found dead are not there yet.
+    known = select(_w.duty, _w.died_at).where(
+        _w.died_at > now - cast(bindparam("suspicion", type_=Interval()), Interval()), _w.id != worker
+    )
+    deaths = union_all(known, select(found.c.duty, found.c.died_at)).subquery("deaths")
+    return select(func.max(deaths.c.died_at)).where(deaths.c.duty == bindparam("duty")).add_cte(seen)
+
+
+_STAYING_ALONE = Prepared(_staying_alone())
+
+
+def stay_alone(tx: Connection, worker: WorkerId, duty: str, *, suspicion: timedelta) -> datetime | None:
+    """What `stay` does, as one statement (PostgreSQL): each worker of an installation says so every two seconds, also while there is nothing to do."""
+    rows = _STAYING_ALONE.rows(
+        tx, {"worker": worker, "duty": duty, "silent": SILENT_AFTER, "suspicion": suspicion}
+    )
+    died_at: datetime | None = rows[0][0]
     return died_at
 
 

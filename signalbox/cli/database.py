@@ -24,6 +24,7 @@ READ_ONLY = (
     "the database takes no writes: it is a standby, or default_transaction_read_only is on; "
     "mend that, or name the primary in DATABASE_URL"
 )
+FULL = "the database has no room left on its disk, so nothing can be written: make some there"
 ONE_WALL = "PostgreSQL does not keep the API's callers to their tenants; only its code does"
 ROLES = ("viewer", "operator", "author", "worker", "admin")
 
@@ -285,6 +286,8 @@ def _reasons(delays: dict[str, Any]) -> list[str]:
 
     if delays["readOnly"]:
         return [READ_ONLY]
+    if delays["full"]:
+        return [FULL]
     nobody_steps = [] if delays["orchestrators"] else [Unattended(ORCHESTRATOR)]
     nobody_runs = [Unattended(TASK_RUNNER, type_) for type_ in delays["unclaimableTypes"]]
     return [one.reason for one in nobody_steps + nobody_runs]

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ProgrammingError
-from structlog.testing import capture_logs
 
 from api.app import create_app, services_of
 from api.operations import Answer
@@ -259,45 +258,6 @@ def test_who_waits_for_a_table_that_somebody_has_locked_is_told_so(
             problem_of(answer, 503, "unavailable")
 
     assert patient.post("/instances", {"definitionKey": "approval"}).status_code == 201
-
-
-def fill_disk(database: Database) -> None:
-    """Let each session of `database` that begins from now on find that its disk is full.
-
-    A page more than there are is what SQLite cannot write then; PostgreSQL has a trigger say what it says of a full disk.
-    """
-    if database.is_sqlite:
-        event.listen(
-            database.engine, "connect", lambda driver, _record: driver.execute("PRAGMA max_page_count = 1")
-        )
-        database.dispose()
-        return
-    with database.transaction() as tx:
-        tx.exec_driver_sql(
-            "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS "
-            "$$ BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$"
-        )
-        for table in ("instances", "idempotency"):
-            tx.exec_driver_sql(
-                f"CREATE TRIGGER full_disk BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION full_disk()"
-            )
-
-
-def test_a_full_disk_is_told_to_who_asks_and_in_one_line_of_the_log(api: Api) -> None:
-    """Else the log grows by a traceback with each call, on the disk that may be the full one."""
-    api.apply()
-    fill_disk(services_of(api.app).database)
-    start = {"definitionKey": "approval", "input": {"card": "4111 1111", "filler": "x" * 100_000}}
-    for headers in ({}, {"Idempotency-Key": "once"}):
-        with capture_logs() as lines:
-            answer = api.post("/instances", start, headers=headers)
-
-        problem_of(answer, 503, "unavailable")
-        assert "has no room left on its disk" in answer.json["detail"]
-        (line,) = [line for line in lines if line["event"] == "request.failed"]
-        assert "No space left" in line["reason"] or "disk is full" in line["reason"]
-        assert "exc_info" not in line
-        assert "4111" not in str(lines)
 
 
 def test_no_error_of_the_database_shows_what_was_written(database: Database) -> None:

@@ -282,6 +282,7 @@ def test_a_backlog_is_a_delay_and_no_damage(clock: ManualClock, engine: Engine) 
         "orchestrators": 0,
         "holders": [],
         "readOnly": False,
+        "full": False,
         "unrestricted": None,
     }
     assert engine.status(waiting) is InstanceStatus.PENDING

@@ -1,13 +1,17 @@
 """The second wall: PostgreSQL itself keeps callers of the API to their tenants, also where a statement has forgotten to."""
 
-from collections.abc import Callable, Iterator
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import psycopg
 import pytest
 from sqlalchemy import Connection, make_url, text
-from sqlalchemy.exc import DBAPIError, ProgrammingError, StatementError
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError, StatementError
 
 from common.db import LONGEST_WAIT, ORCHESTRATOR_QUEUE, Bells, Database, Sessions, note_bell
 from common.db.prepared import Prepared
@@ -341,3 +345,56 @@ def test_sqlite_has_the_first_wall_alone(sqlite_url: str) -> None:
             assert why_unrestricted(tx) is None
     finally:
         tenants.dispose()
+
+
+class SilentServer:
+    """It takes connections, says nothing for as long as it takes all to ask, and ends them."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.port: int = listener.getsockname()[1]
+        self._listener = listener
+        self._taken = 0
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def connections_of(self, work: Callable[[], None]) -> int:
+        before = self._taken
+        work()
+        return self._taken - before
+
+    def _serve(self) -> None:
+        with suppress(OSError):  # the test is over
+            while True:
+                connection, _ = self._listener.accept()
+                self._taken += 1
+                time.sleep(0.5)
+                connection.close()
+
+
+@pytest.fixture
+def silent_server() -> Iterator[SilentServer]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield SilentServer(listener)
+
+
+def test_a_database_that_answers_nothing_is_waited_for_once_by_all_who_ask(
+    silent_server: SilentServer,
+) -> None:
+    """At the beginning of a process: else its threads waited one after the other, five seconds each."""
+    url = f"postgresql://nobody@127.0.0.1:{silent_server.port}/nothing"
+    tenants = Tenants.open(url, pool_size=4, name="signalbox-test", longest_wait=LONGEST_WAIT)
+    lone = silent_server.connections_of(lambda: ask([tenants]))
+
+    assert silent_server.connections_of(lambda: ask([tenants] * 6)) == lone
+    assert silent_server.connections_of(lambda: ask([tenants])) == lone, "who asks later asks anew"
+    tenants.dispose()
+
+
+def ask(tenants: Sequence[Tenants]) -> None:
+    """Each at once, and each is told that the database is away."""
+
+    def one(asked: Tenants) -> None:
+        with pytest.raises(OperationalError):
+            asked.of(TenantId(new_id()))
+
+    with ThreadPoolExecutor(len(tenants)) as pool:
+        list(pool.map(one, tenants))

@@ -25,8 +25,7 @@ def arrived(database: Database, duty: str = "orchestrator") -> Presence:
 
 
 def stayed(database: Database, presence: Presence) -> datetime | None:
-    with database.transaction() as tx:
-        return stay(tx, presence)
+    return stay(database, presence)
 
 
 def here(database: Database) -> list[str]:
@@ -72,7 +71,6 @@ def test_a_worker_that_falls_silent_is_taken_for_dead_for_a_minute(
     assert stayed(database, living) is None
 
 
-@ON_SQLITE
 def test_one_that_was_frozen_comes_back_to_life(clock: ManualClock, database: Database) -> None:
     frozen = arrived(database)
     on_another_host(database, frozen)
@@ -86,7 +84,6 @@ def test_one_that_was_frozen_comes_back_to_life(clock: ManualClock, database: Da
     assert stayed(database, living) is None
 
 
-@ON_SQLITE
 def test_a_death_concerns_its_own_duty(clock: ManualClock, database: Database) -> None:
     runner = arrived(database, "task-runner")
     on_another_host(database, runner)
@@ -138,9 +135,10 @@ def test_workers_that_were_all_frozen_do_not_wait_for_each_other(
 
     with database.transaction() as held:
         held.execute(text("UPDATE workers SET seen_at = seen_at WHERE id = :id"), {"id": first.id})
-        with database.transaction() as tx:
-            tx.exec_driver_sql("SET LOCAL lock_timeout = '300ms'")
-            workers.seen(tx, second.id, now=clock.now())
+        with database.each_alone() as tx:
+            tx.exec_driver_sql("SET lock_timeout = '300ms'")
+            workers.stay_alone(tx, second.id, second.duty, suspicion=SUSPICION)
+            tx.exec_driver_sql("RESET lock_timeout")
 
     assert sorted(here(database)) == sorted([first.id, second.id]), (
         "nobody is dead who is just saying that he lives"
