@@ -1,7 +1,8 @@
 """Measure Signalbox and its peers side by side.
 
     python -m benchmarks.peers --rounds 5 --json peers.json
-    python -m benchmarks.peers --quick --only signalbox celery-chain
+    python -m benchmarks.peers --rounds 3 --workflows 4000 --only signalbox-light restate
+    python -m benchmarks.peers --quick --only signalbox celery
 
 Each system gets fresh servers for each round; the rounds interleave (A B C A B C …), so that a slow minute of the
 machine hits all alike. See `benchmarks/README.md`.
@@ -15,7 +16,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,12 @@ QUICK = Counts(workflows=40, latencies=10, items=50)
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, help="of which the median is told (5; quick: 1)")
+    parser.add_argument(
+        "--workflows",
+        type=int,
+        metavar="N",
+        help="a round's, live and from a backlog (1,000; quick: 40); a slow peer gets its share of them",
+    )
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=sorted(PORTS), help=", ".join(PORTS))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's figures there")
     parser.add_argument(
@@ -62,6 +69,8 @@ def main() -> None:
     end_in_order_on_sigterm()
     rounds = asked.rounds or (1 if asked.quick else 5)
     counts = QUICK if asked.quick else FULL
+    if asked.workflows:
+        counts = replace(counts, workflows=asked.workflows)
     began = time.monotonic()
     found = compare([PORTS[name] for name in asked.only or PORTS], rounds, counts, tunes=not asked.quick)
     sys.stdout.write(as_table(found) + "\n")

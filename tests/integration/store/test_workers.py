@@ -6,7 +6,7 @@ import sys
 from datetime import datetime, timedelta
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from common.commands.presence import SUSPICION, Presence, arrive, leave, stay
 from common.db import Database
@@ -14,6 +14,7 @@ from common.store import overview, workers
 from common.store.workers import PublishedHandler
 from orchestrator.sweep import WORKERS_KEPT, forget
 from tests.integration.engine.documents import ON_SQLITE
+from tests.support.executed import statements
 from tests.support.manual_clock import ManualClock
 
 
@@ -92,6 +93,19 @@ def test_a_death_concerns_its_own_duty(clock: ManualClock, database: Database) -
 
     assert stayed(database, orchestrator) is None
     assert stayed(database, arrived(database, "task-runner")) is not None
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_who_lives_says_so_in_one_statement_without_a_transaction(database: Database) -> None:
+    """It is most of what a worker with nothing to do asks of PostgreSQL."""
+    presence = arrived(database)
+    begun: list[object] = []
+    event.listen(database.engine, "begin", begun.append)
+
+    with statements(database) as asked:
+        stayed(database, presence)
+
+    assert (len(asked), begun) == (1, [])
 
 
 @ON_SQLITE
