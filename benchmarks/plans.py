@@ -357,7 +357,7 @@ HOT: Mapping[str, Hot] = {
     "instances.lock_ready": lambda tx: instances.lock_ready(tx, _ready(tx)),
     "claims.claim_due": _claim,
     "claims.next_due_at": lambda tx: claims.next_due_at(
-        tx, types=["work"], since=read_now(tx) - timedelta(seconds=1), now=read_now(tx)
+        tx, types=["work"], since=read_now(tx) - timedelta(seconds=1)
     ),
     "tasks.lock_open": lambda tx: tasks.lock_open(tx, _ready(tx)),
     "tasks.read_answering": lambda tx: tasks.read_answering(tx, _ready(tx)),

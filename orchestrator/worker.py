@@ -30,7 +30,7 @@ from common.queues.answers import Envelope
 from common.queues.app import ADVANCE, make_app, said_in_one_line
 from common.queues.calls import Listener
 from common.queues.changes import Changes
-from common.queues.dispatcher import Dispatcher, Drained
+from common.queues.dispatcher import TOGETHER, Dispatcher, Drained
 from common.queues.handed import TaskSealer
 from common.queues.light_line import LightLine
 from common.queues.offers import OFFERS, Offers
@@ -106,7 +106,7 @@ class Orchestrator:
             "orchestrator",
             work=self._work,
             due=self.look_at_the_clock,
-            look_seconds=settings.look_seconds,
+            look_seconds=0.0,  # what waits is seen with what falls due, and so costs nothing of its own
             on_round=SignOfLife(settings.alive_folder, "orchestrator").give,
         )
         self.sweeper = Sweeper(
@@ -117,6 +117,7 @@ class Orchestrator:
         self._ending = threading.Event()
         self._beat = threading.Thread(target=self._stay, name="presence", daemon=True)
         self._forgot_at = time.monotonic()
+        self._looks_at = time.monotonic()
 
     def start(self) -> None:
         self.database.run(lambda tx: arrive(tx, self.presence, version=signalbox_version()))
@@ -176,11 +177,13 @@ class Orchestrator:
         return Drained(counts, more=done.more or caused > 0 or goes_on)
 
     def look_at_the_clock(self) -> float | None:
-        """Fire and expire what is due, then tell how long until the next instant."""
+        """Fire and expire what is due, ring for what waits to be stepped, and tell how long until the next instant."""
         with self.database.looking() as tx:
             coming = read_coming(tx)
             now, timer = coming.now, coming.timer_at
             retry = breakers.next_look_at(tx, now=now) if coming.has_breakers else None
+        if coming.is_any_ready and self._is_to_look():
+            self.dispatcher.ring()
         lease, overdue, item = coming.lease_at, coming.overdue_at, coming.item_at
         fired = fire_due_timers(self.database) if timer is not None and timer <= now else 0
         if fired:
@@ -213,6 +216,14 @@ class Orchestrator:
         instants = (timer, lease, overdue, item, coming.run_at, retry)
         ahead = [instant for instant in instants if instant is not None and instant > now]
         return max((min(ahead) - now).total_seconds(), LOOK_GAP_SECONDS) if ahead else None
+
+    def _is_to_look(self) -> bool:
+        """Is it time to take up what nobody has rung for? What others hold, or are about to step, is seen at each look."""
+        every, now = self.settings.look_seconds, time.monotonic()
+        if every == 0 or now < self._looks_at - TOGETHER:
+            return False
+        self._looks_at = now + every
+        return True
 
     def _is_runner(self, worker: WorkerId) -> bool:
         try:

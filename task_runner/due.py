@@ -29,9 +29,8 @@ class DueTasks:
         Each instant is told once. A task that finds no free slot then must not be rung for again and again: whoever
         gets a slot free looks by himself.
         """
-        now = read_now(tx)
-        since = (self._seen_until or now) - LATE_COMMIT
-        oldest, coming = claims.next_due_at(tx, types=self.types, since=since, now=now)
+        since = (self._seen_until or read_now(tx)) - LATE_COMMIT
+        now, oldest, coming = claims.next_due_at(tx, types=self.types, since=since)
         self._seen_until = now
         fell_due = oldest is not None and oldest <= now and oldest != self._told_of
         if fell_due:

@@ -15,6 +15,8 @@ import redis
 import structlog
 
 REST = 1.0
+HEARING = 5.0
+"""Seconds for which who listens waits for the next call at once: to wake for nothing costs, and nobody has to hear of the end sooner."""
 UNANSWERED = 100
 """Calls without an answer, after which nobody calls any more without waiting: a broker that is frozen fills our buffers else."""
 KNOWN_MAX = 1_000
@@ -131,7 +133,7 @@ class Listener:
             threading.Thread(target=self._listen, args=(heard,), name="calls", daemon=True).start()
 
     def close(self) -> None:
-        """Stop listening within a second."""
+        """Stop listening, within five seconds; what is called until then is heard still."""
         self._closed.set()
 
     def _listen(self, heard: Mapping[str, Heard]) -> None:
@@ -151,7 +153,7 @@ class Listener:
                 tell([])  # what was called before we listened
             while not self._closed.is_set():
                 calls: dict[str, list[bytes]] = {}
-                is_any = connection.can_read(timeout=1.0)
+                is_any = connection.can_read(timeout=HEARING)
                 while is_any:  # all that is there: who hears is told once
                     kind, name, said = connection.read_response()
                     if kind == b"message":

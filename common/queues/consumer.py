@@ -21,6 +21,8 @@ from celery.worker.consumer import Consumer
 BROKER_ERRORS = (Empty, OSError, redis.RedisError)
 """What tells of the broker, and not of a message: Celery connects anew."""
 REST_AFTER_REFUSAL = 2.0
+WAITING_SECONDS = 5
+"""For how long one question to Redis waits for a message; kombu asks each second, which wakes both sides for nothing."""
 log = structlog.get_logger("signalbox.consumer")
 
 
@@ -30,9 +32,13 @@ class TolerantConsumer(Consumer):
     def connect(self) -> Any:
         """A connection whose messages may be any text at all. With Redis a message is read where it is delivered."""
         connection = super().connect()
-        handlers = getattr(connection.default_channel, "handlers", {})
+        channel: Any = connection.default_channel
+        handlers = getattr(channel, "handlers", {})
         if "BRPOP" in handlers:
             handlers["BRPOP"] = _bearing(handlers["BRPOP"])
+            # Of this worker's channels alone: kombu's option for it would have Flower sleep as long between two events.
+            transport: Any = connection.transport
+            channel.brpop_timeout = transport.brpop_timeout = WAITING_SECONDS
         return connection
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:

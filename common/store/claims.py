@@ -518,16 +518,18 @@ def _next_due() -> Select[Any]:
     onward = select(_next_group(here), hops.c.hop + 1).select_from(hops.join(here, here.c.id == hops.c.id))
     hops = hops.union_all(onward.where(hops.c.hop < literal_column(str(GROUPS_MAX))))
 
-    def after(instant: str) -> ColumnElement[Any]:
-        behind = select(one.c.run_at).where(
-            *_waits(one), one.c.run_at > bindparam(instant, type_=UtcDateTime())
-        )
+    clock = select(database_now().label("now")).cte("clock")
+    now = select(clock.c.now).scalar_subquery()
+
+    def after(instant: ColumnElement[Any]) -> ColumnElement[Any]:
+        behind = select(one.c.run_at).where(*_waits(one), one.c.run_at > instant)
         same = (theirs == mine for theirs, mine in zip(_group(one), _group(here), strict=True))
         found = behind.where(*same).order_by(one.c.run_at).limit(literal_column("1")).correlate(here)
         return func.min(found.scalar_subquery())
 
+    since = bindparam("since", type_=UtcDateTime())
     return (
-        select(after("since"), after("now"))
+        select(now, after(since), after(now))
         .select_from(hops.join(here, here.c.id == hops.c.id))
         .where(among(here.c.type, "types", "text"))
     )
@@ -537,12 +539,12 @@ _NEXT = Prepared(_next_due())
 
 
 def next_due_at(
-    tx: Connection, *, types: Sequence[str], since: datetime, now: datetime
-) -> tuple[datetime | None, datetime | None]:
-    """The earliest `run_at` of pending tasks of `types` after `since`, and the earliest after `now`.
+    tx: Connection, *, types: Sequence[str], since: datetime
+) -> tuple[datetime, datetime | None, datetime | None]:
+    """The database's time, the earliest `run_at` of pending tasks of `types` after `since`, and the earliest after that time.
 
     Goes through the groups of tenant, type, limit and priority that wait, however many tasks each has, and no further than
     `GROUPS_MAX` of them.
     """
-    [[oldest, coming]] = _NEXT.rows(tx, {"types": types, "since": since, "now": now})
-    return oldest, coming
+    [[now, oldest, coming]] = _NEXT.rows(tx, {"types": types, "since": since})
+    return now, oldest, coming

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Label, Select, select
 
 from common.clock import database_now
 from common.db.prepared import Prepared
-from common.store import breakers, deadlines, joins, places, schedules, timers, triggers
+from common.store import breakers, deadlines, inbox, joins, places, schedules, timers, triggers
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Coming:
     `timer_at` of armed timers; `lease_at` of leases that nobody extends; `unstarted_at` and `unfinished_at` of tasks that run out of
     time to start or to end; `item_at` of items whose children are to be started; `run_at` of schedules. `is_freed`: a run that waited for
     another may start now; `has_published`: an emitted event waits for a trigger; `are_places_wanted`: an instance waits for one;
-    `has_breakers`: tasks may wait for a circuit breaker (`breakers.next_look_at`).
+    `has_breakers`: tasks may wait for a circuit breaker (`breakers.next_look_at`); `is_any_ready`: something waits to be stepped.
     """
 
     now: datetime
@@ -37,6 +37,7 @@ class Coming:
     has_published: bool
     are_places_wanted: bool
     has_breakers: bool
+    is_any_ready: bool
 
     @property
     def overdue_at(self) -> datetime | None:
@@ -65,6 +66,7 @@ _COMING = Prepared(
         triggers.HAS_WAITING,
         places.ARE_WANTED,
         breakers.ARE_ANY,
+        inbox.IS_ANY_READY,
     ),
     is_literal=True,
 )
@@ -72,7 +74,8 @@ _COMING = Prepared(
 
 def read_coming(tx: Connection) -> Coming:
     """What falls due next. Safe outside of a transaction."""
-    *instants, is_freed, has_published, are_places_wanted, has_breakers = _COMING.rows(tx)[0]
+    row = _COMING.rows(tx)[0]
+    instants, (is_freed, has_published, are_places_wanted, has_breakers, is_any_ready) = row[:7], row[7:]
     now, timer_at, lease_at, unstarted_at, unfinished_at, item_at, run_at = instants
     return Coming(
         now,
@@ -86,4 +89,5 @@ def read_coming(tx: Connection) -> Coming:
         bool(has_published),
         bool(are_places_wanted),
         bool(has_breakers),
+        bool(is_any_ready),
     )

@@ -217,9 +217,10 @@ def read_ready(tx: Connection, instance_ids: Sequence[str]) -> list[InboxRow]:
     return [inbox_row(row) for row in rows]
 
 
-_HAS_READY = Prepared(
-    select(_c.id).where(*_is_ready(inbox)).order_by(_c.tenant_id, _c.id).limit(literal_column("1"))
-)
+_ANY_READY = select(_c.id).where(*_is_ready(inbox)).order_by(_c.tenant_id, _c.id).limit(literal_column("1"))
+_HAS_READY = Prepared(_ANY_READY)
+IS_ANY_READY = _ANY_READY.scalar_subquery().is_not(None).label("is_any_ready")
+"""Does anything wait to be stepped, for any instance?"""
 
 
 def has_ready(tx: Connection) -> bool:

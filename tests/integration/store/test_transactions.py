@@ -223,8 +223,7 @@ def test_looking_keeps_what_the_connection_has_prepared(postgres_url: str) -> No
         database = Database.open(postgres_url)
         try:
             with looks(database) as tx:
-                now = read_now(tx)
-                claims.next_due_at(tx, types=["work"], since=now, now=now)
+                claims.next_due_at(tx, types=["work"], since=read_now(tx))
             with looks(database) as tx:
                 return int(tx.exec_driver_sql("SELECT count(*) FROM pg_prepared_statements").scalar_one())
         finally:
