@@ -14,6 +14,7 @@ from sqlalchemy import Connection, bindparam, delete, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningInsert
 
+from common.db.prepared import Prepared
 from common.db.tables import idempotency
 from common.db.types import UtcDateTime
 from common.ids import TenantId
@@ -56,21 +57,25 @@ def _claim_statement(dialect: Any) -> ReturningInsert[Any]:
     return taken
 
 
-_CLAIM = {"postgresql": _claim_statement(postgresql), "sqlite": _claim_statement(sqlite)}
+_CLAIM = {
+    "postgresql": Prepared(_claim_statement(postgresql)),
+    "sqlite": Prepared(_claim_statement(sqlite)),
+}
 _IS_KEY = (
-    (_c.tenant_id == bindparam("b_tenant_id"))
+    (_c.tenant_id == bindparam("b_tenant_id", type_=_c.tenant_id.type))
     & (_c.principal == bindparam("b_principal"))
     & (_c.key == bindparam("b_key"))
 )
-_FIND = select(_c.status, _c.answer, _c.digest).where(_IS_KEY)
-_KEEP = (
+_FIND = Prepared(select(_c.status, _c.answer, _c.digest).where(_IS_KEY))
+_KEEP = Prepared(
     update(idempotency)
     .where(_IS_KEY)
     .values(
-        status=bindparam("status"),
-        answer=bindparam("answer"),
+        status=bindparam("status", type_=_c.status.type),
+        answer=bindparam("answer", type_=_c.answer.type),
         instance_id=bindparam("about", type_=_c.instance_id.type),
     )
+    .returning(_c.key)
 )
 
 _FORGET = delete(idempotency).where(_IS_KEY)
@@ -81,8 +86,8 @@ def claim(tx: Connection, key: IdempotencyKey, *, now: datetime, expires_at: dat
 
     Waits for a concurrent request with the same key. A caller that gets None calls `keep` before the commit.
     """
-    taken = tx.execute(
-        _CLAIM[tx.dialect.name],
+    taken = _CLAIM[tx.dialect.name].rows(
+        tx,
         {
             "tenant_id": key.tenant_id,
             "principal": key.principal,
@@ -94,20 +99,21 @@ def claim(tx: Connection, key: IdempotencyKey, *, now: datetime, expires_at: dat
             "expires_at": expires_at,
         },
     )
-    return find(tx, key) if taken.one_or_none() is None else None
+    return None if taken else find(tx, key)
 
 
 def find(tx: Connection, key: IdempotencyKey) -> KeptAnswer | None:
     """The answer kept for a key, or None."""
-    row = tx.execute(_FIND, _names(key)).one_or_none()
-    return None if row is None else KeptAnswer(row.status, row.answer, row.digest == key.digest)
+    for status, answer, digest in _FIND.rows(tx, _names(key)):
+        return KeptAnswer(status, answer, digest == key.digest)
+    return None
 
 
 def keep(
     tx: Connection, key: IdempotencyKey, *, status: int, answer: str, instance_id: str | None = None
 ) -> None:
     """Keep the answer of a claimed key: a status and a JSON text. `instance_id`: the one instance that it shows."""
-    tx.execute(_KEEP, {**_names(key), "status": status, "answer": answer, "about": instance_id})
+    _KEEP.rows(tx, {**_names(key), "status": status, "answer": answer, "about": instance_id})
 
 
 def forget(tx: Connection, key: IdempotencyKey) -> None:
