@@ -14,6 +14,8 @@ from common.db.now import read_now
 from common.store import idempotency, workers
 
 WORKERS_KEPT = timedelta(days=1)
+ANSWERS = 1_000
+"""Idempotency answers that are deleted in one go."""
 log = structlog.get_logger("signalbox.orchestrator")
 
 
@@ -44,12 +46,20 @@ def wake_waiting_for_breakers(database: Database) -> int:
 
 
 def forget(database: Database) -> None:
-    """Delete what is past its keeping time: idempotency answers, rows of workers that ended, breakers with nothing to tell."""
+    """Delete what is past its keeping time and comes slowly: rows of workers that ended, breakers with nothing to tell."""
 
     def delete(tx: Connection) -> None:
         now = read_now(tx)
-        idempotency.delete_expired(tx, now=now)
         workers.forget_old(tx, before=now - WORKERS_KEPT)
         breakers.forget_idle(tx, now=now)
 
     database.run(delete)
+
+
+def forget_answers(database: Database) -> bool:
+    """Delete idempotency answers that are past their keeping time, so many at most that nobody waits long for it; True where there are more.
+
+    Each request under a key leaves one, so who asks again much later would never catch up with callers.
+    """
+    count = database.run(lambda tx: idempotency.delete_expired(tx, now=read_now(tx), limit=ANSWERS))
+    return count == ANSWERS

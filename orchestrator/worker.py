@@ -50,6 +50,7 @@ from orchestrator.schedules import Fired, fire_due_schedules
 from orchestrator.sweep import (
     expire_due_leases,
     forget,
+    forget_answers,
     time_out_due_tasks,
     wake_waiting_for_breakers,
 )
@@ -58,6 +59,8 @@ from orchestrator.triggers import start_published
 
 log = structlog.get_logger("signalbox.orchestrator")
 FORGET_SECONDS = 600.0
+FORGET_MORE_SECONDS = 0.5
+"""Between two portions of answers that are to be forgotten: more than callers make of them meanwhile."""
 HEARING_SECONDS = 0.02
 """How long who hears answers may step by itself; what is left then is the resident thread's."""
 LOOK_GAP_SECONDS = 0.025
@@ -116,8 +119,8 @@ class Orchestrator:
         self._places = PlaceLook()
         self._ending = threading.Event()
         self._beat = threading.Thread(target=self._stay, name="presence", daemon=True)
-        self._forgot_at = time.monotonic()
         self._looks_at = time.monotonic()
+        self._forgets_at = self._forgets_answers_at = time.monotonic() + FORGET_SECONDS
 
     def start(self) -> None:
         self.database.run(lambda tx: arrive(tx, self.presence, version=signalbox_version()))
@@ -208,9 +211,14 @@ class Orchestrator:
         # What who died before it could give.
         if coming.are_places_wanted and self._places.look(self.database):
             self.dispatcher.ring()
-        if time.monotonic() - self._forgot_at > FORGET_SECONDS:
-            self._forgot_at = time.monotonic()
+        if time.monotonic() > self._forgets_at:
+            self._forgets_at = time.monotonic() + FORGET_SECONDS
             forget(self.database)
+        if time.monotonic() > self._forgets_answers_at:
+            has_more = forget_answers(self.database)
+            self._forgets_answers_at = time.monotonic() + (
+                FORGET_MORE_SECONDS if has_more else FORGET_SECONDS
+            )
         if started.more or (fired and fired % timers.BATCH == 0):
             return 0.0  # more are due: look again right after the next round of steps
         instants = (timer, lease, overdue, item, coming.run_at, retry)
