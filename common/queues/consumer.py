@@ -17,6 +17,7 @@ from typing import Any
 import redis
 import structlog
 from celery.worker.consumer import Consumer
+from kombu.transport import virtual
 
 BROKER_ERRORS = (Empty, OSError, redis.RedisError)
 """What tells of the broker, and not of a message: Celery connects anew."""
@@ -33,6 +34,8 @@ class TolerantConsumer(Consumer):
         """A connection whose messages may be any text at all. With Redis a message is read where it is delivered."""
         connection = super().connect()
         channel: Any = connection.default_channel
+        if isinstance(getattr(channel, "qos", None), virtual.QoS):  # kombu's own, where the broker has none
+            channel.qos.ack = channel.qos.reject = _keep_nothing
         handlers = getattr(channel, "handlers", {})
         if "BRPOP" in handlers:
             handlers["BRPOP"] = _bearing(handlers["BRPOP"])
@@ -51,6 +54,13 @@ class TolerantConsumer(Consumer):
     def create_task_handler(self, *arguments: Any, **options: Any) -> Any:
         """Who takes a message that could be read: its body may be anything still."""
         return _bearing(super().create_task_handler(*arguments, **options))
+
+
+def _keep_nothing(*_arguments: Any, **_options: Any) -> None:
+    """What a message that was taken without (`no_ack`) needs to be acknowledged, which Celery does all the same.
+
+    kombu would keep each of these until it strikes the message off those that wait for one, and as there are none, for ever.
+    """
 
 
 def _bearing(take: Callable[..., Any]) -> Callable[..., Any]:
