@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from itertools import count
 
 import structlog
 
@@ -32,7 +31,7 @@ REST_IDLE, REST_BUSY = 1.0, 4.0
 LONGEST_REST = 2.0
 REASON = "retention"
 LIMITS_EVERY = 10
-"""Limits are swept at each tenth look: that one goes through all of them, used or not."""
+"""Limits are swept once in so many looks: that goes through all of them, used or not."""
 
 Rest = Callable[[float], bool]
 """Rest for so many seconds, or until told to end: then True."""
@@ -118,14 +117,23 @@ class Sweeper:
             self._thread.join(wait)
 
     def _reside(self) -> None:
-        for look in count(1):
-            if self._ending.wait(self._look_seconds):
-                return
+        pause, deleted = self._look_seconds, 0
+        limits_at = time.monotonic() + LIMITS_EVERY * self._look_seconds
+        while not self._ending.wait(pause):
+            # Where something falls due all the time, passes follow each other without end: limits are not to wait for that.
+            are_limits_due = time.monotonic() >= limits_at
+            unused = 0
             try:
-                deleted = sweep(self._database, self._keeping, rest=self._ending.wait)
-                unused = 0 if look % LIMITS_EVERY else sweep_limits(self._database, rest=self._ending.wait)
+                found, _ = _sweep_once(self._database, self._keeping, self._ending.wait, retention.BATCH)
+                if are_limits_due:
+                    limits_at = time.monotonic() + LIMITS_EVERY * self._look_seconds
+                    unused = sweep_limits(self._database, rest=self._ending.wait)
             except Exception as error:  # noqa: BLE001 - an outer loop: the next look tries again
                 log.warning("retention.trouble", error=reason(error))
+                pause = self._look_seconds
                 continue
-            if deleted or unused:
+            deleted += found
+            pause = 0.0 if found else self._look_seconds
+            if unused or (deleted and (are_limits_due or not found)):
                 log.info("retention.swept", deleted=deleted, limits=unused)
+                deleted = 0

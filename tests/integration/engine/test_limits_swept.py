@@ -33,6 +33,7 @@ from tests.support.manual_clock import ManualClock
 from tests.support.waiting import wait_until
 
 BURSTS, BURST = 10, 6
+AT_ITS_END = {"id": "at-its-end", "initial": "done", "states": {"done": {"type": "final"}}}
 RATE = {"key": "mail", "rate": {"count": 2, "per": "1m"}}
 
 
@@ -137,6 +138,35 @@ def test_a_sweeper_sweeps_them_by_itself(engine: Engine, database: Database) -> 
         wait_until(lambda: stored(engine) == {}, what="the limit to be swept")
     finally:
         sweeper.end(wait=5)
+
+
+def test_they_are_swept_while_instances_fall_due_all_the_time(engine: Engine, database: Database) -> None:
+    """Limits waited for a pass that deletes no instance, which never came: each customer's stayed for ever."""
+    start(engine, 1, limit=THREE)
+    finish(engine, *engine.claim())
+    engine.settle()
+    sweeper = Sweeper(database, Keeping(completed=timedelta(microseconds=1)), look_seconds=0.2 / LIMITS_EVERY)
+    sweeper._ending = _EndingOthers(engine)
+    sweeper.start()
+    try:
+        wait_until(lambda: stored(engine) == {}, what="the limit to be swept")
+    finally:
+        sweeper.end(wait=5)
+    assert engine.execute("SELECT count(*) FROM tombstones")[0][0] > 1, "instances were swept all the time"
+
+
+class _EndingOthers(threading.Event):
+    """While somebody waits for this, another instance ends."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self._engine = engine
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not self.is_set():
+            self._engine.start(AT_ITS_END)
+            self._engine.settle()
+        return super().wait(timeout)
 
 
 # -- races ---------------------------------------------------------------------------------------------------------
