@@ -33,6 +33,9 @@ STOP_SECONDS = 10.0
 LAST_STAGES_SECONDS = 0.8
 """What the wait for one stage leaves to each stage after it."""
 KEPT_LOG_BYTES = 10_000_000
+"""Of each part, and as much once more of what was before."""
+SHORTEN_SECONDS = 60.0
+"""Between two looks whether a log has become too long."""
 TICK_SECONDS = 0.25
 
 _LAUNCHER = (sys.executable, "-I", "-S", str(Path(launch.__file__)))
@@ -93,6 +96,7 @@ class _Child:
     started: float = 0.0
     failures: int = 0
     restart_at: float | None = None
+    shorten_at: float = 0.0
 
 
 class Supervisor:
@@ -139,6 +143,7 @@ class Supervisor:
         now = time.monotonic()
         for child in self._children.values():
             self._tell_warnings(child)
+            self._shorten_log(child, now)
             if child.popen is not None:
                 self._look_after(child, child.popen, now)
             if child.restart_at is not None and now >= child.restart_at:
@@ -233,6 +238,16 @@ class Supervisor:
             lines = [f'its log cannot be read: "{child.log.path}" {error.strerror}']
         for line in child.repeats.pass_on(lines, time.monotonic()):
             self._say(Notice(child.part.name, line, "warning"))
+
+    def _shorten_log(self, child: _Child, now: float) -> None:
+        if now < child.shorten_at:
+            return
+        child.shorten_at = now + SHORTEN_SECONDS
+        try:
+            child.log.shorten(KEPT_LOG_BYTES)
+        except OSError as error:
+            why = f'its log grows: what "{child.log.path}" holds cannot be put aside, {error.strerror}'
+            self._say(Notice(child.part.name, why, "warning"))
 
     def _free_write_lock(self, watch: WriteLockWatch, now: float) -> None:
         holder = watch.overdue(now)

@@ -7,6 +7,7 @@ of the interpreter, is for whoever opens the file.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ AT_ONCE = 5
 """Warnings told per look; the rest is counted, so that a flood does not bury the first."""
 LONGEST_LINE = 300
 QUIET_SECONDS = 10.0
+REPEATS_MAX = 1_000
+"""Lines of which is remembered that they came again: each that names a task is another one, and may never come any more."""
+READ_BYTES = 1_000_000
+"""Bytes that are read in one go. What is longer and has no end is no line that anybody logged: a handler prints dots, say."""
 _UNINTERESTING = frozenset({"event", "level", "logger", "process", "timestamp", "exception"})
 
 
@@ -37,11 +42,13 @@ class Repeats:
         for line in lines:
             last = self._told.get(line)
             if last is not None and now - last < QUIET_SECONDS:
-                self._hidden[line] = self._hidden.get(line, 0) + 1
+                self._hidden[line] = self._hidden.pop(line, 0) + 1
                 continue
             hidden = self._hidden.pop(line, 0)
             told.append(f"{line} ({hidden} times more since)" if hidden else line)
             self._told[line] = now
+        while len(self._hidden) > REPEATS_MAX:  # who came last stands last
+            del self._hidden[next(iter(self._hidden))]
         return told
 
 
@@ -58,9 +65,33 @@ class LogTail:
         """Put a file beyond `limit` bytes aside as `<name>.1`; what comes now belongs to a new life."""
         size = self.path.stat().st_size if self.path.exists() else 0
         if size > limit:
-            self.path.replace(self.path.with_name(f"{self.path.name}.1"))
+            self.path.replace(self._aside)
             size, self._offset, self._rest = 0, 0, b""
         self._life = size
+
+    def shorten(self, limit: int) -> None:
+        """Put what a file beyond `limit` bytes holds aside as `<name>.1`, while its writer, who appends, goes on.
+
+        What is written between the end of the copy and the cut is lost, which is an instant. Raises `OSError` where there is no
+        room for a copy; the file is as it was then.
+        """
+        if not self.path.exists() or self.path.stat().st_size <= limit:
+            return
+        copy = self.path.with_name(f"{self.path.name}.copy")
+        try:
+            with self.path.open("rb") as file, copy.open("wb") as aside:
+                shutil.copyfileobj(file, aside)
+            copy.replace(self._aside)
+        except OSError:
+            copy.unlink(missing_ok=True)
+            raise
+        os.truncate(self.path, 0)
+        self._offset = self._life = 0
+        self._rest = b""
+
+    @property
+    def _aside(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.1")
 
     def new_warnings(self) -> list[str]:
         """Warnings and errors that were logged since the last call, one short line each."""
@@ -83,10 +114,11 @@ class LogTail:
             if file.seek(0, os.SEEK_END) < self._offset:  # somebody has emptied it, to make room
                 self._offset, self._rest = 0, b""
             file.seek(self._offset)
-            added = file.read()
-        self._offset += len(added)
-        *lines, self._rest = (self._rest + added).split(b"\n")
-        yield from lines
+            while added := file.read(READ_BYTES):
+                self._offset += len(added)
+                *lines, rest = (self._rest + added).split(b"\n")
+                self._rest = rest if len(rest) <= READ_BYTES else b""
+                yield from lines
 
 
 def warning_in(line: bytes) -> str | None:

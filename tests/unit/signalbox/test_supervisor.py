@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from signalbox import supervisor
 from signalbox.supervisor import (
     HEALTHY_AFTER_SECONDS,
     Notice,
@@ -32,6 +33,14 @@ def python(*lines: str) -> tuple[str, ...]:
 
 
 FOREVER = python("import signal", "print('here', flush=True)", "signal.pause()")
+CHATTY = python(
+    "import time",
+    "number = 0",
+    "while True:",
+    "    number += 1",
+    "    print(f'{number:09}', 'x' * 100, flush=True)",
+    "    time.sleep(0.001)",
+)
 DEAF = python(
     "import signal",
     "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
@@ -122,6 +131,44 @@ def test_a_log_that_cannot_be_written_is_told_and_the_child_comes_back_when_it_c
     log.rmdir()
     watched.tick_until(lambda: watched.supervisor.pid("worker") is not None, what="a new process")
     assert pid_of(watched, "other") == other
+
+
+def test_the_log_of_a_child_that_lives_for_long_does_not_grow_without_end(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log was only put aside when its child was started again, which it may not be for months."""
+    monkeypatch.setattr(supervisor, "KEPT_LOG_BYTES", 10_000)
+    monkeypatch.setattr(supervisor, "SHORTEN_SECONDS", 0.0)
+    watched.supervisor.start(Part("worker", CHATTY, ENVIRONMENT))
+    pid = pid_of(watched, "worker")
+    log = watched.supervisor.log_path("worker")
+    aside = log.with_name("worker.log.1")
+
+    def beginning_of_what_was_put_aside() -> str:
+        return aside.read_text()[:9] if aside.exists() else ""
+
+    watched.tick_until(beginning_of_what_was_put_aside, what="a log that is put aside")
+    first = beginning_of_what_was_put_aside()
+    watched.tick_until(lambda: beginning_of_what_was_put_aside() > first, what="the next one in its place")
+
+    assert {path.name for path in log.parent.iterdir()} == {"worker.log", "worker.log.1"}
+    assert pid_of(watched, "worker") == pid
+    assert watched.texts("worker") == []
+
+
+def test_a_log_that_cannot_be_put_aside_is_told(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "KEPT_LOG_BYTES", 10_000)
+    watched.supervisor.start(Part("worker", CHATTY, ENVIRONMENT))
+    log = watched.supervisor.log_path("worker")
+    log.with_name("worker.log.1").mkdir()
+    wait_until(lambda: log.stat().st_size > 10_000, what="a long log")
+
+    watched.tick_until(lambda: watched.texts("worker"), what="a word of it")
+
+    assert watched.texts("worker") == [
+        f'its log grows: what "{log}" holds cannot be put aside, Is a directory'
+    ]
+    assert log.stat().st_size > 10_000
 
 
 def test_a_folder_of_logs_that_was_cleared_away_is_made_again(tmp_path: Path) -> None:

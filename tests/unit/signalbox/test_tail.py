@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from signalbox.tail import AT_ONCE, LONGEST_LINE, QUIET_SECONDS, LogTail, Repeats, warning_in
+from signalbox.tail import (
+    AT_ONCE,
+    LONGEST_LINE,
+    QUIET_SECONDS,
+    READ_BYTES,
+    REPEATS_MAX,
+    LogTail,
+    Repeats,
+    warning_in,
+)
 
 
 @pytest.fixture
@@ -119,6 +128,48 @@ def test_a_large_file_is_put_aside_at_the_next_life(log: Path) -> None:
     assert log.with_name("worker.log.1").read_text() == "x" * 101
 
 
+def test_a_large_file_is_put_aside_while_its_writer_goes_on(log: Path) -> None:
+    tail = LogTail(log)
+    with log.open("ab", buffering=0) as writer:  # as a child has it
+        writer.write(warning("before").encode() + b"x" * 100)
+        assert tail.new_warnings() == ["before"]
+
+        tail.shorten(1_000)
+        assert not log.with_name("worker.log.1").exists()
+        tail.shorten(100)
+        writer.write(warning("after").encode())
+
+        assert tail.new_warnings() == ["after"]
+    assert log.read_text() == warning("after")
+    assert log.with_name("worker.log.1").read_text() == warning("before") + "x" * 100
+    assert tail.last_lines(5) == [warning("after").rstrip()]
+
+
+def test_a_file_that_cannot_be_put_aside_stays_as_it_is(log: Path) -> None:
+    append(log, "x" * 101)
+    log.with_name("worker.log.1").mkdir()
+    tail = LogTail(log)
+
+    with pytest.raises(OSError, match="directory"):
+        tail.shorten(100)
+
+    assert log.read_text() == "x" * 101
+    assert sorted(path.name for path in log.parent.iterdir()) == ["worker.log", "worker.log.1"]
+
+
+def test_what_has_no_end_is_not_kept(log: Path) -> None:
+    """A handler that prints dots had `signalbox up` keep all of them, and copy them four times a second."""
+    tail = LogTail(log)
+    for _ in range(4):
+        append(log, "." * READ_BYTES)
+        assert tail.new_warnings() == []
+    assert len(tail._rest) <= READ_BYTES
+
+    append(log, "\n" + warning("and then"))
+
+    assert tail.new_warnings() == ["and then"]
+
+
 def test_the_last_lines_are_those_of_the_present_life(log: Path) -> None:
     append(log, "before\n")
     tail = LogTail(log)
@@ -137,3 +188,16 @@ def test_a_line_that_comes_again_and_again_is_told_now_and_then() -> None:
     assert repeats.pass_on(["away", "new"], QUIET_SECONDS - 1) == ["new"]
     assert repeats.pass_on(["away"], QUIET_SECONDS) == ["away (2 times more since)"]
     assert repeats.pass_on(["away"], 2 * QUIET_SECONDS) == ["away"]
+
+
+def test_lines_that_never_come_any_more_are_forgotten() -> None:
+    repeats = Repeats()
+    for number in range(3 * REPEATS_MAX):
+        repeats.pass_on([f"task {number}"] * 2, float(number))
+
+    repeats.pass_on([], 4.0 * REPEATS_MAX)
+
+    assert len(repeats._told) <= REPEATS_MAX
+    assert repeats.pass_on([f"task {3 * REPEATS_MAX - 1}"], 4.0 * REPEATS_MAX) == [
+        f"task {3 * REPEATS_MAX - 1} (1 times more since)"
+    ]
