@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 from celery import signals
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from common import faults
@@ -123,8 +124,8 @@ class Orchestrator:
         self._forgets_at = self._forgets_answers_at = time.monotonic() + FORGET_SECONDS
 
     def start(self) -> None:
-        self.database.run(lambda tx: arrive(tx, self.presence, version=signalbox_version()))
-        self.last_death = stay(self.database, self.presence)
+        self.database.run(self._arrive)
+        self.last_death = stay(self.database, self.presence, register=self._arrive)
         self.dispatcher.start()
         if self.settings.doorbells:
             # Who hears a call answers it: to wake another thread takes longer than a step waits for anything else. So offers
@@ -241,10 +242,13 @@ class Orchestrator:
             log.warning("offer.unchecked", error=type(error).__name__)
             return False
 
+    def _arrive(self, tx: Connection) -> None:
+        arrive(tx, self.presence, version=signalbox_version())
+
     def _stay(self) -> None:
         while not self._ending.wait(self.settings.beat_seconds):
             try:
-                self.last_death = stay(self.database, self.presence)
+                self.last_death = stay(self.database, self.presence, register=self._arrive)
             except Exception as error:  # noqa: BLE001 - an outer loop: should it end, we would be taken for dead
                 log.warning("presence.unsaid", error=reason(error))
 

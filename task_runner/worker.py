@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 from celery import signals
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from common import faults
@@ -110,11 +111,8 @@ class TaskRunner:
         self._beat = threading.Thread(target=self._stay, name="beat", daemon=True)
 
     def start(self) -> None:
-        published = [row for handler in REGISTRY.all() for row in _published(handler)]
-        self.database.run(
-            lambda tx: arrive(tx, self.presence, version=signalbox_version(), published=published)
-        )
-        self.last_death = stay(self.database, self.presence)
+        self.database.run(self._arrive)
+        self.last_death = stay(self.database, self.presence, register=self._arrive)
         self.runner.start()
         self.dispatcher.start()
         if self.settings.doorbells:
@@ -183,12 +181,16 @@ class TaskRunner:
             self.dispatcher.ring()
         return seconds
 
+    def _arrive(self, tx: Connection) -> None:
+        published = [row for handler in REGISTRY.all() for row in _published(handler)]
+        arrive(tx, self.presence, version=signalbox_version(), published=published)
+
     def _stay(self) -> None:
         while not self._ended.wait(self.settings.beat_seconds):
             try:
                 self.runner.beat()
                 self.arrivals.listen(self.settings.doorbells and self.runner.is_in_a_flood)
-                self.last_death = stay(self.database, self.presence)
+                self.last_death = stay(self.database, self.presence, register=self._arrive)
             except Exception as error:  # noqa: BLE001 - an outer loop: should it end, every lease here would run out
                 log.warning("beat.missed", error=reason(error))
 

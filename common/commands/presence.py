@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import structlog
 from sqlalchemy import Connection
 
 from common.canonical import dumps
@@ -16,6 +17,8 @@ from common.db.now import read_now
 from common.ids import WorkerId, new_id
 from common.store import workers
 from common.store.workers import PublishedHandler
+
+log = structlog.get_logger("signalbox.presence")
 
 SUSPICION = timedelta(seconds=60)
 """How long after an unexplained death its possible cause is handled with care."""
@@ -52,12 +55,23 @@ def arrive(
     workers.publish(tx, published, now=now)
 
 
-def stay(database: Database, presence: Presence) -> datetime | None:
-    """Say that this process lives; returns when a process of its duty last died unsaid, within the last minute."""
+def stay(
+    database: Database, presence: Presence, *, register: Callable[[Connection], None]
+) -> datetime | None:
+    """Say that this process lives; returns when a process of its duty last died unsaid, within the last minute.
+
+    Where the database does not know it, `register` has it arrive anew: it may have been restored from a backup that was taken before this process
+    began, or the process was frozen until its row was forgotten. It works either way, and everybody would be told that nobody does.
+    """
     if database.is_sqlite:
-        return database.run(lambda tx: workers.stay(tx, presence.id, presence.duty, suspicion=SUSPICION))
-    with database.each_alone() as tx:
-        return workers.stay_alone(tx, presence.id, presence.duty, suspicion=SUSPICION)
+        stayed = database.run(lambda tx: workers.stay(tx, presence.id, presence.duty, suspicion=SUSPICION))
+    else:
+        with database.each_alone() as tx:
+            stayed = workers.stay_alone(tx, presence.id, presence.duty, suspicion=SUSPICION)
+    if not stayed.is_known:
+        database.run(register)
+        log.warning("presence.renewed", worker_id=presence.id, duty=presence.duty)
+    return stayed.last_death
 
 
 def leave(tx: Connection, presence: Presence) -> None:

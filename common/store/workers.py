@@ -16,7 +16,6 @@ from sqlalchemy import (
     cast,
     delete,
     func,
-    insert,
     select,
     union_all,
     update,
@@ -48,9 +47,10 @@ def register(
     slots: int,
     now: datetime,
 ) -> None:
-    """Write a worker's row at its start."""
+    """Write a worker's row. In a table that is just being restored, and has no key yet, it fails rather than stand there twice."""
+    inserting = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
     tx.execute(
-        insert(workers),
+        inserting(workers).on_conflict_do_nothing(index_elements=[_w.id]),
         {"id": worker, "duty": duty, "host": host, "pid": pid, "version": version, "types": types, "slots": slots,
          "started_at": now, "seen_at": now},
     )  # fmt: skip
@@ -119,19 +119,27 @@ _LAST_DEATH = Prepared(
 )
 
 
-def stay(tx: Connection, worker: WorkerId, duty: str, *, suspicion: timedelta) -> datetime | None:
-    """Say that a worker lives, and mark those that have long said nothing as dead. One that was frozen comes back to life.
+@dataclass(frozen=True, slots=True)
+class Stayed:
+    """What a worker learns that says that it lives.
 
-    Returns when a worker of this duty was last found dead, within the last `suspicion`; None when none was.
+    `is_known`: whether its row is there. `last_death`: when a worker of its duty was last found dead, within the time of suspicion; None when none was.
     """
+
+    is_known: bool
+    last_death: datetime | None
+
+
+def stay(tx: Connection, worker: WorkerId, duty: str, *, suspicion: timedelta) -> Stayed:
+    """Say that a worker lives, and mark those that have long said nothing as dead. One that was frozen comes back to life."""
     now = read_now(tx)
-    _SEEN.rows(tx, {"worker": worker, "now": now})
+    seen = _SEEN.rows(tx, {"worker": worker, "now": now})
     _SILENT.rows(tx, {"silent_since": now - SILENT_AFTER, "now": now})
     died_at: datetime | None = _LAST_DEATH.rows(tx, {"duty": duty, "since": now - suspicion})[0][0]
-    return died_at
+    return Stayed(bool(seen), died_at)
 
 
-def _staying_alone() -> Select[tuple[datetime]]:
+def _staying_alone() -> Select[tuple[int, datetime]]:
     clock = select(database_now().label("now")).cte("clock")
     now = select(clock.c.now).scalar_subquery()
     worker = bindparam("worker", type_=Id())
@@ -159,23 +167,24 @@ def _staying_alone() -> Select[tuple[datetime]]:
         .cte("found")
     )
     # What this statement writes it does not read: its own row is as it was, and those that it has found dead are not there yet.
-    known = select(_w.duty, _w.died_at).where(
+    died = select(_w.duty, _w.died_at).where(
         _w.died_at > now - cast(bindparam("suspicion", type_=Interval()), Interval()), _w.id != worker
     )
-    deaths = union_all(known, select(found.c.duty, found.c.died_at)).subquery("deaths")
-    return select(func.max(deaths.c.died_at)).where(deaths.c.duty == bindparam("duty")).add_cte(seen)
+    deaths = union_all(died, select(found.c.duty, found.c.died_at)).subquery("deaths")
+    known = select(func.count()).select_from(seen).scalar_subquery()
+    return select(known, func.max(deaths.c.died_at)).where(deaths.c.duty == bindparam("duty"))
 
 
 _STAYING_ALONE = Prepared(_staying_alone())
 
 
-def stay_alone(tx: Connection, worker: WorkerId, duty: str, *, suspicion: timedelta) -> datetime | None:
+def stay_alone(tx: Connection, worker: WorkerId, duty: str, *, suspicion: timedelta) -> Stayed:
     """What `stay` does, as one statement (PostgreSQL): each worker of an installation says so every two seconds, also while there is nothing to do."""
     rows = _STAYING_ALONE.rows(
         tx, {"worker": worker, "duty": duty, "silent": SILENT_AFTER, "suspicion": suspicion}
     )
-    died_at: datetime | None = rows[0][0]
-    return died_at
+    seen, died_at = rows[0]
+    return Stayed(bool(seen), died_at)
 
 
 def forget_old(tx: Connection, *, before: datetime) -> None:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import event, text
+from sqlalchemy.exc import ProgrammingError
 
 from common.commands.presence import SUSPICION, Presence, arrive, leave, stay
 from common.db import Database
@@ -26,7 +27,7 @@ def arrived(database: Database, duty: str = "orchestrator") -> Presence:
 
 
 def stayed(database: Database, presence: Presence) -> datetime | None:
-    return stay(database, presence)
+    return stay(database, presence, register=lambda tx: arrive(tx, presence, version="anew"))
 
 
 def here(database: Database) -> list[str]:
@@ -83,6 +84,37 @@ def test_one_that_was_frozen_comes_back_to_life(clock: ManualClock, database: Da
 
     assert sorted(here(database)) == sorted([frozen.id, living.id])
     assert stayed(database, living) is None
+
+
+def test_one_whose_row_is_gone_arrives_anew(database: Database) -> None:
+    """A backup was restored that was taken before the worker began, or its host slept for so long that the row was forgotten."""
+    presence = arrived(database)
+    with database.transaction() as tx:
+        tx.execute(text("DELETE FROM workers"))
+
+    stayed(database, presence)
+
+    assert here(database) == [presence.id]
+    stayed(database, presence)
+    with database.reading() as tx:
+        assert list(tx.execute(text("SELECT version FROM workers")).scalars()) == ["anew"]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_one_does_not_arrive_anew_in_a_table_that_is_being_restored(database: Database) -> None:
+    """Keys come last of a dump: its own row may be on the way, and would then stand there twice."""
+    presence = arrived(database)
+    with database.transaction() as tx:
+        tx.execute(text("DELETE FROM workers"))
+        tx.execute(text("ALTER TABLE workers DROP CONSTRAINT pk_workers"))
+
+    with pytest.raises(ProgrammingError, match="ON CONFLICT"):
+        stayed(database, presence)
+
+    with database.transaction() as tx:
+        tx.execute(text("ALTER TABLE workers ADD CONSTRAINT pk_workers PRIMARY KEY (id)"))
+    stayed(database, presence)
+    assert here(database) == [presence.id]
 
 
 def test_a_death_concerns_its_own_duty(clock: ManualClock, database: Database) -> None:
