@@ -34,7 +34,7 @@ from api.services import Services
 from api.startup import prepare
 from api.worker import Worker
 from common.config import Limits, Settings
-from common.db import Database
+from common.db import Database, reason
 from common.db.schema import require_schema
 from common.errors import Misconfigured
 
@@ -69,7 +69,7 @@ def _require_schema(settings: Settings) -> None:
     try:
         require_schema(database)
     except SQLAlchemyError as error:
-        log.warning("api.database_away", error=type(error).__name__)
+        log.warning("api.database_away", error=reason(error))
     finally:
         database.dispose()  # nothing may be open when the server forks
 
@@ -79,7 +79,7 @@ def _look_at_the_wall(services: Services) -> None:
     try:
         services.tenants.are_restricted()
     except SQLAlchemyError as error:
-        log.warning("api.database_away", error=type(error).__name__)
+        log.warning("api.database_away", error=reason(error))
 
 
 def _require_port(settings: Settings) -> None:

@@ -15,8 +15,9 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import CPendingDeprecationWarning
 from kombu import Queue
+from sqlalchemy.exc import SQLAlchemyError
 
-from common.db import ORCHESTRATOR_QUEUE, TASK_RUNNER_QUEUE
+from common.db import ORCHESTRATOR_QUEUE, TASK_RUNNER_QUEUE, is_away, reason
 from common.errors import Misconfigured
 
 ADVANCE = "orchestrator.advance"
@@ -28,6 +29,7 @@ TASK_OF_QUEUE = {ORCHESTRATOR_QUEUE: ADVANCE, TASK_RUNNER_QUEUE: RUN}
 def said_in_one_line(duty: str) -> Iterator[None]:
     """Say in one line what is `Misconfigured`, its settings, its handlers' modules or the schema, and exit with 2, as the API does.
 
+    A database that does not answer is said in one as well, with the exit code 5 that the command line has for this.
     An exit, and no exception: whatever a worker's module raises, Celery's command line answers with a traceback.
     """
     try:
@@ -35,6 +37,13 @@ def said_in_one_line(duty: str) -> Iterator[None]:
     except Misconfigured as error:
         sys.stderr.write(f"signalbox worker {duty}: {error}\n")
         sys.exit(2)
+    except SQLAlchemyError as error:
+        if not is_away(error):
+            raise
+        sys.stderr.write(
+            f"signalbox worker {duty}: the database cannot be used: {reason(error)}; see to DATABASE_URL and its server, and start the worker again\n"
+        )
+        sys.exit(5)
 
 
 def make_app(broker_url: str, *, name: str, queue: str) -> Celery:

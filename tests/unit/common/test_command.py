@@ -9,6 +9,7 @@ import pytest
 
 from common.db.migrate import upgrade
 from signalbox.access import opened_database
+from signalbox.ports import LOOPBACK, free_port
 
 ROOT = Path(__file__).parents[3]
 
@@ -98,3 +99,27 @@ def test_so_is_a_module_of_handlers_that_is_not_there(tmp_path: Path) -> None:
         "ModuleNotFoundError: No module named 'nowhere'\n"
     )
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("by", ["itself", "celery"])
+@pytest.mark.parametrize(("package", "duty"), WORKERS)
+def test_a_database_that_does_not_answer_is_said_in_one_line(
+    package: str, duty: str, by: str, tmp_path: Path
+) -> None:
+    """Its supervisor starts it again, and a person reads why."""
+    dead = free_port()
+    command = ["-m", package] if by == "itself" else ["-m", "celery", "-A", f"{package}.worker", "worker"]
+
+    begun = answer(
+        *command,
+        DATABASE_URL=f"postgresql://postgres:hidden@{LOOPBACK}:{dead}/nothing",
+        REDIS_URL=f"redis://{LOOPBACK}:{dead}",
+        SIGNALBOX_DATA=str(tmp_path),
+    )
+
+    assert begun.returncode == 5
+    (line,) = [line for line in begun.stderr.splitlines() if "signalbox worker" in line]
+    assert line.startswith(f"signalbox worker {duty}: the database cannot be used: OperationalError: ")
+    assert line.endswith("see to DATABASE_URL and its server, and start the worker again")
+    assert "Traceback" not in begun.stderr
+    assert "hidden" not in begun.stdout + begun.stderr
