@@ -36,7 +36,7 @@ from api.transactions import Command, Sent, Transactions, send
 from api.waiting import Waiter, wait_seconds
 from common.config import Limits, Settings
 from common.credentials import Principal, read_secret
-from common.db import LONGEST_WAIT, is_away, is_full
+from common.db import LONGEST_WAIT, is_away, is_full, is_incomplete
 from common.db.tenants import Tenants
 from common.links import PATH as LINKS
 from common.links import Links
@@ -126,7 +126,7 @@ def _open_services(app: Flask, settings: Settings, limits: Limits, threads: int)
         cursors=Cursors.of(secret),
         sealing_keys=SealingKeys.read(written, older),
         waiter=Waiter(tenants, Changes.open(settings.redis_url), most=max(threads // 2, 1)),
-        health=Health(database, settings.redis_url if settings.doorbells else None),
+        health=Health(database, settings.redis_url if settings.doorbells else None, tenants=tenants),
         documents=_documents(),
         links=Links.read_secrets(written, older, settings.public_url),
         link_pages=LinkPages.of(app.jinja_env),
@@ -236,6 +236,8 @@ def _refused(error: Exception) -> Response:
         no_room = is_full(error)
         if no_room:
             services_of(current_app).health.note_full()
+        if is_incomplete(error):
+            services_of(current_app).health.note_incomplete()
         problem = unavailable(path=path, trace_id=trace_id, is_full=no_room)
     else:
         problem = describe(error, path=path, trace_id=trace_id)

@@ -19,10 +19,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from common.db import Database, reason
 from common.db.room import has_room
+from common.db.row_security import why_unrestricted
 from common.db.schema import require_schema
+from common.db.tenants import Tenants
 from common.errors import Misconfigured
 
-State = Literal["up", "down", "off", "outdated", "read-only", "full"]
+State = Literal["up", "down", "off", "outdated", "incomplete", "read-only", "full"]
 
 KEPT_SECONDS = 1.0
 _PATIENCE_SECONDS = 0.5
@@ -32,6 +34,7 @@ log = structlog.get_logger("signalbox.api")
 @dataclass(frozen=True, slots=True)
 class Report:
     """What answered. `off`: no doorbells by a setting, or a broker that lives in each process. `outdated`: the schema is older than this code.
+    `incomplete`: the API may not do there what it has to, as in a database that was restored without its rights.
     `read-only`: it takes no writes, as a standby of the database and a replica of the broker do. `full`: nor does it, for want of room on its disk."""
 
     database: State
@@ -46,11 +49,13 @@ class Report:
 class Health:
     """Asks the parts that this process stands on."""
 
-    def __init__(self, database: Database, broker_url: str | None) -> None:
+    def __init__(self, database: Database, broker_url: str | None, *, tenants: Tenants | None = None) -> None:
+        self._tenants = tenants
         self._database = database
         self._broker_url = broker_url
         self._kept: tuple[float, Report] | None = None
         self._was_full = False
+        self._was_incomplete = False
         self._turn = threading.Lock()
 
     def report(self) -> Report:
@@ -65,9 +70,17 @@ class Health:
         """A write was refused for want of room: reports say so until there is some. Who only looks would never learn of it."""
         self._was_full = True
 
+    def note_incomplete(self) -> None:
+        """A call met a table that is not there or not open to it: reports look at rights as well, until they are there. Only those of callers lack them."""
+        self._was_incomplete = True
+
     def _ask_database(self) -> tuple[State, State]:
         try:
             require_schema(self._database)
+            lacking = self._what_callers_lack()
+            if lacking is not None:
+                log.warning("health.schema", reason=lacking)
+                return "up", "incomplete"
             takes_writes = self._database.takes_writes()
             if self._was_full:
                 self._was_full = not has_room(self._database)
@@ -81,6 +94,15 @@ class Health:
         if state != "up":
             log.warning("health.database", error=state)
         return state, "up"
+
+    def _what_callers_lack(self) -> str | None:
+        """Why sessions of callers are refused since they were, where they are those of a role; None once they are not."""
+        if not self._was_incomplete or self._tenants is None or not self._tenants.are_restricted():
+            return None
+        with self._database.reading() as tx:
+            lacking = why_unrestricted(tx)
+        self._was_incomplete = lacking is not None
+        return lacking
 
     def _ask_broker(self) -> State:
         if self._broker_url is None or self._broker_url.startswith("memory:"):

@@ -882,7 +882,10 @@ class Readiness(Shape):
     database: Literal["up", "down", "read-only", "full"] = Field(
         description="full: a write was refused for want of room on its disk, and there is none yet; it is read all the same"
     )
-    schema_: Literal["up", "down", "outdated"] = Field(alias="schema")
+    schema_: Literal["up", "down", "outdated", "incomplete"] = Field(
+        alias="schema",
+        description="incomplete: calls met tables that are not there, or not open to the API, as after a restore without rights: `signalbox db upgrade`",
+    )
     broker: Literal["up", "down", "read-only", "off"] = Field(
         description="down, or a replica that takes no messages, is no reason not to be ready: work is found by looking"
     )

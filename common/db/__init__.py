@@ -13,7 +13,7 @@ from common.db.engine import (
     sqlstate,
     teach_clock,
 )
-from common.db.trouble import is_away, is_full, is_trouble, reason
+from common.db.trouble import is_away, is_full, is_incomplete, is_trouble, reason
 
 __all__ = [
     "ARRIVALS",
@@ -26,6 +26,7 @@ __all__ = [
     "Sessions",
     "is_away",
     "is_full",
+    "is_incomplete",
     "is_trouble",
     "note_bell",
     "reason",

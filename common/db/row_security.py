@@ -50,6 +50,8 @@ _INSUFFICIENT_PRIVILEGE = "42501"
 _MADE_MEANWHILE = {"42710", "23505", "XX000"}
 """Somebody else was faster, in another database of the server: the role, the row of a membership, a row that was just changed."""
 _TRIES = 3
+_SHOWN = 3
+"""So many of what is missing are named: who has restored without rights misses a hundred, and one command makes them all."""
 _SINCE_MEMBERSHIPS_SAY_SET = 160_000
 
 _TABLES = text(
@@ -124,7 +126,13 @@ def why_unrestricted(tx: Connection) -> str | None:
         return f'{login} may not take the role "{ROLE}": {cure}'
     lacking = lacks(tx)
     if lacking:
-        return f'the role "{ROLE}" lacks policies or rights ({", ".join(lacking)}): {cure}'
+        first = ", ".join(lacking[:_SHOWN]) + (
+            f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
+        )
+        return (
+            f'the role "{ROLE}" lacks policies or rights ({first}), as in a database that was restored without them:'
+            " run `signalbox db upgrade` as the owner of the tables, and restart the API"
+        )
     return None
 
 

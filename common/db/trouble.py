@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from sqlite3 import SQLITE_FULL
 
+import psycopg
 from sqlalchemy.exc import (
     DataError,
     DBAPIError,
@@ -29,6 +30,8 @@ _CLASSES_OF_ROWS = ("22", "23", "44", "54", "P0")
 """SQLSTATE classes of what is wrong with a row: data, constraints, a view's check, what is too large (such as an index
 entry), and what a trigger raises."""
 _DISK_FULL = "53100"
+_UNDEFINED_TABLE = "42P01"
+_INSUFFICIENT_PRIVILEGE = "42501"
 _AWAY = {READ_ONLY, "25P03", "25P04"}
 """What the driver calls internal errors: a session that takes no writes, one that idled too long, one whose transaction took too long."""
 
@@ -37,7 +40,20 @@ def is_away(error: BaseException) -> bool:
     """Tell whether the database did not answer, or does not take it now: nothing is wrong with what was asked."""
     if isinstance(error, OperationalError | InterfaceError | PoolTimeout):
         return True
-    return isinstance(error, DBAPIError) and sqlstate(error) in _AWAY
+    return (isinstance(error, DBAPIError) and sqlstate(error) in _AWAY) or is_incomplete(error)
+
+
+def is_incomplete(error: BaseException) -> bool:
+    """Tell whether a table is not there, or this session has no rights on it: a backup is being restored, or was without its rights.
+
+    A row that a policy of row-level security refuses has the same SQLSTATE as a right that is missing, and is a defect of ours.
+    """
+    if not isinstance(error, DBAPIError):
+        return False
+    code, told = sqlstate(error), error.orig
+    if code != _INSUFFICIENT_PRIVILEGE or not isinstance(told, psycopg.Error):
+        return code == _UNDEFINED_TABLE
+    return told.diag.source_function == "aclcheck_error"
 
 
 def is_full(error: BaseException) -> bool:

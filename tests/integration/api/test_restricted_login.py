@@ -17,6 +17,7 @@ from sqlalchemy import make_url
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
+from api import health
 from api.app import create_app, services_of
 from common.commands.doctor import examine
 from common.config import Settings
@@ -142,6 +143,42 @@ def test_a_login_that_may_make_no_role_serves_with_a_warning_that_tells_the_cure
     assert serve(url) == []
     with serving(url) as app:
         assert services_of(app).tenants.are_restricted()
+
+
+def test_a_restore_without_rights_is_told_to_callers_and_by_readiness_until_an_upgrade(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pg_restore --no-acl` under an API that runs; in the middle of any other restore it is the same."""
+    monkeypatch.setattr(health, "KEPT_SECONDS", -1.0)
+    url = owned_by(server, "maker", "CREATEROLE")
+    with opened(url) as database:
+        upgrade(database)
+        with database.transaction() as tx:
+            tenant = keys.ensure_tenant(tx, "one")
+            key = keys.issue_key(tx, tenant, name="one", role=Role.ADMIN, secret=read_secret(SECRET)).key
+    with serving(url) as app:
+        client, headers = app.test_client(), {"Authorization": f"Bearer {key}"}
+        assert client.get("/api/v1/instances", headers=headers).status_code == 200
+        with opened(url) as database, database.transaction() as tx:
+            tx.exec_driver_sql(f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {ROLE}")
+
+        with capture_logs() as logged:
+            refused = client.get("/api/v1/instances", headers=headers)
+        assert (refused.status_code, (refused.json or {})["code"]) == (503, "unavailable")
+        (line,) = [line for line in logged if line["event"] == "request.failed"]
+        assert "permission denied" in line["reason"]
+        assert "exc_info" not in line
+        with capture_logs() as logged:
+            ready = client.get("/health/ready")
+        assert (ready.status_code, (ready.json or {})["schema"]) == (503, "incomplete")
+        (line,) = [line for line in logged if line["event"] == "health.schema"]
+        assert "SELECT on attempts, INSERT on attempts, UPDATE on attempts and " in line["reason"]
+        assert "run `signalbox db upgrade`" in line["reason"]
+
+        with opened(url) as database:
+            upgrade(database)
+        assert client.get("/health/ready").status_code == 200
+        assert client.get("/api/v1/instances", headers=headers).status_code == 200
 
 
 def test_a_login_that_may_make_roles_makes_this_one_and_takes_it(server: PostgresServer) -> None:
