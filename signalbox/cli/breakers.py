@@ -12,6 +12,8 @@ from signalbox.cli.output import Output
 from signalbox.cli.target import connect
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from signalbox.shapes import Breaker
 
 Type = Annotated[str, typer.Argument(metavar="TYPE", help="Of task: HTTP, AI, …", show_default=False)]
@@ -39,8 +41,8 @@ def list_breakers(
 ) -> None:
     """List circuit breakers, by type and target."""
     with connect() as client:
-        found = list(client.breakers(state=state, type=type, limit=limit))
-    _show(Output(json), found, {"items": found, "nextCursor": None})
+        found = list(client.breakers(state=state, type=type, limit=limit + 1))
+    Output(json).show_first(limit, found, _view)
 
 
 @group.command("open")
@@ -68,6 +70,10 @@ def reset_breaker(type: Type, target: Target, json: AsJson = False) -> None:
 
 
 def _show(out: Output, found: list[Breaker], data: object) -> None:
+    out.show(data, lambda: _view(found))
+
+
+def _view(found: list[Breaker]) -> RenderableType:
     from signalbox.cli import render
 
-    out.show(data, lambda: render.breakers_table(found))
+    return render.breakers_table(found)

@@ -85,8 +85,8 @@ def list_values(
     """List what is set, newest first."""
     chosen = None if scope is None and scope_id is None else _scope(scope, scope_id)
     with connect() as client:
-        found = list(client.configs(module=module, scope=chosen, scope_id=scope_id, limit=limit))
-    Output(json).show({"items": found, "nextCursor": None}, lambda: _table(found))
+        found = list(client.configs(module=module, scope=chosen, scope_id=scope_id, limit=limit + 1))
+    Output(json).show_first(limit, found, _table)
 
 
 @group.command("rm")

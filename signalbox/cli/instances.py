@@ -123,11 +123,10 @@ def ls(
                 labels=labels,
                 parent_id=parent,
                 queued=queued,
-                limit=limit,
+                limit=limit + 1,
             )
         )
-    out = Output(json)
-    out.show({"items": found, "nextCursor": None}, lambda: _render().instances_table(found))
+    Output(json).show_first(limit, found, lambda shown: _render().instances_table(shown))
 
 
 def show(instance_id: InstanceId, json: AsJson = False) -> None:
@@ -222,8 +221,8 @@ def explain(instance_id: InstanceId, json: AsJson = False) -> None:
 def results(instance_id: InstanceId, limit: Limit = 200, json: AsJson = False) -> None:
     """Show what the work of an instance has come to: the newest task of each place in its definition."""
     with connect() as client:
-        found = list(client.results(instance_id, limit=limit))
-    Output(json).show({"items": found, "nextCursor": None}, lambda: _render().results_table(found))
+        found = list(client.results(instance_id, limit=limit + 1))
+    Output(json).show_first(limit, found, lambda shown: _render().results_table(shown))
 
 
 def note(

@@ -30,8 +30,8 @@ def register(app: typer.Typer) -> None:
 def list_values(instance_id: InstanceId, limit: Limit = 1_000, json: AsJson = False) -> None:
     """List the metadata of an instance, by key."""
     with connect() as client:
-        found = list(client.metadata(instance_id, limit=limit))
-    Output(json).show({"items": found, "nextCursor": None}, lambda: _table(found))
+        found = list(client.metadata(instance_id, limit=limit + 1))
+    Output(json).show_first(limit, found, _table)
 
 
 @group.command("get")

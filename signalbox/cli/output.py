@@ -39,6 +39,13 @@ class Output:
         else:
             console(sys.stdout).print(human())
 
+    def show_first(self, limit: int, found: list[Any], human: Callable[[list[Any]], RenderableType]) -> None:
+        """Print a list, and say where it is cut: of `found`, for which one more was asked than is shown, the first `limit`."""
+        shown = found[:limit]
+        self.show({"items": shown, "nextCursor": None}, lambda: human(shown))
+        if len(found) > limit:
+            sys.stderr.write(f"these are the first {limit}, and there are more: --limit N shows N\n")
+
     def write_json(self, data: Any) -> None:
         sys.stdout.write(orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
 

@@ -39,8 +39,8 @@ def list_schedules(
 ) -> None:
     """List schedules, newest first."""
     with connect() as client:
-        found = list(client.schedules(definition_key=definition, paused=paused, limit=limit))
-    Output(json).show({"items": found, "nextCursor": None}, lambda: _render().schedules_table(found))
+        found = list(client.schedules(definition_key=definition, paused=paused, limit=limit + 1))
+    Output(json).show_first(limit, found, lambda shown: _render().schedules_table(shown))
 
 
 @group.command("show")

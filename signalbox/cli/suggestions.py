@@ -39,8 +39,10 @@ def list_suggestions(
 ) -> None:
     """List what waits for somebody's word, newest first."""
     with connect() as client:
-        found = list(client.suggestions(instance_id=instance, status=None if all else "open", limit=limit))
-    Output(json).show({"items": found, "nextCursor": None}, lambda: _table(found))
+        found = list(
+            client.suggestions(instance_id=instance, status=None if all else "open", limit=limit + 1)
+        )
+    Output(json).show_first(limit, found, _table)
 
 
 @suggestions.command("show")

@@ -57,10 +57,10 @@ def list_tasks(
         found = list(
             client.tasks(
                 instance_id=instance, status=status or (), type=type, parent=parent, assignee=assignee,
-                candidate=candidate, overdue=overdue, limit=limit,
+                candidate=candidate, overdue=overdue, limit=limit + 1,
             )
         )  # fmt: skip
-    Output(json).show({"items": found, "nextCursor": None}, lambda: _tasks_table(found))
+    Output(json).show_first(limit, found, _tasks_table)
 
 
 @tasks.command("show")
@@ -82,8 +82,8 @@ def list_incidents(
 ) -> None:
     """List what stopped instances and waits for somebody to look."""
     with connect() as client:
-        found = list(client.incidents(instance_id=instance, status=None if all else "open", limit=limit))
-    Output(json).show({"items": found, "nextCursor": None}, lambda: _incidents_table(found))
+        found = list(client.incidents(instance_id=instance, status=None if all else "open", limit=limit + 1))
+    Output(json).show_first(limit, found, _incidents_table)
 
 
 @incidents.command("show")

@@ -71,8 +71,8 @@ def list_triggers(
 ) -> None:
     """List triggers, newest first."""
     with connect() as client:
-        found = list(client.triggers(definition_key=definition, event=event, limit=limit))
-    Output(json).show({"items": found, "nextCursor": None}, lambda: _render().triggers_table(found))
+        found = list(client.triggers(definition_key=definition, event=event, limit=limit + 1))
+    Output(json).show_first(limit, found, lambda shown: _render().triggers_table(shown))
 
 
 @group.command("show")
