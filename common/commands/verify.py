@@ -115,27 +115,39 @@ class _Chain:
 
 
 class _Told:
-    """What the rows of an intact chain tell of: what has succeeded ends no second time, and no body is gone without an erasure."""
+    """What the rows of an intact chain tell of: what has succeeded ends no second time, and no body is gone without an erasure.
+
+    A row whose step failed tells of what it took, which changed nothing; the retry of that incident takes it again.
+    """
 
     def __init__(self) -> None:
         self._problems: list[Finding] = []
         self._succeeded: set[str] = set()
+        self._told_in_vain: set[str] = set()
         self._tells_of_erasure = False
 
     def add(self, row: HistoryRow) -> None:
-        for entry in read(row.changes or "[]"):
+        told: set[str] = set()
+        entries = read(row.changes or "[]")
+        for entry in entries:
+            if entry["type"] == "incident.resolved" and entry["way"] == "retry":
+                self._succeeded -= self._told_in_vain
+                self._told_in_vain = set()
             self._tells_of_erasure |= entry["type"] == "instance.erased"
             if entry["type"] == "child.completed" and f"child {entry['key']}" in self._succeeded:
                 message = f'child "{entry["key"]}" completed twice'
                 self._problems.append(Finding("child.told_twice", message, row.sequence))
             if entry["type"] == "child.completed":
-                self._succeeded.add(f"child {entry['key']}")
+                told.add(f"child {entry['key']}")
             # That would be a result that counted twice. (A failure may be retried.)
             if entry["type"] in ("task.succeeded", "task.failed") and entry["key"] in self._succeeded:
                 message = f'task "{entry["key"]}" ended although it had succeeded'
                 self._problems.append(Finding("task.told_twice", message, row.sequence))
             if entry["type"] == "task.succeeded":
-                self._succeeded.add(entry["key"])
+                told.add(entry["key"])
+            self._succeeded |= told
+        if any(entry["type"] == "instance.failed" for entry in entries):
+            self._told_in_vain = told
 
     def end(self, bodies: Bodies) -> list[Finding]:
         """What was found. Who took a body without telling of it has also kept the history from being replayed."""

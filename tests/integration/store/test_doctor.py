@@ -19,6 +19,9 @@ from tests.support.engine import Engine
 from tests.support.manual_clock import ManualClock
 from tests.support.postgres import read_only
 
+MISTAKEN = {"target": "done", "actions": [{"type": "assign", "path": "x", "value": "${context.nothing}"}]}
+"""A transition whose step fails, each time."""
+
 
 def problems(engine: Engine, *, replay: bool = True) -> list[str]:
     return sorted(problem["code"] for problem in examine(engine.database, replay=replay)["problems"])
@@ -250,6 +253,41 @@ def test_a_success_that_the_history_tells_twice(engine: Engine) -> None:
         )
 
     assert problems(engine) == ["replay.changes", "task.told_twice"]
+
+
+@ON_SQLITE
+def test_a_success_that_each_retry_of_a_failed_step_tells_again(engine: Engine) -> None:
+    """As of a definition with a mistake that operators retry: it took the success in vain each time, and nothing is wrong with the history."""
+    document = one_task()
+    document["states"]["working"]["on"]["DONE"] = MISTAKEN
+    engine.handler("work", lambda _input: None)
+    instance_id = engine.start(document)
+    engine.settle()
+
+    for _ in range(2):
+        assert engine.status(instance_id) is InstanceStatus.FAILED
+        engine.control("retry", instance_id)
+        engine.settle()
+
+    assert engine.entry_types(instance_id).count("task.succeeded") == 3
+    assert problems(engine) == []
+
+
+@ON_SQLITE
+def test_a_child_s_end_that_each_retry_of_a_failed_step_tells_again(engine: Engine) -> None:
+    engine.apply({"id": "child", "initial": "ended", "states": {"ended": {"type": "final"}}})
+    invoke = {"src": "WORKFLOW", "input": {"definitionKey": "child"}, "onDone": MISTAKEN}
+    states = {"waiting": {"invoke": invoke}, "done": {"type": "final"}}
+    instance_id = engine.start({"id": "parent", "initial": "waiting", "states": states})
+    engine.settle()
+
+    for _ in range(2):
+        assert engine.status(instance_id) is InstanceStatus.FAILED
+        engine.control("retry", instance_id)
+        engine.settle()
+
+    assert engine.entry_types(instance_id).count("child.completed") == 3
+    assert problems(engine) == []
 
 
 @pytest.mark.breaks_promises
