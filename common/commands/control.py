@@ -125,7 +125,7 @@ def retry_instance(
     body = {"incidents": ways_out(tx, tenant_id, open_ones, way="retry"), "reason": reason_text(reason)}
 
     def refuse(stored: instances.StoredInstance) -> None:
-        refuse_ended_in_error(stored)
+        refuse_ended_in_error(stored.id, stored.snapshot)
         refuse_without_room(tx, stored)
         if stored.snapshot is not None and is_running(read(stored.snapshot)):
             _refuse_held_key(tx, stored)

@@ -52,7 +52,7 @@ def resolve_incident(
         raise Conflict(f"incident {incident_id} is resolved already", code="incident.resolved")
     stored = instances.read_stored(tx, tenant_id, found.instance_id)
     if stored is not None:
-        refuse_ended_in_error(stored)
+        refuse_ended_in_error(stored.id, stored.snapshot)
     cleaned = clean(output, max_depth=limits.max_json_depth)
     require_size(dumps(cleaned), "the output is", limits, "max_output_bytes")
     stored = read_stored(tx, tenant_id, found.instance_id)
@@ -64,17 +64,17 @@ def resolve_incident(
     return found.instance_id
 
 
-def refuse_ended_in_error(stored: instances.StoredInstance) -> None:
+def refuse_ended_in_error(instance_id: str, snapshot: str | None) -> None:
     """Raise `Conflict` for an instance that has nothing to go on from: it ended in an error, or what it had done is undone."""
-    snapshot = {} if stored.snapshot is None else read(stored.snapshot)
-    if snapshot.get("status") == "error" and "started" in snapshot.get("compensation", {}):
+    stands = {} if snapshot is None else read(snapshot)
+    if stands.get("status") == "error" and "started" in stands.get("compensation", {}):
         raise Conflict(
-            f"cannot retry instance {stored.id}: what it had done is undone; restart it from a state, or start another",
+            f"cannot retry instance {instance_id}: what it had done is undone; restart it from a state, or start another",
             code="instance.compensated",
         )
-    if snapshot.get("status") == "error":
+    if stands.get("status") == "error":
         raise Conflict(
-            f"cannot retry instance {stored.id}: its machine ended with an error; restart it from a state",
+            f"cannot retry instance {instance_id}: its machine ended with an error; restart it from a state",
             code="instance.ended_in_error",
         )
 

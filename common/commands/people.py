@@ -8,6 +8,7 @@ must commit. What is wrong with the request itself is raised, and leaves no trac
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection
@@ -129,7 +130,7 @@ def complete_task(
     task, refusal = _to_decide(tx, tenant_id, task_id, "complete", by, shown)
     if refusal is not None:
         return _refused(tx, task, by, refusal)
-    _check_form(task, read(text))
+    check_form(task.name, task.options, read(text))
     _decide(tx, task, by, output=text)
     return None
 
@@ -173,7 +174,7 @@ def check_link(
         _reason_text(reason)
     task, refusal = _to_decide(tx, tenant_id, task_id, "make a link for", by, None)
     if reason is None:
-        _check_form(task, read(text))
+        check_form(task.name, task.options, read(text))
     return task, refusal
 
 
@@ -213,21 +214,22 @@ def _decide(
     report_decision(tx, Decision(task, by.actor, _hash(task), output, error), now=read_now(tx))
 
 
-def _check_form(task: HumanTask, output: Any) -> None:
-    form = task.options.get("form")
+def check_form(name: str, options: Mapping[str, Any], output: Any) -> None:
+    """Raise `Invalid` (`task.output_invalid`, `task.form_unusable`) unless the `form` among a task's options accepts what a person sent."""
+    form = options.get("form")
     if form is None:
         return
     try:
         problems = compile_schema(form).problems(output)
     except Invalid as error:
         raise Invalid(
-            f'the form of task "{task.name}" cannot be used ({error}); reject the task, or restart its instance',
+            f'the form of task "{name}" cannot be used ({error}); reject the task, or restart its instance',
             code="task.form_unusable",
         ) from error
     if problems:
         told = "; ".join(f"{one['path'] or 'output'}: {one['message']}" for one in problems[:5])
         raise Invalid(
-            f'the output does not fit the form of task "{task.name}": {told}',
+            f'the output does not fit the form of task "{name}": {told}',
             code="task.output_invalid",
             problems=[
                 {"severity": "error", "code": "task.output_invalid", "suggestion": None, **problem}

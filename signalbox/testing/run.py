@@ -11,7 +11,7 @@ from typing import Any
 import statechart
 from common.canonical import clean, dumps, read
 from common.clock import instant_text
-from common.commands.incidents import Way
+from common.commands.incidents import Way, refuse_ended_in_error
 from common.commands.send import MAX_NOTE, event_text, illegal
 from common.commands.suggestions import WORDS, Word, comment_text, entry_of, event_of, source_of
 from common.db.tables import AttemptOutcome, InboxType, SuggestionStatus
@@ -231,7 +231,7 @@ class Run:
     # -- answering by hand --------------------------------------------------------------------------------------------
 
     def complete(self, name: str, output: Json = None) -> Run:
-        """Let an open task succeed: the attempt that runs, or one that begins now."""
+        """Let an open task succeed: the attempt that runs, or one that begins now. A person's output has to fit its `form`."""
         return self._report(name, succeeds(output))
 
     def fail(self, name: str, code: str = "handler.failed", message: str = "", **more: Any) -> Run:
@@ -467,6 +467,7 @@ class Run:
         return self._say(VERBS[type], type, body, by)
 
     def _resolve(self, way: Way, output: Json, reason: str | None, by: str) -> Run:
+        refuse_ended_in_error(self.id, self._instance.held.snapshot)
         chosen = ways_out(self._world.memory, self.id, way=way, output=output)
         return self._command(InboxType.RETRY, {"incidents": chosen, "reason": reason}, by)
 

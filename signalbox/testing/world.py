@@ -16,6 +16,7 @@ from typing import Any
 
 from common.canonical import dumps, read
 from common.commands.configs import Wanted, choose, scope_id_of
+from common.commands.people import check_form
 from common.config import Limits
 from common.db.tables import InboxType
 from common.decision import NOT_RUN_BY_A_RUNNER
@@ -353,7 +354,9 @@ class World:
             outcomes.lose(self.memory, task)
 
     def report(self, task: Task, answer: Answer) -> None:
-        """End the attempt that runs, or a task that waits for no runner."""
+        """End the attempt that runs, or a task that waits for no runner. What a person sends has to fit the task's form."""
+        if task.type == "HUMAN" and answer.error is None:
+            check_form(task.name, read(task.options) if task.options else {}, read(answer.output))
         if answer.state is not None:
             task.state = answer.state
         if answer.error is not None:

@@ -285,6 +285,24 @@ def test_a_person_is_played_or_answers_by_hand() -> None:
     refused.expect(status="failed", incident="declined")
 
 
+def test_what_a_person_sends_has_to_fit_the_form() -> None:
+    form = {
+        "type": "object",
+        "required": ["approved"],
+        "properties": {"approved": {"type": "boolean"}},
+    }
+    document = one_task("HUMAN", form=form)
+    run = Workflow.load(document).start()
+    with pytest.raises(Invalid, match='does not fit the form of task "job": approved: ') as refused:
+        run.complete("job", {"approved": "yes"})
+    assert refused.value.code == "task.output_invalid"
+    run.expect(status="waiting").complete("job", {"approved": True}).expect(status="completed")
+
+    with pytest.raises(Invalid, match='"approved" is a required property'):
+        Workflow.load(document).task("job", succeeds({})).start()
+    Workflow.load(document).start().fail("job", "human.rejected").expect(incident="human.rejected")
+
+
 def test_tasks_without_an_answer_stay_open_for_the_test_to_end() -> None:
     run = ordered()
     assert run.status == "running"
@@ -410,6 +428,34 @@ def test_control_is_refused_as_the_api_refuses_it() -> None:
     assert run.history.of_type("note")[0].actor == "ada"
     with pytest.raises(Conflict, match="cannot send an event to instance"):
         run.send("ADD", n=1)
+
+
+def test_what_is_undone_has_nothing_left_to_retry() -> None:
+    document = {
+        "id": "trip",
+        "initial": "flight",
+        "states": {
+            "flight": {
+                "invoke": {
+                    "src": "flights.book",
+                    "compensate": {"type": "flights.cancel"},
+                    "onDone": "paying",
+                }
+            },
+            "paying": {"invoke": {"src": "cards.charge", "onDone": "booked"}},
+            "booked": {"type": "final"},
+        },
+    }
+    trip = Workflow.load(document).task("flights.book", succeeds()).task("flights.cancel", succeeds())
+    run = trip.task("cards.charge", fails("card.declined", retryable=False)).start()
+    run.expect(status="failed", incident="card.declined")
+    entries = len(run.history)
+
+    for way in (run.retry, run.skip):
+        with pytest.raises(Conflict, match="what it had done is undone") as refused:
+            way()
+        assert refused.value.code == "instance.compensated"
+    assert len(run.history) == entries
 
 
 def test_pause_step_and_resume() -> None:
