@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from common.canonical import clean, dumps, read
 from common.commands.admission import refuse_without_room
-from common.commands.incidents import refuse_ended_in_error, ways_out
+from common.commands.incidents import refuse_ended_in_error, refuse_held_key, ways_out
 from common.commands.send import accept, reason_text, require_legal, require_size
 from common.config import Limits
 from common.db.tables import InboxType
@@ -52,7 +52,7 @@ def cancel_instance(
         if compensate and stored.status is InstanceStatus.FAILED and stored.snapshot is not None:
             _refuse_stopped(stored)
             if read(stored.snapshot).get("compensation"):
-                _refuse_held_key(tx, stored)
+                refuse_held_key(tx, stored, undoes=True)
 
     _command(tx, tenant_id, instance_id, InboxType.CANCEL, body, actor, refuse=refuse)
 
@@ -73,7 +73,7 @@ def compensate_instance(
             code="compensation.nothing",
         )
     if stored is not None:
-        _refuse_held_key(tx, stored)
+        refuse_held_key(tx, stored, undoes=True)
     error = instances.read_error(tx, tenant_id, instance_id)
     body = {
         "error": None if error is None else read(error),
@@ -116,7 +116,8 @@ def retry_instance(
 ) -> None:
     """Ask for a failed instance to try again what it failed on: its failed task, or the event whose step failed.
 
-    Raises `Conflict` (`instance.ended_in_error`) where the machine itself ended with an error: only a restart helps.
+    Raises `Conflict` (`instance.ended_in_error`) where the machine itself ended with an error: only a restart helps; and
+    (`instance.business_key_held`) where another instance holds by now the business key that this one would take again.
     """
     # A way out that was read before the instance failed, or failed on something else, would thaw it and try nothing again.
     if is_id(instance_id):
@@ -127,8 +128,7 @@ def retry_instance(
     def refuse(stored: instances.StoredInstance) -> None:
         refuse_ended_in_error(stored.id, stored.snapshot)
         refuse_without_room(tx, stored)
-        if stored.snapshot is not None and is_running(read(stored.snapshot)):
-            _refuse_held_key(tx, stored)
+        refuse_held_key(tx, stored, undoes=stored.snapshot is not None and is_running(read(stored.snapshot)))
 
     _command(tx, tenant_id, instance_id, InboxType.RETRY, body, actor, refuse=refuse)
 
@@ -147,7 +147,7 @@ def restart_instance(
     """Ask for an instance to leave where it stands and to enter `state`, a dotted path (None: its initial state).
 
     Open tasks, timers and children are cancelled, the context stays, with `context` laid over it key by key at the top.
-    Raises `Invalid` (`restart.unknown_state`) and `Conflict` (`instance.not_started`).
+    Raises `Invalid` (`restart.unknown_state`) and `Conflict` (`instance.not_started`, `instance.business_key_held`).
     """
     given = None if context is None else clean(context, max_depth=limits.max_json_depth)
     require_size(dumps(given), "the context is", limits)
@@ -160,6 +160,7 @@ def restart_instance(
             )
         _check_state(tx, stored, state)
         refuse_without_room(tx, stored, goes_on_undoing=False)
+        refuse_held_key(tx, stored)
 
     body = {"context": given, "reason": reason_text(reason), "state": state}
     _command(tx, tenant_id, instance_id, InboxType.RESTART, body, actor, refuse=refuse)
@@ -193,20 +194,6 @@ def _may_undo(tx: Connection, stored: instances.StoredInstance, *, failed: Colle
         return is_there_to_undo(load(read(definition.document)), snapshot, without=failed)
     except DefinitionInvalid:
         return False
-
-
-def _refuse_held_key(tx: Connection, stored: instances.StoredInstance) -> None:
-    """A failed instance has given its business key back; while it is undone it would hold it again."""
-    if stored.business_key is None or stored.status is not InstanceStatus.FAILED:
-        return
-    holder = instances.find_live(tx, stored.tenant_id, stored.definition_key, stored.business_key)
-    if holder is not None:
-        raise Conflict(
-            f'instance {stored.id} cannot be undone now: its business key "{stored.business_key}" is held by instance '
-            f"{holder}; wait until that has ended, or cancel without compensation",
-            code="instance.business_key_held",
-            instanceId=holder,
-        )
 
 
 def _refuse_stopped(stored: instances.StoredInstance) -> None:

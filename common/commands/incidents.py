@@ -18,6 +18,7 @@ from common.config import Limits
 from common.db.tables import InboxType, IncidentStatus
 from common.errors import Conflict, NotFound
 from common.ids import TenantId, is_id
+from common.lifecycle import InstanceStatus
 from common.store import history, inbox, incidents, instances, tasks
 from common.store.incidents import OpenIncident
 from common.store.instances import read_stored
@@ -40,7 +41,7 @@ def resolve_incident(
 
     `retry` runs the failed task again, or takes the event again whose step failed. `skip` answers the task with
     `output` as if it had succeeded, or leaves the event out. The caller commits. Raises `NotFound`
-    (`incident.not_found`), `Conflict` (`incident.resolved`, `concurrency.full`, or as a retry does), `Invalid` and `LimitExceeded`.
+    (`incident.not_found`), `Conflict` (`incident.resolved`, or as a retry does), `Invalid` and `LimitExceeded`.
     """
     found = incidents.find(tx, tenant_id, incident_id) if is_id(incident_id) else None
     if found is not None:
@@ -58,6 +59,7 @@ def resolve_incident(
     stored = read_stored(tx, tenant_id, found.instance_id)
     if stored is not None:
         refuse_without_room(tx, stored)
+        refuse_held_key(tx, stored)
     chosen = ways_out(tx, tenant_id, [found], way=way, output=cleaned)
     body = dumps({"incidents": chosen, "reason": reason_text(reason)})
     accept(tx, tenant_id, found.instance_id, "retry", InboxType.RETRY, body, lane=inbox.CONTROL, actor=actor)
@@ -77,6 +79,25 @@ def refuse_ended_in_error(instance_id: str, snapshot: str | None) -> None:
             f"cannot retry instance {instance_id}: its machine ended with an error; restart it from a state",
             code="instance.ended_in_error",
         )
+
+
+def refuse_held_key(tx: Connection, stored: instances.StoredInstance, *, undoes: bool = False) -> None:
+    """Raise `Conflict` where a failed instance would go on, or be undone, under a business key that another holds by now.
+
+    It gave its key back when it failed. Read without a lock: for one that loses the race the database refuses the step.
+    """
+    if stored.business_key is None or stored.status is not InstanceStatus.FAILED:
+        return
+    holder = instances.find_live(tx, stored.tenant_id, stored.definition_key, stored.business_key)
+    if holder is None:
+        return
+    why = f'its business key "{stored.business_key}" is held by instance {holder}'
+    told = (
+        f"instance {stored.id} cannot be undone now: {why}; wait until that has ended, or cancel without compensation"
+        if undoes
+        else f"instance {stored.id} cannot go on now: {why}; wait until that has ended, or cancel one of the two"
+    )
+    raise Conflict(told, code="instance.business_key_held", instanceId=holder)
 
 
 def ways_out(

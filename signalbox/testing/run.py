@@ -225,6 +225,7 @@ class Run:
                 f'state: expected one of {known}, found "{state}"{did_you_mean(state, paths)}',
                 code="restart.unknown_state",
             )
+        self._refuse_held_key()
         body = {"context": None if context is None else clean(context), "reason": reason, "state": state}
         return self._command(InboxType.RESTART, body, by)
 
@@ -468,8 +469,22 @@ class Run:
 
     def _resolve(self, way: Way, output: Json, reason: str | None, by: str) -> Run:
         refuse_ended_in_error(self.id, self._instance.held.snapshot)
+        self._refuse_held_key()
         chosen = ways_out(self._world.memory, self.id, way=way, output=output)
         return self._command(InboxType.RETRY, {"incidents": chosen, "reason": reason}, by)
+
+    def _refuse_held_key(self) -> None:
+        """As `common.commands.incidents.refuse_held_key` does: a failed instance has given its business key back."""
+        held = self._instance.held
+        if held.business_key is None or held.status is not InstanceStatus.FAILED:
+            return
+        holder = self._world.memory.find_live(held.definition_key, held.business_key)
+        if holder is not None:
+            raise Conflict(
+                f'instance {self.id} cannot go on now: its business key "{held.business_key}" is held by instance {holder}; '
+                "wait until that has ended, or cancel one of the two",
+                code="instance.business_key_held",
+            )
 
     def _report(self, name: str, answer: Answer) -> Run:
         task = self._find_task(name, lambda task: task.is_open, "open task")

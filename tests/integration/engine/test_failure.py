@@ -5,14 +5,17 @@ from datetime import timedelta
 import pytest
 
 from common.commands.control import cancel_instance
+from common.commands.incidents import resolve_incident
 from common.commands.send import add_note
+from common.config import Limits
 from common.db import Database
+from common.errors import Conflict
 from common.lifecycle import InstanceStatus
 from tests.integration.engine.documents import ON_SQLITE, assign, on_go, one_task, waiting_with_task
 from tests.support.engine import Engine
 from tests.support.manual_clock import ManualClock
 
-FAILED, CANCELLED = InstanceStatus.FAILED, InstanceStatus.CANCELLED
+FAILED, CANCELLED, COMPLETED = InstanceStatus.FAILED, InstanceStatus.CANCELLED, InstanceStatus.COMPLETED
 
 
 def failing(engine: Engine, **task: object) -> str:
@@ -245,3 +248,46 @@ def test_a_failed_instance_does_not_hold_its_business_key(engine: Engine, databa
 
     assert second != first
     assert engine.status(second) is InstanceStatus.PENDING
+
+
+@pytest.mark.parametrize("way", ["retry", "restart", "skip"])
+def test_a_failed_instance_does_not_go_on_under_a_business_key_that_another_holds(
+    engine: Engine, way: str
+) -> None:
+    stock: list[str] = []
+    engine.handler("work", lambda _input: stock[0])
+    first = engine.start(one_task(retry={"maxAttempts": 1}), business_key="order-1")
+    engine.settle()
+    second = engine.start("one-work", business_key="order-1")
+    engine.advance()
+
+    def go_on() -> None:
+        if way != "skip":
+            engine.control(way, first)
+            return
+        [(incident,)] = engine.execute("SELECT id FROM incidents WHERE status = 'open'")
+        with engine.database.transaction() as tx:
+            resolve_incident(
+                tx,
+                engine.tenant_id,
+                incident,
+                way="skip",
+                output=1,
+                reason=None,
+                actor="test",
+                limits=Limits(),
+            )
+
+    with pytest.raises(Conflict, match=f'"order-1" is held by instance {second}') as refused:
+        go_on()
+    assert refused.value.code == "instance.business_key_held"
+    engine.advance()
+    assert engine.status(first) is FAILED
+    assert [code for code, _ in incidents(engine)] == ["IndexError"]
+
+    cancel(engine, second)
+    engine.settle()
+    stock.append("a chair")
+    go_on()
+    engine.settle()
+    assert engine.status(first) is COMPLETED

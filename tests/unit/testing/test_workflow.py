@@ -458,6 +458,19 @@ def test_what_is_undone_has_nothing_left_to_retry() -> None:
     assert len(run.history) == entries
 
 
+def test_a_failed_instance_does_not_go_on_under_a_business_key_that_another_holds() -> None:
+    work = Workflow.load(one_task())
+    first = work.start(business_key="o-1").fail("job", "gone", retryable=False)
+    second = work.start(business_key="o-1")
+    assert first.status == "failed"
+    for way in (first.retry, first.skip, first.restart):
+        with pytest.raises(Conflict, match='business key "o-1" is held by instance') as refused:
+            way()
+        assert refused.value.code == "instance.business_key_held"
+    second.cancel()
+    assert first.skip().status == "completed"
+
+
 def test_pause_step_and_resume() -> None:
     run = Workflow.load(COUNTER).start().pause("month end")
     run.send({"type": "ADD", "n": 1}).send("ADD", n=2)
