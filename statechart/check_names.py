@@ -121,7 +121,8 @@ def unknown_task_types(chart: Chart, task_types: Collection[str]) -> Iterator[Pr
                 "error",
                 "task.unknown_type",
                 use.at,
-                f"unknown task type {use.name!r}: nobody has said that they can run it",
+                f"unknown task type {use.name!r}: no task runner has said that it can run it; for a handler of yours, "
+                "start one that has its module in SIGNALBOX_HANDLERS",
                 nearest(use.name, task_types),
             )
 

@@ -254,7 +254,10 @@ def _unknown_functions(chart: Chart, functions: Collection[str]) -> Iterator[Pro
     for use in chart.uses:
         name = names.get(use.at)
         if use.kind == "task_type" and use.name == "SYSTEM" and name is not None and name not in functions:
-            message = f"unknown function {name!r}: no runner has registered it for SYSTEM tasks"
+            message = (
+                f"unknown function {name!r}: no runner has registered it for SYSTEM tasks; start one that has its module "
+                "in SIGNALBOX_HANDLERS"
+            )
             yield Problem("error", "task.unknown_function", use.at, message, nearest(name, functions))
 
 

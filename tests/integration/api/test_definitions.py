@@ -229,6 +229,7 @@ def test_once_runners_have_published_an_unknown_type_is_refused(api: Api) -> Non
 
     problem = problem_of(api.post("/definitions", {"document": WORKING}), 422, "definition.invalid")
     assert any("LAUNCH" in one["message"] and one["severity"] == "error" for one in problem["problems"])
+    assert "start one that has its module in SIGNALBOX_HANDLERS" in problem["detail"]
 
     allowed = api.post("/definitions", {"document": WORKING, "allowUnknownTypes": True})
     assert allowed.status_code == 201
