@@ -841,6 +841,9 @@ def task_facts(one: Task) -> RenderableType:
             ]
         )
     ]
+    description = _text_or_none(one.get("description"))
+    if description is not None:  # what a person decides on, as a link shows it
+        parts.append(section("description", Text(description)))
     if one.get("form") is not None:
         parts.append(section("form", json_block(one["form"])))
     for title in ("input", "output", "error", "progress"):
@@ -857,7 +860,7 @@ def task_facts(one: Task) -> RenderableType:
 
 
 def _text_or_none(value: Json) -> str | None:
-    """A title may be any JSON that a definition came to."""
+    """A title or description may be any JSON that a definition came to."""
     return value if value is None or isinstance(value, str) else compact(value)
 
 

@@ -411,6 +411,17 @@ def test_a_failed_task_shows_code_and_message_of_each_attempt_and_the_last_trace
     assert "KeyError: 'sku'" in text_of(render.tasks_table([broken_task()]))
 
 
+def test_a_task_of_a_person_shows_all_that_the_person_is_to_decide_on() -> None:
+    task = broken_task(attempts=[], error=None, title="Invoice 7", description="Is this [ours]?\nAsk Ada.")
+    task |= {"form": {"type": "object"}, "input": {"total": 30}}
+
+    told = text_of(render.task_facts(task))
+    for part in ("Invoice 7", "Is this [ours]?", "Ask Ada.", '"type": "object"', '"total": 30'):
+        assert part in told
+
+    assert "description" not in text_of(render.task_facts(broken_task(attempts=[], error=None)))
+
+
 def test_a_task_without_a_failure_has_no_trace() -> None:
     assert "trace" not in text_of(render.task_facts(broken_task(attempts=[], error=None)))
 
