@@ -68,11 +68,11 @@ class Output:
 
 def console(stream: TextIO) -> Console:
     """A console that draws on a terminal and writes plain, unwrapped lines anywhere else."""
-    from rich.console import Console
+    from signalbox.cli.console import VisibleConsole
 
     if stream.isatty():
-        return Console(file=stream, highlight=False, markup=False, emoji=False)
-    return Console(
+        return VisibleConsole(file=stream, highlight=False, markup=False, emoji=False)
+    return VisibleConsole(
         file=cast("TextIO", _Trimmed(stream)),
         highlight=False,
         markup=False,

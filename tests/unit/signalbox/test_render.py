@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 import statechart
 from common.errors import Invalid
@@ -298,6 +299,29 @@ def test_text_in_square_brackets_is_text(capsys: pytest.CaptureFixture[str]) -> 
     Output(as_json=False).show(None, lambda: "[bold]data[/bold] [/]")
 
     assert capsys.readouterr().out == "[bold]data[/bold] [/]\n"
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_what_data_says_to_a_terminal_is_shown_and_not_done(
+    monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: is_terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    task = broken_task(
+        attempts=[], title="paid\x1b[2K\x1b]0;mine\x07", description="\x9b31mred\x7f\n\tas it is"
+    )
+
+    console(stream).print(render.task_facts(task))
+    console(stream).print(Text.assemble(("error", "bold red"), ": found \x1b[8m"))
+
+    told = stream.getvalue()
+    assert "paid␛[2K␛]0;mine" in told
+    assert "\ufffd31mred␡\n" in told.replace(" \n", "\n")
+    assert "found ␛[8m" in told
+    own = ("\x1b[2K", "\x1b]0;", "\x1b[8m", "\x9b", "\x7f")
+    assert not [one for one in own if one in told]
+    assert ("\x1b[1m" in told) is is_terminal
 
 
 def test_into_a_pipe_nothing_is_wrapped_or_coloured(capsys: pytest.CaptureFixture[str]) -> None:
