@@ -108,6 +108,11 @@ class GuardCompiler:
     def _expression(self, text: str, at: str) -> guards.Guard:
         if _LOOKS_LIKE_A_NAME.fullmatch(text) and text not in ("true", "false"):
             return self._unknown(text, at)
+        if text.startswith("${"):  # no expression begins so: it was meant as in a value
+            meant = text[2:-1].strip() if text.endswith("}") else None
+            message = f"a guard is an expression by itself, and is written without ${{…}}; found {text!r:.80}"
+            self.findings.error("expression.syntax", at, message, meant or None)
+            return _NEVER
         # Inside `guards` an expression may read the `params` of whoever names it.
         expression = self.findings.expression(text, at, _PARAMS if self._open else ())
         return _NEVER if expression is None else guards.Condition(text, expression)

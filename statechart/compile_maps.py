@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from statechart.document import TaskSpec
 from statechart.env import Json
+from statechart.expected import complaint
 from statechart.findings import Findings, join
 from statechart.maps import FIELDS, JOINS, MAX_ITEMS, NO_ITEM, ON_ERROR, PARTS
 from statechart.problems import nearest
@@ -86,7 +87,7 @@ def read_item(findings: Findings, given: Json, at: str) -> TaskSpec | None:
             where = ".".join(str(part) for part in detail["loc"])
             known = [field.alias or name for name, field in TaskSpec.model_fields.items()]
             is_unknown = detail["type"] == "extra_forbidden"
-            message = f"unknown key {where!r}" if is_unknown else detail["msg"]
+            message = f"unknown key {where!r}" if is_unknown else complaint(detail)
             suggestion = nearest(where, known) if is_unknown else None
             findings.error("map.task", join(at, where) if where else at, message, suggestion)
         return None

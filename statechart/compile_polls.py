@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from statechart.document import Duration, TaskSpec
 from statechart.durations import parse_duration
 from statechart.env import Json
+from statechart.expected import complaint
 from statechart.findings import Findings, join
 from statechart.polls import FIELDS, LEAST_INTERVAL_MS, NO_INNER, REQUIRED
 from statechart.problems import nearest
@@ -115,7 +116,7 @@ def _inner(findings: Findings, given: Json, at: str) -> TaskSpec | None:
             findings.error(
                 "poll.task",
                 join(at, where) if where else at,
-                message if is_unknown else detail["msg"],
+                message if is_unknown else complaint(detail),
                 nearest(where, _INNER) if is_unknown else None,
             )
         return None

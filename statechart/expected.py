@@ -49,6 +49,14 @@ def expected(detail: ErrorDetails) -> str | None:
     return _KINDS.get(kind)
 
 
+def complaint(detail: ErrorDetails) -> str:
+    """What Pydantic complains about as a whole message: expected …, found …."""
+    if detail["type"] == "missing":
+        return f"expected a key {str(detail['loc'][-1])!r}, found none"
+    wanted = expected(detail) or detail["msg"].removeprefix("Input should be ")
+    return f"expected {wanted}, found {found(detail['input'])}"
+
+
 def _number(bound: float) -> str:
     return f"{int(bound):,}" if bound == int(bound) else str(bound)
 

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from statechart.document import ACTION_KINDS, BUILT_IN_GUARDS, Definition
 from statechart.env import Json
-from statechart.expected import expected, found, kind_of
+from statechart.expected import complaint, expected, found, kind_of
 from statechart.exports import RENAMED, tolerated
 from statechart.problems import Problem, nearest
 
@@ -96,9 +96,7 @@ def _problem(detail: ErrorDetails, document: Json) -> Problem:
                 meant,
             )
         case "missing":
-            return _error(
-                "document.missing_key", path, f"expected a key {str(detail['loc'][-1])!r}, found none"
-            )
+            return _error("document.missing_key", path, complaint(detail))
         case "action.unknown":
             return _error("action.unknown", path, detail["msg"], context.get("suggestion"))
         case "action.form" | "guard.form" as code:
@@ -111,8 +109,7 @@ def _problem(detail: ErrorDetails, document: Json) -> Problem:
                 _nearest_literal(detail),
             )
         case _:
-            wanted = expected(detail) or detail["msg"].removeprefix("Input should be ")
-            return _error("document.form", path, f"expected {wanted}, found {found(detail['input'])}")
+            return _error("document.form", path, complaint(detail))
 
 
 def _nearest_literal(detail: ErrorDetails) -> str | None:

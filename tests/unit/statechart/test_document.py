@@ -272,3 +272,39 @@ def test_the_path_of_a_state_is_no_longer_than_a_database_finds_rows_by():
         [problem] = [p for p in statechart.check(nested(inner)) if p.severity == "error"]
         assert (problem.code, problem.path) == ("state.name", f"states.{'a' * 1_000}.states.{inner}")
         assert problem.message == "expected a dotted path of at most 2,000 bytes, found one of 2,001"
+
+
+@pytest.mark.parametrize("where", ["on", "guards", "and"])
+def test_a_guard_that_is_written_as_a_value_is_told_how_guards_are_written(where):
+    guard = "${context.total > 3}"
+    document = document_of({"a": {"on": {"GO": {"target": "b", "guard": guard}}}, "b": {}})
+    if where == "guards":
+        document |= {"guards": {"isLarge": guard}}
+        document["states"]["a"]["on"]["GO"]["guard"] = "isLarge"
+    if where == "and":
+        document["states"]["a"]["on"]["GO"]["guard"] = {"type": "and", "guards": [guard, "true"]}
+
+    problem = only_problem(document)
+
+    assert (problem.code, problem.suggestion) == ("expression.syntax", "context.total > 3")
+    assert problem.message.startswith(
+        "a guard is an expression by itself, and is written without ${…}; found"
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("x.y", "expected an object, found 'x.y'"),
+        ({"type": "x.y", "name": 5}, "expected a text, found 5"),
+        ({"type": "x.y", "limit": {}}, "expected a key 'key', found none"),
+    ],
+)
+@pytest.mark.parametrize("type", ["MAP", "POLL"])
+def test_a_task_within_a_task_is_told_what_was_expected_in_our_words(type, task, message):
+    more = {"items": [1]} if type == "MAP" else {"until": "output", "interval": "1s"}
+    document = document_of(
+        {"a": {"invoke": {"src": type, "input": {"task": task, **more}, "onDone": "b"}}, "b": {}}
+    )
+
+    assert only_problem(document).message == message
