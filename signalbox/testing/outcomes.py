@@ -193,6 +193,8 @@ def describe_hold(task: Task, memory: Memory) -> str | None:
     """Why nobody may begin the task now; None where somebody may."""
     if task.held:
         return "it is held, because its instance is paused or failed"
+    if task.gated:
+        return "its turn has not come: other items of its MAP are first"
     if task.status is TaskStatus.PENDING and task.run_at > memory.now:
         return f"it is not due before {instant_text(task.run_at)}"
     return None

@@ -339,7 +339,10 @@ class Run:
         return [_view(task) for task in self._tasks()]
 
     def task(self, name: str) -> TaskView:
-        """The newest task of a name, or of a type. Raises `Unexpected` where it never asked for one."""
+        """The newest task of a name, or of a type; an item of a MAP by its name and index (`ship#0`).
+
+        Raises `Unexpected` where it never asked for one.
+        """
         return _view(self._find_task(name, lambda _task: True, "task"))
 
     @property
@@ -487,7 +490,9 @@ class Run:
             )
 
     def _report(self, name: str, answer: Answer) -> Run:
-        task = self._find_task(name, lambda task: task.is_open, "open task")
+        # An item whose turn has not come is nobody's to end; where there are no others, it is told why.
+        is_next = any(task.is_open and not task.gated for task in self._tasks() if name in _names(task))
+        task = self._find_task(name, lambda task: task.is_open and not (is_next and task.gated), "open task")
         if task.type == "WORKFLOW":
             raise self._unexpected(
                 f'task "{name}" to be one that somebody can end', "one that waits for its child; end that one"
@@ -503,7 +508,7 @@ class Run:
     def _find_task(self, name: str, is_wanted: Callable[[Task], bool], what: str) -> Task:
         tasks = self._tasks()
         for task in reversed(tasks):
-            if name in (task.name, task.asked_as, task.type) and is_wanted(task):
+            if name in _names(task) and is_wanted(task):
                 return task
         told = [f"{task.name} ({task.status.value})" for task in tasks]
         hint = did_you_mean(name, {task.name for task in tasks} - {name})
@@ -542,6 +547,12 @@ class Run:
 
 _ROOT = "(machine)"
 _MAX_JUMPS = 10_000
+
+
+def _names(task: Task) -> tuple[str | None, ...]:
+    """What a test may call a task: its name or type; an item of a MAP by its name and index, too."""
+    item = None if task.parent_task_id is None else f"{task.name}#{task.item_index}"
+    return (task.name, task.asked_as, task.type, item)
 
 
 def _view(task: Task) -> TaskView:

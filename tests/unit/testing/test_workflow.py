@@ -303,6 +303,26 @@ def test_what_a_person_sends_has_to_fit_the_form() -> None:
     Workflow.load(document).start().fail("job", "human.rejected").expect(incident="human.rejected")
 
 
+@pytest.mark.parametrize("type", ["HUMAN", "parcels.ship"])
+def test_items_are_ended_by_hand_in_their_turn(type: str) -> None:
+    work = {"items": ["a", "b", "c"], "concurrency": 1, "task": {"type": type, "name": "ship"}}
+    document = {
+        "id": "shipping",
+        "initial": "shipping",
+        "states": {
+            "shipping": {"invoke": {"src": "MAP", "input": work, "outputKey": "all", "onDone": "shipped"}},
+            "shipped": {"type": "final"},
+        },
+    }
+    run = Workflow.load(document).start()
+    with pytest.raises(Unexpected, match=r"found its turn has not come: other items of its MAP are first"):
+        run.complete("ship#1", 2)
+    run.complete("ship", 1)
+    assert run.task("ship#0").status == "succeeded"
+    run.complete("ship#1", 2).complete("ship", 3)
+    run.expect(status="completed", context={"all": {"errors": [], "results": [1, 2, 3]}})
+
+
 def test_tasks_without_an_answer_stay_open_for_the_test_to_end() -> None:
     run = ordered()
     assert run.status == "running"
