@@ -81,6 +81,8 @@ def _alone(advancing: Advancing, instance_id: InstanceId) -> int | None:
         reason = str(error.orig if isinstance(error, DBAPIError) else error)
         log.error("instance.refused", instance_id=instance_id, reason=reason[:500])
         message = f"the database refused this step: {storable(reason)[:1_000]}"
+        if instances.is_about_held_key(reason):  # taken between the acceptance of a command and its step
+            message = "another live instance holds its business key by now; retry it when that has ended, or cancel it"
         return _give_up_alone(advancing, instance_id, Incident("engine.rejected", message, {}))
     log_opened(log, done.opened)
     return done.steps

@@ -191,6 +191,11 @@ def read_inputs(tx: Connection, ids: Sequence[str]) -> dict[str, str]:
     return {row.id: row.input for row in tx.execute(_INPUTS, {"ids": ids})}
 
 
+def is_about_held_key(reason: str) -> bool:
+    """Does the database say, in whichever words, that another live instance holds the business key?"""
+    return str(BUSINESS_KEY.name) in reason or f"{instances.name}.business_key" in reason
+
+
 def find_live(
     tx: Connection, tenant_id: TenantId, definition_key: str, business_key: str
 ) -> InstanceId | None:

@@ -291,3 +291,23 @@ def test_a_failed_instance_does_not_go_on_under_a_business_key_that_another_hold
     go_on()
     engine.settle()
     assert engine.status(first) is COMPLETED
+
+
+def test_a_business_key_that_is_taken_before_a_retry_is_stepped_is_told_as_that(engine: Engine) -> None:
+    stock: list[str] = []
+    engine.handler("work", lambda _input: stock[0])
+    first = engine.start(one_task(retry={"maxAttempts": 1}), business_key="order-1")
+    engine.settle()
+    engine.control("retry", first)
+    second = engine.start("one-work", business_key="order-1")
+    engine.advance()
+
+    assert engine.status(first) is FAILED
+    assert "another live instance holds its business key by now; retry it when" in error_of(engine, first)
+
+    cancel(engine, second)
+    engine.settle()
+    stock.append("a chair")
+    engine.control("retry", first)
+    engine.settle()
+    assert engine.status(first) is COMPLETED
