@@ -51,18 +51,19 @@ def sweep(database: Database, keeping: Keeping, *, rest: Rest, batch: int = rete
 
 
 def _sweep_once(database: Database, keeping: Keeping, rest: Rest, batch: int) -> tuple[int, bool]:
+    began = time.monotonic()
     with database.reading() as tx:
         rules = retention.rules_with_due(tx, due_rules(tx, keeping, now=read_now(tx)))
+    if _rest_after(database, began, rest):  # of ten thousand versions that takes as long as many batches
+        return 0, True
     deleted = 0
     for rule in rules:
         after: Position | None = None
         while True:
             began = time.monotonic()
             swept = _sweep_batch(database, rule, after, batch)
-            took = time.monotonic() - began
             deleted += swept.deleted
-            is_busy = _is_busy(database)
-            if rest(min(took * (REST_BUSY if is_busy else REST_IDLE), LONGEST_REST)):
+            if _rest_after(database, began, rest):
                 return deleted, True
             if swept.reached is None:
                 break
@@ -84,9 +85,14 @@ def sweep_limits(database: Database, *, rest: Rest, batch: int = limits.SWEPT) -
             unused, after = limits.find_unused(tx, after=after, limit=batch)
         if unused:
             deleted += database.run(partial(limits.delete_unused, names=unused))
-        took = time.monotonic() - began
-        if rest(min(took * (REST_BUSY if _is_busy(database) else REST_IDLE), LONGEST_REST)) or after is None:
+        if _rest_after(database, began, rest) or after is None:
             return deleted
+
+
+def _rest_after(database: Database, began: float, rest: Rest) -> bool:
+    """Rest for what was done since `began`; True where it is to end."""
+    took = time.monotonic() - began
+    return rest(min(took * (REST_BUSY if _is_busy(database) else REST_IDLE), LONGEST_REST))
 
 
 def _is_busy(database: Database) -> bool:

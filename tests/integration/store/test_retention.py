@@ -245,6 +245,22 @@ def test_any_number_sweeps_at_once_and_each_instance_goes_once(engine: Engine, c
     assert rows(engine) == {}
 
 
+def test_who_sweeps_rests_after_each_look_too(engine: Engine, clock: ManualClock) -> None:
+    """Passes follow each other while something falls due, and each looks at every version: with ten thousand, half of a core for ever."""
+    ended(engine)
+    clock.advance(timedelta(days=31))
+    rests: list[float] = []
+
+    def rest(seconds: float) -> bool:
+        rests.append(seconds)
+        return False
+
+    assert sweep(engine.database, DAYS_30, rest=rest) == 1
+
+    assert len(rests) == 3, "a look, what it found, and a look that found nothing"
+    assert min(rests) > 0.0
+
+
 def test_the_sweeper_of_a_process_ends_when_told(engine: Engine, clock: ManualClock) -> None:
     instance_id = ended(engine)
     clock.advance(timedelta(days=31))
