@@ -27,6 +27,8 @@ OFFERS = "offers"
 """Whom runners call with their offers: the orchestrators."""
 KEPT_SECONDS = 1.5
 """An offer is renewed each second; whoever does not, or says good-bye, is leased nothing any more."""
+KNOWN_MAX = 1_000
+"""Runners of which it is remembered that they live; each that is started has an id of its own."""
 CREDIT_MAX = 1_000
 ATTEMPTS_MAX = 1_000_000
 LONGEST = 1_000_000
@@ -155,10 +157,15 @@ class Offers:
                 if not self._is_runner(offer.worker):
                     log.warning("offer.of_nobody", worker_id=offer.worker)
                     continue
+                if len(self._known) >= KNOWN_MAX:
+                    self._known.clear()
                 self._known.add(offer.worker)
             with self._turn:
+                now = time.monotonic()
+                for gone in [one for one, standing in self._standing.items() if standing.until < now]:
+                    del self._standing[gone]  # steps that ask for light handlers alone take none up
                 if offer.credit:
-                    until = time.monotonic() + KEPT_SECONDS
+                    until = now + KEPT_SECONDS
                     self._standing[offer.worker] = _Standing(offer, offer.credit, until)
                     self._are_light |= bool(offer.light)
                 else:

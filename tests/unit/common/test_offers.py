@@ -126,3 +126,18 @@ def test_an_offer_of_nobody_that_is_known_is_passed_over_and_each_is_asked_about
     taken = [heard.take(TENANT, "HTTP", "") for _ in range(3)]
     assert [one and one.worker for one in taken] == [runner, runner, None]
     assert asked == [stranger, runner]
+
+
+def test_nothing_is_kept_of_runners_that_have_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What each said it takes was kept for as long as the orchestrator was there, where steps asked for light handlers alone."""
+    heard = Offers()
+    monkeypatch.setattr(offers, "KEPT_SECONDS", -1.0)
+    for _ in range(2 * offers.KNOWN_MAX):
+        heard.hear([offer(a_worker(), 7).to_bytes()])
+    monkeypatch.undo()
+
+    heard.hear([offer(a_worker(), 7).to_bytes()])
+
+    assert len(heard._standing) == 1
+    assert len(heard._known) <= offers.KNOWN_MAX
+    assert heard.take(TENANT, "HTTP", "") is not None
