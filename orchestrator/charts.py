@@ -14,6 +14,8 @@ from common.store import instances
 from statechart import Chart, DefinitionInvalid, load
 
 KEPT = 256
+KEPT_CHARACTERS = 32_000_000
+"""Of their documents together: a chart takes up to fifteen times as many bytes, and a document may have a million characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +28,11 @@ class CompiledChart:
 
 
 class Charts:
-    """The 256 charts used last. Safe for several threads."""
+    """The 256 charts used last, or fewer large ones. Safe for several threads."""
 
     def __init__(self) -> None:
         self._charts: OrderedDict[str, CompiledChart] = OrderedDict()
+        self._sizes: dict[str, int] = {}
         self._turn = threading.Lock()
 
     def fetch(self, tx: Connection, definition_ids: Iterable[str]) -> dict[str, CompiledChart]:
@@ -43,14 +46,17 @@ class Charts:
         if missing:
             for definition in instances.read_definitions(tx, missing):
                 found[definition.id] = _compiled(definition)
-                self._keep(definition.id, found[definition.id])
+                self._keep(definition.id, found[definition.id], len(definition.document))
         return found
 
-    def _keep(self, definition_id: str, chart: CompiledChart) -> None:
+    def _keep(self, definition_id: str, chart: CompiledChart, size: int) -> None:
         with self._turn:
             self._charts[definition_id] = chart
-            while len(self._charts) > KEPT:
-                self._charts.popitem(last=False)
+            self._sizes[definition_id] = size
+            kept = sum(self._sizes.values())
+            while len(self._charts) > KEPT or (kept > KEPT_CHARACTERS and len(self._charts) > 1):
+                gone, _ = self._charts.popitem(last=False)
+                kept -= self._sizes.pop(gone)
 
 
 def _compiled(definition: instances.DefinitionText) -> CompiledChart:

@@ -15,6 +15,7 @@ from orchestrator import charts as module
 from orchestrator.charts import Charts
 
 GOOD = dumps({"id": "d", "initial": "a", "states": {"a": {}}})
+LARGE = dumps({"id": "d", "initial": "a", "states": {"a": {}}, "context": {"text": "x" * 1_000}})
 BROKEN = [
     "[]",
     "no JSON",
@@ -96,6 +97,33 @@ def test_those_used_last_are_kept(database: Database, monkeypatch: pytest.Monkey
         assert len(counted) == 3
         charts.fetch(tx, [second])
         assert len(counted) == 4
+
+
+def test_of_large_ones_fewer_are_kept(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """256 of 700,000 characters each took 2.9 GB of an orchestrator: whoever may apply definitions could have it killed for want of memory."""
+    monkeypatch.setattr(module, "KEPT_CHARACTERS", len(LARGE) + len(GOOD))
+    charts, counted = Charts(), reads(database)
+    with database.transaction() as tx:
+        large, good, other = stored(tx, LARGE, GOOD, LARGE)
+        for asked in (large, good, large, good, other):
+            charts.fetch(tx, [asked])
+        assert len(counted) == 3
+        charts.fetch(tx, [good, other])
+        assert len(counted) == 3
+        charts.fetch(tx, [large])
+        assert len(counted) == 4
+
+
+def test_one_that_is_larger_than_all_that_is_kept_is_kept_alone(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KEPT_CHARACTERS", 1)
+    charts, counted = Charts(), reads(database)
+    with database.transaction() as tx:
+        [id_] = stored(tx, LARGE)
+        for _ in range(3):
+            charts.fetch(tx, [id_])
+    assert len(counted) == 1
 
 
 def test_a_batch_may_have_more_definitions_than_are_kept(
