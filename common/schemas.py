@@ -39,7 +39,9 @@ MAX_LISTED_WORK = 50_000
 """The work up to which everything that is wrong is told."""
 MAX_PROBLEMS = 20
 MAX_MESSAGE = 300
-_COMPILED = 256
+_COMPILED, _COMPILED_LONG = 256, 16
+_SHORT = 20_000
+"""Characters: compiled, a schema takes up to thirty times as many bytes."""
 _VALUE = "the value"
 
 Json = Any
@@ -174,9 +176,18 @@ def compile_schema(document: Json, *, trusted: bool = False) -> Schema:
     return compile_text(text, trusted=trusted)
 
 
-@lru_cache(maxsize=_COMPILED)
 def compile_text(text: str, *, trusted: bool = False) -> Schema:
     """Compile a stored schema, canonical text. Kept: versions of a definition, and its tasks, have most of them in common."""
+    return (_compiled if len(text) <= _SHORT else _compiled_long)(text, trusted)
+
+
+@lru_cache(maxsize=_COMPILED)
+def _compiled(text: str, trusted: bool) -> Schema:
+    return Schema(read(text), trusted=trusted)
+
+
+@lru_cache(maxsize=_COMPILED_LONG)
+def _compiled_long(text: str, trusted: bool) -> Schema:
     return Schema(read(text), trusted=trusted)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
 from common.canonical import read, storable
+from common.kept import Kept
 from common.store import instances
 from statechart import Chart, DefinitionInvalid, load
 
@@ -31,32 +30,18 @@ class Charts:
     """The 256 charts used last, or fewer large ones. Safe for several threads."""
 
     def __init__(self) -> None:
-        self._charts: OrderedDict[str, CompiledChart] = OrderedDict()
-        self._sizes: dict[str, int] = {}
-        self._turn = threading.Lock()
+        self._kept: Kept[str, CompiledChart] = Kept(most=KEPT, characters=KEPT_CHARACTERS)
 
     def fetch(self, tx: Connection, definition_ids: Iterable[str]) -> dict[str, CompiledChart]:
         """Return the charts of these definitions, reading and compiling those that are not kept."""
         wanted = set(definition_ids)
-        with self._turn:
-            found = {id_: self._charts[id_] for id_ in wanted if id_ in self._charts}
-            for id_ in found:
-                self._charts.move_to_end(id_)
+        found = {id_: chart for id_ in wanted if (chart := self._kept.find(id_)) is not None}
         missing = wanted - found.keys()
         if missing:
             for definition in instances.read_definitions(tx, missing):
-                found[definition.id] = _compiled(definition)
-                self._keep(definition.id, found[definition.id], len(definition.document))
+                chart = found[definition.id] = _compiled(definition)
+                self._kept.keep(definition.id, chart, len(definition.document))
         return found
-
-    def _keep(self, definition_id: str, chart: CompiledChart, size: int) -> None:
-        with self._turn:
-            self._charts[definition_id] = chart
-            self._sizes[definition_id] = size
-            kept = sum(self._sizes.values())
-            while len(self._charts) > KEPT or (kept > KEPT_CHARACTERS and len(self._charts) > 1):
-                gone, _ = self._charts.popitem(last=False)
-                kept -= self._sizes.pop(gone)
 
 
 def _compiled(definition: instances.DefinitionText) -> CompiledChart:

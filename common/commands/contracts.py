@@ -6,16 +6,15 @@ the whole event; other types are free. Both are checked at the door, and asked o
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection
 
-from common.canonical import read
+from common.canonical import dumps, read
 from common.errors import Invalid
+from common.kept import Kept
 from common.schemas import Schema, compile_schema, schema_problem
 from common.store import definitions
 from statechart import DefinitionInvalid, load
@@ -24,6 +23,8 @@ from statechart.expected import found
 from statechart.problems import Problem
 
 KEPT = 1_024
+KEPT_CHARACTERS = 8_000_000
+"""Of their schemas together: compiled, these take up to thirty times as many bytes."""
 MAX_EVENTS = 500
 
 Json = Any
@@ -36,6 +37,8 @@ class Contract:
     input: Schema | None = None
     events: Mapping[str, Schema] = field(default_factory=dict)
     concurrency: Concurrency | None = None
+    characters: int = 0
+    """Of its schemas, by which it is kept."""
 
     def check_input(self, value: Json) -> None:
         """Raise `Invalid` (`input.invalid`) with problems by path for an input that is not as the definition says."""
@@ -60,7 +63,8 @@ def contract_of(document: Mapping[str, Json]) -> Contract:
     own = None if written is None else _compiled(written)
     places = _concurrency(document)
     is_silent = own is None and not compiled and places is None
-    return NOTHING_SAID if is_silent else Contract(own, compiled, places)
+    characters = len(dumps([written, events])) if own is not None or compiled else 0
+    return NOTHING_SAID if is_silent else Contract(own, compiled, places, characters)
 
 
 def _concurrency(document: Mapping[str, Json]) -> Concurrency | None:
@@ -129,16 +133,11 @@ class Contracts:
     """The contracts of the definitions asked for last. Definitions are immutable by id, so nothing here is ever stale."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, Contract] = OrderedDict()
-        self._turn = threading.Lock()
+        self._kept: Kept[str, Contract] = Kept(most=KEPT, characters=KEPT_CHARACTERS)
 
     def known(self, definition_id: str) -> Contract | None:
         """The contract of a stored definition, where it has been read before and is still kept."""
-        with self._turn:
-            found = self._kept.get(definition_id)
-            if found is not None:
-                self._kept.move_to_end(definition_id)
-            return found
+        return self._kept.find(definition_id)
 
     def of(self, tx: Connection, definition_id: str) -> Contract:
         """The contract of a stored definition, read once."""
@@ -147,10 +146,7 @@ class Contracts:
             return found
         text = definitions.read_document(tx, definition_id)
         contract = NOTHING_SAID if text is None else contract_of(read(text))
-        with self._turn:
-            self._kept[definition_id] = contract
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
+        self._kept.keep(definition_id, contract, contract.characters)
         return contract
 
 

@@ -6,7 +6,6 @@ if and only if the order, the payment, the user is committed too.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -16,7 +15,7 @@ from sqlalchemy import Connection
 
 from common.canonical import clean, dumps, read
 from common.commands.admission import Asking, place_wanted, require_room
-from common.commands.contracts import CONTRACTS, Contract
+from common.commands.contracts import CONTRACTS, KEPT_CHARACTERS, Contract
 from common.commands.send import require_size
 from common.config import Limits
 from common.db import ARRIVALS, ORCHESTRATOR_QUEUE, note_bell
@@ -24,6 +23,7 @@ from common.db.tables import DefinitionStatus, InboxType, TimerStatus
 from common.decide import START_TIMER
 from common.errors import Conflict, Invalid, NotFound
 from common.ids import InstanceId, TenantId, is_id, new_id
+from common.kept import Kept
 from common.lifecycle import InstanceStatus
 from common.store import definitions, instances, places, starts, timers
 from common.store.definitions import DefinitionFacts
@@ -137,21 +137,18 @@ class _Remembered:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[_Named, tuple[DefinitionFacts, Contract]] = {}
-        self._turn = threading.Lock()
+        self._kept: Kept[_Named, tuple[DefinitionFacts, Contract]] = Kept(
+            most=KEPT, characters=KEPT_CHARACTERS
+        )
 
     def find(self, named: _Named) -> tuple[DefinitionFacts, Contract] | None:
-        return self._kept.get(named)
+        return self._kept.find(named)
 
     def keep(self, named: _Named, facts: DefinitionFacts, contract: Contract) -> None:
-        with self._turn:
-            self._kept[named] = facts, contract
-            while len(self._kept) > KEPT:
-                del self._kept[next(iter(self._kept))]
+        self._kept.keep(named, (facts, contract), contract.characters)
 
     def forget(self, named: _Named) -> None:
-        with self._turn:
-            self._kept.pop(named, None)
+        self._kept.forget(named)
 
 
 _REMEMBERED = _Remembered()
