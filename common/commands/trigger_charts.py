@@ -5,15 +5,14 @@ A thousand triggers may answer one event, each in a version of thousands of stat
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable
 from itertools import islice
 
 from sqlalchemy import Connection
 
-from common.canonical import read
+from common.canonical import dumps, read
 from common.ids import DefinitionId
+from common.kept import Kept
 from common.store import instances
 from statechart import Chart, DefinitionInvalid, load
 from statechart.triggers import without_states
@@ -23,39 +22,33 @@ KEPT = 1_000
 AT_ONCE = 16
 """Documents that are read together: each may have a megabyte."""
 
-_kept: OrderedDict[DefinitionId, Chart | str] = OrderedDict()
-_turn = threading.Lock()
+KEPT_CHARACTERS = 32_000_000
+"""Of what is compiled, together: a chart takes up to fifteen times as many bytes."""
+
+_kept: Kept[DefinitionId, Chart | str] = Kept(most=KEPT, characters=KEPT_CHARACTERS)
 
 
 def charts_of_triggers(tx: Connection, versions: Iterable[DefinitionId]) -> dict[DefinitionId, Chart | str]:
     """The triggers of these versions, or why the code of today cannot read them. Versions that are gone are left out."""
     wanted = dict.fromkeys(versions)
-    with _turn:
-        found = {id_: _kept[id_] for id_ in wanted if id_ in _kept}
-        for id_ in found:
-            _kept.move_to_end(id_)
+    found = {id_: kept for id_ in wanted if (kept := _kept.find(id_)) is not None}
     missing = iter([id_ for id_ in wanted if id_ not in found])
     while some := list(islice(missing, AT_ONCE)):
         for definition in instances.read_definitions(tx, some):
             id_ = DefinitionId(definition.id)
-            found[id_] = _compiled(definition.document)
-            _keep(id_, found[id_])
+            found[id_], characters = _compiled(definition.document)
+            _kept.keep(id_, found[id_], characters)
     return found
 
 
-def _compiled(text: str) -> Chart | str:
+def _compiled(text: str) -> tuple[Chart | str, int]:
+    """The chart of the triggers of a document, and of how many characters it was compiled."""
     document = read(text)
+    asked = without_states(document)
     try:
-        return load(without_states(document))
+        return load(asked), len(dumps(asked))
     except DefinitionInvalid:
         try:  # a text that only looks like the name of a guard, of one that asks for states
-            return load(document)
+            return load(document), len(text)
         except DefinitionInvalid as invalid:
-            return str(invalid)[:2_000]
-
-
-def _keep(id_: DefinitionId, chart: Chart | str) -> None:
-    with _turn:
-        _kept[id_] = chart
-        while len(_kept) > KEPT:
-            _kept.popitem(last=False)
+            return str(invalid)[:2_000], len(text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection
@@ -16,12 +15,15 @@ from common.db.now import read_now
 from common.db.tables import Source
 from common.errors import Conflict, Invalid, LimitExceeded, NotFound
 from common.ids import TenantId, is_id, new_id
+from common.kept import Kept
 from common.store import triggers as store
 from common.store.triggers import Trigger
 from statechart import Chart, DefinitionInvalid, load
 
 MAX_NAME = 200
 _AT = "triggers[0]"
+_CHARTS: Kept[tuple[str | None, ...], Chart] = Kept(most=1_000, characters=32_000_000)
+"""By what was written of each. A chart takes up to fifteen times as many bytes as that has characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +103,16 @@ def chart_of_trigger(trigger: Trigger) -> Chart:
     return _chart(trigger.event, trigger.condition, trigger.business_key, trigger.input)
 
 
-@lru_cache(maxsize=1_000)
 def _chart(event: str, condition: str | None, business_key: str | None, input: str | None) -> Chart:
+    written = (event, condition, business_key, input)
+    chart = _CHARTS.find(written)
+    if chart is None:
+        chart = _compiled(event, condition, business_key, input)
+        _CHARTS.keep(written, chart, sum(len(text) for text in written if text is not None))
+    return chart
+
+
+def _compiled(event: str, condition: str | None, business_key: str | None, input: str | None) -> Chart:
     texts = {"condition": condition, "input": input}
     written = {name: read(text) for name, text in texts.items() if text is not None}
     trigger = {"event": event, "businessKey": business_key, **written}
