@@ -239,16 +239,25 @@ def note(
 
 
 def _untaken(client: Client, instance_id: str, type: str, *, since: int) -> dict[str, Any] | None:
-    """What the history says of an event that has changed nothing: {event, entry, reason, taken}. None for any other."""
+    """What the history says of an event that has changed nothing: {event, entry, reason, taken, guarded}. None for any other.
+
+    `guarded` are those that a state would take, if only a condition held that does not, whatever the event says.
+    """
     told = [
         one for one in client.history(instance_id, since=since) if one["payload"].get("eventType") == type
     ]
     if not told or any(one["type"] == "event.received" for one in told):
         return None  # it waits, or was taken; or another one like it was, and nobody can tell which is ours
     chart = client.explain(instance_id)["chart"] or {}
-    taken = [event["type"] for event in chart.get("events", ()) if event["accepted"] is not False]
+    events = chart.get("events", ())
     last = told[-1]
-    return {"event": type, "entry": last["type"], "reason": last["payload"].get("reason"), "taken": taken}
+    return {
+        "event": type,
+        "entry": last["type"],
+        "reason": last["payload"].get("reason"),
+        "taken": [event["type"] for event in events if event["accepted"] is not False],
+        "guarded": [event["type"] for event in events if event["accepted"] is False],
+    }
 
 
 def _watch(out: Output, client: Client, instance_id: str, timeout: float | None) -> Instance:

@@ -466,6 +466,8 @@ def untaken_view(one: Instance, untaken: Mapping[str, Any]) -> Text:
     why = _NOT_TAKEN.get(reason, str(reason)).format(event=event)
     if reason == "no_transition" and event in untaken["taken"]:
         why = f"{event} is taken under a condition, which this one does not meet"
+    elif reason == "no_transition" and event in untaken["guarded"]:
+        why = f"{event} is taken under a condition, which does not hold: `signalbox explain {one['id']}` shows it"
     taken = ", ".join(untaken["taken"]) or "nothing"
     line = settled_line(one)
     return line.append(f"\n{untaken['entry'].removeprefix('event.')}: {why}; taken now: {taken}", "yellow")

@@ -13,8 +13,15 @@ pytestmark = ON_SQLITE
 GUARDED = {
     "id": "guarded",
     "initial": "a",
+    "context": {"paid": False},
     "states": {
-        "a": {"on": {"GO": {"target": "b", "guard": "event.sure"}, "STOP": {}}},
+        "a": {
+            "on": {
+                "GO": {"target": "b", "guard": "event.sure"},
+                "PAID": {"target": "b", "guard": "context.paid"},
+                "STOP": {},
+            }
+        },
         "b": {"type": "final"},
     },
 }
@@ -37,6 +44,7 @@ def test_an_event_that_nothing_takes_is_told_with_what_is_taken(api: Api, cli: C
         "entry": "event.ignored",
         "reason": "no_transition",
         "taken": ["LOOKED", "APPROVED"],
+        "guarded": [],
     }
 
 
@@ -53,6 +61,12 @@ def test_a_guard_that_does_not_hold_and_a_state_that_forbids(api: Api, cli: Cli)
 
     told = cli.text("send", instance_id, "GO", "--data", '{"sure": false}', "--wait", "20")
     assert "ignored: GO is taken under a condition, which this one does not meet; taken now: GO" in told
+    told = cli.text("send", instance_id, "PAID", "--wait", "20")
+    assert (
+        "ignored: PAID is taken under a condition, which does not hold: "
+        f"`signalbox explain {instance_id}` shows it; taken now: GO" in told
+    )
+    assert "context.paid: does not hold" in cli.text("explain", instance_id)
     assert "ignored: an active state forbids STOP; taken now: GO" in cli.text(
         "send", instance_id, "STOP", "--wait", "20"
     )
