@@ -37,6 +37,7 @@ from common.config import Limits, Settings
 from common.db import Database, reason
 from common.db.schema import require_schema
 from common.errors import Misconfigured
+from common.memory import take_few_arenas
 
 GRACEFUL_SECONDS = 5
 KEEP_ALIVE_SECONDS = 30
@@ -143,6 +144,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
         self._app = create_app(self._settings, limits=self._limits, threads=self._threads)
         _look_at_the_wall(services_of(self._app))
         gc.freeze()
+        take_few_arenas()
         return self._app
 
     def _options(self) -> Mapping[str, Any]:

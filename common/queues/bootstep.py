@@ -21,6 +21,8 @@ from typing import Any, Protocol
 
 from celery import Celery, bootsteps, signals
 
+from common.memory import take_few_arenas
+
 WORN_OUT = 75
 """The exit code of a process that ends to be started anew (EX_TEMPFAIL of sysexits.h)."""
 LAST_WORD = 2.0
@@ -76,6 +78,7 @@ def install(app: Celery, make_duty: Any) -> None:
         def start(self, parent: Any) -> None:
             self.hub = parent.hub
             collect_rarely()
+            take_few_arenas()
             # Where nothing calls `stop`; before all that were registered earlier, once the main thread is done.
             atexit.register(self._leave)
             self.duty.start()
