@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import orjson
 
-from common.canonical import dumps, is_deeper
+from common.canonical import clean, dumps, is_deeper
 from common.commands.definitions import document_text, require_definition_size
 from common.commands.send import require_size
 from common.config import Limits
@@ -29,6 +29,7 @@ def simulate_within(
     events: Sequence[Any],
     *,
     config: Mapping[str, Mapping[str, Any]] | None = None,
+    input: Any = None,
     limits: Limits,
 ) -> list[orjson.Fragment]:
     """The initial snapshot and the one after each event, as JSON.
@@ -43,8 +44,10 @@ def simulate_within(
     require_definition_size(document_text(document), limits)
     for event in events:
         require_size(dumps(event), "an event is", limits)
+    given = clean(input, max_depth=limits.max_json_depth)
+    require_size(dumps(given), "the input is", limits)
     try:
-        return _run(Simulation(load(document), config), events)
+        return _run(Simulation(load(document), config, given), events)
     except DefinitionInvalid as error:
         problems = [problem.to_json() for problem in error.problems]
         raise Invalid(str(error), code="definition.invalid", problems=problems) from error

@@ -27,23 +27,26 @@ def simulate(
     events: Sequence[Mapping[str, Json]],
     *,
     config: Mapping[str, Mapping[str, Json]] | None = None,
+    input: Json = None,
 ) -> list[dict[str, Json]]:
     """The snapshot `{"configuration", "context", "status"}` at the start, then after each event.
 
     `{"advance_ms": N}` moves the clock instead. `status` is "active" or "done"; where a step fails it is "error", with
     `error` {code, message, path}, and what comes after is not taken any more. `config` is what expressions read as such,
-    {module: {key: value}}, before the definition's own defaults. The document may be a machine that XState
+    {module: {key: value}}, before the definition's own defaults; `input` is what it is started with, and is held to no schema. The document may be a machine that XState
     has exported: keys that it passes over are passed over, and actions that are only names do nothing. Raises
     `DefinitionInvalid`, and `StepFailed("event.invalid")` for what is no event.
     """
-    simulation = Simulation(compile_document(document, as_xstate=True), config)
+    simulation = Simulation(compile_document(document, as_xstate=True), config, input)
     return [simulation.view(), *(simulation.take(event) for event in events)]
 
 
 class Simulation:
     """One run. Starts on construction."""
 
-    def __init__(self, chart: Chart, config: Mapping[str, Mapping[str, Json]] | None = None) -> None:
+    def __init__(
+        self, chart: Chart, config: Mapping[str, Mapping[str, Json]] | None = None, input: Json = None
+    ) -> None:
         self.chart = chart
         self.config = _read_config(config)
         self.now = EPOCH
@@ -51,7 +54,7 @@ class Simulation:
         self.error: dict[str, Json] | None = None
         self.snapshot: Snapshot = {"configuration": [], "context": dict(chart.context), "status": "error"}
         try:
-            self.snapshot = start(chart, None, self._env(), deliver_start=False).snapshot
+            self.snapshot = start(chart, input, self._env(), deliver_start=False).snapshot
         except StepFailed as failure:
             self._fail(failure)
 
@@ -171,7 +174,7 @@ def _read_config(config: Json) -> Mapping[str, Mapping[str, Json]]:
 
 
 def simulate_lines(lines: Iterable[str]) -> Iterator[str]:
-    """`simulate --batch`: JSON lines `{"id", "spec", "events", "config"?}` to `{"id", "snapshots"}` or `{"id", "error"}`.
+    """`simulate --batch`: JSON lines `{"id", "spec", "events", "config"?, "input"?}` to `{"id", "snapshots"}` or `{"id", "error"}`.
 
     One line out for each line in that is not blank; whatever is wrong with one of them never stops the next.
     """
@@ -189,7 +192,8 @@ def _answer(line: str) -> dict[str, Json]:
         events = case.get("events") or []
         if not isinstance(events, list):
             raise ValueError(f'expected "events" to be a list, found {events!r:.80}')
-        return {"id": case.get("id"), "snapshots": simulate(case["spec"], events, config=case.get("config"))}
+        snapshots = simulate(case["spec"], events, config=case.get("config"), input=case.get("input"))
+        return {"id": case.get("id"), "snapshots": snapshots}
     except Exception as failure:  # noqa: BLE001 - the outer loop of a batch: a bad case never stops the next
         return {
             "id": case.get("id") if isinstance(case, dict) else None,

@@ -365,7 +365,9 @@ def simulate_definition(call: Call, body: SimulateBody) -> Answer:
     the engine's own events (`done.*`, `error.*`, `xstate.*`) included.
     """
     with call.services.calculating.place_of(call.tenant_id):
-        snapshots = simulate_within(body.document, body.events, config=body.config, limits=call.limits)
+        snapshots = simulate_within(
+            body.document, body.events, config=body.config, input=body.input, limits=call.limits
+        )
     return Answer({"snapshots": snapshots})
 
 

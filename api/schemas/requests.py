@@ -99,6 +99,7 @@ class SimulateBody(Body):
     config: dict[str, dict[str, Json]] = Field(
         default_factory=dict, description="what expressions read as config: {module: {key: value}}"
     )
+    input: Json = Field(default=None, description="what it is started with")
 
 
 class StartBody(Body):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +27,8 @@ READ_ONLY = (
 )
 FULL = "the database has no room left on its disk, so nothing can be written: make some there"
 ONE_WALL = "PostgreSQL does not keep the API's callers to their tenants; only its code does"
+SHOWN = 20
+"""Findings that a person is shown: one cause may have damaged thousands of instances."""
 ROLES = ("viewer", "operator", "author", "worker", "admin")
 
 db = typer.Typer(no_args_is_help=True, help="The database's schema.")
@@ -259,7 +262,11 @@ def _diagnosis(report: dict[str, Any]) -> RenderableType:
         head = Text.assemble(("! ", "yellow"), ("healthy, but nobody works", "yellow"), f", {examined}")
     else:
         head = Text.assemble(("✓ ", "green"), ("healthy", "green"), f", {examined}")
-    lines = [Text(f"  ✗ {_finding(problem)}", "red") for problem in problems]
+    lines = [Text(f"  ✗ {_finding(problem)}", "red") for problem in problems[:SHOWN]]
+    if len(problems) > SHOWN:
+        kinds = Counter(problem["code"] for problem in problems)
+        told = ", ".join(f"{number} {code}" for code, number in kinds.most_common())
+        lines.append(Text(f"  these are the first {SHOWN} of {told}; --json has them all", "red"))
     lines += [Text(line, "yellow") for line in unattended]
     lines += [Text(f"  ! {_holder(one)}", "yellow") for one in delays["holders"]]
     if delays["unrestricted"] is not None:

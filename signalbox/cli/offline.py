@@ -55,7 +55,8 @@ def simulate(
     batch: Annotated[
         bool,
         typer.Option(
-            "--batch", help="Read JSON lines {id, spec, events}, write {id, snapshots} or {id, error}."
+            "--batch",
+            help="Read JSON lines {id, spec, events, input?}, write {id, snapshots} or {id, error}.",
         ),
     ] = False,
     config: Annotated[
@@ -63,6 +64,9 @@ def simulate(
         typer.Option(
             "--config", metavar="JSON|@FILE", help="What expressions read as config: {module: {key: value}}."
         ),
+    ] = None,
+    input: Annotated[
+        str | None, typer.Option("--input", metavar="JSON|@FILE", help="What it is started with.")
     ] = None,
     json: AsJson = False,  # noqa: ARG001 - the answer is JSON in any case
 ) -> None:
@@ -84,7 +88,8 @@ def simulate(
 
     try:
         values = json_argument(config, "--config")
-        snapshots = statechart.simulate(read_object(spec), script, config=values)
+        given = json_argument(input, "--input")
+        snapshots = statechart.simulate(read_object(spec), script, config=values, input=given)
     except statechart.DefinitionInvalid as error:
         raise _refused(spec, error.problems) from error
     except statechart.StepFailed as error:

@@ -324,6 +324,16 @@ def test_a_simulation_shows_every_snapshot(api: Api) -> None:
     ]
 
 
+def test_a_simulation_is_started_with_an_input(api: Api) -> None:
+    states = {"a": {"always": {"guard": "input.total > 5", "target": "b"}}, "b": {}}
+    body = {"document": {"id": "sized", "initial": "a", "states": states}, "events": []}
+
+    answer = api.post("/definitions/simulate", {**body, "input": {"total": 6}})
+
+    assert answer.json["snapshots"][0]["configuration"] == ["b"]
+    problem_of(api.post("/definitions/simulate", {**body, "input": {"total": 1e400}}), 400, "json.invalid")
+
+
 def test_a_simulation_takes_the_engines_own_events(api: Api) -> None:
     events = [{"type": "done.task.go"}, {"type": "GONE"}]
 

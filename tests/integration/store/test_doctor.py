@@ -1,5 +1,6 @@
 """The doctor: each kind of damage is found and named; a healthy system is told so, and a backlog is no damage."""
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from common.lifecycle import InstanceStatus
 from common.store import history
 from common.store.workers import PublishedHandler
 from signalbox.cli.app import app
+from signalbox.cli.database import SHOWN
 from tests.integration.engine.documents import COUNTER, ON_SQLITE, after, one_task, waiting_with_task
 from tests.support.engine import Engine
 from tests.support.manual_clock import ManualClock
@@ -388,6 +390,29 @@ def test_the_command_tells_who_is_missing(
 
     everybody_works(engine)
     assert CliRunner().invoke(app, ["doctor"]).stdout == "✓ healthy, 1 instance examined\n"
+
+
+@pytest.mark.breaks_promises
+@ON_SQLITE
+def test_the_command_shows_the_first_findings_and_counts_all(
+    engine: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One cause may have damaged thousands of instances: what else there is must not leave the screen."""
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    engine.handler("work", lambda _input: None)
+    for _ in range(SHOWN + 3):
+        engine.start(one_task())
+    engine.settle()
+    engine.execute("UPDATE attempts SET outcome = 'failed'")
+
+    result = CliRunner().invoke(app, ["doctor"])
+
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert sum("task.unaccounted:" in line for line in lines) == SHOWN
+    assert f"  these are the first {SHOWN} of {SHOWN + 3} task.unaccounted; --json has them all" in lines
+    told = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)
+    assert len(told["problems"]) == SHOWN + 3
 
 
 def test_a_task_beyond_its_time_is_told(clock: ManualClock, engine: Engine) -> None:

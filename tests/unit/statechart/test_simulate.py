@@ -73,6 +73,20 @@ def test_a_document_that_does_not_compile_is_refused():
         statechart.simulate(document_of({"a": {"on": {"GO": "nowhere"}}}), [])
 
 
+SIZED = document_of(
+    {"a": {"always": [{"guard": "input.total > 5", "target": "b"}, {"target": "c"}]}, "b": {}, "c": {}}
+)
+
+
+@pytest.mark.parametrize(("total", "state"), [(6, "b"), (5, "c")])
+def test_a_simulation_is_started_with_an_input(total: int, state: str) -> None:
+    (at_the_start,) = statechart.simulate(SIZED, [], input={"total": total})
+    (line,) = statechart.simulate_lines([json.dumps({"id": 1, "spec": SIZED, "input": {"total": total}})])
+
+    assert at_the_start["configuration"] == [state]
+    assert json.loads(line)["snapshots"] == [at_the_start]
+
+
 def test_a_batch_answers_line_by_line_and_goes_on_after_a_bad_case():
     lines = [
         json.dumps({"id": "one", "spec": TIMED, "events": [{"advance_ms": 100}]}),
