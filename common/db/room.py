@@ -30,9 +30,8 @@ def has_room(database: Database) -> bool:
         return _folder_has_room(Path(database.engine.url.database or "").absolute().parent)
     try:
         with database.reading() as tx:
-            tx.exec_driver_sql(
-                "SET LOCAL temp_tablespaces = ''"
-            )  # where the tables are, not where others are told to sort
+            # Where the tables are, not where others are told to sort.
+            tx.exec_driver_sql("SET LOCAL temp_tablespaces = ''")
             tx.exec_driver_sql(
                 "CREATE TEMPORARY TABLE signalbox_room ON COMMIT DROP AS "
                 f"SELECT repeat('x', 1000) FROM generate_series(1, {PROBE_BYTES // 1000 + 1})"

@@ -114,7 +114,7 @@ class Tenants:
                 if self._failed is not None and self._failed[0] > came:
                     raise self._failed[1]
                 try:
-                    self._decided = self._ask()
+                    self._decided, self._failed = self._ask(), None
                 except Exception as error:
                     self._failed = time.monotonic(), error
                     raise

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from common.commands.doctor import examine
 from common.commands.presence import Presence, arrive, leave
-from common.ids import new_id
+from common.ids import InstanceId, new_id
 from common.lifecycle import InstanceStatus
 from common.store import history
 from common.store.workers import PublishedHandler
@@ -257,6 +257,15 @@ def test_a_success_that_the_history_tells_twice(engine: Engine) -> None:
     assert problems(engine) == ["replay.changes", "task.told_twice"]
 
 
+def retry_in_vain(engine: Engine, instance_id: InstanceId) -> None:
+    """Let it fail, and twice more after a retry each."""
+    engine.settle()
+    for _ in range(2):
+        assert engine.status(instance_id) is InstanceStatus.FAILED
+        engine.control("retry", instance_id)
+        engine.settle()
+
+
 @ON_SQLITE
 def test_a_success_that_each_retry_of_a_failed_step_tells_again(engine: Engine) -> None:
     """As of a definition with a mistake that operators retry: it took the success in vain each time, and nothing is wrong with the history."""
@@ -264,12 +273,7 @@ def test_a_success_that_each_retry_of_a_failed_step_tells_again(engine: Engine) 
     document["states"]["working"]["on"]["DONE"] = MISTAKEN
     engine.handler("work", lambda _input: None)
     instance_id = engine.start(document)
-    engine.settle()
-
-    for _ in range(2):
-        assert engine.status(instance_id) is InstanceStatus.FAILED
-        engine.control("retry", instance_id)
-        engine.settle()
+    retry_in_vain(engine, instance_id)
 
     assert engine.entry_types(instance_id).count("task.succeeded") == 3
     assert problems(engine) == []
@@ -281,12 +285,7 @@ def test_a_child_s_end_that_each_retry_of_a_failed_step_tells_again(engine: Engi
     invoke = {"src": "WORKFLOW", "input": {"definitionKey": "child"}, "onDone": MISTAKEN}
     states = {"waiting": {"invoke": invoke}, "done": {"type": "final"}}
     instance_id = engine.start({"id": "parent", "initial": "waiting", "states": states})
-    engine.settle()
-
-    for _ in range(2):
-        assert engine.status(instance_id) is InstanceStatus.FAILED
-        engine.control("retry", instance_id)
-        engine.settle()
+    retry_in_vain(engine, instance_id)
 
     assert engine.entry_types(instance_id).count("child.completed") == 3
     assert problems(engine) == []
