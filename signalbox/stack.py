@@ -31,6 +31,7 @@ from signalbox.client import Client
 from signalbox.folder import DataFolder
 from signalbox.parts import Duty, api_command, flower_command, worker_command
 from signalbox.ports import LOOPBACK, free_port, is_free, listen
+from signalbox.processes import ForkServer
 from signalbox.supervisor import Notice, Part, Say, Supervisor
 
 TENANT = "default"
@@ -99,7 +100,7 @@ class Ready:
 class Stack:
     """One running Signalbox. `start` brings it up, `tick` keeps it up, leaving the `with` block takes it down."""
 
-    def __init__(self, plan: Plan, say: Say) -> None:
+    def __init__(self, plan: Plan, say: Say, *, fork_server: ForkServer | None = None) -> None:
         self._plan = plan
         self._say = say
         self._exit = ExitStack()
@@ -119,6 +120,7 @@ class Stack:
             plan.cwd,
             say,
             write_lock=None if plan.database_url else Path(f"{plan.folder.database_path}.lock"),
+            fork_server=fork_server,
         )
 
     def __enter__(self) -> Self:
@@ -143,6 +145,8 @@ class Stack:
                 seconds=self._plan.drain_seconds + LAST_WORDS_SECONDS, hurried=self.hurried
             )
         )
+        if self._plan.has_api or self._plan.has_workers:
+            self.supervisor.start_fork_server(self._plan.environment, stage=_STAGES["broker"])
         # Held by us and served by the API: nobody can take the port from it, and callers outlive its restarts.
         listener = self._exit.enter_context(self._listen())
         port = listener.getsockname()[1]
@@ -150,13 +154,16 @@ class Stack:
         self.redis_url = self._start_broker()
         yield self._prepare_database()
         self._environment = self._make_environment(port, self.redis_url)
+        if self.broker is not None:
+            yield from self._await(["broker"])
+        self.supervisor.await_fork_server(READY_SECONDS)
         if self._plan.has_api:
             self._start_part("api", api_command(), listener.fileno())
         if self._plan.has_flower:
             self._start_flower()
         if self._plan.has_workers:
             self._start_workers()
-        yield from self._await(name for name in self.supervisor.names() if name != "flower")
+        yield from self._await(name for name in self.supervisor.names() if name not in ("broker", "flower"))
         self.folder.store_url(self.url)
 
     def start_workers(self) -> Iterator[Ready]:

@@ -5,6 +5,9 @@ output goes to `logs/<part>.log`; warnings in it are repeated to whoever listens
 after a pause that doubles from 0.2 s to 10 s and begins anew once the child has lived for 30 s. Children do not
 outlive us, see `launch.py`: start them from a thread that lives as long as they should.
 
+Parts that are Python programs of ours are forked by a process that has loaded their code already, where there is one
+(`start_fork_server`); it is a child like any other, and what it has forked are our children, not its own.
+
 Nothing here runs by itself. The owner calls `tick` every now and then and decides what happens between two ticks.
 """
 
@@ -12,8 +15,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -21,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from signalbox import launch
 from signalbox.folder import PRIVATE_FOLDER
+from signalbox.processes import ForkServer, Process, Unanswered, can_adopt, execute
 from signalbox.tail import LogTail, Repeats
 from signalbox.write_lock import WriteLockWatch
 
@@ -37,8 +38,7 @@ KEPT_LOG_BYTES = 10_000_000
 SHORTEN_SECONDS = 60.0
 """Between two looks whether a log has become too long."""
 TICK_SECONDS = 0.25
-
-_LAUNCHER = (sys.executable, "-I", "-S", str(Path(launch.__file__)))
+FORK_SERVER = "fork-server"
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,12 @@ def how_it_ended(code: int) -> str:
 
 @dataclass
 class _Child:
-    """A part and the process that plays it now; `popen` is None between its end and its next start."""
+    """A part and the process that plays it now; `process` is None between its end and its next start."""
 
     part: Part
     log: LogTail
     repeats: Repeats = field(default_factory=Repeats)
-    popen: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     started: float = 0.0
     failures: int = 0
     restart_at: float | None = None
@@ -103,26 +103,52 @@ class Supervisor:
     """The children of one process. Made, ticked and stopped by the same thread.
 
     `write_lock` is the lock file of a SQLite database: a child that keeps it for more than 5 s is killed, because
-    nobody else can write meanwhile.
+    nobody else can write meanwhile. `fork_server` has begun to load its code, see `start_fork_server`.
     """
 
-    def __init__(self, logs: Path, cwd: Path, say: Say, *, write_lock: Path | None = None) -> None:
+    def __init__(
+        self,
+        logs: Path,
+        cwd: Path,
+        say: Say,
+        *,
+        write_lock: Path | None = None,
+        fork_server: ForkServer | None = None,
+    ) -> None:
         self._logs = logs
         self._cwd = cwd
         self._say = say
         self._watch = WriteLockWatch(write_lock) if write_lock else None
         self._children: dict[str, _Child] = {}
+        self._fork_server = fork_server or ForkServer()
+
+    def start_fork_server(self, environment: Mapping[str, str], *, stage: int) -> None:
+        """Have parts forked from now on, once the code is loaded. `environment` is what it is loaded in; nothing is done where it cannot be."""
+        if not can_adopt():
+            return
+        part = Part(FORK_SERVER, (), environment, stage)
+        if self._fork_server.process is None:
+            self.start(part)
+        else:
+            self._children[part.name] = _Child(
+                part, self._log_of(part.name), process=self._fork_server.process, started=time.monotonic()
+            )
+
+    def await_fork_server(self, seconds: float) -> None:
+        """Wait until parts can be forked, or cannot, because there is nobody to do it."""
+        if FORK_SERVER in self._children:
+            self._fork_server.await_ready(seconds)
 
     def start(self, part: Part) -> None:
         """Start a part and keep it running from now on. Its name is its own."""
-        child = _Child(part, LogTail(self._logs / f"{part.name}.log"))
+        child = _Child(part, self._log_of(part.name))
         self._children[part.name] = child
         self._launch(child)
 
     def pid(self, name: str) -> int | None:
         """The process of a part at this moment, None between two lives or for an unknown part."""
         child = self._children.get(name)
-        return child.popen.pid if child and child.popen else None
+        return child.process.pid if child and child.process else None
 
     def failures(self, name: str) -> int:
         """How often a part ended in a row without having been healthy in between."""
@@ -136,7 +162,8 @@ class Supervisor:
         return self._children[name].log.last_lines(lines)
 
     def names(self) -> list[str]:
-        return list(self._children)
+        """The parts, without what only helps to start them."""
+        return [name for name in self._children if name != FORK_SERVER]
 
     def tick(self) -> float:
         """Notice what ended, start what is due, tell warnings; return the seconds until the next tick is wanted."""
@@ -144,8 +171,8 @@ class Supervisor:
         for child in self._children.values():
             self._tell_warnings(child)
             self._shorten_log(child, now)
-            if child.popen is not None:
-                self._look_after(child, child.popen, now)
+            if child.process is not None:
+                self._look_after(child, child.process, now)
             if child.restart_at is not None and now >= child.restart_at:
                 self._launch_again(child, now)
         if self._watch is not None:
@@ -191,32 +218,51 @@ class Supervisor:
                 )
             )
 
+    def _log_of(self, name: str) -> LogTail:
+        return LogTail(self._logs / f"{name}.log")
+
     def _launch(self, child: _Child) -> None:
         self._logs.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)  # somebody may have cleared it away
         child.log.rotate(KEPT_LOG_BYTES)
         with child.log.path.open("ab") as log:
-            child.popen = subprocess.Popen(  # noqa: S603 - our own list of arguments, no shell
-                [*_LAUNCHER, str(os.getpid()), _account(child.part), *child.part.command],
-                env=dict(child.part.environment),
-                cwd=self._cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                pass_fds=child.part.sockets,
-                start_new_session=True,  # Ctrl-C and a closed terminal are ours to pass on, in order
-            )
+            child.process = self._begin(child.part, log.fileno())
         child.started = time.monotonic()
         child.restart_at = None
 
-    def _look_after(self, child: _Child, popen: subprocess.Popen[bytes], now: float) -> None:
-        code = popen.poll()
+    def _begin(self, part: Part, output: int) -> Process:
+        """Begin a part, forked by the process that has its code where that can be."""
+        if part.name == FORK_SERVER:
+            return self._fork_server.begin(part.environment, self._cwd, output=output)
+        if part.account is None:
+            try:
+                forked = self._fork_server.fork(
+                    part.command, part.environment, self._cwd, output=output, sockets=part.sockets
+                )
+            except Unanswered as error:
+                self._say(
+                    Notice(
+                        part.name, f"could not be forked ({error}), so it loads its code itself", "warning"
+                    )
+                )
+                self._fork_server.close()
+                _kill_session(self._children[FORK_SERVER])
+            else:
+                if forked is not None:
+                    return forked
+        return execute(
+            part.command, part.environment, self._cwd,
+            output=output, sockets=part.sockets, account=part.account,
+        )  # fmt: skip
+
+    def _look_after(self, child: _Child, process: Process, now: float) -> None:
+        code = process.poll()
         if code is None:
             if now - child.started > HEALTHY_AFTER_SECONDS:
                 child.failures = 0
             return
         _kill_session(child)  # what it had started itself must not hold its port or its leases
         self._tell_warnings(child)
-        child.popen = None
+        child.process = None
         if now - child.started > HEALTHY_AFTER_SECONDS:
             child.failures = 0
         child.failures += 1
@@ -225,7 +271,7 @@ class Supervisor:
         self._say(
             Notice(
                 child.part.name,
-                f"ended ({how_it_ended(code)}, pid {popen.pid}); starting it again in {pause:g} s, "
+                f"ended ({how_it_ended(code)}, pid {process.pid}); starting it again in {pause:g} s, "
                 f"its log is {child.log.path}",
                 "warning",
             )
@@ -268,12 +314,12 @@ class Supervisor:
         watch.forget()
 
     def _stop_stage(self, children: Iterable[_Child], deadline: float, hurried: Callable[[], bool]) -> None:
-        running = [(child, child.popen) for child in children if child.popen is not None]
-        for child, popen in running:
-            popen.send_signal(child.part.stop_signal)
-            popen.send_signal(signal.SIGCONT)  # a frozen process would never see the first
+        running = [(child, child.process) for child in children if child.process is not None]
+        for child, process in running:
+            process.send_signal(child.part.stop_signal)
+            process.send_signal(signal.SIGCONT)  # a frozen process would never see the first
         while running and time.monotonic() < deadline and not hurried():
-            running = [(child, popen) for child, popen in running if popen.poll() is None]
+            running = [(child, process) for child, process in running if process.poll() is None]
             time.sleep(0.01)
         for child, _ in running:
             self._say(Notice(child.part.name, "did not end in time; killed", "warning"))
@@ -282,23 +328,19 @@ class Supervisor:
 
 def _kill_session(child: _Child) -> None:
     """End a child and everything that it started, and take its exit code."""
-    if child.popen is None:
+    if child.process is None:
         return
     # The session's id is the child's pid, and Linux gives no pid away while its group has a member: an empty group
     # is "no such process", not a stranger.
     with suppress(ProcessLookupError):
-        os.killpg(child.popen.pid, signal.SIGKILL)
-    child.popen.wait()
-
-
-def _account(part: Part) -> str:
-    return f"{part.account[0]}:{part.account[1]}" if part.account else "-"
+        os.killpg(child.process.pid, signal.SIGKILL)
+    child.process.wait()
 
 
 def _is_in_session(pid: int, child: _Child) -> bool:
-    if child.popen is None:
+    if child.process is None:
         return False
     try:
-        return os.getsid(pid) == child.popen.pid
+        return os.getsid(pid) == child.process.pid
     except (ProcessLookupError, PermissionError):
         return False

@@ -18,27 +18,31 @@ from signalbox.cli.exits import Exit
 from signalbox.cli.output import console
 from signalbox.cli.render import facts
 from signalbox.folder import DataFolder
+from signalbox.processes import ForkServer
 from signalbox.screen import notice_line, ready_line, tell_failure
 from signalbox.signals import Signals
 from signalbox.stack import PartFailed, Plan, Stack
+from signalbox.supervisor import Notice
 from signalbox.unhurried import Unhurried
 
-PRIVATE = 0o077
 
-
-def run_up(data: Path | None, *, port: int | None, has_flower: bool, has_broker: bool) -> Exit:
+def run_up(
+    data: Path | None, *, port: int | None, has_flower: bool, has_broker: bool, fork_server: ForkServer
+) -> Exit:
     """Bring the stack up, keep it up, take it down; the exit code."""
-    os.umask(PRIVATE)  # database, logs and mail are this user's alone, whatever the children write
     plan = _plan(data, port=port, has_flower=has_flower, has_broker=has_broker)
     told = Unhurried(sys.stdout)
     try:
-        return _run(plan, console(cast("TextIO", told)))
+        return _run(plan, console(cast("TextIO", told)), fork_server)
     finally:
         told.finish()
 
 
-def _run(plan: Plan, screen: Console) -> Exit:
-    with Signals() as signals, Stack(plan, lambda notice: screen.print(notice_line(notice))) as stack:
+def _run(plan: Plan, screen: Console, fork_server: ForkServer) -> Exit:
+    def say(notice: Notice) -> None:
+        screen.print(notice_line(notice))
+
+    with Signals() as signals, Stack(plan, say, fork_server=fork_server) as stack:
         stack.is_unwanted = lambda: signals.stops > 0
         stack.hurried = lambda: signals.stops > 1
         try:

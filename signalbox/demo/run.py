@@ -19,13 +19,12 @@ from signalbox.client import Client
 from signalbox.demo import Play
 from signalbox.demo.stage import Stage
 from signalbox.folder import DEFAULT_FOLDER, DataFolder
+from signalbox.processes import ForkServer
 from signalbox.screen import notice_line
 from signalbox.signals import end_in_order_on_sigterm
 from signalbox.stack import Plan, Stack
 
 DEMO_FOLDER = DEFAULT_FOLDER / "demo"
-PRIVATE = 0o077
-
 # The demo shows the embedded stack, whatever is set for others: it must not reach a real database or mail server.
 _NOT_FOR_THE_DEMO = ("DATABASE_URL", "REDIS_URL", "SMTP_URL")
 
@@ -39,15 +38,14 @@ _TRY_NEXT: Mapping[str, str] = {
 }
 
 
-def run_demo(name: Play, data: Path | None) -> Exit:
+def run_demo(name: Play, data: Path | None, *, fork_server: ForkServer) -> Exit:
     """Show one demo; the exit code."""
-    os.umask(PRIVATE)
     interruption = end_in_order_on_sigterm()
     screen = console(sys.stdout)
     folder = DataFolder.at(data or DEMO_FOLDER)
     # Children start in the demo's folder: a `.env` of the current one is not for them.
     plan = Plan(folder=folder, cwd=folder.path, environment=_environment(os.environ))
-    with Stack(plan, lambda notice: screen.print(notice_line(notice))) as stack:
+    with Stack(plan, lambda notice: screen.print(notice_line(notice)), fork_server=fork_server) as stack:
         stage = Stage(screen, stack, check=interruption.check)
         try:
             stage.print(Text.assemble(("Signalbox", "bold"), "  durable statecharts on Celery"))

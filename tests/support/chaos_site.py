@@ -288,12 +288,12 @@ class Production(Site):
 
 
 _MARKS: Mapping[str, tuple[str, ...]] = {
-    "api": ("-m api",),
+    "api": ("-m api", "master [signalbox-api]"),
     "orchestrator": ("workflow-orchestrator",),
     "task-runner": ("workflow-task-runner",),
     "broker": ("valkey-server", "redis-server"),
 }
-"""What stands in the command line of each child of `signalbox up`."""
+"""What `ps` tells of each child of `signalbox up`."""
 
 
 class Embedded(Site):

@@ -8,9 +8,9 @@ from common.config import Settings
 from common.db.now import read_now
 from common.store import idempotency
 from common.store.idempotency import IdempotencyKey
-from orchestrator import worker
+from orchestrator import duty
+from orchestrator.duty import Orchestrator
 from orchestrator.sweep import ANSWERS
-from orchestrator.worker import Orchestrator
 from tests.support.engine import Engine
 from tests.support.waiting import wait_until
 
@@ -29,12 +29,12 @@ def test_answers_are_forgotten_as_fast_as_they_come(engine: Engine, monkeypatch:
     answer(engine, 2 * ANSWERS + 1, name="old", expires_in=-timedelta(seconds=1))
     answer(engine, 2, name="new", expires_in=timedelta(hours=1))
     url = engine.database.engine.url.render_as_string(hide_password=False)
-    monkeypatch.setattr(worker, "FORGET_SECONDS", 0.0)
+    monkeypatch.setattr(duty, "FORGET_SECONDS", 0.0)
     orchestrator = Orchestrator(Settings.load(database_url=url, doorbells=False))
 
     def has_forgotten() -> bool:
         orchestrator.look_at_the_clock()
-        monkeypatch.setattr(worker, "FORGET_SECONDS", 600.0)
+        monkeypatch.setattr(duty, "FORGET_SECONDS", 600.0)
         return engine.execute("SELECT key FROM idempotency ORDER BY key") == [("new-0",), ("new-1",)]
 
     try:

@@ -1,7 +1,7 @@
 """Timers that fall due one after the other: each is waited for, not only the first of them."""
 
 from common.config import Settings
-from orchestrator.worker import LOOK_GAP_SECONDS, Orchestrator
+from orchestrator.duty import LOOK_GAP_SECONDS, Orchestrator
 from tests.support.engine import Engine
 
 SOON_SECONDS = 20

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 
 from common.config import Settings
-from orchestrator.worker import Orchestrator
+from orchestrator.duty import Orchestrator
 from tests.integration.engine.documents import COUNTER
 from tests.support.engine import Engine
 from tests.support.executed import statements
