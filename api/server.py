@@ -155,7 +155,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
             "bind": f"{host}:{self._settings.port}" if fd is None else f"fd://{fd}",
             "worker_class": Worker,
             "workers": 1,
-            "proc_name": "signalbox-api",  # in what `ps` tells
+            "proc_name": "python -m api",  # in what `ps` tells
             "threads": self._threads,
             "worker_connections": connections_of(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
             "graceful_timeout": GRACEFUL_SECONDS,

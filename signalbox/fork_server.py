@@ -140,6 +140,7 @@ def _take_files(order: Order) -> None:
 
 def main(supervisor: int, descriptor: int) -> Order | None:
     """Load what the parts need, and serve."""
+    os.environ["NOSETPS"] = "1"  # read by Celery as it is loaded: the title of a part is ours to give
     gc.disable()  # what is loaded now stays
     for module in LOADED:
         importlib.import_module(module)

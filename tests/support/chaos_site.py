@@ -288,7 +288,7 @@ class Production(Site):
 
 
 _MARKS: Mapping[str, tuple[str, ...]] = {
-    "api": ("-m api", "master [signalbox-api]"),
+    "api": ("-m api",),
     "orchestrator": ("workflow-orchestrator",),
     "task-runner": ("workflow-task-runner",),
     "broker": ("valkey-server", "redis-server"),
