@@ -179,15 +179,20 @@ class Unanswered(Exception):
 
 def can_adopt() -> bool:
     """Whether this system lets us be the parent of what another process has forked: Linux does, unless a sandbox keeps it from us."""
-    return sys.platform == "linux" and ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
+    return sys.platform == "linux" and _adopts_orphans(False)
+
+
+def _adopts_orphans(does: bool) -> bool:
+    """Say whether whom our children leave behind is ours; whether the system has taken that."""
+    answer: int = ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(does), 0, 0, 0)
+    return answer == 0
 
 
 @contextmanager
 def _adopting() -> Iterator[None]:
     """Be the parent of whom our own children leave behind, for as long as it takes to be handed one."""
-    system = ctypes.CDLL(None)
-    system.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _adopts_orphans(True)
     try:
         yield
     finally:
-        system.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        _adopts_orphans(False)
