@@ -17,10 +17,12 @@ from common.breaker import BreakerKey, BreakerState
 from common.canonical import read
 from common.catalogue import CATALOGUE, CODE, TaskType, members_of
 from common.clock import instant_text
+from common.commands.incidents import why_held
 from common.commands.limits import LimitState, Wait
 from common.commands.unattended import Unattended
 from common.db.tables import IncidentStatus
 from common.decision import NOT_RUN_BY_A_RUNNER
+from common.ids import InstanceId
 from common.lifecycle import InstanceStatus
 from common.people import shown_hash
 from common.polls import POLL, Counted, Polling
@@ -250,6 +252,15 @@ def limit_wait_json(wait: Wait) -> dict[str, Any]:
     }
 
 
+def held_key_json(business_key: str, holder: InstanceId) -> dict[str, Any]:
+    """Why a failed instance whose business key another has taken cannot go on, and what to do, in words too."""
+    return {
+        "businessKey": business_key,
+        "instanceId": holder,
+        "reason": f"it cannot go on now: {why_held(business_key, holder)}; wait until that has ended, or cancel one of the two",
+    }
+
+
 def unattended_json(one: Unattended) -> dict[str, Any]:
     return {"duty": one.duty, "type": one.type, "name": one.name, "reason": one.reason}
 
@@ -312,6 +323,7 @@ def incident_json(record: IncidentRecord) -> dict[str, Any]:
         "resolvedAt": instant(record.resolved_at),
         "resolvedBy": record.resolved_by,
         "resolution": record.resolution,
+        "keyHolder": record.key_holder,
         "waysOut": _ways_out(record),
     }
 
@@ -383,6 +395,8 @@ def _stopped_by(item: dict[str, Any], record: InstanceRecord) -> dict[str, Any] 
 def _ways_out(record: IncidentRecord) -> list[str]:
     if record.status != IncidentStatus.OPEN:
         return []
+    if record.key_holder is not None:  # it would go on under a business key that is another's now
+        return ["cancel"]
     # A machine that ended with an error of its own has nothing to go on from, and nothing leaves where a stuck one stands.
     is_over = record.code in ("instance.error", "instance.stuck") or read(record.detail).get("compensated")
     again = [] if is_over else ["retry", "skip"]

@@ -263,6 +263,7 @@ class Incident(TypedDict):
     resolvedAt: str | None
     resolvedBy: str | None
     resolution: str | None
+    keyHolder: str | None
     waysOut: list[str]
 
 

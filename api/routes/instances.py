@@ -31,6 +31,7 @@ from api.shapes import (
     NOTHING_UNDONE,
     child_json,
     compensation_json,
+    held_key_json,
     history_entries,
     incident_json,
     instance_json,
@@ -373,6 +374,7 @@ def explain_instance(call: Call, instance_id: str) -> Answer:
         before=None,
         limit=EXPLAINED,
     )
+    held_key = _held_key(record, incidents.items)
     children = listing.list_children(tx, tenant_id, instance_id, limit=EXPLAINED)
     return Answer(
         {
@@ -382,6 +384,7 @@ def explain_instance(call: Call, instance_id: str) -> Answer:
             "chart": _explain(tx, tenant_id, record, incidents.items),
             "compensation": compensation_json(record),
             "inbox": {"ready": waiting.ready, "parked": waiting.parked},
+            "heldKey": held_key,
             "places": _places(tx, tenant_id, record),
             "tasks": [task_json(task) for task in tasks.items],
             "limits": _limits(tx, tenant_id, tasks.items),
@@ -408,6 +411,16 @@ def _unattended(
     is_stepped = record.status not in FINAL or waiting.ready > 0
     found = find_unattended(overview.list_workers(tx), to_run, is_stepped=is_stepped)
     return [unattended_json(one) for one in found]
+
+
+def _held_key(
+    record: listing.InstanceRecord, open_incidents: Sequence[listing.IncidentRecord]
+) -> dict[str, Any] | None:
+    """Who holds the business key that a failed instance would take again, and what to do."""
+    holder = next((one.key_holder for one in open_incidents if one.key_holder is not None), None)
+    return (
+        None if record.business_key is None or holder is None else held_key_json(record.business_key, holder)
+    )
 
 
 def _waits_for(tx: Connection, tenant_id: TenantId, instance_id: InstanceId) -> list[dict[str, Any]]:

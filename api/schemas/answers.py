@@ -502,6 +502,10 @@ class Incident(Shape):
     resolved_at: Instant | None
     resolved_by: str | None
     resolution: str | None = Field(description="the way out that was taken")
+    key_holder: str | None = Field(
+        description="of an open one: the live instance that holds the business key which its instance gave back when it "
+        "failed. As long as it does, that one can only be cancelled"
+    )
     ways_out: list[Literal["retry", "skip", "restart", "cancel"]] = Field(
         description="what can be done about it now: resolve it by retry or skip, restart or cancel its instance"
     )
@@ -762,6 +766,14 @@ class Unattended(Shape):
     reason: str = Field(description="what is missing and what to do, in words")
 
 
+class HeldKey(Shape):
+    """The business key that a failed instance gave back, and that another holds now: until that has ended it cannot go on."""
+
+    business_key: str
+    instance_id: str = Field(description="of the one that holds it")
+    reason: str = Field(description="why it cannot go on and what to do, in words")
+
+
 class Explanation(Shape):
     """Why an instance stands where it stands, and what would move it."""
 
@@ -773,6 +785,9 @@ class Explanation(Shape):
     )
     compensation: Compensations | None = Field(description="null where nothing could be undone")
     inbox: Waiting
+    held_key: HeldKey | None = Field(
+        description="of a failed one: who holds its business key now; null where nobody else does"
+    )
     places: Places | None = Field(
         description="the places of its definition's `concurrency`; null without one, and once it has ended"
     )

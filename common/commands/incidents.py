@@ -17,7 +17,7 @@ from common.commands.send import accept, reason_text, require_size
 from common.config import Limits
 from common.db.tables import InboxType, IncidentStatus
 from common.errors import Conflict, NotFound
-from common.ids import TenantId, is_id
+from common.ids import InstanceId, TenantId, is_id
 from common.lifecycle import InstanceStatus
 from common.store import history, inbox, incidents, instances, tasks
 from common.store.incidents import OpenIncident
@@ -91,13 +91,18 @@ def refuse_held_key(tx: Connection, stored: instances.StoredInstance, *, undoes:
     holder = instances.find_live(tx, stored.tenant_id, stored.definition_key, stored.business_key)
     if holder is None:
         return
-    why = f'its business key "{stored.business_key}" is held by instance {holder}'
+    why = why_held(stored.business_key, holder)
     told = (
         f"instance {stored.id} cannot be undone now: {why}; wait until that has ended, or cancel without compensation"
         if undoes
         else f"instance {stored.id} cannot go on now: {why}; wait until that has ended, or cancel one of the two"
     )
     raise Conflict(told, code="instance.business_key_held", instanceId=holder)
+
+
+def why_held(business_key: str, holder: InstanceId) -> str:
+    """Why a failed instance cannot go on whose business key another has taken, in words."""
+    return f'its business key "{business_key}" is held by instance {holder}'
 
 
 def ways_out(

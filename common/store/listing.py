@@ -419,7 +419,10 @@ def list_history(
 
 @dataclass(frozen=True, slots=True)
 class IncidentRecord:
-    """What stopped an instance. `sequence` is that of the history row that tells of it."""
+    """What stopped an instance. `sequence` is that of the history row that tells of it.
+
+    `key_holder`, of an open one: the live instance that holds the business key which the stopped one has given back.
+    """
 
     id: str
     instance_id: InstanceId
@@ -433,6 +436,7 @@ class IncidentRecord:
     resolved_at: datetime | None
     resolved_by: str | None
     resolution: str | None
+    key_holder: InstanceId | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,9 +449,32 @@ class IncidentFilter:
     definition_key: str | None = None
 
 
+_stopped = instances.alias("stopped")
+_holder = instances.alias("holder")
+# At most one: the unique index that answers it holds for live instances, so their statuses have to be literals.
+_KEY_HOLDER = (
+    select(_holder.c.id)
+    .join(
+        _stopped,
+        and_(
+            _stopped.c.tenant_id == _holder.c.tenant_id,
+            _stopped.c.definition_key == _holder.c.definition_key,
+            _stopped.c.business_key == _holder.c.business_key,
+        ),
+    )
+    .where(
+        _n.status == IncidentStatus.OPEN.value,
+        _stopped.c.tenant_id == _n.tenant_id,
+        _stopped.c.id == _n.instance_id,
+        _stopped.c.status == InstanceStatus.FAILED.value,
+        _holder.c.status.in_(bindparam("live", list(LIVE), expanding=True, literal_execute=True)),
+    )
+    .correlate(incidents)
+    .scalar_subquery()
+)
 _INCIDENT = select(
     _n.id, _n.instance_id, _n.task_id, _n.code, _n.message, _n.detail, _n.sequence, _n.status, _n.opened_at,
-    _n.resolved_at, _n.resolved_by, _n.resolution,
+    _n.resolved_at, _n.resolved_by, _n.resolution, _KEY_HOLDER.label("key_holder"),
 )  # fmt: skip
 
 

@@ -953,6 +953,7 @@ def incident_facts(one: IncidentDetail) -> RenderableType:
             ("in the history", f"no. {one['sequence']}"),
             ("resolved", resolved),
             ("resolution", one["resolution"]),
+            ("key held by", one.get("keyHolder")),
             ("ways out", ", ".join(one["waysOut"])),
         ]
     )
@@ -1048,6 +1049,8 @@ def _obstacles(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     """What an instance waits for, or what stopped it."""
     if (found.get("compensation") or {}).get("ends"):
         yield section("compensation", compensations_view(found["compensation"]))
+    if found.get("heldKey"):
+        yield section("held by another", Text(f"! {found['heldKey']['reason']}", "bold red"))
     if found.get("unattended"):
         missing = (Text(f"! {one['reason']}", "bold red") for one in found["unattended"])
         yield section("nobody works on it", Group(*missing))
@@ -1076,6 +1079,9 @@ def _ways_out(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     instance, incidents = found["instanceId"], found["incidents"]
     ways = {way for one in incidents for way in one["waysOut"]}
     undoing = found.get("compensation") or {}
+    held = found.get("heldKey")
+    if held is not None:
+        yield "free its key", f"signalbox cancel {held['instanceId']} --reason TEXT"
     if "retry" in ways:
         yield "try again", f"signalbox retry {instance}"
     for one in incidents:
@@ -1084,11 +1090,18 @@ def _ways_out(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield what, f"signalbox incidents resolve {one['id']} --skip{output} --reason TEXT"
     if "restart" in ways:
         yield "from a state", f"signalbox restart {instance} --state STATE --reason TEXT"
-    if undoing.get("ends") is None and any(one["status"] == "registered" for one in undoing.get("items", ())):
+    if (
+        held is None
+        and undoing.get("ends") is None
+        and any(one["status"] == "registered" for one in undoing.get("items", ()))
+    ):
         yield "undo and end it", f"signalbox compensate {instance} --reason TEXT"
     if "cancel" in ways:
-        # While something that undoes has failed, only a cancel that leaves the rest as it is is not refused.
-        is_stopped = "skip" in ways and undoing.get("ends") is not None
+        # While something that undoes has failed, or would undo under another's business key, only a cancel that leaves the
+        # rest as it is is not refused.
+        is_stopped = bool(undoing) and (
+            held is not None or ("skip" in ways and undoing.get("ends") is not None)
+        )
         yield (
             "end it",
             f"signalbox cancel {instance}{' --without-compensation' if is_stopped else ''} --reason TEXT",

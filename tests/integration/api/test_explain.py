@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from tests.integration.api.cli import Cli, served
-from tests.integration.api.conftest import Api
+from tests.integration.api.conftest import APPROVAL, Api
 from tests.integration.api.test_handlers import arrive_with
 from tests.integration.api.test_instances import CRASHING, crash
 from tests.integration.engine.documents import one_task
@@ -132,6 +132,83 @@ def test_a_compensation_that_failed_goes_on_when_it_is_passed_over(api: Api, cli
     ways = ways_out(cli, instance_id)
     assert set(ways) == {"from a state", "end it"}, "all is undone"
     assert cli.run(*ways["end it"].split()[1:]).exit_code == 0
+
+
+def test_a_failed_one_names_who_holds_its_business_key_and_offers_only_what_is_legal(
+    api: Api, cli: Cli
+) -> None:
+    api.engine.handler("CRASH", crash)
+    first = api.start(CRASHING, businessKey="order-1")
+    assert api.get(f"/instances/{first}/explain").json["heldKey"] is None
+    second = str(
+        api.post("/instances", {"definitionKey": CRASHING["id"], "businessKey": "order-1"}).json["id"]
+    )
+
+    explained = api.get(f"/instances/{first}/explain").json
+
+    reason = (
+        f'it cannot go on now: its business key "order-1" is held by instance {second}; '
+        "wait until that has ended, or cancel one of the two"
+    )
+    assert explained["heldKey"] == {"businessKey": "order-1", "instanceId": second, "reason": reason}
+    [incident] = explained["incidents"]
+    assert (incident["keyHolder"], incident["waysOut"]) == (second, ["cancel"])
+    assert api.get(f"/incidents/{incident['id']}").json["waysOut"] == ["cancel"]
+    assert f"! {reason}" in " ".join(cli.text("explain", first).split())
+    assert second in cli.text("incidents", "show", incident["id"])
+    ways = ways_out(cli, first)
+    assert ways == {
+        "free its key": f"signalbox cancel {second} --reason TEXT",
+        "end it": f"signalbox cancel {first} --reason TEXT",
+    }
+    assert api.get(f"/instances/{second}/explain").json["heldKey"] is None
+
+    assert cli.run(*ways["free its key"].split()[1:]).exit_code == 0
+    api.engine.settle()
+    assert "try again" in ways_out(cli, first)
+    [incident] = api.get("/incidents", instanceId=first).json["items"]
+    assert (incident["keyHolder"], incident["waysOut"]) == (None, ["retry", "skip", "restart", "cancel"])
+
+
+def test_a_business_key_of_another_definition_or_tenant_is_nobody_s_obstacle(api: Api) -> None:
+    api.engine.handler("CRASH", crash)
+    first = api.start(CRASHING, businessKey="order-1")
+    api.start(APPROVAL, businessKey="order-1")
+    api.start({**CRASHING}, businessKey="order-2")
+    stranger = {"document": {**CRASHING, "states": APPROVAL["states"], "initial": "review"}}
+    assert api.post("/definitions", stranger, key=api.other_key).status_code == 201
+    started = {"definitionKey": CRASHING["id"], "businessKey": "order-1"}
+    assert api.post("/instances", started, key=api.other_key).status_code == 201
+
+    assert api.get(f"/instances/{first}/explain").json["heldKey"] is None
+    assert ways_of(api, first) == ["retry", "skip", "restart", "cancel"]
+    api.engine.settle()
+
+
+def ways_of(api: Api, instance_id: str) -> list[str]:
+    [incident] = api.get("/incidents", instanceId=instance_id).json["items"]
+    return list(incident["waysOut"])
+
+
+def test_nothing_is_offered_that_would_undo_under_a_key_that_another_holds(api: Api, cli: Cli) -> None:
+    ledger = Ledger(api.engine)
+    ledger.failing.add("do.car")
+    document = trip(wait=True, compensation={"on": ["cancelled"]})
+    instance_id = api.start(document, businessKey="trip-1")
+    api.post(f"/instances/{instance_id}/events", {"type": "GO"})
+    api.engine.settle()
+    assert "undo and end it" in ways_out(cli, instance_id)
+    other = api.start(document, businessKey="trip-1")
+
+    ways = ways_out(cli, instance_id)
+
+    assert ways == {
+        "free its key": f"signalbox cancel {other} --reason TEXT",
+        "end it": f"signalbox cancel {instance_id} --without-compensation --reason TEXT",
+    }
+    assert cli.run(*ways["end it"].split()[1:]).exit_code == 0
+    api.engine.settle()
+    assert cli.json("show", instance_id)["status"] == "cancelled"
 
 
 def test_one_that_could_be_undone_says_how(api: Api, cli: Cli) -> None:
