@@ -156,13 +156,15 @@ def instance_json(record: InstanceRecord) -> dict[str, Any]:
     }
 
 
-def child_json(record: ChildRecord) -> dict[str, Any]:
+def child_json(record: ChildRecord, places: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A child that has not ended; `places`: those of which it waits for one."""
     return {
         "instanceId": record.id,
         "key": record.key,
         "definitionKey": record.definition_key,
         "businessKey": record.business_key,
         "status": record.status.value,
+        "places": places,
         "incidents": [incident_json(incident) for incident in record.incidents],
     }
 

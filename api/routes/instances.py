@@ -390,7 +390,10 @@ def explain_instance(call: Call, instance_id: str) -> Answer:
             "limits": _limits(tx, tenant_id, tasks.items),
             "unattended": _unattended(tx, record, tasks.items, waiting),
             "breakers": _waits_for(tx, tenant_id, record.id),
-            "children": [child_json(child) for child in children],
+            "children": [
+                child_json(child, _places(tx, tenant_id, child) if child.is_queued else None)
+                for child in children
+            ],
             "incidents": [incident_json(incident) for incident in incidents.items],
         }
     )
@@ -429,7 +432,9 @@ def _waits_for(tx: Connection, tenant_id: TenantId, instance_id: InstanceId) -> 
     return [waits_json(task, found.get(task.key)) for task in waiting]
 
 
-def _places(tx: Connection, tenant_id: TenantId, record: listing.InstanceRecord) -> dict[str, Any] | None:
+def _places(
+    tx: Connection, tenant_id: TenantId, record: listing.InstanceRecord | listing.ChildRecord
+) -> dict[str, Any] | None:
     if record.concurrency_key is None or record.status not in (*LIVE, InstanceStatus.FAILED):
         return None
     concurrency = CONTRACTS.of(tx, record.definition_id).concurrency

@@ -717,6 +717,9 @@ class Child(Shape):
     definition_key: str
     business_key: str | None
     status: InstanceStatus
+    places: Places | None = Field(
+        description="those of its definition's `concurrency`, while it waits for one; else null"
+    )
     incidents: list[Incident] = Field(description="those that are open")
 
 

@@ -520,10 +520,17 @@ class ChildRecord:
     definition_key: str
     business_key: str | None
     status: InstanceStatus
+    definition_id: DefinitionId
+    priority: int
+    concurrency_key: str | None
+    is_queued: bool  # as an instance is
     incidents: list[IncidentRecord] = field(default_factory=list)  # those that are open
 
 
-_CHILD = select(_i.id, _i.parent_key, _i.definition_key, _i.business_key, _i.status)
+_CHILD = select(
+    _i.id, _i.parent_key, _i.definition_key, _i.business_key, _i.status, _i.definition_id, _i.priority, _i.concurrency_key,
+    _i.queued,
+)  # fmt: skip
 
 
 def list_children(tx: Connection, tenant_id: TenantId, parent_id: str, *, limit: int) -> list[ChildRecord]:
@@ -533,7 +540,7 @@ def list_children(tx: Connection, tenant_id: TenantId, parent_id: str, *, limit:
         .order_by(_i.status != InstanceStatus.FAILED, _i.id)
         .limit(limit)
     )
-    found = {row[0]: ChildRecord(*row[:4], InstanceStatus(row[4])) for row in tx.execute(query)}
+    found = {row[0]: _child(row) for row in tx.execute(query)}
     stopped = [child.id for child in found.values() if child.status is InstanceStatus.FAILED]
     opened = _INCIDENT.where(
         _n.tenant_id == tenant_id,
@@ -544,6 +551,13 @@ def list_children(tx: Connection, tenant_id: TenantId, parent_id: str, *, limit:
         incident = _incident(row)
         found[incident.instance_id].incidents.append(incident)
     return list(found.values())
+
+
+def _child(row: Any) -> ChildRecord:
+    values = list(row)
+    values[4] = InstanceStatus(values[4])
+    values[-1] = values[-1] and values[4] in LIVE
+    return ChildRecord(*values)
 
 
 # -- pages --------------------------------------------------------------------------------------------------------

@@ -1118,7 +1118,7 @@ def _skipped(one: Incident) -> tuple[str, str]:
 
 def _places_text(places: Mapping[str, Any]) -> str:
     text = f"{places['taken']} of {places['max']}{_of_key(places['key'])} are taken"
-    return f"waits for one: {text}, {places['ahead']} get one before it" if places["queued"] else text
+    return f"waits for a place: {text}, {places['ahead']} get one before it" if places["queued"] else text
 
 
 def compensations_view(found: Mapping[str, Any]) -> RenderableType:
@@ -1176,8 +1176,8 @@ def _limits_table(found: Mapping[str, Any]) -> RenderableType:
 
 
 def _children_table(children: Iterable[Mapping[str, Any]]) -> RenderableType:
-    """Children that have not ended, with what stopped them."""
-    table = plain_table("instance", "definition", "business key", "status", "awaited", "incident")
+    """Children that have not ended, with what stopped them or what they wait for."""
+    table = plain_table("instance", "definition", "business key", "status", "awaited", "why")
     for one in children:
         table.add_row(
             str(one["instanceId"]),
@@ -1185,9 +1185,19 @@ def _children_table(children: Iterable[Mapping[str, Any]]) -> RenderableType:
             str(one["businessKey"] or ""),
             status_text(one["status"]),
             "no" if one["key"] is None else "yes",
-            Text("; ".join(_cause_of(incident) for incident in one["incidents"]), "red"),
+            _why_child(one),
         )
     return table
+
+
+def _why_child(one: Mapping[str, Any]) -> Text:
+    """Why a child has not ended, where that is told: what stopped it, or the place that it waits for."""
+    if one.get("places"):
+        return Text(_places_text(one["places"]))
+    told = [_cause_of(incident) for incident in one["incidents"]]
+    holder = next((incident["keyHolder"] for incident in one["incidents"] if incident.get("keyHolder")), None)
+    held = [f"its business key is held by {holder}"] if holder is not None else []
+    return Text("; ".join(told + held), "red")
 
 
 def _add_ways(table: Table, when: str, transitions: Sequence[Mapping[str, Any]]) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.integration.api.cli import Cli, served
 from tests.integration.api.conftest import Api, problem_of
+from tests.integration.engine.children import parent
 from tests.integration.engine.documents import ON_SQLITE
 
 
@@ -134,7 +135,32 @@ def test_the_command_line_shows_who_waits(api: Api, monkeypatch: pytest.MonkeyPa
         assert [one["id"] for one in cli.json("ls", "--not-queued")["items"]] == [first]
         assert "pending queued" in cli.text("ls")
         assert 'a place of the key "ada"' in cli.text("show", second)
-        assert 'waits for one: 1 of 1 of the key "ada" are taken, 0 get one before it' in cli.text(
+        assert 'waits for a place: 1 of 1 of the key "ada" are taken, 0 get one before it' in cli.text(
             "explain", second
         )
         assert '1 of 1 of the key "ada" are taken' in cli.text("explain", first)
+
+
+def test_a_parent_is_told_which_place_its_child_waits_for(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.apply(visit())
+    holder, before = (api.post("/instances", ADA).json["id"] for _ in range(2))
+    api.engine.settle()
+    parent_id = api.start(parent("visit", input={"customer": "ada"}))
+
+    [child] = api.get(f"/instances/{parent_id}/explain").json["children"]
+
+    assert child["status"] == "pending"
+    assert child["places"] == {"key": "ada", "max": 1, "taken": 1, "queued": True, "ahead": 1}
+    monkeypatch.setenv("COLUMNS", "200")
+    with served(api) as url:
+        told = Cli(api, url, monkeypatch).text("explain", parent_id)
+    assert (
+        'pending yes waits for a place: 1 of 1 of the key "ada" are taken, 1 get one before it'
+        in " ".join(told.split())
+    )
+
+    api.post(f"/instances/{before}/cancel", {})
+    api.post(f"/instances/{holder}/events", {"type": "LEAVE"})
+    api.engine.settle()
+    [child] = api.get(f"/instances/{parent_id}/explain").json["children"]
+    assert (child["status"], child["places"]) == ("waiting", None)
