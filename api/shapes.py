@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from shlex import quote
 from typing import Any
 
 import orjson
@@ -189,7 +190,10 @@ def history_entries(record: HistoryRecord) -> list[dict[str, Any]]:
 # -- tasks, incidents, what runs ----------------------------------------------------------------------------------
 
 
-def task_json(record: TaskRecord, *, with_traces: bool = False) -> dict[str, Any]:
+def task_json(
+    record: TaskRecord, waits_for: Mapping[str, Any] | None, *, with_traces: bool = False
+) -> dict[str, Any]:
+    """A task; `waits_for`: the circuit breaker that it waits for (`waits_json`)."""
     options = read(record.options) if record.options is not None else {}
     return {
         "id": record.id,
@@ -203,6 +207,7 @@ def task_json(record: TaskRecord, *, with_traces: bool = False) -> dict[str, Any
         "held": record.held,
         "priority": record.priority,
         "runAt": instant(record.run_at),
+        "waitsFor": waits_for,
         "input": stored(record.input),
         "output": stored(record.output),
         "error": stored(record.error),
@@ -628,7 +633,8 @@ def _why_it_waits(key: BreakerKey, breaker: StoredBreaker | None) -> str:
         parts.append(f"{breaker.failures} {'failure' if breaker.failures == 1 else 'failures'}")
     if breaker.last_error is not None:
         parts.append(f"last error {breaker.last_error}")
-    return ", ".join(parts)
+    # The name of a type or target is its author's, and who copies the command gives it to a shell.
+    return f"{', '.join(parts)}; close it: `signalbox breakers reset {quote(key.type)} {quote(key.target)}`"
 
 
 def trigger_json(trigger: StoredTrigger) -> dict[str, Any]:

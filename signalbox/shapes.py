@@ -212,6 +212,15 @@ class MapItems(TypedDict):
     open: int
 
 
+class WaitsFor(TypedDict):
+    """Which circuit breaker a task waits for, since when."""
+
+    taskId: str
+    since: str
+    breaker: Breaker | None
+    reason: str
+
+
 class Task(TypedDict):
     id: str
     instanceId: str
@@ -221,6 +230,7 @@ class Task(TypedDict):
     attempt: int
     maxAttempts: int
     runAt: str
+    waitsFor: WaitsFor | None
     limitKey: str | None
     input: Json
     output: Json

@@ -12,7 +12,8 @@ from api.routes.instances import ACCEPTED, accepted
 from api.schemas.answers import BulkAnswer, IncidentDetail, IncidentPage
 from api.schemas.queries import IncidentQuery
 from api.schemas.requests import BulkResolveBody, ResolveBody
-from api.shapes import incident_json, task_json
+from api.shapes import incident_json
+from api.tasks import task_shape
 from common.canonical import dumps
 from common.commands.bulk import resolve_all
 from common.commands.incidents import resolve_incident
@@ -46,9 +47,10 @@ def get_incident(call: Call, incident_id: str) -> Answer:
     task = None
     if record.task_id is not None:
         task = listing.read_task(call.tx, call.tenant_id, record.task_id)
-    return Answer(
-        {**incident_json(record), "task": None if task is None else task_json(task, with_traces=True)}
-    )
+    told = None
+    if task is not None:
+        told = task_shape(call.tx, call.tenant_id, [task], with_traces=True)(task)
+    return Answer({**incident_json(record), "task": told})
 
 
 @routes.post(

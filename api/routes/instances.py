@@ -38,10 +38,9 @@ from api.shapes import (
     instant,
     limit_wait_json,
     result_json,
-    task_json,
     unattended_json,
-    waits_json,
 )
+from api.tasks import task_shape, waits_by_task
 from common.canonical import read
 from common.commands.absent import absent_instance
 from common.commands.configs import Wanted, read_wanted, scope_id_of
@@ -288,7 +287,8 @@ def list_instance_tasks(call: Call, instance_id: str, query: InstanceTaskQuery) 
     paging = Paging(call, query)
     wanted = listing.TaskFilter(statuses=query.status, instance_id=instance_id)
     page = listing.list_tasks(call.tx, call.tenant_id, wanted, before=paging.after_text(), limit=paging.limit)
-    return Answer(paging.answer(page.items, task_json, [page.items[-1].id] if page.has_more else None))
+    shape = task_shape(call.tx, call.tenant_id, page.items)
+    return Answer(paging.answer(page.items, shape, [page.items[-1].id] if page.has_more else None))
 
 
 @routes.get("/instances/{instanceId}/results", answers={200: Shape("newest first", ResultPage)})
@@ -386,7 +386,7 @@ def explain_instance(call: Call, instance_id: str) -> Answer:
             "inbox": {"ready": waiting.ready, "parked": waiting.parked},
             "heldKey": held_key,
             "places": _places(tx, tenant_id, record),
-            "tasks": [task_json(task) for task in tasks.items],
+            "tasks": list(map(task_shape(tx, tenant_id, tasks.items), tasks.items)),
             "limits": _limits(tx, tenant_id, tasks.items),
             "unattended": _unattended(tx, record, tasks.items, waiting),
             "breakers": _waits_for(tx, tenant_id, record.id),
@@ -428,8 +428,7 @@ def _held_key(
 
 def _waits_for(tx: Connection, tenant_id: TenantId, instance_id: InstanceId) -> list[dict[str, Any]]:
     waiting = breakers.find_waiting(tx, tenant_id, instance_id, limit=EXPLAINED)
-    found = {one.key: one for one in breakers.read(tx, {task.key for task in waiting})} if waiting else {}
-    return [waits_json(task, found.get(task.key)) for task in waiting]
+    return list(waits_by_task(tx, waiting).values())
 
 
 def _places(

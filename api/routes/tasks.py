@@ -11,7 +11,7 @@ from api.reading import missing
 from api.schemas.answers import Task, TaskPage
 from api.schemas.queries import TaskQuery
 from api.schemas.requests import ClaimBody, CompleteBody, DelegateBody, EmptyBody, FailBody, RejectBody
-from api.shapes import task_json
+from api.tasks import task_shape
 from common.commands import people
 from common.db.now import read_now
 from common.db.tables import Role
@@ -42,7 +42,8 @@ def list_tasks(call: Call, query: TaskQuery) -> Answer:
         parent_task_id=query.parent_task_id,
     )
     page = listing.list_tasks(call.tx, call.tenant_id, wanted, before=paging.after_text(), limit=paging.limit)
-    return Answer(paging.answer(page.items, task_json, [page.items[-1].id] if page.has_more else None))
+    shape = task_shape(call.tx, call.tenant_id, page.items)
+    return Answer(paging.answer(page.items, shape, [page.items[-1].id] if page.has_more else None))
 
 
 @routes.get("/tasks/{taskId}", answers={200: Shape("the task", Task)})
@@ -204,7 +205,8 @@ def _answer(call: Call, task_id: str, refusal: Refusal | None = None) -> Answer:
     if record is None:
         raise missing("task", task_id)
     about = Follow(call.tenant_id, record.instance_id, settled_status=200, unsettled_status=200)
-    return Answer(task_json(record, with_traces=True), follow=about)
+    shape = task_shape(call.tx, call.tenant_id, [record], with_traces=True)
+    return Answer(shape(record), follow=about)
 
 
 _CONFLICTS = ("human.claimed", "task.lease_lost")

@@ -431,7 +431,10 @@ class Task(Shape):
     lost: int = Field(description="leases that ran out; they do not count against the attempts")
     held: bool = Field(description="set aside while the instance is paused or failed")
     priority: int
-    run_at: Instant
+    run_at: Instant = Field(
+        description="when it is due; while it waits for a circuit breaker, when it looks again by itself"
+    )
+    waits_for: WaitsForBreaker | None = Field(description="null where it waits for no circuit breaker")
     input: Json
     output: Json
     error: ErrorShape | None

@@ -378,6 +378,11 @@ _WAITING_OF = (
 )
 
 
+_WAITING_AMONG = select(_t.id, _t.breaker, _t.breaker_since).where(
+    _t.tenant_id == bindparam("tenant_id"), among(_t.id, "ids"), _WAITS
+)
+
+
 @dataclass(frozen=True, slots=True)
 class WaitingTask:
     """A task that waits for a breaker, since when."""
@@ -392,10 +397,17 @@ def find_waiting(
 ) -> list[WaitingTask]:
     """Tasks of an instance that wait for breakers."""
     names = {"tenant_id": tenant_id, "instance_id": instance_id, "limit": limit}
-    return [
-        WaitingTask(row.id, _key_of(tenant_id, row.breaker), row.breaker_since)
-        for row in tx.execute(_WAITING_OF, names)
-    ]
+    return [_waiting(tenant_id, row) for row in tx.execute(_WAITING_OF, names)]
+
+
+def find_waiting_among(tx: Connection, tenant_id: TenantId, ids: Sequence[TaskId]) -> list[WaitingTask]:
+    """Those of some tasks that wait for breakers."""
+    rows = tx.execute(_WAITING_AMONG, {"tenant_id": tenant_id, "ids": list(ids)})
+    return [_waiting(tenant_id, row) for row in rows]
+
+
+def _waiting(tenant_id: TenantId, row: Any) -> WaitingTask:
+    return WaitingTask(row.id, _key_of(tenant_id, row.breaker), row.breaker_since)
 
 
 def _key_of(tenant_id: TenantId, text: str) -> BreakerKey:

@@ -646,12 +646,18 @@ def tasks_table(tasks: Iterable[Task]) -> RenderableType:
             Text(one["id"], no_wrap=True),
             one["type"],
             one["name"],
-            status_text(one["status"]),
+            _task_status(one),
             _tries(one, "/"),
             instant(one["runAt"]),
             short(failure(one["error"]), 60),
         )
     return list_or("no tasks match", table)
+
+
+def _task_status(one: Task) -> Text:
+    """Its status, and that it waits for a circuit breaker: its time of running is then that of a look, and no retry's."""
+    text = status_text(one["status"])
+    return text if one.get("waitsFor") is None else Text.assemble(text, " circuit breaker")
 
 
 def configs_table(found: Iterable[Config]) -> RenderableType:
@@ -821,6 +827,7 @@ def resolved_table(found: Mapping[str, Resolved]) -> RenderableType:
 
 
 def task_facts(one: Task) -> RenderableType:
+    waits = one.get("waitsFor")
     parts: list[RenderableType] = [
         facts(
             [
@@ -834,6 +841,7 @@ def task_facts(one: Task) -> RenderableType:
                 ("attempt", _tries(one, " of ")),
                 ("limit", one.get("limitKey")),
                 ("run at", instant(one["runAt"])),
+                ("waits for", Text(waits["reason"], "red") if waits is not None else None),
                 ("title", _text_or_none(one.get("title"))),
                 ("assignee", one.get("assignee")),
                 ("candidates", ", ".join(one.get("candidates") or ()) or None),

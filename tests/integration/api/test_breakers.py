@@ -1,5 +1,6 @@
 """Circuit breakers over HTTP and by the command line: seen, turned, explained, and kept apart by tenant."""
 
+import shlex
 from typing import Any
 
 import pytest
@@ -51,7 +52,7 @@ def test_it_is_listed_and_explains_what_waits(api: Api) -> None:
     [told] = waiting[0]["breakers"]
     assert told["reason"] == (
         f"circuit breaker work https://host:443 is open since {one['openedAt']}, next try at {one['retryAt']}, "
-        "5 failures, last error http.connect: no answer"
+        "5 failures, last error http.connect: no answer; close it: `signalbox breakers reset work https://host:443`"
     )
     assert told["breaker"] == one
 
@@ -135,3 +136,51 @@ def test_the_command_line_has_it_all(api: Api, monkeypatch: pytest.MonkeyPatch) 
         assert cli.json("breakers", "open", "work", "https://host")["forced"] is True
         assert cli.json("breakers", "close", "work", "https://host")["state"] == "closed"
     assert [line["event"] for line in logged] == ["breaker.closed", "breaker.open", "breaker.closed"]
+
+
+def test_a_task_says_wherever_it_is_shown_which_breaker_it_waits_for(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken(api)
+    [told, *_] = [
+        one
+        for item in api.get("/instances").json["items"]
+        for one in api.get(f"/instances/{item['id']}/explain").json["breakers"]
+    ]
+    task = api.get(f"/tasks/{told['taskId']}").json
+    instance = task["instanceId"]
+
+    assert task["status"] == "pending"
+    assert task["waitsFor"] == told
+    assert told["since"] <= task["runAt"]
+    listed = {one["id"]: one["waitsFor"] for one in api.get("/tasks").json["items"]}
+    assert listed[task["id"]] == told
+    assert None in listed.values(), "those that opened it are tried again by themselves"
+    assert [one["waitsFor"] for one in api.get(f"/instances/{instance}/tasks").json["items"]] == [told]
+    assert [one["waitsFor"] for one in api.get(f"/instances/{instance}/explain").json["tasks"]] == [told]
+
+    monkeypatch.setenv("COLUMNS", "400")
+    with served(api) as url:
+        cli = Cli(api, url, monkeypatch)
+        assert told["reason"] in cli.text("tasks", "show", task["id"])
+        assert "pending circuit breaker" in cli.text("tasks", "list", "--instance", instance)
+        closing = told["reason"].split("`")[1].split()
+        assert cli.run(*closing[1:]).exit_code == 0
+    assert only(api)["state"] == "closed"
+    waits = api.get(f"/tasks/{task['id']}").json["waitsFor"]
+    assert (
+        waits["reason"] == "circuit breaker work https://host:443 is closed again, the task is about to call"
+    )
+
+
+@ON_SQLITE
+def test_the_command_that_closes_a_breaker_is_one_whatever_its_target_is_called(api: Api) -> None:
+    target = "`reboot`;$(reboot)&'x'"
+    api.engine.handler("work", down, Options(breaker=lambda _input: target))
+    document = one_task(retry={"maxAttempts": 3, "interval": "1h", "jitter": 0})
+    found = [api.start(document) for _ in range(6)]
+    [told] = api.get(f"/instances/{found[-1]}/explain").json["breakers"]
+
+    command = told["reason"].partition("close it: `")[2].removesuffix("`")
+
+    assert shlex.split(command) == ["signalbox", "breakers", "reset", "work", target]
