@@ -57,6 +57,10 @@ class SealingKeys:
         written = [part.strip() for part in (older or "").split(",") if part.strip()]
         return cls.of(read_secret(secret), [read_secret(part, "SIGNALBOX_OLD_SECRETS") for part in written])
 
+    def opens(self, key_id: str) -> bool:
+        """Tell whether a key of this id is here, so that what was sealed under it can be opened."""
+        return key_id in self._keys
+
     def seal(self, tenant_id: str, name: str, value: str) -> Sealed:
         """Seal the value of a tenant's secret; each time into other bytes."""
         nonce = os.urandom(NONCE_BYTES)

@@ -475,6 +475,7 @@ class Secret(TypedDict):
     createdAt: str
     updatedAt: str
     updatedBy: str
+    readable: bool
 
 
 class Suggestion(TypedDict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from api.auth import Permission
@@ -13,6 +14,7 @@ from api.schemas.queries import PageQuery
 from api.schemas.requests import SecretBody
 from common.clock import instant_text
 from common.commands import secrets
+from common.sealing import SealingKeys
 from common.store.secrets import SecretRecord, list_secrets
 
 routes = Routes("secrets")
@@ -26,12 +28,13 @@ routes = Routes("secrets")
 def list_all_secrets(call: Call, query: PageQuery) -> Answer:
     """List secrets.
 
-    Names, versions and times; the values are never told.
+    Names, versions and times, and which of them this installation has no key for; the values are never told.
     """
     paging = Paging(call, query)
     found = list_secrets(call.tx, call.tenant_id, after=paging.after_text(), limit=paging.limit + 1)
     items, more = found[: paging.limit], len(found) > paging.limit
-    return Answer(paging.answer(items, _shape, [items[-1].name] if more else None))
+    shape = partial(_shape, keys=call.services.sealing_keys)
+    return Answer(paging.answer(items, shape, [items[-1].name] if more else None))
 
 
 @routes.put(
@@ -47,10 +50,9 @@ def set_secret(call: Call, secret_name: str, body: SecretBody) -> Answer:
     Every task that begins from now on gets it. Nothing keeps or shows the value: the database has it sealed under a key that
     is not in the database. Setting it again raises the version.
     """
-    record = secrets.set_secret(
-        call.tx, call.tenant_id, secret_name, body.value, keys=call.services.sealing_keys, actor=call.actor
-    )
-    return Answer(_shape(record), 201 if record.version == 1 else 200)
+    keys = call.services.sealing_keys
+    record = secrets.set_secret(call.tx, call.tenant_id, secret_name, body.value, keys=keys, actor=call.actor)
+    return Answer(_shape(record, keys=keys), 201 if record.version == 1 else 200)
 
 
 @routes.delete("/secrets/{secretName}", permission=Permission.ADMINISTER, answers={204: Shape("it is gone")})
@@ -63,11 +65,12 @@ def delete_secret(call: Call, secret_name: str) -> Answer:
     return NO_CONTENT
 
 
-def _shape(record: SecretRecord) -> Mapping[str, Any]:
+def _shape(record: SecretRecord, *, keys: SealingKeys) -> Mapping[str, Any]:
     return {
         "name": record.name,
         "version": record.version,
         "createdAt": instant_text(record.created_at),
         "updatedAt": instant_text(record.updated_at),
         "updatedBy": record.updated_by,
+        "readable": keys.opens(record.key_id),
     }

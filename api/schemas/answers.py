@@ -676,6 +676,10 @@ class Secret(Shape):
     created_at: datetime
     updated_at: datetime = Field(description="when its value was set last")
     updated_by: str
+    readable: bool = Field(
+        description="false: sealed under a key that neither SIGNALBOX_SECRET nor SIGNALBOX_OLD_SECRETS of this API is that of, "
+        "so that tasks which use it fail; set it again, or name the older secret and rotate"
+    )
 
 
 class SecretPage(Shape):

@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from common.canonical import read
 from common.commands.findings import Finding
+from common.commands.secrets import count_unopened
 from common.commands.verify import verify_instance
 from common.db import Database
 from common.db.now import read_now
@@ -17,6 +18,7 @@ from common.db.row_security import why_unrestricted
 from common.db.tables import TimerStatus
 from common.decision import TIMEOUT_TIMER
 from common.lifecycle import ENDED, FINAL, OPEN, InstanceStatus, TaskStatus
+from common.sealing import SealingKeys
 from common.store import holders, invariants
 from common.store.invariants import Obligations
 from statechart.maps import map_key
@@ -24,11 +26,12 @@ from statechart.maps import map_key
 PAGE = 200
 
 
-def examine(database: Database, *, replay: bool = True) -> dict[str, Any]:
+def examine(database: Database, *, replay: bool = True, keys: SealingKeys | None = None) -> dict[str, Any]:
     """Examine every instance and the whole system; return {"healthy", "instances", "problems", "delays"}.
 
     `problems` break a promise; `delays` (expired leases, overdue timers and tasks, inbox age, types without a worker, how
-    many orchestrators live, who holds locks for long, whether the database takes no writes or has no room left, why PostgreSQL does not keep the API's callers to their tenants) may be an ordinary backlog. `replay` False leaves out replaying every history, which takes a step per event.
+    many orchestrators live, who holds locks for long, whether the database takes no writes or has no room left, why PostgreSQL does not keep the API's callers to their tenants, how many secrets are sealed under each key that is not among `keys`) may be an ordinary backlog. `replay` False leaves out replaying every history, which takes a step per event.
+    Without `keys` nobody can tell which secrets open: `unopened` is None.
     """
     problems: list[Finding] = []
     examined = 0
@@ -43,6 +46,7 @@ def examine(database: Database, *, replay: bool = True) -> dict[str, Any]:
         delays = invariants.read_delays(tx, now=read_now(tx))
         holding = holders.read_holders(tx, longer_than=holders.LONG)
         unrestricted = why_unrestricted(tx)
+        unopened = None if keys is None else count_unopened(tx, keys)
     return {
         "healthy": not problems,
         "instances": examined,
@@ -69,6 +73,7 @@ def examine(database: Database, *, replay: bool = True) -> dict[str, Any]:
             "readOnly": not database.takes_writes(),
             "full": not has_room(database),
             "unrestricted": unrestricted,
+            "unopened": unopened,
         },
     }
 

@@ -62,6 +62,11 @@ def is_name(text: str) -> bool:
     return re.fullmatch(NAME, text) is not None
 
 
+def count_unopened(tx: Connection, keys: SealingKeys) -> dict[str, int]:
+    """How many secrets of all tenants are sealed under each key that is not among `keys`, by its id: no task can use them."""
+    return {key_id: count for key_id, count in secrets.count_by_key(tx).items() if not keys.opens(key_id)}
+
+
 @dataclass(frozen=True, slots=True)
 class Rotation:
     """How far sealing again has come: secrets `done` of `total`, and those that no key here opens."""

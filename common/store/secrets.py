@@ -32,16 +32,17 @@ class Named(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SecretRecord:
-    """What may be told of a secret. `version` counts how often its value was set."""
+    """What may be told of a secret. `version` counts how often its value was set; `key_id`: which key it is sealed under."""
 
     name: str
     version: int
     created_at: datetime
     updated_at: datetime
     updated_by: str
+    key_id: str
 
 
-_TOLD = (_c.name, _c.version, _c.created_at, _c.updated_at, _c.updated_by)
+_TOLD = (_c.name, _c.version, _c.created_at, _c.updated_at, _c.updated_by, _c.key_id)
 
 
 def _set_statement(dialect: Any) -> ReturningInsert[Any]:
@@ -122,6 +123,7 @@ def read_sealed(tx: Connection, wanted: Iterable[Named]) -> dict[Named, Sealed]:
 
 _OTHERWISE = _c.key_id != bindparam("current")
 _COUNT_OTHERWISE = select(func.count()).select_from(secrets).where(_OTHERWISE)
+_COUNT_BY_KEY = select(_c.key_id, func.count()).group_by(_c.key_id).order_by(_c.key_id)
 _LOCK_OTHERWISE = (
     select(_c.tenant_id, _c.name, _c.key_id, _c.sealed)
     .where(_OTHERWISE)
@@ -138,6 +140,11 @@ _LOCK_FURTHER = _LOCK_OTHERWISE.where(
 def count_sealed_otherwise(tx: Connection, key_id: str) -> int:
     """How many secrets of all tenants are sealed under another key."""
     return int(tx.execute(_COUNT_OTHERWISE, {"current": key_id}).scalar_one())
+
+
+def count_by_key(tx: Connection) -> dict[str, int]:
+    """How many secrets of all tenants are sealed under each key, by its id."""
+    return {key_id: int(count) for key_id, count in tx.execute(_COUNT_BY_KEY)}
 
 
 def lock_sealed_otherwise(

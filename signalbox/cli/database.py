@@ -239,9 +239,12 @@ def doctor(
     Exit 1 when something is found. Works while everything runs, and on a database that nobody uses.
     """
     from common.commands.doctor import examine
+    from common.sealing import SealingKeys
 
+    written = local_settings().installation_secrets()
+    keys = SealingKeys.read(*written) if written[0] is not None else None
     with open_database() as database:
-        report = examine(database, replay=replay)
+        report = examine(database, replay=replay, keys=keys)
     Output(json).show(report, lambda: _diagnosis(report))
     if not report["healthy"]:
         raise typer.Exit(Exit.FAILED)
@@ -251,7 +254,7 @@ def _diagnosis(report: dict[str, Any]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    from signalbox.cli.render import count, facts, section
+    from signalbox.cli.render import count, facts, section, unopened
 
     problems, delays = report["problems"], report["delays"]
     unattended = [f"  ! {reason}" for reason in _reasons(delays)]
@@ -271,6 +274,9 @@ def _diagnosis(report: dict[str, Any]) -> RenderableType:
     lines += [Text(f"  ! {_holder(one)}", "yellow") for one in delays["holders"]]
     if delays["unrestricted"] is not None:
         lines.append(Text(f"  ! {ONE_WALL}: {delays['unrestricted']}", "yellow"))
+    if delays["unopened"]:
+        told = unopened(sum(delays["unopened"].values()))
+        lines.append(Text(f"  ! {told} (the key's id: {', '.join(delays['unopened'])})", "yellow"))
     waiting = facts(
         [
             ("expired leases", _if_any(delays["expiredLeases"])),

@@ -165,6 +165,16 @@ def short(text: str, length: int = LONGEST_SUMMARY) -> str:
     return line if len(line) <= length else f"{line[: length - 1]}…"
 
 
+def unopened(number: int) -> str:
+    """What is wrong with so many secrets whose key is not here, and what to do."""
+    them = "it" if number == 1 else "them"
+    return (
+        f"{count(number, 'secret')} cannot be opened, and tasks that use {them} fail: sealed under a key that neither SIGNALBOX_SECRET "
+        "nor SIGNALBOX_OLD_SECRETS is that of. Name the older secret in SIGNALBOX_OLD_SECRETS of every process and run "
+        f"`signalbox secrets rotate`, or set {them} again with `signalbox secrets set NAME`"
+    )
+
+
 def failure(error: Mapping[str, Any] | None) -> str:
     """An error as `code: message`: a message alone, such as that of a KeyError, may say nothing; empty for none."""
     return "" if not error else ": ".join(filter(None, (error.get("code"), error.get("message"))))

@@ -133,13 +133,19 @@ def _tenant_names(database: Any) -> dict[str, str]:
 
 
 def _table(found: list[Secret]) -> RenderableType:
-    from signalbox.cli.render import instant, list_or, plain_table
+    from rich.console import Group
+    from rich.text import Text
 
-    table = plain_table("name", "version", "created", "set", "by")
+    from signalbox.cli.render import instant, list_or, plain_table, unopened
+
+    table = plain_table("name", "version", "created", "set", "by", "")
     for one in found:
         times = (instant(one["createdAt"]), instant(one["updatedAt"]))
-        table.add_row(one["name"], str(one["version"]), *times, one["updatedBy"])
-    return list_or("no secrets yet; set one with `signalbox secrets set NAME`", table)
+        mark = Text("✗", "red") if one.get("readable") is False else ""  # an older API does not say
+        table.add_row(one["name"], str(one["version"]), *times, one["updatedBy"], mark)
+    shown = list_or("no secrets yet; set one with `signalbox secrets set NAME`", table)
+    number = sum(one.get("readable") is False for one in found)
+    return Group(shown, Text(f"✗ {unopened(number)}", "red")) if number else shown
 
 
 def _rotated(state: Rotation, left: list[dict[str, Any]]) -> RenderableType:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from common.commands.secrets import set_secret
 from common.config import Settings
 from common.credentials import make_secret, read_secret
 from common.errors import NotFound
@@ -112,3 +113,39 @@ def test_a_secret_without_a_value_is_refused_before_anybody_is_asked(cli: Cli, t
     ):
         assert isinstance(result.exception, UsageError)
         assert result.exception.message == f"{source}: expected the value of the secret, found nothing"
+
+
+def test_secrets_that_no_key_here_opens_are_counted_and_named(
+    api: Api, cli: Cli, database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("COLUMNS", "400")
+    assert cli.json("doctor")["delays"]["unopened"] is None, "without a key nobody can tell"
+    monkeypatch.setenv("SIGNALBOX_SECRET", api.secret)
+    cli.run("secrets", "set", "OURS", stdin=VALUE)
+    assert cli.json("doctor")["delays"]["unopened"] == {}
+    assert "cannot be opened" not in cli.text("doctor") + cli.text("secrets", "ls")
+    lost = make_secret()
+    keys = SealingKeys.of(read_secret(lost))
+    for name in ("A", "B"):
+        with api.engine.database.transaction() as tx:
+            set_secret(tx, api.engine.tenant_id, name, VALUE, keys=keys, actor="key:test")
+
+    told = (
+        "2 secrets cannot be opened, and tasks that use them fail: sealed under a key that neither SIGNALBOX_SECRET nor "
+        "SIGNALBOX_OLD_SECRETS is that of. Name the older secret in SIGNALBOX_OLD_SECRETS of every process and run "
+        "`signalbox secrets rotate`, or set them again with `signalbox secrets set NAME`"
+    )
+    assert cli.json("doctor")["delays"]["unopened"] == {keys.current: 2}
+    assert f"! {told} (the key's id: {keys.current})" in cli.text("doctor")
+    listed = {one["name"]: one["readable"] for one in cli.json("secrets", "ls")["items"]}
+    assert listed == {"A": False, "B": False, "OURS": True}
+    shown = cli.text("secrets", "ls").splitlines()
+    assert [line.split()[0] for line in shown if line.endswith(" ✗")] == ["A", "B"]
+    assert f"✗ {told}" in shown
+
+    monkeypatch.setenv("SIGNALBOX_OLD_SECRETS", lost)
+    assert cli.json("doctor")["delays"]["unopened"] == {}
+    assert cli.json("secrets", "rotate")["resealed"] == 2
+    assert {one["readable"] for one in cli.json("secrets", "ls")["items"]} == {True}

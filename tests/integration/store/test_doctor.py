@@ -323,6 +323,7 @@ def test_a_backlog_is_a_delay_and_no_damage(clock: ManualClock, engine: Engine) 
         "readOnly": False,
         "full": False,
         "unrestricted": None,
+        "unopened": None,
     }
     assert engine.status(waiting) is InstanceStatus.PENDING
 
