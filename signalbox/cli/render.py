@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.ids import is_id
+from signalbox.cli.console import DrawnTable
 from signalbox.shapes import (
     Breaker,
     Config,
@@ -202,7 +203,7 @@ def instance_failure(error: Failure) -> str:
 
 def plain_table(*columns: str, right: Sequence[str] = ()) -> Table:
     """A table with a ruled head; the columns named in `right` hold numbers."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
+    table = DrawnTable(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return table
@@ -210,7 +211,7 @@ def plain_table(*columns: str, right: Sequence[str] = ()) -> Table:
 
 def facts(pairs: Iterable[tuple[str, RenderableType | None]]) -> Table:
     """Names and values, one a line; what is None or empty is left out."""
-    grid = Table.grid(padding=(0, 2))
+    grid = DrawnTable.grid(padding=(0, 2))
     grid.add_column(style="dim")
     grid.add_column(overflow="fold")
     for name, value in pairs:

@@ -1,16 +1,18 @@
 """API bodies as text: what stands where, without a terminal."""
 
 import io
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 import statechart
 from common.errors import Invalid
 from signalbox.cli import render
+from signalbox.cli.console import VisibleConsole
 from signalbox.cli.output import PIPE_COLUMNS, Output, console
 from signalbox.shapes import Entry, Instance
 
@@ -493,3 +495,35 @@ def test_a_compensation_that_failed_names_the_error_first_and_other_incidents_th
     )
     stuck = incident(code="instance.stuck", message="nothing will wake it", detail={})
     assert "instance.stuck: nothing will wake it" in text_of(render.incidents_table([stuck]))
+
+
+def seen(renderable: RenderableType, width: int) -> str:
+    """What people see, on a terminal of so many columns."""
+    stream = io.StringIO()
+    VisibleConsole(file=stream, width=width, markup=False, no_color=True).print(renderable)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", [str, Text, lambda text: Group(Text(text))])
+def test_a_cell_is_as_wide_as_the_pictures_in_it(kind: Callable[[str], RenderableType]) -> None:
+    cell = kind("x\x1b[31my\x9bz\x1b")
+    table = render.plain_table("one", "two")
+    table.add_row(cell, cell)
+
+    assert seen(table, 40).splitlines()[-1].split() == ["x␛[31my\ufffdz␛"] * 2
+    assert seen(render.facts([("name", cell)]), 40).split() == ["name", "x␛[31my\ufffdz␛"]
+
+
+@pytest.mark.parametrize("kind", [str, Text])
+def test_a_line_with_pictures_loses_nothing_where_its_columns_end(
+    kind: Callable[[str], RenderableType],
+) -> None:
+    assert "".join(seen(kind("a" * 38 + "\x1b\x1bzz"), 40).split()) == "a" * 38 + "␛␛zz"
+
+
+def test_pictures_leave_colours_where_they_were() -> None:
+    stream = io.StringIO()
+    console = VisibleConsole(file=stream, width=40, force_terminal=True, color_system="standard")
+    console.print(Text.assemble("a\x1b", ("b\x1bc", "red"), "d"))
+
+    assert "a␛\x1b[31mb␛c\x1b[0md" in stream.getvalue()
