@@ -30,6 +30,10 @@ OfDefinition = Annotated[
 InState = Annotated[
     str | None, typer.Option("--state", help="Only where this state is active: a dotted path.")
 ]
+All = Annotated[
+    bool,
+    typer.Option("--all", help="Every one of your tenant, whatever its definition, in place of a filter."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell whom it would concern.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before acting on many.")]
 
@@ -62,6 +66,7 @@ def resume(
     definition: OfDefinition = None,
     state: InState = None,
     label: Labels = None,
+    all: All = False,
     reason: Reason = None,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -69,10 +74,10 @@ def resume(
 ) -> None:
     """Resume a paused instance where it stands; what waited is taken in its order.
 
-    With --definition, --state or --label instead of an ID: every paused instance that matches.
+    With --definition, --state or --label instead of an ID: every paused instance that matches; with --all: every one.
     """
     wanted = _filter(definition, None, state, label)
-    _say("resume", instance_id, _among(wanted, "paused"), reason, dry_run, yes, Output(json))
+    _say("resume", instance_id, _among(wanted, "paused", all=all), reason, dry_run, yes, Output(json))
 
 
 def step(instance_id: InstanceId, json: AsJson = False) -> None:
@@ -87,6 +92,7 @@ def retry(
     definition: OfDefinition = None,
     state: InState = None,
     label: Labels = None,
+    all: All = False,
     reason: Reason = None,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -94,10 +100,10 @@ def retry(
 ) -> None:
     """Retry a failed instance: its failed task, or the event whose step failed. Its incidents are resolved.
 
-    With --definition, --state or --label instead of an ID: every failed instance that matches.
+    With --definition, --state or --label instead of an ID: every failed instance that matches; with --all: every one.
     """
     wanted = _filter(definition, None, state, label)
-    _say("retry", instance_id, _among(wanted, "failed"), reason, dry_run, yes, Output(json))
+    _say("retry", instance_id, _among(wanted, "failed", all=all), reason, dry_run, yes, Output(json))
 
 
 def restart(
@@ -186,9 +192,13 @@ def _filter(
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _among(wanted: dict[str, Any], status: str) -> dict[str, Any]:
-    """The only status in which a verb makes sense narrows a filter; it does not make one."""
-    return {**wanted, "status": [status]} if wanted else {}
+def _among(wanted: dict[str, Any], status: str, *, all: bool) -> dict[str, Any]:
+    """The only status in which a verb makes sense narrows a filter; it makes one for who says `--all`, and for nobody else."""
+    if all and wanted:
+        raise UsageError(
+            "--all takes every definition, state and label; leave it out, or --definition, --state and --label"
+        )
+    return {**wanted, "status": [status]} if wanted or all else {}
 
 
 def _say(

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from tests.integration.api.conftest import Api, problem_of
+from signalbox.cli.exits import UsageError
+from tests.integration.api.cli import Cli, served
+from tests.integration.api.conftest import APPROVAL, Api, problem_of
 from tests.integration.api.test_instances import CRASHING, crash
 
 NO_WAIT = {"Prefer": "wait=0"}
@@ -199,3 +201,43 @@ def test_another_tenant_s_instances_are_not_among_them(api: Api) -> None:
     assert answer.json["accepted"] == []
     api.engine.settle()
     assert status(api, instance_id) == "waiting"
+
+
+def test_all_of_a_tenant_are_resumed_and_retried_by_one_command_each(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_mended: list[bool] = []
+    api.engine.handler("CRASH", lambda given: None if is_mended else crash(given))
+    failed = {api.start(document) for document in (CRASHING, {**CRASHING, "id": "crashing-too"})}
+    paused = {api.start(document) for document in (APPROVAL, {**APPROVAL, "id": "approval-too"})}
+    for instance_id in paused:
+        say(api, "pause", instance_id)
+    untouched = api.start()
+    definition = api.post("/definitions", {"document": APPROVAL}, key=api.other_key)
+    assert definition.status_code == 201
+    foreign = api.post("/instances", {"definitionKey": "approval"}, key=api.other_key).json["id"]
+    api.engine.settle()
+    api.post(f"/instances/{foreign}/pause", {}, key=api.other_key)
+    api.engine.settle()
+    is_mended.append(True)
+
+    with served(api) as url:
+        cli = Cli(api, url, monkeypatch)
+        assert set(cli.json("resume", "--all", "--dry-run")["accepted"]) == paused
+        unsure = cli.run("retry", "--all")
+        resumed = cli.json("resume", "--all", "--yes")
+        retried = cli.json("retry", "--all", "--yes")
+        refused = [
+            cli.run(verb, *more, "--yes")
+            for verb in ("resume", "retry")
+            for more in (["--all", "--definition", "approval"], ["--all", untouched], [])
+        ]
+    api.engine.settle()
+
+    assert (set(resumed["accepted"]), set(retried["accepted"])) == (paused, failed)
+    assert resumed["refused"] == retried["refused"] == []
+    assert {status(api, one) for one in failed} == {"completed"}
+    assert {status(api, one) for one in paused} == {"waiting"}
+    assert api.get(f"/instances/{foreign}", key=api.other_key).json["status"] == "paused"
+    assert "this would retry 2 instances; say --yes" in str(unsure.exception)
+    assert [type(one.exception) for one in refused] == [UsageError] * 6
