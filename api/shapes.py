@@ -31,6 +31,7 @@ from common.schedule import Run, ScheduleKind
 from common.store.breakers import BreakerRecord, WaitingTask
 from common.store.configs import ConfigRecord
 from common.store.definitions import CurrentDefinition, Definition, DefinitionFacts
+from common.store.holders import Locker
 from common.store.listing import (
     AttemptRecord,
     ChildRecord,
@@ -265,6 +266,19 @@ def held_key_json(business_key: str, holder: InstanceId) -> dict[str, Any]:
         "businessKey": business_key,
         "instanceId": holder,
         "reason": f"it cannot go on now: {why_held(business_key, holder)}; wait until that has ended, or cancel one of the two",
+    }
+
+
+def locker_json(locker: Locker) -> dict[str, Any]:
+    """A session that has locked a row, and what to do, in words too."""
+    what = "this instance" if locker.task_id is None else f"task {locker.task_id}"
+    who = f" ({locker.application})" if locker.application else ""
+    return {
+        "taskId": locker.task_id,
+        "pid": locker.pid,
+        "application": locker.application,
+        "reason": f"session {locker.pid} of PostgreSQL{who} has locked {what}, which stands still until it lets go: "
+        f"end its transaction there, or `SELECT pg_terminate_backend({locker.pid})`",
     }
 
 

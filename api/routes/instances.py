@@ -37,6 +37,7 @@ from api.shapes import (
     instance_json,
     instant,
     limit_wait_json,
+    locker_json,
     result_json,
     unattended_json,
 )
@@ -56,7 +57,7 @@ from common.decision import NOT_RUN_BY_A_RUNNER
 from common.errors import LimitExceeded, SignalboxError
 from common.ids import InstanceId, TenantId, is_id
 from common.lifecycle import FINAL, LIVE, OPEN, InstanceStatus, TaskStatus
-from common.store import breakers, listing, overview, places, results
+from common.store import breakers, holders, listing, overview, places, results
 from common.store.instances import read_definitions
 from common.store.places import Place
 from statechart import Env, explain
@@ -375,6 +376,7 @@ def explain_instance(call: Call, instance_id: str) -> Answer:
         limit=EXPLAINED,
     )
     held_key = _held_key(record, incidents.items)
+    locked = holders.find_lockers(tx, tenant_id, record.id, [task.id for task in tasks.items])
     children = listing.list_children(tx, tenant_id, instance_id, limit=EXPLAINED)
     return Answer(
         {
@@ -385,6 +387,7 @@ def explain_instance(call: Call, instance_id: str) -> Answer:
             "compensation": compensation_json(record),
             "inbox": {"ready": waiting.ready, "parked": waiting.parked},
             "heldKey": held_key,
+            "locked": [locker_json(one) for one in locked],
             "places": _places(tx, tenant_id, record),
             "tasks": list(map(task_shape(tx, tenant_id, tasks.items), tasks.items)),
             "limits": _limits(tx, tenant_id, tasks.items),

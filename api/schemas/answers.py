@@ -784,6 +784,15 @@ class HeldKey(Shape):
     reason: str = Field(description="why it cannot go on and what to do, in words")
 
 
+class Locked(Shape):
+    """A row that somebody else's session of PostgreSQL has locked: workers pass it by."""
+
+    task_id: str | None = Field(description="of which task; null where it is the instance's own")
+    pid: int = Field(description="the process of the session")
+    application: str = Field(description="what the session calls itself; may be empty")
+    reason: str = Field(description="the same in words, and what to do")
+
+
 class Explanation(Shape):
     """Why an instance stands where it stands, and what would move it."""
 
@@ -797,6 +806,9 @@ class Explanation(Shape):
     inbox: Waiting
     held_key: HeldKey | None = Field(
         description="of a failed one: who holds its business key now; null where nobody else does"
+    )
+    locked: list[Locked] = Field(
+        description="which of its rows sessions that are not Signalbox's have locked; on SQLite none"
     )
     places: Places | None = Field(
         description="the places of its definition's `concurrency`; null without one, and once it has ended"

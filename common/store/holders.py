@@ -6,10 +6,13 @@ A worker passes locked instances by, so nobody waits for such a session, nothing
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy import Connection, text
+
+from common.ids import InstanceId, TaskId, TenantId
 
 LONG = timedelta(seconds=30)
 """Our own transactions last at the most so long (`common.db.engine.LONGEST_TRANSACTION`)."""
@@ -55,3 +58,48 @@ def read_holders(tx: Connection, *, longer_than: timedelta) -> list[Holder]:
         Holder(pid, application, user, state, float(age), waiting)
         for pid, application, user, state, age, waiting in rows
     ]
+
+
+# -- of one instance ----------------------------------------------------------------------------------------------
+
+OURS = "signalbox"
+"""How the names of all our sessions begin."""
+
+# `xmax` is the transaction that has locked or changed the row last, and every transaction that writes or locks holds the lock of its
+# own number until it ends: for all logins to see, where `xact_start` is not. So a lock is found without taking one.
+_LOCKERS = text(
+    "SELECT DISTINCT r.task_id, a.pid, coalesce(a.application_name, '') AS application"
+    " FROM (SELECT CAST(NULL AS uuid) AS task_id, xmax AS by FROM instances WHERE tenant_id = :tenant_id AND id = :instance_id"
+    " UNION ALL SELECT id, xmax FROM tasks WHERE tenant_id = :tenant_id AND id = ANY (:task_ids)) AS r"
+    " JOIN pg_locks AS l ON l.locktype = 'transactionid' AND l.granted AND l.transactionid = r.by"
+    " JOIN pg_stat_activity AS a ON a.pid = l.pid"
+    " WHERE NOT starts_with(coalesce(a.application_name, ''), :ours) ORDER BY r.task_id NULLS FIRST, a.pid"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Locker:
+    """A session of PostgreSQL, none of ours, that has locked a task's row, or (None) the instance's; `application` as it names itself."""
+
+    task_id: TaskId | None
+    pid: int
+    application: str
+
+
+def find_lockers(
+    tx: Connection, tenant_id: TenantId, instance_id: InstanceId, task_ids: Sequence[TaskId]
+) -> list[Locker]:
+    """Who of others has locked an instance's row or those of some of its tasks, right now; nobody on SQLite.
+
+    Our own sessions lock what they work on, and lose their locks when they freeze. A row that several have locked together
+    names none of them.
+    """
+    if tx.dialect.name != "postgresql":
+        return []
+    names = {
+        "tenant_id": tenant_id,
+        "instance_id": instance_id,
+        "task_ids": list(task_ids),
+        "ours": OURS,
+    }
+    return [Locker(*row) for row in tx.execute(_LOCKERS, names)]

@@ -1070,6 +1070,8 @@ def _obstacles(found: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield section("compensation", compensations_view(found["compensation"]))
     if found.get("heldKey"):
         yield section("held by another", Text(f"! {found['heldKey']['reason']}", "bold red"))
+    if found.get("locked"):
+        yield section("locked", Group(*(Text(f"! {one['reason']}", "bold red") for one in found["locked"])))
     if found.get("unattended"):
         missing = (Text(f"! {one['reason']}", "bold red") for one in found["unattended"])
         yield section("nobody works on it", Group(*missing))

@@ -9,8 +9,9 @@ from tests.integration.api.cli import Cli, served
 from tests.integration.api.conftest import APPROVAL, Api
 from tests.integration.api.test_handlers import arrive_with
 from tests.integration.api.test_instances import CRASHING, crash
-from tests.integration.engine.documents import one_task
+from tests.integration.engine.documents import ON_POSTGRESQL, ON_SQLITE, one_task
 from tests.integration.engine.sagas import Ledger, trip
+from tests.integration.store.test_holders import stranger
 
 NO_ORCHESTRATOR = "no orchestrator is alive; start one: `signalbox worker orchestrator`"
 NO_RUNNER = (
@@ -81,6 +82,49 @@ def test_nobody_is_missing_for_a_person_s_task_or_an_instance_that_has_ended(api
     api.engine.settle()
     api.engine.execute("DELETE FROM workers")
     assert api.get(f"/instances/{person}/explain").json["unattended"] == []
+
+
+@ON_POSTGRESQL
+def test_who_else_has_locked_it_is_named(api: Api, cli: Cli, database_url: str) -> None:
+    instance_id, other = stepped(api, one_task()), api.start(APPROVAL)
+    [task] = api.get(f"/instances/{instance_id}/tasks").json["items"]
+    assert api.get(f"/instances/{instance_id}/explain").json["locked"] == []
+
+    for statement, task_id, what in (
+        ("SELECT FROM instances WHERE definition_key = 'one-work' FOR UPDATE", None, "this instance"),
+        ("UPDATE tasks SET priority = 1", task["id"], f"task {task['id']}"),
+    ):
+        with stranger(database_url, statement) as pid:
+            [locked] = api.get(f"/instances/{instance_id}/explain").json["locked"]
+            reason = (
+                f"session {pid} of PostgreSQL (somebody's psql) has locked {what}, which stands still until it lets go: "
+                f"end its transaction there, or `SELECT pg_terminate_backend({pid})`"
+            )
+            assert locked == {
+                "taskId": task_id,
+                "pid": pid,
+                "application": "somebody's psql",
+                "reason": reason,
+            }
+            assert f"! {reason}" in " ".join(cli.text("explain", instance_id).split())
+            assert api.get(f"/instances/{other}/explain").json["locked"] == []
+
+    with stranger(database_url, "SELECT FROM instances"):
+        assert api.get(f"/instances/{instance_id}/explain").json["locked"] == [], (
+            "who only reads holds nobody up"
+        )
+
+
+@ON_POSTGRESQL
+def test_what_our_own_sessions_have_locked_is_their_work(api: Api, database_url: str) -> None:
+    instance_id = stepped(api, one_task())
+    with stranger(database_url, "SELECT FROM instances FOR UPDATE", name="signalbox-orchestrator"):
+        assert api.get(f"/instances/{instance_id}/explain").json["locked"] == []
+
+
+@ON_SQLITE
+def test_on_sqlite_nobody_locks_a_row(api: Api) -> None:
+    assert api.get(f"/instances/{api.start(APPROVAL)}/explain").json["locked"] == []
 
 
 def ways_out(cli: Cli, instance_id: str) -> dict[str, str]:

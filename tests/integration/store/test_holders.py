@@ -21,10 +21,10 @@ AT_ONCE = timedelta(0)
 
 
 @contextmanager
-def stranger(database_url: str, statement: LiteralString) -> Iterator[int]:
+def stranger(database_url: str, statement: LiteralString, *, name: str = "somebody's psql") -> Iterator[int]:
     """A session of somebody else's, in a transaction that has done this; its process id."""
     url = database_url.replace("+psycopg", "")
-    with psycopg.connect(url, application_name="somebody's psql") as session:
+    with psycopg.connect(url, application_name=name) as session:
         session.execute(statement)
         yield session.info.backend_pid
         if not session.closed:
