@@ -6,6 +6,7 @@ import pytest
 
 from tests.integration.api.cli import Cli, served
 from tests.integration.api.conftest import Api, problem_of
+from tests.integration.api.test_instances import CRASHING, crash
 from tests.integration.engine.children import parent
 from tests.integration.engine.documents import ON_SQLITE
 
@@ -164,3 +165,29 @@ def test_a_parent_is_told_which_place_its_child_waits_for(api: Api, monkeypatch:
     api.engine.settle()
     [child] = api.get(f"/instances/{parent_id}/explain").json["children"]
     assert (child["status"], child["places"]) == ("waiting", None)
+
+
+def test_a_failed_one_whose_places_are_taken_is_offered_only_what_is_not_refused(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.engine.handler("CRASH", crash)
+    document = {**CRASHING, "concurrency": {"max": 1}}
+    failed = api.start(document)
+    holder = api.post("/instances", {"definitionKey": document["id"]}).json["id"]
+    api.engine.advance()
+    assert api.get(f"/instances/{holder}").json["queued"] is False
+    monkeypatch.setenv("COLUMNS", "200")
+    with served(api) as url:
+        cli = Cli(api, url, monkeypatch)
+
+        told = cli.text("explain", failed)
+
+        assert (
+            "1 of 1 are taken; it gave its own back when it failed, and gets none before one of them has ended"
+            in told
+        )
+        ways = [line.split("  ")[1].strip() for line in told.partition("ways out\n")[2].splitlines()]
+        assert ways == ["end it"]
+        assert getattr(cli.run("retry", failed).exception, "code", None) == "concurrency.full"
+        api.engine.settle()
+        assert "try again" in cli.text("explain", failed)
