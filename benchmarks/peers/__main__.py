@@ -140,7 +140,9 @@ def _measure(session: Session, found: Found, counts: dict[str, int]) -> None:
     if "fan_out" not in lacks:
         found.add("fan_out", session.fan_out(counts["fan_out"]))
     if "backlog" not in lacks:
-        found.add("backlog", session.backlog(counts["backlog"]))
+        backlog, with_start = session.backlog(counts["backlog"])
+        found.add("backlog", backlog)
+        found.add("backlog_with_start", with_start)
     # After all that is timed: reading the memory map of each process costs time.
     if "live" not in lacks:
         found.add("memory", session.memory(counts["live"]))

@@ -152,9 +152,10 @@ class Session:
         """Workflows a second, started one by one while the workers run."""
         return float(n / self._ask("live", n)["seconds"])
 
-    def backlog(self, n: int) -> float:
-        """Workflows a second, all started before the workers ran."""
-        return float(n / self._ask("backlog", n)["seconds"])
+    def backlog(self, n: int) -> tuple[float, float]:
+        """Workflows a second, all started before the workers ran: from the first end to the last, and with the workers' start."""
+        answer = self._ask("backlog", n)
+        return float(n / answer["seconds"]), float(n / answer["with_start"])
 
     def latencies(self, n: int) -> list[float]:
         """Milliseconds from the start to the caller's knowing of the end, one workflow at a time."""

@@ -12,6 +12,7 @@ from signalbox.measure import latency
 COLUMNS = (
     ("live", "live/s"),
     ("backlog", "backlog/s"),
+    ("backlog_with_start", "with start/s"),
     ("p50", "p50 ms"),
     ("p95", "p95 ms"),
     ("p99", "p99 ms"),

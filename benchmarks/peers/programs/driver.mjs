@@ -55,11 +55,12 @@ export async function awaitCount(count, wanted, milliseconds = 20) {
   }
 }
 
-/** From the first sight of work that moves to the last end; scaled to all, as the Python driver does. */
+/** From the first end that is seen to the last one, scaled to all, and with the start of the workers, as the Python driver has it. */
 export async function backlogSeconds(begin, count, wanted) {
+  const started = performance.now();
   await begin();
   await awaitCount(count, 1, 5);
   const first = await count();
   const { seconds } = await timed(() => awaitCount(count, wanted));
-  return { seconds: (seconds * wanted) / Math.max(wanted - first, 1) };
+  return { seconds: (seconds * wanted) / Math.max(wanted - first, 1), with_start: (performance.now() - started) / 1_000 };
 }

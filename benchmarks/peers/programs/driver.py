@@ -78,16 +78,17 @@ def await_count(count: Callable[[], int], wanted: int, pause: float = 0.02, seco
 
 
 def backlog_seconds(begin: Callable[[], object], count: Callable[[], int], wanted: int) -> dict[str, Any]:
-    """From the moment that work is first seen to move until all has ended: a worker's start is not counted.
+    """`seconds` from the first end that is seen to the last one, and `with_start` from the moment that the workers begin.
 
-    `begin` starts the workers. What had ended at the first sight is not in the rate: seconds are scaled to all.
+    `begin` starts the workers. What had ended at the first sight is not in the rate: `seconds` are scaled to all.
     """
+    started = time.perf_counter()
     begin()
     await_count(count, 1, pause=0.005)
     first, began = count(), time.perf_counter()
     await_count(count, wanted)
-    took = time.perf_counter() - began
-    return {"seconds": took * wanted / max(wanted - first, 1)}
+    ended = time.perf_counter()
+    return {"seconds": (ended - began) * wanted / max(wanted - first, 1), "with_start": ended - started}
 
 
 class Workers:

@@ -11,12 +11,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from driver import SETTINGS, one_at_a_time, serve, timed
+from driver import SETTINGS, backlog_seconds, one_at_a_time, serve, start_many, timed
+from sqlalchemy import func, select
 
 from common.commands.definitions import apply_definition
 from common.commands.start import Start, start_instance
 from common.config import Settings, limits_of_process
 from common.db import Database
+from common.db.tables import instances
 from common.observability import configure_logging
 from common.queues import doorbell
 from common.queues.changes import LOOK_SECONDS, Changes
@@ -26,6 +28,7 @@ from signalbox.cli.follow import ENDED
 
 HERE = Path(__file__).parent
 PATIENCE_SECONDS = 60.0
+COMPLETED = select(func.count()).select_from(instances).where(instances.c.status == "completed")
 
 
 def main() -> None:
@@ -78,14 +81,24 @@ def main() -> None:
         fan_out(20)
         bench = Bench(stack, database, tenant_id, changes, start, options, _tell)
 
-        def rate(mode: Any, n: int) -> dict[str, Any]:
+        def live(n: int) -> dict[str, Any]:
             bench.options = Options(instances=n, steps=3, modes=(), where="postgres")
-            return {"seconds": bench.measure(mode).figures.seconds}
+            return {"seconds": bench.measure("live").figures.seconds}
+
+        def completed() -> int:
+            with database.looking() as tx:
+                return int(tx.execute(COMPLETED).scalar_one())
+
+        def backlog(n: int) -> dict[str, Any]:
+            stack.stop_workers()
+            before = completed()
+            start_many(start, n)
+            return backlog_seconds(lambda: list(stack.start_workers()), lambda: completed() - before, n)
 
         serve(
             {
-                "live": lambda n: rate("live", n),
-                "backlog": lambda n: rate("backlog", n),
+                "live": live,
+                "backlog": backlog,
                 "latencies": lambda n: one_at_a_time(run, n),
                 "fan_out": fan_out,
             }
