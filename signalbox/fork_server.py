@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
+import json
 import os
 import runpy
 import signal
@@ -24,7 +25,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from setproctitle import setproctitle
 
 LOADED = (
@@ -45,7 +45,7 @@ LOADED = (
 )
 """What the parts load themselves before they work, as far as it reads no settings."""
 READY = b"ready"
-LONGEST_MESSAGE = 1 << 20
+FORK = b"fork"
 MOST_SOCKETS = 8
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -76,9 +76,11 @@ def serve(control: socket.socket, supervisor: int) -> Order | None:
         middle = os.fork()
         if middle == 0:
             os.close(answers)
-            if (part := os.fork()) != 0:
-                os.write(answer, str(part).encode())
+            if os.fork() != 0:
                 os._exit(0)
+            # Before anybody knows it: whoever ends a part ends its session, and would wait for one that has none yet.
+            os.setsid()
+            os.write(answer, str(os.getpid()).encode())
             os.close(answer)
             control.close()
             _await_word(order.word, supervisor)
@@ -91,12 +93,25 @@ def serve(control: socket.socket, supervisor: int) -> Order | None:
         control.send(told or b"0")
 
 
+def written(order: dict[str, Any]) -> int:
+    """An order as a file in memory, which is open for who asked: a message has no room for a long environment.
+
+    JSON by the standard library, since that of an environment may be no UTF-8, and stays what it is there.
+    """
+    file = os.memfd_create("order")
+    with open(file, "w", encoding="ascii", closefd=False) as text:
+        json.dump(order, text)
+    return file
+
+
 def _receive(control: socket.socket) -> Order | None:
-    message, files, flags, _ = socket.recv_fds(control, LONGEST_MESSAGE, 2 + MOST_SOCKETS)
-    if not message or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+    message, files, flags, _ = socket.recv_fds(control, len(FORK), 3 + MOST_SOCKETS)
+    if message != FORK or flags & socket.MSG_CTRUNC:
         return None
-    said: dict[str, Any] = orjson.loads(message)
-    word, log, *sockets = files
+    file, word, log, *sockets = files
+    with open(file, encoding="ascii") as text:
+        text.seek(0)  # one offset for both of us
+        said: dict[str, Any] = json.load(text)
     return Order(**said | {"sockets": dict(zip(said["sockets"], sockets, strict=True))}, word=word, log=log)
 
 
@@ -109,20 +124,27 @@ def _await_word(word: int, supervisor: int) -> None:
         os._exit(1)
 
 
-def become(order: Order) -> None:
-    """Be the part until its end: `python -m MODULE ARGUMENT…`. Returns or raises as that does."""
-    os.setsid()
+def become(order: Order, loaded_in: str) -> None:
+    """Be the part until its end: `python -m MODULE ARGUMENT…`. Returns or raises as that does. `loaded_in` is the folder of who forked it."""
     _take_files(order)
-    if sys.path[:1] == [os.getcwd()]:  # where `-m` has others look for modules first
-        sys.path[0] = order.cwd
     os.chdir(order.cwd)
     os.environ.clear()
     os.environ.update(order.environment)
     time.tzset()
+    _look_for_modules(order, loaded_in)
     sys.argv = [order.module, *order.arguments]
     sys.orig_argv = [sys.executable, "-m", *sys.argv]
     setproctitle(" ".join(sys.orig_argv))
     runpy.run_module(order.module, run_name="__main__", alter_sys=True)
+
+
+def _look_for_modules(order: Order, loaded_in: str) -> None:
+    """Have modules looked for where `-m` has it: first in the current folder, unless that is said to be unsafe."""
+    if not sys.flags.safe_path and sys.path[:1] == [loaded_in]:
+        del sys.path[0]
+    if not order.environment.get("PYTHONSAFEPATH"):
+        sys.path.insert(0, os.getcwd())
+    importlib.invalidate_caches()  # a folder that was not there as we began may be there now
 
 
 def _take_files(order: Order) -> None:
@@ -140,6 +162,10 @@ def _take_files(order: Order) -> None:
 
 def main(supervisor: int, descriptor: int) -> Order | None:
     """Load what the parts need, and serve."""
+    # Whoever began us may have had a signal ignored, the ends of its children above all. Commands that are executed do not inherit
+    # that: the supervisor handles these by the time that it executes them.
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     os.environ["NOSETPS"] = "1"  # read by Celery as it is loaded: the title of a part is ours to give
     gc.disable()  # what is loaded now stays
     for module in LOADED:
@@ -150,6 +176,7 @@ def main(supervisor: int, descriptor: int) -> Order | None:
 
 
 if __name__ == "__main__":
+    cwd = os.getcwd()
     part = main(int(sys.argv[1]), int(sys.argv[2]))
     if part is not None:
-        become(part)
+        become(part, cwd)

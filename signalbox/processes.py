@@ -14,18 +14,17 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import orjson
-
 from signalbox import launch
-from signalbox.fork_server import READY
+from signalbox.fork_server import FORK, READY, written
 
 ANSWER_SECONDS = 2.0
 """How long an answer may take. A fork takes milliseconds."""
+_STDERR = 2
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _LAUNCHER = (sys.executable, "-I", "-S", str(Path(launch.__file__)))
 
@@ -66,8 +65,15 @@ class Adopted:
             os.kill(self.pid, sig)
 
     def _take(self, options: int) -> int | None:
-        if self.code is None:
+        if self.code is not None:
+            return self.code
+        try:
             pid, status = os.waitpid(self.pid, options)
+        except (
+            ChildProcessError
+        ):  # whoever began us has the ends of children ignored: 0, as `Popen` says then
+            self.code = 0
+        else:
             if pid == self.pid:
                 self.code = os.waitstatus_to_exitcode(status)
         return self.code
@@ -122,12 +128,23 @@ class ForkServer:
             self.process = execute(command, environment, cwd, output=output, sockets=(its.fileno(),))
         return self.process
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether it is there and may be ready later."""
+        return self._control is not None and not self._is_ready
+
     def await_ready(self, seconds: float) -> bool:
-        """Wait until it has loaded its code; whether it has."""
+        """Wait until it has loaded its code, or has ended; whether it has loaded it."""
         if self._control is not None and not self._is_ready:
             self._control.settimeout(seconds)
-            with suppress(OSError):
+            try:
                 self._is_ready = self._control.recv(len(READY)) == READY
+            except (TimeoutError, BlockingIOError):
+                return False
+            except OSError:
+                self._is_ready = False
+            if not self._is_ready:
+                self.close()
         return self._is_ready
 
     def fork(
@@ -146,25 +163,27 @@ class ForkServer:
         control = self._control
         if command[:2] != (sys.executable, "-m") or control is None or not self.await_ready(0):
             return None
-        order = {
-            "module": command[2], "arguments": command[3:],
-            "environment": dict(environment), "cwd": str(cwd), "sockets": sockets,
-        }  # fmt: skip
+        order = written(
+            {
+                "module": command[2], "arguments": command[3:],
+                "environment": dict(environment), "cwd": str(cwd), "sockets": sockets,
+            }
+        )  # fmt: skip
         word, our_word = os.pipe()
         try:
             with _adopting():
                 control.settimeout(ANSWER_SECONDS)
-                socket.send_fds(control, [orjson.dumps(order)], [word, output, *sockets])
+                socket.send_fds(control, [FORK], [order, word, output, *sockets])
                 pid = int(control.recv(32) or b"0")
             if not pid:
                 raise Unanswered("it forked nothing")
             os.write(our_word, b"1")
             return Adopted(pid)
-        except OSError as error:  # it has ended, is frozen, or an environment is too long for a message
+        except OSError as error:  # it has ended, or is frozen
             raise Unanswered(str(error)) from error
         finally:
-            os.close(word)
-            os.close(our_word)
+            for descriptor in (order, word, our_word):
+                os.close(descriptor)
 
     def close(self) -> None:
         """Let go of it."""
@@ -175,6 +194,13 @@ class ForkServer:
 
 class Unanswered(Exception):
     """The process that forks did not say whom it has forked. Nobody has begun."""
+
+
+def have_standard_files() -> None:
+    """Have standard input, output and error, if only `/dev/null`: what is opened where one is missing would be taken for it by whom we begin."""
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(opened, True)
+    os.close(opened)
 
 
 def can_adopt() -> bool:

@@ -156,7 +156,7 @@ class Stack:
         self._environment = self._make_environment(port, self.redis_url)
         if self.broker is not None:
             yield from self._await(["broker"])
-        self.supervisor.await_fork_server(READY_SECONDS)
+        self.supervisor.await_fork_server(READY_SECONDS, self.is_unwanted)
         if self._plan.has_api:
             self._start_part("api", api_command(), listener.fileno())
         if self._plan.has_flower:

@@ -134,10 +134,16 @@ class Supervisor:
                 part, self._log_of(part.name), process=self._fork_server.process, started=time.monotonic()
             )
 
-    def await_fork_server(self, seconds: float) -> None:
-        """Wait until parts can be forked, or cannot, because there is nobody to do it."""
-        if FORK_SERVER in self._children:
-            self._fork_server.await_ready(seconds)
+    def await_fork_server(self, seconds: float, is_unwanted: Callable[[], bool] = lambda: False) -> None:
+        """Wait until parts can be forked, or cannot, because there is nobody to do it. Waits no more once `is_unwanted` says so."""
+        deadline = time.monotonic() + seconds
+        while (
+            FORK_SERVER in self._children
+            and self._fork_server.is_loading
+            and not is_unwanted()
+            and time.monotonic() < deadline
+        ):
+            self._fork_server.await_ready(TICK_SECONDS)
 
     def start(self, part: Part) -> None:
         """Start a part and keep it running from now on. Its name is its own."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,7 +46,7 @@ def up(
     ] = False,
 ) -> None:
     """Run everything on this machine: database, broker, API and both workers. Ctrl-C drains and stops it."""
-    fork_server = _begin_fork_server()
+    fork_server = _begin_fork_server(os.environ)
     with _loading():
         from signalbox.up import run_up
 
@@ -65,7 +65,8 @@ def demo(
     ] = None,
 ) -> None:
     """Show a whole workflow from end to end on real parts, and stop again."""
-    fork_server = _begin_fork_server()
+    # The parts begin in the demo's folder: no module of the current one is for them.
+    fork_server = _begin_fork_server({**os.environ, "PYTHONSAFEPATH": "1"})
     with _loading():
         from signalbox.demo.run import run_demo
 
@@ -100,15 +101,25 @@ def task_runner(context: typer.Context) -> None:
     _run_worker("task-runner", context.args)
 
 
-def _begin_fork_server() -> ForkServer:
+def _begin_fork_server(environment: Mapping[str, str]) -> ForkServer:
     """Have the code of workers and API loaded by the process that will fork them, while we load our own."""
-    from signalbox.processes import ForkServer, can_adopt
+    from signalbox.processes import ForkServer, can_adopt, have_standard_files
 
+    have_standard_files()
     os.umask(PRIVATE)  # database, logs and mail are this user's alone, whatever the children write
     fork_server = ForkServer()
     if can_adopt():
-        fork_server.begin(os.environ, Path.cwd(), output=STDERR)
+        fork_server.begin(environment, _current_folder(), output=STDERR)
     return fork_server
+
+
+def _current_folder() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        from common.errors import Misconfigured
+
+        raise Misconfigured("the current folder was removed; change to one that is there") from None
 
 
 @contextmanager

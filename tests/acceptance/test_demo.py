@@ -91,6 +91,16 @@ def test_the_demo_shows_hello_workflow_leaves_nothing_running_and_goes_on_in_its
     assert_within(seconds_of(second), max(SECOND_RUN_SECONDS, 1.5 * whole))
 
 
+def test_the_demo_loads_no_module_of_the_current_folder(processes: Processes) -> None:
+    """Whoever tries it out does so in the folder of a project, which may have an `api.py` of its own."""
+    (processes.folder / "api.py").write_text("raise SystemExit('this is not the API of Signalbox')")
+
+    demo = run_demo(processes)
+
+    assert demo.exit_code == 0, demo.log()
+    assert "fork-server" not in demo.log()
+
+
 def test_a_demo_that_fails_says_what_and_shows_the_logs(processes: Processes, tmp_path: Path) -> None:
     mail = tmp_path / ".signalbox" / "demo" / "mail"
     mail.parent.mkdir(parents=True)

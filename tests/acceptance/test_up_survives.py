@@ -4,11 +4,15 @@ import os
 import re
 import signal
 import socket
+import time
+
+import psutil
 
 from signalbox.cli.exits import Exit
 from signalbox.folder import DataFolder
+from signalbox.stack import READY_SECONDS
 from tests.support.processes import Processes
-from tests.support.up_command import HELLO, PARTS, STOP_SECONDS, Up, family, living, start_up
+from tests.support.up_command import HELLO, PARTS, STOP_SECONDS, UP_SECONDS, Up, family, living, start_up
 from tests.support.waiting import wait_until
 
 
@@ -124,6 +128,46 @@ def test_no_child_outlives_up_and_the_next_one_goes_on_and_takes_everything_down
     assert again.json("show", identity)["status"] == "completed"
     assert again.json("start", "hello-workflow", "--wait", "60")["status"] == "completed"
     assert_takes_everything_down(again, signal.SIGTERM)
+
+
+def test_it_begins_without_standard_files_and_in_an_environment_of_any_bytes(processes: Processes) -> None:
+    """As whatever starts it at boot may leave it."""
+    command = "BYTES=$(printf 'a\\377') exec signalbox up <&- >&- 2>&-"
+    child = processes.start("up", "sh", "-c", command)
+    data = processes.folder / ".signalbox"
+    child.wait_until_ready((data / "url").exists, what="it to be up", seconds=UP_SECONDS)
+
+    family_of_it = family(child.pid)
+    assert len([one for one in family_of_it if "signalbox.fork_server" in one.cmdline()]) == 1
+    assert not (data / "logs" / "fork-server.log").exists(), "the first one has ended, and nobody was forked"
+
+    child.terminate(seconds=STOP_SECONDS)
+    assert not living(family_of_it)
+
+
+def test_a_stop_is_obeyed_while_whoever_forks_is_frozen(processes: Processes) -> None:
+    child = processes.start("up", "signalbox", "up")
+
+    def forks() -> list[psutil.Process]:
+        return [one for one in family(child.pid) if "signalbox.fork_server" in one.cmdline()]
+
+    [frozen] = wait_until(forks, what="the process that forks")
+    frozen.suspend()  # while it loads
+    child.wait_for_log("✓ broker", seconds=UP_SECONDS)
+    family_of_it = family(child.pid)
+    began = time.monotonic()
+
+    child.terminate(seconds=STOP_SECONDS)
+
+    assert time.monotonic() - began < READY_SECONDS - 5, "it was waited for to the end"
+    assert not living(family_of_it)
+
+
+def test_a_current_folder_that_was_removed_is_told(processes: Processes) -> None:
+    child = processes.start("up", "sh", "-c", 'mkdir gone && cd gone && rmdir "$PWD" && exec signalbox up')
+
+    assert child.wait() == Exit.USAGE, child.log()
+    assert child.log().strip() == "error: the current folder was removed; change to one that is there"
 
 
 def test_without_a_broker_work_goes_on_by_looking(processes: Processes) -> None:

@@ -2,21 +2,25 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
+from signalbox.fork_server import FORK, written
 from signalbox.parts import api_command, worker_command
 from signalbox.processes import ForkServer, can_adopt
 from signalbox.supervisor import FORK_SERVER, Notice, Part, Supervisor
 from tests.support.processes import Processes
+from tests.support.slowdown import assert_within
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(
@@ -30,6 +34,7 @@ print(json.dumps({
     "pid": os.getpid(), "parent": os.getppid(), "session": os.getsid(0), "cwd": os.getcwd(), "path": sys.path[0],
     "argv": sys.argv[1:], "environment": dict(os.environ), "name": __name__, "celery": "celery" in sys.modules,
     "files": sorted(int(number) for number in os.listdir("/proc/self/fd")),
+    "ignored": [name for name in ("SIGCHLD", "SIGTERM") if signal.getsignal(signal.Signals[name]) == signal.SIG_IGN],
     "inherited": [os.fstat(int(number)).st_ino for number in sys.argv[1:]],
 }), flush=True)
 signal.pause()
@@ -41,13 +46,13 @@ ENDS = "import sys; sys.exit(int(sys.argv[1]))"
 class Forking:
     """A supervisor whose parts are forked, in a folder with a few modules to run."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str] = ENVIRONMENT) -> None:
         for name, source in (("tells", TELLS), ("ends", ENDS)):
             (folder / f"{name}.py").write_text(source)
         self.folder = folder
         self.said: list[Notice] = []
         self.supervisor = Supervisor(folder / "logs", folder, self.said.append)
-        self.supervisor.start_fork_server(ENVIRONMENT, stage=1)
+        self.supervisor.start_fork_server(environment, stage=1)
         self.supervisor.await_fork_server(60)
 
     def start(self, name: str, module: str, *arguments: str, sockets: tuple[int, ...] = ()) -> None:
@@ -83,11 +88,36 @@ class Forking:
         return pid
 
 
+@contextmanager
+def kept(forking: Forking) -> Iterator[Forking]:
+    """For as long as the block lasts."""
+    try:
+        yield forking
+    finally:
+        forking.supervisor.stop(seconds=0)
+
+
 @pytest.fixture
 def forking(tmp_path: Path) -> Iterator[Forking]:
-    forking = Forking(tmp_path)
-    yield forking
-    forking.supervisor.stop(seconds=0)
+    with kept(Forking(tmp_path)) as forking:
+        yield forking
+
+
+def test_missing_standard_files_are_opened(tmp_path: Path) -> None:
+    """Else a socket would have the number of one, and be closed as that by whom we begin."""
+    told = tmp_path / "told"
+    program = (
+        "import json, os, socket; from signalbox.processes import have_standard_files; have_standard_files(); "
+        "ends = socket.socketpair(); files = [os.fstat(n).st_rdev for n in range(3)]; "
+        f"open({str(told)!r}, 'w').write(json.dumps([files, min(end.fileno() for end in ends)]))"
+    )
+
+    command = f"exec '{sys.executable}' -c \"$0\" <&- >&- 2>&-"
+    subprocess.run(["/bin/sh", "-c", command, program], env=ENVIRONMENT, check=True)
+
+    files, lowest = json.loads(told.read_text())
+    assert files == [os.stat(os.devnull).st_rdev] * 3
+    assert lowest > 2
 
 
 def test_what_is_forked_is_a_child_of_ours_and_no_more_than_it_would_be(forking: Forking) -> None:
@@ -104,11 +134,10 @@ def test_what_is_forked_is_a_child_of_ours_and_no_more_than_it_would_be(forking:
     assert told["name"] == "__main__"
     assert told["argv"] == [number]
     assert told["inherited"] == [inode]
-    assert told["environment"] == {**ENVIRONMENT, "OWN": "forked"} | {
-        name: value
-        for name, value in told["environment"].items()
-        if name == "LC_CTYPE"  # type: ignore[attr-defined]
-    }  # which Python itself sets in the "C" locale
+    environment = told["environment"]
+    assert isinstance(environment, dict)
+    environment.pop("LC_CTYPE", None)  # which Python itself sets in the "C" locale
+    assert environment == {**ENVIRONMENT, "OWN": "forked"}
     files = told["files"]
     assert isinstance(files, list)
     assert len(files) == 5, (
@@ -168,47 +197,143 @@ def test_one_that_is_frozen_keeps_nobody_from_beginning(forking: Forking) -> Non
     assert len(forking.supervisor.log_path("executed").read_text().splitlines()) == 1
 
 
-def test_what_is_too_long_to_be_asked_for_is_executed(forking: Forking) -> None:
-    forking.supervisor.start(
-        Part(
-            "long",
-            (sys.executable, "-m", "tells"),
-            {**ENVIRONMENT, **{f"V{n}": "x" * 100_000 for n in range(6)}},
-        )
-    )
+def test_an_environment_may_be_long_and_no_utf8(forking: Forking) -> None:
+    environment = {
+        **ENVIRONMENT,
+        **{f"V{n}": "x" * 100_000 for n in range(6)},
+        "BYTES": os.fsdecode(b"a\xff\xfe"),
+    }
 
-    assert forking.told("long")["celery"] is False
+    forking.supervisor.start(Part("long", (sys.executable, "-m", "tells"), environment))
+
+    told = forking.told("long")
+    assert told["celery"] is True
+    found = told["environment"]
+    assert isinstance(found, dict)
+    assert {name: found.get(name) for name in environment} == environment
 
 
-def test_whom_nobody_wants_any_more_does_not_begin(tmp_path: Path) -> None:
-    """The supervisor gave up while it was being forked: no second one beside the one that it executes instead."""
-    (tmp_path / "tells.py").write_text(TELLS)
+def test_a_folder_that_was_made_anew_is_the_current_one_again(tmp_path: Path) -> None:
+    """As after a checkout: its path is all that stays."""
+    folder = tmp_path / "current"
+    folder.mkdir()
+    with kept(Forking(folder)) as forking:
+        folder.rename(tmp_path / "before")
+        shutil.rmtree(tmp_path / "before")
+        folder.mkdir()
+        (folder / "tells.py").write_text(TELLS)
+
+        forking.start("forked", "tells")
+
+        told = forking.told("forked")
+        assert told["celery"] is True
+        assert told["cwd"] == told["path"] == str(folder)
+
+
+def test_modules_are_found_in_a_folder_that_was_not_there_before(tmp_path: Path) -> None:
+    later = tmp_path / "later"
+    environment = {**ENVIRONMENT, "PYTHONPATH": f"{later}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"}
+    with kept(Forking(tmp_path, environment)) as forking:
+        later.mkdir()
+        (later / "late.py").write_text(TELLS)
+
+        forking.supervisor.start(Part("forked", (sys.executable, "-m", "late"), environment))
+
+        assert forking.told("forked")["celery"] is True
+
+
+def test_modules_of_the_current_folder_are_not_looked_for_where_that_is_said_to_be_unsafe(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "celery.py").write_text("raise SystemExit('this is not Celery')")
+    safe = {**ENVIRONMENT, "PYTHONSAFEPATH": "1"}
+    with kept(Forking(tmp_path, safe)) as forking:
+        forking.supervisor.start(Part("safe", (sys.executable, "-m", "tells"), safe))
+        forking.start("unsafe", "tells")
+
+        wait_until(lambda: forking.texts("safe"), what="the end of who finds no such module")
+        assert "No module named tells" in forking.supervisor.log_path("safe").read_text()
+        told = forking.told("unsafe")
+        assert told["celery"] is True
+        assert told["path"] == str(tmp_path)
+
+
+def test_it_does_not_matter_which_signals_whoever_began_us_has_ignored(tmp_path: Path) -> None:
+    ignored = (signal.SIGCHLD, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
+    try:
+        with kept(Forking(tmp_path)) as forking:
+            forking.start("forked", "tells")
+            told = forking.told("forked")
+            os.kill(forking.pid("forked"), signal.SIGTERM)
+
+            wait_until(lambda: forking.texts("forked"), what="its end to be told")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert told["celery"] is True
+    assert told["ignored"] == []
+
+
+def test_whoever_forks_is_not_waited_for_by_who_is_asked_to_stop(tmp_path: Path) -> None:
+    supervisor = Supervisor(tmp_path, tmp_path, lambda _notice: None)
+    supervisor.start_fork_server(ENVIRONMENT, stage=1)
+    pid = supervisor.pid(FORK_SERVER)
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)  # while it loads
+    try:
+        began = time.monotonic()
+        supervisor.await_fork_server(60, lambda: time.monotonic() > began + 0.3)
+        assert_within(time.monotonic() - began, 5)
+    finally:
+        supervisor.stop(seconds=0)
+
+
+@contextmanager
+def asked_for(folder: Path) -> Iterator[tuple[psutil.Process, int]]:
+    """What was forked and waits for the word of its supervisor, and our end of the pipe that it waits at."""
+    (folder / "tells.py").write_text(TELLS)
     server = ForkServer()
-    with (tmp_path / "log").open("ab") as log:
-        process = server.begin(ENVIRONMENT, tmp_path, output=log.fileno())
+    with (folder / "log").open("ab") as log:
+        process = server.begin(ENVIRONMENT, folder, output=log.fileno())
         try:
             assert server.await_ready(60)
             control = server._control
             assert control is not None
             word, our_word = os.pipe()
-            order = {
-                "module": "tells", "arguments": [], "environment": ENVIRONMENT, "cwd": str(tmp_path), "sockets": [],
-            }  # fmt: skip
-            socket.send_fds(control, [json.dumps(order).encode()], [word, log.fileno()])
+            order = written(
+                {
+                    "module": "tells", "arguments": [], "environment": ENVIRONMENT, "cwd": str(folder), "sockets": [],
+                }
+            )  # fmt: skip
+            socket.send_fds(control, [FORK], [order, word, log.fileno()])
             control.settimeout(10)
             forked = psutil.Process(int(control.recv(32)))
             os.close(word)
-            assert forked.is_running()
-
-            os.close(our_word)
-
-            wait_until(
-                lambda: not forked.is_running() or forked.status() == psutil.STATUS_ZOMBIE, what="its end"
-            )
-            assert (tmp_path / "log").read_text() == ""
+            os.close(order)
+            yield forked, our_word
         finally:
             server.close()
             process.wait()
+
+
+def test_whom_nobody_wants_any_more_does_not_begin(tmp_path: Path) -> None:
+    """The supervisor gave up while it was being forked: no second one beside the one that it executes instead."""
+    with asked_for(tmp_path) as (forked, our_word):
+        assert forked.is_running()
+
+        os.close(our_word)
+
+        wait_until(lambda: not forked.is_running() or forked.status() == psutil.STATUS_ZOMBIE, what="its end")
+        assert (tmp_path / "log").read_text() == ""
+
+
+def test_it_has_its_session_before_anybody_knows_it(tmp_path: Path) -> None:
+    """Whoever ends a part ends its session and waits: without one nobody would have been ended."""
+    with asked_for(tmp_path) as (forked, our_word):
+        session = os.getsid(forked.pid)
+        os.close(our_word)
+    assert session == forked.pid
 
 
 def test_everybody_dies_with_a_killed_supervisor(processes: Processes, tmp_path: Path) -> None:
