@@ -33,16 +33,8 @@ def examine(database: Database, *, replay: bool = True, keys: SealingKeys | None
     many orchestrators live, who holds locks for long, whether the database takes no writes or has no room left, why PostgreSQL does not keep the API's callers to their tenants, how many secrets are sealed under each key that is not among `keys`) may be an ordinary backlog. `replay` False leaves out replaying every history, which takes a step per event.
     Without `keys` nobody can tell which secrets open: `unopened` is None.
     """
-    problems: list[Finding] = []
-    examined = 0
-    for page in _pages(database):
-        examined += len(page)
-        for one in page:
-            problems += check_obligations(one)
-        if replay:
-            problems += _verify_all(database, page)
+    examined, problems = find_problems(database, replay=replay)
     with database.reading() as tx:
-        problems += _across(tx)
         delays = invariants.read_delays(tx, now=read_now(tx))
         holding = holders.read_holders(tx, longer_than=holders.LONG)
         unrestricted = why_unrestricted(tx)
@@ -76,6 +68,21 @@ def examine(database: Database, *, replay: bool = True, keys: SealingKeys | None
             "unopened": unopened,
         },
     }
+
+
+def find_problems(database: Database, *, replay: bool = True) -> tuple[int, list[Finding]]:
+    """How many instances there are, and what breaks a promise: the part of `examine` that decides whether all is well."""
+    problems: list[Finding] = []
+    examined = 0
+    for page in _pages(database):
+        examined += len(page)
+        for one in page:
+            problems += check_obligations(one)
+        if replay:
+            problems += _verify_all(database, page)
+    with database.reading() as tx:
+        problems += _across(tx)
+    return examined, problems
 
 
 def _pages(database: Database) -> Iterator[list[Obligations]]:
