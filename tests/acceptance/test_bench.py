@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import Child, Processes
+from tests.support.forked import forked_command
+from tests.support.processes import Child, Processes, plain_environment
 
 BENCH_SECONDS = 90
 
@@ -68,9 +69,13 @@ def test_starts_may_come_over_http_and_handlers_be_light(processes: Processes) -
     ],
 )
 def test_what_cannot_be_measured_is_a_usage_error(
-    processes: Processes, options: tuple[str, ...], said: str
+    tmp_path: Path, options: tuple[str, ...], said: str
 ) -> None:
-    bench = run_bench(processes, *options)
+    """In a process that has its libraries already: nothing is started before this is said."""
+    arguments = ("bench", "--json", *options)
+    environment = plain_environment(tmp_path, {})
 
-    assert bench.exit_code == 2
-    assert said in json.loads(bench.log())["error"]["message"]
+    bench = forked_command(arguments, env=environment, folder=tmp_path, stdin="", seconds=BENCH_SECONDS)
+
+    assert bench.returncode == 2
+    assert said in json.loads(bench.stdout)["error"]["message"]
