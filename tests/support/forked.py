@@ -6,7 +6,7 @@ first thing that they do. What runs is what `celery -A … worker` runs, with an
 log of its own; only the libraries were loaded before. How a worker starts and ends when asked is for others to test:
 `multiprocessing` ends its processes without calling what is registered for the end.
 
-A command is what the script `signalbox` calls, with arguments, an environment, a folder and three standard streams of its own.
+A command is what the script `signalbox` or `python -m` calls, with arguments, an environment, a folder and three standard streams of its own.
 
 The process that forks them belongs to this pytest process, and ends with it, however that ends.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -110,12 +111,24 @@ def forked_command(
 
     Raises `subprocess.TimeoutExpired` when it still runs after `seconds`; it is killed then.
     """
-    argv = ("signalbox", *arguments)
+    return _run_to_its_end(None, ("signalbox", *arguments), env, folder, stdin, seconds)
+
+
+def forked_module(
+    module: str, arguments: Sequence[str], *, env: Mapping[str, str], folder: Path, seconds: float
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m MODULE ARGUMENTS` in the same way, with nothing to read."""
+    return _run_to_its_end(module, (module, *arguments), env, folder, "", seconds)
+
+
+def _run_to_its_end(
+    module: str | None, argv: Sequence[str], env: Mapping[str, str], folder: Path, stdin: str, seconds: float
+) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory(prefix="signalbox-command-") as streams:
         given, out, err = (Path(streams) / name for name in ("stdin", "stdout", "stderr"))
         given.write_text(stdin, encoding="utf-8")
         process = _context().Process(
-            target=_run_command, args=(argv, dict(env), folder, given, out, err), daemon=True
+            target=_run_command, args=(module, argv, dict(env), folder, given, out, err), daemon=True
         )
         process.start()
         try:
@@ -168,9 +181,15 @@ def _run(argv: Sequence[str], env: Mapping[str, str], folder: Path, log_path: Pa
 
 
 def _run_command(
-    argv: Sequence[str], env: Mapping[str, str], folder: Path, stdin: Path, stdout: Path, stderr: Path
+    module: str | None,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    folder: Path,
+    stdin: Path,
+    stdout: Path,
+    stderr: Path,
 ) -> None:
-    """The life of a forked command."""
+    """The life of a forked command: of `module`, or None for what the script `signalbox` calls."""
     written = os.O_WRONLY | os.O_CREAT
     _become(
         argv, env, folder, (os.open(stdin, os.O_RDONLY), os.open(stdout, written), os.open(stderr, written))
@@ -180,6 +199,9 @@ def _run_command(
         open(descriptor, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the process
         for descriptor, mode in ((0, "r"), (1, "w"), (2, "w"))
     )
+    if module is not None:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        return
     from signalbox.cli import main  # noqa: PLC0415 - in the process that becomes a command
 
     main()

@@ -10,6 +10,7 @@ import pytest
 from common.db.migrate import upgrade
 from signalbox.access import opened_database
 from signalbox.ports import LOOPBACK, free_port
+from tests.support.forked import forked_module
 
 ROOT = Path(__file__).parents[3]
 
@@ -26,19 +27,24 @@ def answer(*command: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def forked_answer(module: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """What `answer("-m", …)` gives, from a process that has the libraries already: where it is about what is said, not about the start."""
+    return forked_module(module, arguments, env={"PATH": os.environ["PATH"], **env}, folder=ROOT, seconds=60)
+
+
 @pytest.mark.parametrize("package", ["orchestrator", "task_runner"])
 def test_it_takes_the_options_of_celery_s_worker(package: str) -> None:
     helped = answer("-m", package, "--help")
     assert helped.returncode == 0
     assert "--without-gossip" in helped.stdout
 
-    wrong = answer("-m", package, "--concurrency", "many")
+    wrong = forked_answer(package, "--concurrency", "many")
     assert wrong.returncode == 2
     assert "'--concurrency'" in wrong.stderr
 
 
 def test_it_reads_the_environment_as_celery_does() -> None:
-    wrong = answer("-m", "orchestrator", CELERY_WORKER_CONCURRENCY="many")
+    wrong = forked_answer("orchestrator", CELERY_WORKER_CONCURRENCY="many")
 
     assert wrong.returncode == 2
     assert "'--concurrency'" in wrong.stderr
@@ -75,9 +81,9 @@ def test_what_is_misconfigured_is_one_line(
             upgrade(database)
     alone = {"DATABASE_URL": f"sqlite:///{tmp_path}/x.db", "REDIS_URL": "", "SIGNALBOX_DOORBELLS": "false"}
 
-    command = ("-m", package) if by == "itself" else ("-m", "celery", "-A", f"{package}.worker", "worker")
+    command = (package,) if by == "itself" else ("celery", "-A", f"{package}.worker", "worker")
 
-    refused = answer(*command, **alone, **wrong)
+    refused = forked_answer(*command, **alone, **wrong)
 
     assert refused.returncode == 2, refused.stderr
     assert refused.stderr.splitlines()[-1].startswith(f"signalbox worker {duty}: {said}")
@@ -91,7 +97,7 @@ def test_so_is_a_module_of_handlers_that_is_not_there(tmp_path: Path) -> None:
         "SIGNALBOX_HANDLERS": "nowhere",
     }
 
-    refused = answer("-m", "task_runner", **settings)
+    refused = forked_answer("task_runner", **settings)
 
     assert refused.returncode == 2
     assert refused.stderr.endswith(
@@ -108,9 +114,9 @@ def test_a_database_that_does_not_answer_is_said_in_one_line(
 ) -> None:
     """Its supervisor starts it again, and a person reads why."""
     dead = free_port()
-    command = ["-m", package] if by == "itself" else ["-m", "celery", "-A", f"{package}.worker", "worker"]
+    command = [package] if by == "itself" else ["celery", "-A", f"{package}.worker", "worker"]
 
-    begun = answer(
+    begun = forked_answer(
         *command,
         DATABASE_URL=f"postgresql://postgres:hidden@{LOOPBACK}:{dead}/nothing",
         REDIS_URL=f"redis://{LOOPBACK}:{dead}",
