@@ -191,11 +191,13 @@ def weigh(value: Any, meter: Meter, place: Place) -> Weight:
     Parts may be shared, so that a small expression can stand for an exponentially large text: what is measured is the
     text, and the walk stops at the limit.
     """
-    pending: list[tuple[Any, int]] = [(value, 1)]
+    # Two lists in step: a pair for each of a million values would take longer than all the rest.
+    pending: list[Any] = [value]
+    depths = [1]
     size = values = 0
     has_foreign = False
     while pending:
-        part, depth = pending.pop()
+        part, depth = pending.pop(), depths.pop()
         values += 1
         found = type(part)
         if found is str:
@@ -209,7 +211,8 @@ def weigh(value: Any, meter: Meter, place: Place) -> Weight:
             if found is dict:
                 size += sum(map(weight, part))
                 part = part.values()
-            pending.extend([(inner, depth + 1) for inner in part])
+            pending.extend(part)
+            depths.extend([depth + 1] * len(part))
         elif found is float and not math.isfinite(part):
             raise place.failed(NUMBER, f"JSON has no number {part}")
         else:
