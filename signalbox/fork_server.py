@@ -16,6 +16,7 @@ import ctypes
 import gc
 import importlib
 import json
+import multiprocessing
 import os
 import runpy
 import signal
@@ -132,6 +133,8 @@ def become(order: Order, loaded_in: str) -> None:
     os.environ.update(order.environment)
     time.tzset()
     _look_for_modules(order, loaded_in)
+    # Drawn as it is loaded. Who knows it may send objects to whatever listens by it, which a handler may have begun.
+    multiprocessing.current_process().authkey = os.urandom(32)
     sys.argv = [order.module, *order.arguments]
     sys.orig_argv = [sys.executable, "-m", *sys.argv]
     setproctitle(" ".join(sys.orig_argv))

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -113,6 +113,8 @@ class ForkServer:
         self.process: Process | None = None
         self._control: socket.socket | None = None
         self._is_ready = False
+        self._strangers: set[int] = set()
+        """Whom we have adopted without having asked for them: their ends are ours to take."""
 
     def begin(
         self, environment: Mapping[str, str], cwd: Path, *, output: int = subprocess.DEVNULL
@@ -163,33 +165,54 @@ class ForkServer:
         control = self._control
         if command[:2] != (sys.executable, "-m") or control is None or not self.await_ready(0):
             return None
-        order = written(
-            {
-                "module": command[2], "arguments": command[3:],
-                "environment": dict(environment), "cwd": str(cwd), "sockets": sockets,
-            }
-        )  # fmt: skip
-        word, our_word = os.pipe()
-        try:
-            with _adopting():
-                control.settimeout(ANSWER_SECONDS)
-                socket.send_fds(control, [FORK], [order, word, output, *sockets])
-                pid = int(control.recv(32) or b"0")
-            if not pid:
-                raise Unanswered("it forked nothing")
-            os.write(our_word, b"1")
-            return Adopted(pid)
-        except OSError as error:  # it has ended, or is frozen
-            raise Unanswered(str(error)) from error
-        finally:
-            for descriptor in (order, word, our_word):
-                os.close(descriptor)
+        with ExitStack() as closing:
+            order = written(
+                {
+                    "module": command[2], "arguments": command[3:],
+                    "environment": dict(environment), "cwd": str(cwd), "sockets": sockets,
+                }
+            )  # fmt: skip
+            closing.callback(os.close, order)
+            word, our_word = os.pipe()
+            closing.callback(os.close, word)
+            closing.callback(os.close, our_word)
+            pid = self._ask(control, [order, word, output, *sockets])
+            with suppress(BrokenPipeError):  # it was killed meanwhile, which its owner finds out
+                os.write(our_word, b"1")
+        return Adopted(pid)
 
     def close(self) -> None:
         """Let go of it."""
         if self._control is not None:
             self._control.close()
         self._control, self._is_ready = None, False
+
+    def _ask(self, control: socket.socket, files: list[int]) -> int:
+        """Have an order carried out; whom that has made. Raises `Unanswered`."""
+        self._bury_strangers()
+        known, pid = _children(), 0
+        try:
+            with _adopting():
+                control.settimeout(ANSWER_SECONDS)
+                socket.send_fds(control, [FORK], files)
+                pid = int(control.recv(32) or b"0")
+        except OSError as error:  # it has ended, or is frozen
+            raise Unanswered(str(error)) from error
+        finally:
+            # Of one that was killed while it forked for us, say: none of these has been told to begin, so each ends by itself.
+            self._strangers |= _children() - known - {pid}
+        if not pid:
+            raise Unanswered("it forked nothing")
+        return pid
+
+    def _bury_strangers(self) -> None:
+        for pid in tuple(self._strangers):
+            try:
+                has_ended = os.waitpid(pid, os.WNOHANG)[0] == pid
+            except ChildProcessError:
+                has_ended = True
+            if has_ended:
+                self._strangers.discard(pid)
 
 
 class Unanswered(Exception):
@@ -212,6 +235,15 @@ def _adopts_orphans(does: bool) -> bool:
     """Say whether whom our children leave behind is ours; whether the system has taken that."""
     answer: int = ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(does), 0, 0, 0)
     return answer == 0
+
+
+def _children() -> set[int]:
+    """All children of this process, those of other threads as well. None where the kernel does not tell."""
+    found: set[int] = set()
+    for told in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # a thread that has ended
+            found.update(map(int, told.read_text().split()))
+    return found
 
 
 @contextmanager

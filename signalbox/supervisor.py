@@ -274,11 +274,13 @@ class Supervisor:
         child.failures += 1
         pause = pause_before_restart(child.failures)
         child.restart_at = now + pause
+        # Who began to load before there was a folder for its log has told what is wrong on our own standard error.
+        has_log = child.part.name != FORK_SERVER or child.log.path.exists()
+        where = f"its log is {child.log.path}" if has_log else "what it said stands above"
         self._say(
             Notice(
                 child.part.name,
-                f"ended ({how_it_ended(code)}, pid {process.pid}); starting it again in {pause:g} s, "
-                f"its log is {child.log.path}",
+                f"ended ({how_it_ended(code)}, pid {process.pid}); starting it again in {pause:g} s, {where}",
                 "warning",
             )
         )

@@ -146,6 +146,55 @@ def test_what_is_forked_is_a_child_of_ours_and_no_more_than_it_would_be(forking:
     assert f"-m tells {number}" in " ".join(psutil.Process(forking.pid("forked")).cmdline())
 
 
+SECRETS = """
+import json, multiprocessing, random, secrets, signal, uuid
+import uuid_utils
+from common.ids import new_id, new_token
+from common.randomness import random_bytes
+print(json.dumps([
+    multiprocessing.current_process().authkey.hex(), random.random(), secrets.token_hex(8),
+    str(uuid.uuid4()), str(uuid_utils.uuid4()), str(uuid_utils.uuid7()), new_id(), new_token(), random_bytes(16).hex(),
+]), flush=True)
+signal.pause()
+"""
+
+
+def test_no_two_have_ids_or_random_bytes_in_common(forking: Forking) -> None:
+    (forking.folder / "drawn.py").write_text(SECRETS)
+    names = [f"part{number}" for number in range(3)]
+
+    for name in names:
+        forking.start(name, "drawn")
+
+    drawn = [forking.told(name) for name in names]
+    assert [len(set(values)) for values in zip(*drawn, strict=True)] == [len(names)] * len(drawn[0])
+
+
+def test_where_one_that_began_before_there_was_a_log_told_its_end_is_said(tmp_path: Path) -> None:
+    said: list[Notice] = []
+    server = ForkServer()
+    with (tmp_path / "ours").open("ab") as ours:
+        server.begin(ENVIRONMENT, tmp_path, output=ours.fileno())
+    supervisor = Supervisor(tmp_path / "logs", tmp_path, said.append, fork_server=server)
+    supervisor.start_fork_server(ENVIRONMENT, stage=1)
+    pid = supervisor.pid(FORK_SERVER)
+    assert pid is not None
+    try:
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: supervisor.tick() >= 0 and said, what="its end to be told")
+        assert said[0].text.endswith("starting it again in 0.2 s, what it said stands above")
+
+        successor = wait_until(
+            lambda: supervisor.tick() >= 0 and supervisor.pid(FORK_SERVER), what="the next one"
+        )
+        assert successor
+        os.kill(successor, signal.SIGKILL)
+        wait_until(lambda: supervisor.tick() >= 0 and len(said) > 1, what="its end to be told")
+        assert said[1].text.endswith(f"its log is {supervisor.log_path(FORK_SERVER)}")
+    finally:
+        supervisor.stop(seconds=0)
+
+
 @pytest.mark.parametrize("code", [0, 3])
 def test_its_exit_code_is_ours_to_take(forking: Forking, code: int) -> None:
     forking.start("short", "ends", str(code))
@@ -195,6 +244,27 @@ def test_one_that_is_frozen_keeps_nobody_from_beginning(forking: Forking) -> Non
     assert "killed by SIGKILL" in forking.texts(FORK_SERVER)[0]
     time.sleep(0.5)  # whoever was asked for twice would have begun by now
     assert len(forking.supervisor.log_path("executed").read_text().splitlines()) == 1
+
+
+def test_whom_we_adopt_without_having_asked_stays_no_zombie(forking: Forking) -> None:
+    """As what is left of one that was killed while it forked. Here: of a child of ours that ends while we wait for an answer."""
+    os.kill(forking.pid(FORK_SERVER), signal.SIGSTOP)
+    parent = subprocess.Popen(
+        ["/bin/sh", "-c", "sleep 1.2 & echo $!; exec sleep 0.4"], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    orphan = psutil.Process(int(parent.stdout.readline()))
+    forking.start("executed", "tells")
+    parent.stdout.close()
+    parent.wait()
+    assert orphan.ppid() == os.getpid(), "it was not adopted"
+    wait_until(lambda: orphan.status() == psutil.STATUS_ZOMBIE, what="its end")
+    wait_until(lambda: forking.texts(FORK_SERVER) and forking.supervisor.pid(FORK_SERVER), what="another one")
+    forking.supervisor.await_fork_server(60)
+
+    forking.start("forked", "tells")
+
+    assert not orphan.is_running()
 
 
 def test_an_environment_may_be_long_and_no_utf8(forking: Forking) -> None:
