@@ -19,9 +19,7 @@ from common.store.turns import FROM_THE_FIRST
 from statechart.record import record
 
 BATCH = Portions(100, 32, 3)
-"""Instances that are stepped in one go, at most."""
-LEAST_WORTH = 8
-"""However few of a batch were got through."""
+"""Instances that are stepped in one go."""
 SHARED_SECONDS = 5.0
 """For so long after a tenant was seen that has few events, beside one that floods, batches are those of who is beside a flood."""
 JUDGED_SECONDS = 0.02
@@ -61,8 +59,6 @@ class Sweep:
     """Tenants that were here of late, and when (monotonic seconds)."""
     answering: frozenset[TenantId] = frozenset()
     """Tenants whose tasks were told of since the batch before, which is stepped beside what is chosen."""
-    worth: int = BATCH.alone
-    """How many instances the time of a batch is likely to suffice for. To lock and read who is left over is work for nothing."""
     courtesy: Courtesy | None = None
     """By which a flood rests, for who keeps this sweep and comes back in time."""
     volumes: Volumes = field(default_factory=Volumes)
@@ -122,7 +118,7 @@ class Sweep:
         going, rest = self._first(ways, may_rest=is_everybody)
         if rest:
             return Chosen(rest=rest)
-        room = max(min(self.portion(BATCH), self.worth), len(going))  # everybody has a turn
+        room = max(self.portion(BATCH), len(going))  # everybody has a turn
         while going and room:
             going = [way for way in going[:room] if way.take()]
             room -= len(going)
@@ -163,7 +159,6 @@ class Sweep:
     def note(self, chosen: Chosen, *, found: bool, left: Collection[InstanceId] = ()) -> bool:
         """Take note of what a pass did; must another follow? Not after a round that began anew and found nothing to lock."""
         self.volumes.note(Counter(chosen.tenants.values()))
-        self._note_worth(len(chosen.tenants), left=len(left))
         for tenant_id, end in chosen.ends.items():
             lap = self.laps.setdefault(tenant_id, Lap())
             lap.found |= found
@@ -183,13 +178,6 @@ class Sweep:
         more = self.found or bool(self.laps)
         self.found = False
         return more
-
-    def _note_worth(self, chosen: int, *, left: int) -> None:
-        """Take a little more next time than there was time for; twice as many where there was time for all."""
-        if left:
-            self.worth = max((chosen - left) * 5 // 4, LEAST_WORTH)
-        elif chosen >= self.worth:
-            self.worth = min(2 * self.worth, BATCH.alone)
 
     def _end(self, tenant_id: TenantId) -> None:
         self.found |= self.laps.pop(tenant_id).found

@@ -243,21 +243,3 @@ def test_one_tenant_alone_has_whole_batches(engine: Engine) -> None:
 
     assert advance_pass(engine.advancing, Sweep()).instances == 100
     engine.advance()
-
-
-def test_no_more_are_locked_than_there_is_time_for(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever is locked and read, and then left over, was work for nothing: on a slow machine that was more than half of each batch."""
-    slow, started = flood_of_starts(engine, 150, "slow")
-    sweep = Sweep()
-    monkeypatch.setattr("orchestrator.locked.STEP_BUDGET", 0.0)  # time is over after each step
-
-    first, second = advance_pass(engine.advancing, sweep), advance_pass(engine.advancing, sweep)
-
-    assert (first.instances, len(first.left)) == (100, 99)
-    assert (second.instances, len(second.left)) == (8, 7)
-
-    monkeypatch.setattr("orchestrator.locked.STEP_BUDGET", 60.0)
-    grown = [advance_pass(engine.advancing, sweep).instances for _ in range(5)]
-    assert grown == [8, 16, 32, 64, 28]
-    engine.advance()
-    assert {slow.status(one) for one in started} == {InstanceStatus.WAITING}
