@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from common.errors import NotFound
+from common.errors import Misconfigured, NotFound
 from signalbox.cli.exits import Exit, Failed, UsageError
 from signalbox.cli.options import LOOK, RUN, AsJson, Tenant
 from signalbox.cli.output import Output
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from common.db.tables import Role
+    from common.sealing import SealingKeys
 
 READ_ONLY = (
     "the database takes no writes: it is a standby, or default_transaction_read_only is on; "
@@ -239,15 +240,30 @@ def doctor(
     Exit 1 when something is found. Works while everything runs, and on a database that nobody uses.
     """
     from common.commands.doctor import examine
-    from common.sealing import SealingKeys
 
-    written = local_settings().installation_secrets()
-    keys = SealingKeys.read(*written) if written[0] is not None else None
+    out = Output(json)
+    keys = _sealing_keys(out)
     with open_database() as database:
         report = examine(database, replay=replay, keys=keys)
-    Output(json).show(report, lambda: _diagnosis(report))
+    out.show(report, lambda: _diagnosis(report))
     if not report["healthy"]:
         raise typer.Exit(Exit.FAILED)
+
+
+def _sealing_keys(out: Output) -> SealingKeys | None:
+    """The keys of the installation's secrets. None without them, or where they are malformed: all else can be examined all the same."""
+    from rich.text import Text
+
+    from common.sealing import SealingKeys
+
+    secret, older = local_settings().installation_secrets()
+    if secret is None:
+        return None
+    try:
+        return SealingKeys.read(secret, older)
+    except Misconfigured as error:
+        out.note(Text(f"which secrets can be opened was not examined: {error}", "yellow"))
+        return None
 
 
 def _diagnosis(report: dict[str, Any]) -> RenderableType:

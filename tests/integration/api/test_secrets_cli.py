@@ -122,6 +122,10 @@ def test_secrets_that_no_key_here_opens_are_counted_and_named(
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.setenv("COLUMNS", "400")
     assert cli.json("doctor")["delays"]["unopened"] is None, "without a key nobody can tell"
+    monkeypatch.setenv("SIGNALBOX_SECRET", "too short")
+    examined = cli.run("doctor", "--json")
+    assert examined.exit_code == 0, "all else is examined with a malformed secret, too"
+    assert "which secrets can be opened was not examined: " in examined.stderr
     monkeypatch.setenv("SIGNALBOX_SECRET", api.secret)
     cli.run("secrets", "set", "OURS", stdin=VALUE)
     assert cli.json("doctor")["delays"]["unopened"] == {}
