@@ -69,10 +69,8 @@ class Adopted:
             return self.code
         try:
             pid, status = os.waitpid(self.pid, options)
-        except (
-            ChildProcessError
-        ):  # whoever began us has the ends of children ignored: 0, as `Popen` says then
-            self.code = 0
+        except ChildProcessError:
+            self.code = 0  # whoever began us has the ends of children ignored: 0, as `Popen` says then
         else:
             if pid == self.pid:
                 self.code = os.waitstatus_to_exitcode(status)
@@ -116,13 +114,8 @@ class ForkServer:
         self._strangers: set[int] = set()
         """Whom we have adopted without having asked for them: their ends are ours to take."""
 
-    def begin(
-        self, environment: Mapping[str, str], cwd: Path, *, output: int = subprocess.DEVNULL
-    ) -> Process:
-        """Begin the process, which loads its code in `environment` from now on. What was asked of the one before is forgotten.
-
-        Without an `output` what is wrong with that code is not told here: it is by the children, which load it themselves then.
-        """
+    def begin(self, environment: Mapping[str, str], cwd: Path, *, output: int) -> Process:
+        """Begin the process, which loads its code in `environment` from now on. What was asked of the one before is forgotten."""
         self.close()
         self._control, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its:

@@ -206,6 +206,7 @@ class Supervisor:
             for child in self._children.values():
                 _kill_session(child)
             self._children.clear()
+            self._fork_server.close()
 
     def _launch_again(self, child: _Child, now: float) -> None:
         """Start a part that ran before. What the system refuses now, a log or a process, it may grant later: the others go on meanwhile."""
