@@ -17,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -68,6 +69,8 @@ class Child:
         self._connection = Connection(ours.detach())
         self._sending = threading.Lock()
         self.calls = 0
+        self.began = False
+        """Has it begun the call that it was given last?"""
         self.grown = 0
         """Bytes of address space that it has more than after its first call."""
         self._first: int | None = None
@@ -82,13 +85,16 @@ class Child:
 
     def listen(self, beat: Callable[[str | None], None], metadata: MetadataPort) -> Result | None:
         """Wait for the end of a call, answering what it asks of `metadata`; None when the child ended first."""
+        self.began = False
         try:
             while True:
                 message = read(self._connection.recv_bytes())
                 if "done" in message:
                     self._note_memory(message["memory"])
                     return _result(message["done"])
-                if "ask" in message:
+                if "begun" in message:
+                    self.began = True
+                elif "ask" in message:
                     self.send(
                         {"answer": answer_request(metadata, message["ask"]), "number": message["number"]}
                     )
@@ -187,17 +193,24 @@ class Children:
                 "module": handler.function.__module__,
             }
         }
-        try:
-            child = self._hand_over(message)
-        except OSError as error:
-            return Result(
-                error=TaskError("task.not_isolated", f"no process could be started for the handler: {error}")
-            )
-        result = None
-        if call.enter(child):
-            context.on_cancel(lambda: _tell_cancelled(child))
-            result = child.listen(context.note_heartbeat, metadata)
-            context.on_cancel(None)
+        result, has_died_idle = None, True
+        while has_died_idle:
+            try:
+                child, was_idle = self._hand_over(message)
+            except OSError as error:
+                call.leave()
+                return Result(
+                    error=TaskError(
+                        "task.not_isolated", f"no process could be started for the handler: {error}"
+                    )
+                )
+            if call.enter(child):
+                context.on_cancel(partial(_tell_cancelled, child))
+                result = child.listen(context.note_heartbeat, metadata)
+                context.on_cancel(None)
+            has_died_idle = was_idle and result is None and not child.began and call.verdict is None
+            if has_died_idle:
+                child.close()
         call.leave()
         if result is not None and self._is_fit(child, result, memory):
             self._keep(child)
@@ -214,8 +227,11 @@ class Children:
             child.close()
         self._nursery.shutdown(wait=False)
 
-    def _hand_over(self, message: dict[str, Any]) -> Child:
-        """Give the call to an idle child, or to a new one. One that died while it was idle is nobody's failure."""
+    def _hand_over(self, message: dict[str, Any]) -> tuple[Child, bool]:
+        """Give the call to a child; was it an idle one? One that died while it was idle is nobody's failure.
+
+        A dying one may still be sent the call: it has then not begun it, and its handler was not called.
+        """
         while True:
             with self._turn:
                 child = self._idle.pop() if self._idle else None
@@ -223,10 +239,10 @@ class Children:
                 child = self._nursery.submit(Child, self._surroundings).result()
                 with suppress(OSError):  # it ended while it started; who listens to it finds out how
                     child.send(message)
-                return child
+                return child, False
             try:
                 child.send(message)
-                return child
+                return child, True
             except OSError:
                 child.close()
 

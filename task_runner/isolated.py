@@ -1,8 +1,8 @@
 """The process of an isolated handler: `python -m task_runner.isolated FD`, started by `isolate.py` and nobody else.
 
 It makes one call at a time, in its main thread, and talks with the runner over the socket FD: JSON messages
-{call}, {cancel} and {answer} come, {beat}, {ask} and {done} go. It ends when that socket does, and on Linux with the runner whatever
-it is doing. It is light to start: it imports no database, and only the modules of the handlers that it is asked for.
+{call}, {cancel} and {answer} come, {begun}, {beat}, {ask} and {done} go. It ends when that socket does, and on Linux with the
+runner whatever it is doing. It is light to start: it imports no database, and only the modules of the handlers that it is asked for.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ class Isolated:
         configure_logging("task-runner", log_format=hello["log_format"], level=hello["log_level"])
         threading.Thread(target=self._read, name="reader", daemon=True).start()
         while True:
-            result = self._answer(*self._calls.get())
+            call, context = self._calls.get()
+            self._send({"begun": True})
+            result = self._answer(call, context)
             self._context = None
             self._send({"done": asdict(result), "memory": address_space()})
 

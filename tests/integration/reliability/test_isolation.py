@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from typing import Any
 
 import pytest
@@ -64,6 +65,21 @@ def test_a_child_is_kept_and_used_again(engine: Engine, runner: Runner) -> None:
     again = ended(engine, runner, "isolated.pid")
     assert again[0] == "succeeded"
     assert again[1] != first[1]
+
+
+def test_a_child_that_dies_before_it_has_begun_a_call_is_nobodys_failure(
+    engine: Engine, runner: Runner
+) -> None:
+    _, pid = ended(engine, runner, "isolated.pid")
+    os.kill(pid, signal.SIGSTOP)  # its socket still takes the call
+    begin(engine, runner, "isolated.pid")
+    wait_until(lambda: runner.executor.room == 1, what="the call to have its slot", seconds=10)
+    time.sleep(0.2)
+    os.kill(pid, signal.SIGKILL)
+    again = end(engine)
+    assert again[0] == "succeeded"
+    assert again[1] != pid
+    assert engine.execute("SELECT max(attempt) FROM attempts") == [(1,)]
 
 
 @pytest.mark.parametrize(
