@@ -272,13 +272,11 @@ def held_key_json(business_key: str, holder: InstanceId) -> dict[str, Any]:
 def locker_json(locker: Locker) -> dict[str, Any]:
     """A session that has locked a row, and what to do, in words too."""
     what = "this instance" if locker.task_id is None else f"task {locker.task_id}"
-    who = f" ({locker.application})" if locker.application else ""
     return {
         "taskId": locker.task_id,
         "pid": locker.pid,
-        "application": locker.application,
-        "reason": f"session {locker.pid} of PostgreSQL{who} has locked {what}, which stands still until it lets go: "
-        f"end its transaction there, or `SELECT pg_terminate_backend({locker.pid})`",
+        "reason": f"session {locker.pid} of PostgreSQL has locked {what}, which stands still until it lets go: `signalbox doctor` "
+        f"tells whose it is; end its transaction there, or `SELECT pg_terminate_backend({locker.pid})`",
     }
 
 

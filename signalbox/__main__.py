@@ -1,5 +1,5 @@
 """`python -m signalbox` is `signalbox`."""
 
-from signalbox.cli import main
+from signalbox.entry import main
 
 main()

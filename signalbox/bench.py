@@ -1,6 +1,6 @@
 """`signalbox bench`: how many workflows a second, and how long one takes, on this machine and this database.
 
-Brings up its own stack with one orchestrator and one task runner, starts instances as an application does (in its own
+Brings up its own stack, with one orchestrator and one task runner unless more are asked for, starts instances as an application does (in its own
 process, through `common.commands.start`, with doorbells) or over HTTP, and reads every figure from the rows: an
 instance took from its `created_at` to its `finished_at`, on the database's clock. Three ways of asking:
 
@@ -39,6 +39,7 @@ from signalbox.client import Client
 from signalbox.folder import DataFolder
 from signalbox.machine import describe_machine
 from signalbox.measure import Figures, Latency, Run, backlog_figures, latency, live_figures
+from signalbox.parts import ONE_OF_EACH, Workers
 from signalbox.shapes import Json
 from signalbox.stack import Plan, Stack
 from signalbox.supervisor import Notice, Supervisor
@@ -73,6 +74,7 @@ class Options:
     document: Mapping[str, Json] | None = None
     input: Json = None
     is_light: bool = False
+    workers: Workers = ONE_OF_EACH
 
     @property
     def chart(self) -> Mapping[str, Json]:
@@ -142,7 +144,7 @@ def measure(options: Options, tell: Tell) -> dict[str, Json]:
 def bench_stack(
     options: Options, path: Path, tell: Tell, say: Callable[[Notice], None] = lambda _notice: None
 ) -> Iterator[Stack]:
-    """A stack of its own in an empty folder, with one orchestrator and one task runner; taken down at the end."""
+    """A stack of its own in an empty folder; taken down at the end."""
     with ExitStack() as ending:
         folder = DataFolder.at(path)
         folder.create()
@@ -156,6 +158,7 @@ def bench_stack(
                 redis_url=redis_url,
                 has_api=options.over_http,
                 handlers=(LIGHT_HANDLERS,) if options.is_light else (),
+                workers=options.workers,
             )
         )
 
@@ -170,6 +173,7 @@ def stack_on(
     redis_url: str | None = None,
     has_api: bool = False,
     handlers: Sequence[str] = (),
+    workers: Workers = ONE_OF_EACH,
 ) -> Iterator[Stack]:
     """The same on a database that is there, or on SQLite in its folder (None), with further modules of handlers."""
     plan = Plan(
@@ -180,6 +184,7 @@ def stack_on(
         redis_url=redis_url,
         tenant=TENANT,
         has_api=has_api,
+        workers=workers,
     )
     with Stack(plan, say) as stack:
         for ready in stack.start():
@@ -447,8 +452,8 @@ def _report(
         "stack": {
             "database": database.get(options.where) or redact_url(stack.database_url),
             "broker": stack.broker.version() if stack.broker else redact_url(stack.redis_url or "none"),
-            "orchestrators": 1,
-            "taskRunners": 1,
+            "orchestrators": options.workers.orchestrators,
+            "taskRunners": options.workers.task_runners,
             "starts": "over HTTP" if options.over_http else "in process",
             "starters": STARTERS,
         },

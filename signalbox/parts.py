@@ -6,7 +6,8 @@ Each is a command that works by hand as well: a Celery worker, a WSGI server, Fl
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 Duty = Literal["orchestrator", "task-runner"]
@@ -16,6 +17,32 @@ _PACKAGES: dict[Duty, str] = {"orchestrator": "orchestrator", "task-runner": "ta
 # Workers of ours agree through the database. What Celery would have them tell each other at their start costs a
 # second (mingle) and a connection (gossip); heartbeats stay, Flower lives on them.
 _ALONE = ("--without-mingle", "--without-gossip")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many processes there are of each duty."""
+
+    orchestrators: int = 1
+    task_runners: int = 1
+
+    def parts(self) -> Iterator[tuple[str, Duty]]:
+        """The name of each and its duty; the first of a duty has its name."""
+        for duty, count in self._counts():
+            yield from (
+                (duty if number == 1 else another(duty, number), duty) for number in range(1, count + 1)
+            )
+
+    def _counts(self) -> tuple[tuple[Duty, int], ...]:
+        return ("orchestrator", self.orchestrators), ("task-runner", self.task_runners)
+
+
+ONE_OF_EACH = Workers()
+
+
+def another(duty: Duty, number: int) -> str:
+    """The name of one more worker beside the first."""
+    return f"{duty}-{number}"
 
 
 def worker_command(duty: Duty, options: Sequence[str] = (), *, name: str | None = None) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from signalbox.access import opened_database
 from signalbox.broker import Broker, find_broker
 from signalbox.client import Client
 from signalbox.folder import DataFolder
-from signalbox.parts import Duty, api_command, flower_command, worker_command
+from signalbox.parts import ONE_OF_EACH, Duty, Workers, another, api_command, flower_command, worker_command
 from signalbox.ports import LOOPBACK, free_port, is_free, listen
 from signalbox.processes import ForkServer
 from signalbox.supervisor import Notice, Part, Say, Supervisor
@@ -70,6 +70,7 @@ class Plan:
     has_flower: bool = False
     has_api: bool = True
     has_workers: bool = True
+    workers: Workers = ONE_OF_EACH
 
 
 class PartFailed(SignalboxError):
@@ -167,20 +168,20 @@ class Stack:
         self.folder.store_url(self.url)
 
     def start_workers(self) -> Iterator[Ready]:
-        """Start both workers of a stack that was planned without them, or whose workers were stopped."""
+        """Start the workers of a stack that was planned without them, or whose workers were stopped."""
         self._start_workers()
-        yield from self._await(DUTIES)
+        yield from self._await(name for name, _ in self._plan.workers.parts())
 
     def add_worker(self, duty: Duty, number: int) -> Ready:
         """Start one more worker beside the first; `number` tells it from others, and the answer has its name."""
-        name = f"{duty}-{number}"
-        self._start_part(name, worker_command(duty, name=name), stage=_STAGES[duty])
+        name = another(duty, number)
+        self._start_worker(name, duty)
         [ready] = self._await([name])
         return ready
 
     def stop_workers(self) -> None:
-        """End both workers in order; the rest goes on."""
-        self.supervisor.end(DUTIES)
+        """End the workers in order; the rest goes on."""
+        self.supervisor.end([name for name, _ in self._plan.workers.parts()])
 
     def tick(self) -> float:
         """Look after the processes, see `Supervisor.tick`.
@@ -277,8 +278,11 @@ class Stack:
         return listener
 
     def _start_workers(self) -> None:
-        for duty in DUTIES:
-            self._start_part(duty, worker_command(duty))
+        for name, duty in self._plan.workers.parts():
+            self._start_worker(name, duty)
+
+    def _start_worker(self, name: str, duty: Duty) -> None:
+        self._start_part(name, worker_command(duty, name=name), stage=_STAGES[duty])
 
     def _start_flower(self) -> None:
         port = FLOWER_PORT if is_free(FLOWER_PORT) else free_port()

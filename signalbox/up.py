@@ -18,6 +18,7 @@ from signalbox.cli.exits import Exit
 from signalbox.cli.output import console
 from signalbox.cli.render import facts
 from signalbox.folder import DataFolder
+from signalbox.parts import Workers
 from signalbox.processes import ForkServer
 from signalbox.screen import notice_line, ready_line, tell_failure
 from signalbox.signals import Signals
@@ -27,10 +28,16 @@ from signalbox.unhurried import Unhurried
 
 
 def run_up(
-    data: Path | None, *, port: int | None, has_flower: bool, has_broker: bool, fork_server: ForkServer
+    data: Path | None,
+    *,
+    port: int | None,
+    has_flower: bool,
+    has_broker: bool,
+    workers: Workers,
+    fork_server: ForkServer,
 ) -> Exit:
     """Bring the stack up, keep it up, take it down; the exit code."""
-    plan = _plan(data, port=port, has_flower=has_flower, has_broker=has_broker)
+    plan = _plan(data, port=port, has_flower=has_flower, has_broker=has_broker, workers=workers)
     told = Unhurried(sys.stdout)
     try:
         return _run(plan, console(cast("TextIO", told)), fork_server)
@@ -58,7 +65,9 @@ def _run(plan: Plan, screen: Console, fork_server: ForkServer) -> Exit:
     return Exit.OK
 
 
-def _plan(data: Path | None, *, port: int | None, has_flower: bool, has_broker: bool) -> Plan:
+def _plan(
+    data: Path | None, *, port: int | None, has_flower: bool, has_broker: bool, workers: Workers
+) -> Plan:
     settings = Settings.load()
     given = settings.model_fields_set
     return Plan(
@@ -72,6 +81,7 @@ def _plan(data: Path | None, *, port: int | None, has_flower: bool, has_broker: 
         drain_seconds=settings.drain_seconds,
         has_broker=has_broker,
         has_flower=has_flower,
+        workers=workers,
     )
 
 

@@ -68,7 +68,7 @@ OURS = "signalbox"
 # `xmax` is the transaction that has locked or changed the row last, and every transaction that writes or locks holds the lock of its
 # own number until it ends: for all logins to see, where `xact_start` is not. So a lock is found without taking one.
 _LOCKERS = text(
-    "SELECT DISTINCT r.task_id, a.pid, coalesce(a.application_name, '') AS application"
+    "SELECT DISTINCT r.task_id, a.pid"
     " FROM (SELECT CAST(NULL AS uuid) AS task_id, xmax AS by FROM instances WHERE tenant_id = :tenant_id AND id = :instance_id"
     " UNION ALL SELECT id, xmax FROM tasks WHERE tenant_id = :tenant_id AND id = ANY (:task_ids)) AS r"
     " JOIN pg_locks AS l ON l.locktype = 'transactionid' AND l.granted AND l.transactionid = r.by"
@@ -79,11 +79,13 @@ _LOCKERS = text(
 
 @dataclass(frozen=True, slots=True)
 class Locker:
-    """A session of PostgreSQL, none of ours, that has locked a task's row, or (None) the instance's; `application` as it names itself."""
+    """A session of PostgreSQL, none of ours, that has locked a task's row, or (None) the instance's.
+
+    What it calls itself is for the installation's owner (`read_holders`), not for whoever may read an instance.
+    """
 
     task_id: TaskId | None
     pid: int
-    application: str
 
 
 def find_lockers(

@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-import gc
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from signalbox.cli.options import RUN, Data
+from signalbox.cli.options import RUN, Data, Orchestrators, TaskRunners
 from signalbox.demo import Play
+from signalbox.entry import loading
 
 if TYPE_CHECKING:
     from signalbox.parts import Duty
@@ -44,14 +43,24 @@ def up(
     no_broker: Annotated[
         bool, typer.Option("--no-broker", help="Run without a broker: workers look for work.")
     ] = False,
+    orchestrators: Orchestrators = 1,
+    task_runners: TaskRunners = 1,
 ) -> None:
-    """Run everything on this machine: database, broker, API and both workers. Ctrl-C drains and stops it."""
+    """Run everything on this machine: database, broker, API and workers. Ctrl-C drains and stops it."""
     fork_server = _begin_fork_server(os.environ)
-    with _loading():
+    with loading():
+        from signalbox.parts import Workers
         from signalbox.up import run_up
 
     raise typer.Exit(
-        run_up(data, port=port, has_flower=flower, has_broker=not no_broker, fork_server=fork_server)
+        run_up(
+            data,
+            port=port,
+            has_flower=flower,
+            has_broker=not no_broker,
+            workers=Workers(orchestrators, task_runners),
+            fork_server=fork_server,
+        )
     )
 
 
@@ -67,7 +76,7 @@ def demo(
     """Show a whole workflow from end to end on real parts, and stop again."""
     # The parts begin in the demo's folder: no module of the current one is for them.
     fork_server = _begin_fork_server({**os.environ, "PYTHONSAFEPATH": "1"})
-    with _loading():
+    with loading():
         from signalbox.demo.run import run_demo
 
     raise typer.Exit(run_demo(name, data, fork_server=fork_server))
@@ -120,14 +129,6 @@ def _current_folder() -> Path:
         from common.errors import Misconfigured
 
         raise Misconfigured("the current folder was removed; change to one that is there") from None
-
-
-@contextmanager
-def _loading() -> Iterator[None]:
-    """What is loaded stays: looking through it for garbage, again and again, takes a sixth of the time."""
-    gc.disable()
-    yield
-    gc.enable()
 
 
 def _run_worker(duty: Duty, options: list[str]) -> None:

@@ -29,6 +29,12 @@ Data = Annotated[
         file_okay=False,
     ),
 ]
+Orchestrators = Annotated[
+    int, typer.Option("--orchestrators", metavar="N", min=1, max=64, help="How many processes that step.")
+]
+TaskRunners = Annotated[
+    int, typer.Option("--task-runners", metavar="N", min=1, max=64, help="How many that call handlers.")
+]
 
 RUN = "Run"
 DEFINE = "Definitions"

@@ -9,7 +9,7 @@ import typer
 
 from signalbox.cli.arguments import json_argument, read_object
 from signalbox.cli.exits import UsageError
-from signalbox.cli.options import LOOK, AsJson
+from signalbox.cli.options import LOOK, AsJson, Orchestrators, TaskRunners
 from signalbox.cli.output import Output
 from signalbox.cli.target import connect
 
@@ -59,13 +59,16 @@ def bench(
     light: Annotated[
         bool, typer.Option("--light", help="The built-in workflow's tasks by a light handler.")
     ] = False,
+    orchestrators: Orchestrators = 1,
+    task_runners: TaskRunners = 1,
     json: AsJson = False,
 ) -> None:
-    """Measure workflows a second and their latency, on a stack of its own: one orchestrator, one task runner.
+    """Measure workflows a second and their latency, on a stack of its own.
 
     Without --latency, --live and --backlog all three are measured.
     """
     from signalbox.bench import Mode, Options, measure
+    from signalbox.parts import Workers
     from signalbox.signals import end_in_order_on_sigterm
 
     end_in_order_on_sigterm()
@@ -86,6 +89,7 @@ def bench(
             document=read_object(definition) if definition else None,
             input=json_argument(input, "--input"),
             is_light=light,
+            workers=Workers(orchestrators, task_runners),
         ),
         tell=lambda line: out.note(f"  {line}"),
     )

@@ -1267,7 +1267,10 @@ def bench_view(report: Mapping[str, Any]) -> RenderableType:
                 "machine",
                 f"{machine['cores']} cores, {machine['processor']}, {machine['system']}, Python {machine['python']}",
             ),
-            ("stack", f"{stack['database']}; {stack['broker']}; one orchestrator, one task runner"),
+            (
+                "stack",
+                f"{stack['database']}; {stack['broker']}; orchestrators: {stack['orchestrators']}, task runners: {stack['taskRunners']}",
+            ),
             (
                 "workflow",
                 f"{workflow['definition']}, {workflow['steps']} steps from start to end, {workflow['handlers']} handlers, "

@@ -49,13 +49,25 @@ def test_three_ways_of_asking_are_measured(
     assert not list(tmp_path.glob("**/*.db"))
 
 
-def test_starts_may_come_over_http_and_handlers_be_light(processes: Processes) -> None:
-    bench = run_bench(processes, "--instances", "20", "--live", "--http", "--light")
+def test_starts_may_come_over_http_handlers_be_light_and_workers_be_more(processes: Processes) -> None:
+    bench = run_bench(
+        processes,
+        "--instances",
+        "20",
+        "--live",
+        "--http",
+        "--light",
+        "--orchestrators",
+        "2",
+        "--task-runners",
+        "2",
+    )
 
     assert bench.exit_code == 0, bench.log()
     report = report_in(bench.log())
     (live,) = report["measurements"]  # type: ignore[misc]
     assert live["instances"] == 20
+    assert (report["stack"]["orchestrators"], report["stack"]["taskRunners"]) == (2, 2)  # type: ignore[index]
     assert report["workflow"] == {"definition": "bench-3-steps", "steps": 4, "handlers": "light"}
 
 

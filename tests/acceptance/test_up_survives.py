@@ -39,6 +39,26 @@ def test_every_killed_part_is_started_again_and_it_says_so(processes: Processes)
     assert up.json("doctor")["healthy"]
 
 
+def test_more_workers_than_one_of_each_are_kept_running_like_the_first(processes: Processes) -> None:
+    up = start_up(processes, "--orchestrators", "2", "--task-runners", "2")
+    assert set(up.pids()) == PARTS | {"orchestrator-2", "task-runner-2"}
+    up.json("apply", str(HELLO))
+    killed = {name: up.pids()[name] for name in ("orchestrator-2", "task-runner-2")}
+
+    for part, pid in killed.items():
+        os.kill(pid, signal.SIGKILL)
+        up.child.wait_for_log(f"{part} │ ended (killed by SIGKILL, pid {pid}); starting it again in 0.2 s")
+
+    def pids() -> set[int]:
+        return {one["pid"] for one in up.json("stats")["workers"]}
+
+    wait_until(lambda: len(pids() - set(killed.values())) == 4, what="four living workers", seconds=40)
+    assert up.json("start", "hello-workflow", "--wait", "60")["status"] == "completed"
+    processes_of_it = family(up.child.pid)
+    assert up.child.terminate(seconds=STOP_SECONDS) == Exit.OK
+    assert living(processes_of_it) == []
+
+
 def test_a_part_that_freezes_with_the_write_lock_is_killed_and_work_goes_on(processes: Processes) -> None:
     # The second batch of each orchestrator's life stops before its commit, so the first life freezes with the lock.
     up = start_up(processes, env={"SIGNALBOX_FAULTS": "before_commit=stop@2"})

@@ -202,7 +202,7 @@ def _run_command(
     if module is not None:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         return
-    from signalbox.cli import main  # noqa: PLC0415 - in the process that becomes a command
+    from signalbox.entry import main  # noqa: PLC0415 - in the process that becomes a command
 
     main()
 

@@ -97,13 +97,12 @@ def test_who_else_has_locked_it_is_named(api: Api, cli: Cli, database_url: str) 
         with stranger(database_url, statement) as pid:
             [locked] = api.get(f"/instances/{instance_id}/explain").json["locked"]
             reason = (
-                f"session {pid} of PostgreSQL (somebody's psql) has locked {what}, which stands still until it lets go: "
-                f"end its transaction there, or `SELECT pg_terminate_backend({pid})`"
+                f"session {pid} of PostgreSQL has locked {what}, which stands still until it lets go: `signalbox doctor` "
+                f"tells whose it is; end its transaction there, or `SELECT pg_terminate_backend({pid})`"
             )
             assert locked == {
                 "taskId": task_id,
                 "pid": pid,
-                "application": "somebody's psql",
                 "reason": reason,
             }
             assert f"! {reason}" in " ".join(cli.text("explain", instance_id).split())

@@ -1,6 +1,7 @@
 """Exit codes: one for each kind of no."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -104,3 +105,15 @@ def test_a_json_command_exits_with_the_code_that_it_says(tmp_path: Path) -> None
     assert refused.returncode == Exit.FAILED, refused.stdout
     assert passed.returncode == Exit.OK, passed.stdout
     assert json.loads(refused.stdout) != json.loads(passed.stdout)
+
+
+def test_ctrl_c_while_code_is_loaded_ends_the_process_and_tells_nothing() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "signalbox", "version"], stderr=subprocess.PIPE, text=True
+    )
+    with process, process.stderr as told:  # a line for each module that is loaded
+        assert any("signalbox.cli.exits" in line for line in told)
+        process.send_signal(signal.SIGINT)
+        rest = told.read()
+    assert process.returncode == -signal.SIGINT
+    assert "Traceback" not in rest
