@@ -101,13 +101,14 @@ def test_the_old_api_answers_on_the_new_schema(
     secret = {"SIGNALBOX_SECRET": make_secret()}
     with Cluster(processes, postgres_url, valkey_url, {**QUICK_LEASES, **secret}, forks=True) as cluster:
         made = processes.start(
-            "keys", "signalbox", "keys", "create", "--tenant", "default", "--name", "old", "--role", "admin",
-            "--json", env=old,
+            "keys", sys.executable, "-m", "signalbox", "keys", "create", "--tenant", "default", "--name", "old",
+            "--role", "admin", "--json", env=old,
         )  # fmt: skip
         assert made.wait(seconds=30) == 0, made.log()
         found = re.search(r"sb_\w+", made.log())
         assert found, made.log()
-        api = processes.api(port, env=old)
+        # Not by the script `signalbox`, which is installed by the new code, and names a module of it.
+        api = processes.start("api", sys.executable, "-m", "signalbox", "api", "--port", str(port), env=old)
         with httpx2.Client(
             base_url=f"http://127.0.0.1:{port}",
             headers={"Authorization": f"Bearer {found[0]}"},
