@@ -71,7 +71,8 @@ def advance_ready(advancing: Advancing, *, until: float, sweep: Sweep | None = N
 
     A sweep goes through the inbox page by page, of all tenants at once, and steps each instance once, at most 200 of its
     rows: a giant inbox, an instance that somebody else holds, or a flood of one tenant's hides nobody behind it. `more`
-    of the result tells that the time ran out before the work did.
+    of the result tells that the time ran out before the work did; the last batch may still be being saved then, and is told of
+    by the next call, as what it was lost by is.
     """
     sweep = sweep or Sweep()
     sweep.begun_before()
@@ -82,11 +83,13 @@ def advance_ready(advancing: Advancing, *, until: float, sweep: Sweep | None = N
             done.append(last)
             if last.more and time.monotonic() <= until:
                 continue
+            if last.more:  # who drains next need not wait until this is saved
+                return _in_all([*advancing.behind.saved(), *done], more=True)
             # Who was locked until now was passed by: as their holder we look again.
             saved = advancing.behind.join()
             done[:0] = saved
-            if not (last.more or saved) or time.monotonic() > until:
-                return _in_all(done, more=last.more or bool(saved))
+            if not saved or time.monotonic() > until:
+                return _in_all(done, more=bool(saved))
     except BaseException:
         advancing.behind.abandon()
         raise
@@ -155,8 +158,7 @@ def _pass_with(advancing: Advancing, sweep: Sweep, answers: Sequence[Answer], be
 
 
 def _read_page(tx: Connection, sweep: Sweep) -> Page:
-    at_most = inbox.LEAST_PAGE if sweep.is_shared else inbox.PAGE
-    return inbox.page_ready(tx, sweep.passed, turn_after=sweep.turn_after, at_most=at_most)
+    return inbox.page_ready(tx, sweep.passed, turn_after=sweep.turn_after, room=sweep.page_room)
 
 
 def _peek(advancing: Advancing, sweep: Sweep) -> Page:

@@ -54,12 +54,16 @@ class Behind:
         self._given.put((self._saving, work))
         self._note(before)
 
+    def saved(self) -> list[Pass]:
+        """What was saved since the last time. Does not wait for what is being saved."""
+        saved, self._saved = self._saved, []
+        return saved
+
     def join(self) -> list[Pass]:
         """Wait until everything is saved; what was since the last time. Raises what the last one was lost by."""
         before, self._saving = self._saving, None
         self._note(before)
-        saved, self._saved = self._saved, []
-        return saved
+        return self.saved()
 
     def abandon(self) -> None:
         """Wait until nothing is being saved, whatever becomes of it: who was to hear of it has an error of his own."""

@@ -61,6 +61,8 @@ FORGET_MORE_SECONDS = 0.5
 """Between two portions of answers that are to be forgotten: more than callers make of them meanwhile."""
 HEARING_SECONDS = 0.02
 """How long who hears answers may step by itself; what is left then is the resident thread's."""
+DRAIN_SECONDS = 10.0
+"""For so long a process that ends waits for what it steps and saves."""
 LOOK_GAP_SECONDS = 0.025
 """How much later a timer may fire so that timers that fall due one after the other do not cost a look at everything each."""
 
@@ -144,7 +146,9 @@ class Orchestrator:
         self.dispatcher.begin_end()
 
     def drain(self) -> None:
-        self.dispatcher.end(wait=10)
+        until = time.monotonic() + DRAIN_SECONDS
+        self.dispatcher.end(wait=DRAIN_SECONDS)
+        self.advancing.behind.is_free(within=max(until - time.monotonic(), 0.0))
         self.sweeper.end(wait=2)
         try:
             store(self.database, self.answers.take())  # which no step will take any more

@@ -14,7 +14,7 @@ from itertools import groupby
 
 from common.courtesy import Courtesy, Portions, Volumes
 from common.ids import InstanceId, TenantId
-from common.store.inbox import Page, ReadyRow
+from common.store.inbox import LONG_PAGE, SHORT_PAGE, Page, PageRoom, ReadyRow
 from common.store.turns import FROM_THE_FIRST
 from statechart.record import record
 
@@ -26,6 +26,8 @@ JUDGED_SECONDS = 0.02
 """For so long it is not asked again who is quiet beside whom, unless somebody new is here: there may be thousands."""
 LONG_QUEUE = 20
 """Rows of one page that are a flood's, whatever was done of it so far."""
+SHARED_PAGE = PageRoom(100, 100)
+"""Beside a flood a batch is of a few, but nobody's rows are hidden by those of his that others hold."""
 
 
 @dataclass
@@ -54,6 +56,8 @@ class Sweep:
     """The batch before was of those alone who have few."""
     looks_first: bool = False
     """The pass before stepped so few that there is hardly more: a look costs less than a lock that finds nothing."""
+    was_short: bool = False
+    """Had the page before too few rows to find a batch in: because of an inbox that is a giant's, or those that others hold?"""
     judged_at: float = 0.0
     seen: dict[TenantId, float] = field(default_factory=dict)
     """Tenants that were here of late, and when (monotonic seconds)."""
@@ -99,6 +103,13 @@ class Sweep:
         return portions.now(self.volumes, is_beside=self.is_shared)
 
     @property
+    def page_room(self) -> PageRoom:
+        """How much to read of the inbox, to choose a batch from."""
+        if self.is_shared:
+            return SHARED_PAGE
+        return LONG_PAGE if self.was_short else SHORT_PAGE
+
+    @property
     def passed(self) -> dict[TenantId, int]:
         return {tenant: lap.after for tenant, lap in self.laps.items() if lap.after}
 
@@ -122,6 +133,7 @@ class Sweep:
         while going and room:
             going = [way for way in going[:room] if way.take()]
             room -= len(going)
+        self.was_short = room > 0 and any(len(way.rows) >= page.size for way in ways)
         ends = {way.tenant_id: way.end(page.size) for way in ways}
         taken = {instance_id: way.tenant_id for way in ways for instance_id in way.taken}
         return Chosen(taken, ends, page.last_tenant)

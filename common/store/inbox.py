@@ -37,9 +37,6 @@ from common.store.turns import FROM_THE_FIRST
 from statechart.record import record
 
 CONTROL, ORDINARY = 0, 1
-PAGE = 1_000
-"""Rows of a page, of all tenants together."""
-LEAST_PAGE = 100
 TENANTS_AT_ONCE = 100
 NOTHING_PASSED: Mapping[TenantId, int] = {}
 PER_INSTANCE = 200
@@ -100,6 +97,23 @@ class ReadyRow:
 
 
 @record
+class PageRoom:
+    """How many rows a page has for all tenants together, and for each of them at least."""
+
+    together: int
+    each: int
+
+    def of_each(self, tenants: int) -> int:
+        """Rows of each of so many."""
+        return max(self.each, self.together // max(tenants, 1))
+
+
+LONG_PAGE = PageRoom(1_000, 100)
+SHORT_PAGE = PageRoom(300, 10)
+"""What a batch of a hundred needs: its own rows, those of the one before it, which may still be being saved, and some that others hold."""
+
+
+@record
 class Page:
     """The oldest ready rows of some tenants, by tenant and id, up to `size` of each.
 
@@ -107,7 +121,7 @@ class Page:
     """
 
     rows: Sequence[ReadyRow] = ()
-    size: int = PAGE
+    size: int = LONG_PAGE.together
     last_tenant: TenantId | None = None
 
 
@@ -131,7 +145,7 @@ _passed = (
 )
 _turn = _tenants.cte("turn")
 _most = func.greatest(
-    literal_column(str(LEAST_PAGE)), bindparam("at_most", type_=Integer()).op("/")(func.count())
+    bindparam("each", type_=Integer()), bindparam("together", type_=Integer()).op("/")(func.count())
 )
 _ready = (
     select(_c.id, _c.instance_id, _c.accepted_at)
@@ -158,25 +172,26 @@ def page_ready(
     passed: Mapping[TenantId, int] = NOTHING_PASSED,
     *,
     turn_after: TenantId = FROM_THE_FIRST,
-    at_most: int = PAGE,
+    room: PageRoom = LONG_PAGE,
 ) -> Page:
     """The oldest rows that may be stepped of up to 100 tenants behind `turn_after`, of each those behind the id `passed` for it.
 
-    All have their part of the `at_most` rows of the page, and 100 at least, so that a flood of one tenant's hides nobody else's.
+    All have their part of the page's `room`, and some rows in any case, so that a flood of one tenant's hides nobody else's.
     """
     if tx.dialect.name == "postgresql":
         names = {
             "turn_after": turn_after,
             "tenants": list(passed),
             "afters": list(passed.values()),
-            "at_most": at_most,
+            "together": room.together,
+            "each": room.each,
         }
         found: Sequence[Any] = _PAGE.rows(tx, names)
         tenants = {row[2] for row in found}
-        size = max(LEAST_PAGE, at_most // max(len(tenants), 1))
+        size = room.of_each(len(tenants))
     else:
         tenants = {row[0] for row in _TENANTS.rows(tx, {"turn_after": turn_after})}
-        size = max(LEAST_PAGE, at_most // max(len(tenants), 1))
+        size = room.of_each(len(tenants))
         found = [
             row
             for one in sorted(tenants)
