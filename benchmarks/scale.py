@@ -53,6 +53,7 @@ from common.ids import InstanceId, TenantId
 from common.store import keys
 from signalbox.bench import TENANT, Options, bench_stack, steps_chart
 from signalbox.machine import describe_machine
+from signalbox.parts import Workers
 from signalbox.stack import DUTIES, Stack
 
 STEPS = 3
@@ -271,7 +272,7 @@ def measure(
     """What a workflow demands with so many workers of each duty, and what that comes to on a larger site."""
     with ExitStack() as ending:
         folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-scale-")))
-        options = Options(instances=0, steps=STEPS, modes=(), where="postgres")
+        options = Options(instances=0, steps=STEPS, modes=(), where="postgres", workers=Workers(1, 1))
         stack = ending.enter_context(bench_stack(options, folder, tell))
         database = application_database(stack, ending)
         with database.transaction() as tx:

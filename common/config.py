@@ -98,6 +98,10 @@ class Settings(BaseSettings):
         1.0, ge=0, le=60, description="how often a worker looks by itself; 0: only at due instants"
     )
     doorbells: bool = True
+    reserve: bool = Field(
+        False,
+        description="an orchestrator that steps when others have more than they can do, and else looks a fifth as often",
+    )
     alive_folder: Path | None = Field(
         None, description="where a worker touches a file named after its duty while it goes on"
     )
@@ -240,6 +244,13 @@ class Settings(BaseSettings):
 
 
 _Read = TypeVar("_Read", bound=BaseSettings)
+
+
+def is_redis(broker_url: str) -> bool:
+    """Is a broker one that calls go through (`common.queues.calls`)? Others carry doorbells alone."""
+    return broker_url.startswith(("redis://", "rediss://", "unix://"))
+
+
 _BROKERS = ("redis", "rediss", "redis+socket", "sentinel", "memory", "amqp", "amqps")
 _PORT = (
     'expected a host, and a number as its port, found something else, which is not shown; "/", "#" and "?"'

@@ -95,6 +95,11 @@ def advance_ready(advancing: Advancing, *, until: float, sweep: Sweep | None = N
         raise
 
 
+def save_all(advancing: Advancing) -> Pass:
+    """Wait until the last batch of a drain that is not to go on is saved; what was saved. Raises what it was lost by."""
+    return _in_all([*advancing.behind.join(), NOTHING], more=False)
+
+
 def _in_all(done: Sequence[Pass], *, more: bool) -> Pass:
     return Pass(
         sum(one.steps for one in done),
@@ -179,6 +184,8 @@ def _pass(
     def choose_here(tx: Connection) -> list[InstanceId]:
         nonlocal chosen
         chosen = choose(tx)
+        if chosen.is_crowd:
+            advancing.on_crowd()
         return chosen.ids
 
     def lock(tx: Connection) -> Ready:

@@ -20,7 +20,7 @@ from common import faults
 from common.commands.presence import Presence, arrive, leave, stay
 from common.config import Limits, Settings
 from common.courtesy import Courtesy
-from common.db import LONGEST_TRANSACTION, ORCHESTRATOR_QUEUE, Database, reason
+from common.db import LONGEST_TRANSACTION, ORCHESTRATOR_QUEUE, RESERVE_QUEUE, Database, reason
 from common.db.schema import require_schema
 from common.ids import WorkerId
 from common.queues import doorbell
@@ -28,7 +28,7 @@ from common.queues.alive import SignOfLife
 from common.queues.answers import Envelope
 from common.queues.calls import Listener
 from common.queues.changes import Changes
-from common.queues.dispatcher import TOGETHER, Dispatcher, Drained
+from common.queues.dispatcher import DUE_CHECK, TOGETHER, Dispatcher, Drained
 from common.queues.handed import TaskSealer
 from common.queues.light_line import LightLine
 from common.queues.offers import OFFERS, Offers
@@ -36,13 +36,15 @@ from common.retention import Keeping
 from common.store import breakers, timers, workers
 from common.store.coming import read_coming
 from common.version import signalbox_version
-from orchestrator.advance import advance_ready
+from orchestrator.advance import advance_ready, save_all
 from orchestrator.advancing import Advancing
 from orchestrator.answers import Answers, store
 from orchestrator.laps import Sweep
 from orchestrator.light_calls import LightCalls
 from orchestrator.map_children import start_items
+from orchestrator.passed import Pass
 from orchestrator.places import PlaceLook, give
+from orchestrator.reserve import LOOKS, Crowd, Relief
 from orchestrator.retention import Sweeper
 from orchestrator.schedules import Fired, fire_due_schedules
 from orchestrator.sweep import (
@@ -93,6 +95,9 @@ class Orchestrator:
         self.calls = Listener.open(settings.redis_url)
         self.changes = Changes.open(settings.redis_url)
         limits = self.limits = Limits.load()
+        self.relief = Relief(in_reserve=settings.reserve)
+        # The one writer of SQLite is not relieved by another.
+        self.crowd = Crowd(None if self.database.is_sqlite else self.bells)
         self.advancing = Advancing(
             self.database,
             limits.max_context_bytes,
@@ -102,6 +107,7 @@ class Orchestrator:
             answers=self.answers,
             light=self.light,
             last_death=lambda: self.last_death,
+            on_crowd=self._note_crowd,
             on_due=lambda seconds: self.dispatcher.due_in(seconds),  # noqa: PLW0108 - made below
         )
         self.last_death: datetime | None = None
@@ -110,6 +116,7 @@ class Orchestrator:
             work=self._work,
             due=self.look_at_the_clock,
             look_seconds=0.0,  # what waits is seen with what falls due, and so costs nothing of its own
+            due_check=DUE_CHECK * self._looks_less,
             on_round=SignOfLife(settings.alive_folder, "orchestrator").give,
         )
         self.sweeper = Sweeper(
@@ -129,7 +136,10 @@ class Orchestrator:
         if self.settings.doorbells:
             # Who hears a call answers it: to wake another thread takes longer than a step waits for anything else. So offers
             # and answers have threads of their own.
-            self.calls.listen({ORCHESTRATOR_QUEUE: lambda _hints: self.dispatcher.answer()})
+            if self.settings.reserve:
+                self.calls.listen({RESERVE_QUEUE: lambda hints: self._relieve() if hints else None})
+            else:
+                self.calls.listen({ORCHESTRATOR_QUEUE: lambda _hints: self.dispatcher.answer()})
             if self.answers.address is not None:
                 self.calls.listen({self.answers.address: self._hear_answers})
             self.calls.listen({OFFERS: self.offers.hear})
@@ -168,8 +178,25 @@ class Orchestrator:
         # Their runners wait for a receipt: who hears them must not go through a flood meanwhile.
         self.dispatcher.answer(budget=HEARING_SECONDS)
 
+    @property
+    def _looks_less(self) -> int:
+        return LOOKS if self.settings.reserve else 1
+
+    def _note_crowd(self) -> None:
+        """There is more to step than this process can. In reserve it goes on: it may be the only one that is there."""
+        self.crowd.call()
+        self.relief.begin()
+
+    def _relieve(self) -> None:
+        self.relief.begin()
+        self.dispatcher.ring()
+
     def _work(self, until: float) -> Drained:
-        done = advance_ready(self.advancing, until=until, sweep=self._sweep)
+        if self.relief.is_over and not self.answers.are_any:
+            done = self._hand_back()
+        else:
+            done = advance_ready(self.advancing, until=self.relief.until(until), sweep=self._sweep)
+            self.relief.owes_look = done.more
         counts = Counter(steps=done.steps, instances=done.instances, tasks=done.tasks)
         if done.rest:
             self.dispatcher.ring_in(done.rest)
@@ -181,6 +208,14 @@ class Orchestrator:
         goes_on = bool(vacancies) and give(self.database, vacancies)
         return Drained(counts, more=done.more or caused > 0 or goes_on)
 
+    def _hand_back(self) -> Pass:
+        """Save the last batch, and have others look for what they passed by meanwhile, because its instances were locked."""
+        done = save_all(self.advancing)
+        if self.relief.owes_look and self.bells is not None:
+            self.bells.ring({ORCHESTRATOR_QUEUE: []})
+        self.relief.owes_look = False
+        return done
+
     def look_at_the_clock(self) -> float | None:
         """Fire and expire what is due, ring for what waits to be stepped, and tell how long until the next instant."""
         with self.database.looking() as tx:
@@ -188,7 +223,7 @@ class Orchestrator:
             now, timer = coming.now, coming.timer_at
             retry = breakers.next_look_at(tx, now=now) if coming.has_breakers else None
         if coming.is_any_ready and self._is_to_look():
-            self.dispatcher.ring()
+            self._relieve()
         lease, overdue, item = coming.lease_at, coming.overdue_at, coming.item_at
         fired = fire_due_timers(self.database) if timer is not None and timer <= now else 0
         if fired:
@@ -229,7 +264,7 @@ class Orchestrator:
 
     def _is_to_look(self) -> bool:
         """Is it time to take up what nobody has rung for? What others hold, or are about to step, is seen at each look."""
-        every, now = self.settings.look_seconds, time.monotonic()
+        every, now = self.settings.look_seconds * self._looks_less, time.monotonic()
         if every == 0 or now < self._looks_at - TOGETHER:
             return False
         self._looks_at = now + every

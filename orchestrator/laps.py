@@ -26,6 +26,8 @@ JUDGED_SECONDS = 0.02
 """For so long it is not asked again who is quiet beside whom, unless somebody new is here: there may be thousands."""
 LONG_QUEUE = 20
 """Rows of one page that are a flood's, whatever was done of it so far."""
+CROWD = 50
+"""Instances beyond a whole batch that are worth another process's batch."""
 SHARED_PAGE = PageRoom(100, 100)
 """Beside a flood a batch is of a few, but nobody's rows are hidden by those of his that others hold."""
 
@@ -136,7 +138,8 @@ class Sweep:
         self.was_short = room > 0 and any(len(way.rows) >= page.size for way in ways)
         ends = {way.tenant_id: way.end(page.size) for way in ways}
         taken = {instance_id: way.tenant_id for way in ways for instance_id in way.taken}
-        return Chosen(taken, ends, page.last_tenant)
+        is_crowd = room == 0 and len(taken) == BATCH.alone and sum(way.left for way in ways) >= CROWD
+        return Chosen(taken, ends, page.last_tenant, is_crowd=is_crowd)
 
     def _note_seen(self, tenants: Iterable[TenantId], *, queues: Collection[TenantId]) -> None:
         """Take note of whose rows and answers are here, who has long `queues`, and of whether somebody is to be protected of another's."""
@@ -215,6 +218,11 @@ class _Way:
                 return True
         return False
 
+    @property
+    def left(self) -> int:
+        """How many more instances there are, of these rows, who have not had their turn."""
+        return len({row.instance_id for row in self.rows[self.at :]} - self.seen - self.taken.keys())
+
     def end(self, size: int) -> int | None:
         """The id to go on after; None where the tenant's rows end with those that were looked at."""
         if self.at < len(self.rows):
@@ -226,13 +234,15 @@ class _Way:
 class Chosen:
     """The instances to step now, with their tenants, and where each tenant's lap goes on (None: it ends).
 
-    With a `rest` nobody's turn has come yet: they are chosen after so many seconds.
+    With a `rest` nobody's turn has come yet: they are chosen after so many seconds. `is_crowd`: they are a whole batch, and nearly another one is
+    left at once, of nobody who is quiet.
     """
 
     tenants: Mapping[InstanceId, TenantId] = field(default_factory=dict)
     ends: Mapping[TenantId, int | None] = field(default_factory=dict)
     last_tenant: TenantId | None = None
     rest: float = 0.0
+    is_crowd: bool = False
 
     @property
     def ids(self) -> list[InstanceId]:

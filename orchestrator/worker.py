@@ -11,7 +11,7 @@ from typing import Any
 from celery import signals
 
 from common.config import Settings
-from common.db import ORCHESTRATOR_QUEUE
+from common.db import ORCHESTRATOR_QUEUE, RESERVE_QUEUE
 from common.observability import configure_logging
 from common.queues import bootstep
 from common.queues.app import ADVANCE, make_app, said_in_one_line
@@ -19,7 +19,9 @@ from orchestrator.duty import Orchestrator
 
 with said_in_one_line("orchestrator"):
     settings = Settings.load()
-app = make_app(settings.redis_url, name="orchestrator", queue=ORCHESTRATOR_QUEUE)
+app = make_app(
+    settings.redis_url, name="orchestrator", queue=RESERVE_QUEUE if settings.reserve else ORCHESTRATOR_QUEUE
+)
 _duty: list[Orchestrator] = []
 
 

@@ -39,7 +39,7 @@ from signalbox.client import Client
 from signalbox.folder import DataFolder
 from signalbox.machine import describe_machine
 from signalbox.measure import Figures, Latency, Run, backlog_figures, latency, live_figures
-from signalbox.parts import ONE_OF_EACH, Workers
+from signalbox.parts import USUAL, Workers
 from signalbox.shapes import Json
 from signalbox.stack import Plan, Stack
 from signalbox.supervisor import Notice, Supervisor
@@ -74,7 +74,7 @@ class Options:
     document: Mapping[str, Json] | None = None
     input: Json = None
     is_light: bool = False
-    workers: Workers = ONE_OF_EACH
+    workers: Workers = USUAL
 
     @property
     def chart(self) -> Mapping[str, Json]:
@@ -173,7 +173,7 @@ def stack_on(
     redis_url: str | None = None,
     has_api: bool = False,
     handlers: Sequence[str] = (),
-    workers: Workers = ONE_OF_EACH,
+    workers: Workers = USUAL,
 ) -> Iterator[Stack]:
     """The same on a database that is there, or on SQLite in its folder (None), with further modules of handlers."""
     plan = Plan(
@@ -452,8 +452,8 @@ def _report(
         "stack": {
             "database": database.get(options.where) or redact_url(stack.database_url),
             "broker": stack.broker.version() if stack.broker else redact_url(stack.redis_url or "none"),
-            "orchestrators": options.workers.orchestrators,
-            "taskRunners": options.workers.task_runners,
+            "orchestrators": stack.workers.orchestrators,
+            "taskRunners": stack.workers.task_runners,
             "starts": "over HTTP" if options.over_http else "in process",
             "starters": STARTERS,
         },

@@ -12,7 +12,7 @@ from pathlib import Path
 def describe_machine() -> dict[str, str | int]:
     """Cores that we may use, the processor's name, the system and the Python."""
     return {
-        "cores": _cores(),
+        "cores": cores(),
         "processor": _processor(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version() + ("" if is_optimized() else ", built without optimizations"),
@@ -28,7 +28,8 @@ def is_optimized() -> bool:
     return arguments is None or "--enable-optimizations" in arguments or sys.base_prefix == "/usr"
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Of the machine, those that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS

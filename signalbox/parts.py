@@ -21,10 +21,18 @@ _ALONE = ("--without-mingle", "--without-gossip")
 
 @dataclass(frozen=True)
 class Workers:
-    """How many processes there are of each duty."""
+    """How many processes there are of each duty. Of the orchestrators all but the first are in reserve.
 
-    orchestrators: int = 1
+    None: what a machine has use for, see `on`.
+    """
+
+    orchestrators: int | None = None
     task_runners: int = 1
+
+    def on(self, *, cores: int, is_shared: bool) -> Workers:
+        """The same for a machine with so many cores, and a database that several may write to at once and a broker by which they call each other."""
+        usual = 2 if cores > 1 and is_shared else 1
+        return Workers(self.orchestrators or usual, self.task_runners)
 
     def parts(self) -> Iterator[tuple[str, Duty]]:
         """The name of each and its duty; the first of a duty has its name."""
@@ -34,10 +42,16 @@ class Workers:
             )
 
     def _counts(self) -> tuple[tuple[Duty, int], ...]:
-        return ("orchestrator", self.orchestrators), ("task-runner", self.task_runners)
+        return ("orchestrator", self.orchestrators or 1), ("task-runner", self.task_runners)
 
 
-ONE_OF_EACH = Workers()
+USUAL = Workers()
+"""What a machine has use for."""
+
+
+def is_reserve(name: str, duty: Duty) -> bool:
+    """Is a worker one that steps only when it is called? All orchestrators but the first are."""
+    return duty == "orchestrator" and name != duty
 
 
 def another(duty: Duty, number: int) -> str:
@@ -45,15 +59,18 @@ def another(duty: Duty, number: int) -> str:
     return f"{duty}-{number}"
 
 
-def worker_command(duty: Duty, options: Sequence[str] = (), *, name: str | None = None) -> tuple[str, ...]:
+def worker_command(
+    duty: Duty, options: Sequence[str] = (), *, name: str | None = None, in_reserve: bool = False
+) -> tuple[str, ...]:
     """Celery's worker for one duty. `options` are Celery's own and win over ours; `name` is its node name.
 
     It is what `celery -A orchestrator.worker worker …` starts, without what else Celery's command line loads. Without a
-    name, Celery's pattern `%h` and the process id keep several workers of one machine apart.
+    name, Celery's pattern `%h` and the process id keep several workers of one machine apart. An orchestrator in reserve
+    (`SIGNALBOX_RESERVE`) has a queue of its own.
     """
     return (
         *(sys.executable, "-m", _PACKAGES[duty]),
-        *("-Q", f"workflow-{duty}"),
+        *("-Q", f"workflow-{duty}-reserve" if in_reserve else f"workflow-{duty}"),
         *("-n", f"{name or duty}@%h"),
         *("--loglevel", "INFO"),
         # Flower counts in these intervals, and each heartbeat is CPU time of a worker that has nothing to do.

@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-from common.config import redact_url
+from sqlalchemy import make_url
+
+from common.config import is_redis, redact_url
 from common.credentials import is_key, key_prefix, read_secret
 from common.db import Database
 from common.db.migrate import upgrade
@@ -29,7 +31,17 @@ from signalbox.access import opened_database
 from signalbox.broker import Broker, find_broker
 from signalbox.client import Client
 from signalbox.folder import DataFolder
-from signalbox.parts import ONE_OF_EACH, Duty, Workers, another, api_command, flower_command, worker_command
+from signalbox.machine import cores
+from signalbox.parts import (
+    USUAL,
+    Duty,
+    Workers,
+    another,
+    api_command,
+    flower_command,
+    is_reserve,
+    worker_command,
+)
 from signalbox.ports import LOOPBACK, free_port, is_free, listen
 from signalbox.processes import ForkServer
 from signalbox.supervisor import Notice, Part, Say, Supervisor
@@ -70,7 +82,7 @@ class Plan:
     has_flower: bool = False
     has_api: bool = True
     has_workers: bool = True
-    workers: Workers = ONE_OF_EACH
+    workers: Workers = USUAL
 
 
 class PartFailed(SignalboxError):
@@ -165,12 +177,14 @@ class Stack:
         if self._plan.has_workers:
             self._start_workers()
         yield from self._await(name for name in self.supervisor.names() if name not in ("broker", "flower"))
+        if self._plan.has_workers:
+            yield from self._start_reserves()
         self.folder.store_url(self.url)
 
     def start_workers(self) -> Iterator[Ready]:
         """Start the workers of a stack that was planned without them, or whose workers were stopped."""
-        self._start_workers()
-        yield from self._await(name for name, _ in self._plan.workers.parts())
+        yield from self._await(self._start_workers())
+        yield from self._start_reserves()
 
     def add_worker(self, duty: Duty, number: int) -> Ready:
         """Start one more worker beside the first; `number` tells it from others, and the answer has its name."""
@@ -181,7 +195,7 @@ class Stack:
 
     def stop_workers(self) -> None:
         """End the workers in order; the rest goes on."""
-        self.supervisor.end([name for name, _ in self._plan.workers.parts()])
+        self.supervisor.end([name for name, _ in self.workers.parts()])
 
     def tick(self) -> float:
         """Look after the processes, see `Supervisor.tick`.
@@ -277,12 +291,33 @@ class Stack:
             )
         return listener
 
-    def _start_workers(self) -> None:
-        for name, duty in self._plan.workers.parts():
-            self._start_worker(name, duty)
+    @property
+    def workers(self) -> Workers:
+        """How many there are of each. SQLite has one writer at a time, so nobody is in reserve there."""
+        is_shared = make_url(self.database_url).get_backend_name() != "sqlite" and is_redis(
+            self.redis_url or ""
+        )
+        return self._plan.workers.on(cores=cores(), is_shared=is_shared)
 
-    def _start_worker(self, name: str, duty: Duty) -> None:
-        self._start_part(name, worker_command(duty, name=name), stage=_STAGES[duty])
+    def _start_workers(self) -> list[str]:
+        """Start those that are not in reserve; their names."""
+        started = [(name, duty) for name, duty in self.workers.parts() if not is_reserve(name, duty)]
+        for name, duty in started:
+            self._start_worker(name, duty)
+        return [name for name, _ in started]
+
+    def _start_reserves(self) -> Iterator[Ready]:
+        """Start the others once all works, so that they take nothing from it; nobody has to wait until they are there."""
+        for name, duty in self.workers.parts():
+            if is_reserve(name, duty):
+                self._start_worker(name, duty, in_reserve=True)
+                yield self._ready(name, f"pid {self.supervisor.pid(name)}, in reserve")
+
+    def _start_worker(self, name: str, duty: Duty, *, in_reserve: bool = False) -> None:
+        command = worker_command(duty, name=name, in_reserve=in_reserve)
+        self._start_part(
+            name, command, stage=_STAGES[duty], more={"SIGNALBOX_RESERVE": str(in_reserve).lower()}
+        )
 
     def _start_flower(self) -> None:
         port = FLOWER_PORT if is_free(FLOWER_PORT) else free_port()
@@ -290,9 +325,14 @@ class Stack:
         self._start_part("flower", flower_command(port))
 
     def _start_part(
-        self, name: str, command: tuple[str, ...], *sockets: int, stage: int | None = None
+        self,
+        name: str,
+        command: tuple[str, ...],
+        *sockets: int,
+        stage: int | None = None,
+        more: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        environment = dict(self._environment)
+        environment = {**self._environment, **more}
         if sockets:
             environment["SIGNALBOX_LISTEN_FD"] = str(sockets[0])
         stage = _STAGES[name] if stage is None else stage

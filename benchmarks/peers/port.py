@@ -114,6 +114,7 @@ class Port:
         """Fresh servers and the program on them, ready and warmed up; all ended and deleted after."""
         with ExitStack() as ending:
             place = ending.enter_context(run_servers(self.servers))
+            is_ours = self.name.startswith("signalbox")
             ours = {
                 "PATH": os.environ.get("PATH", os.defpath),
                 "HOME": str(place.folder),
@@ -122,12 +123,15 @@ class Port:
                 "PEER_DATABASE_URL": place.database_url,
                 "PEER_REDIS_URL": place.redis_url,
                 "PEER_SETTINGS": json.dumps(dict(settings)),
-                "PYTHONPATH": os.pathsep.join((str(PROGRAMS), str(self.source))),
+                # Of Signalbox this very checkout is measured, whichever is installed.
+                "PYTHONPATH": os.pathsep.join(
+                    map(str, (PROGRAMS, self.source, *([ROOT] if is_ours else ())))
+                ),
             }
             log = ending.enter_context((place.folder / "program.log").open("w+b"))
             program = subprocess.Popen(
                 [part.format(folder=self.folder, python=sys.executable) for part in self.program],
-                cwd=ROOT if self.name.startswith("signalbox") else self.folder,
+                cwd=ROOT if is_ours else self.folder,
                 env=ours,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -31,6 +31,7 @@ from common.errors import Misconfigured
 T = TypeVar("T")
 
 ORCHESTRATOR_QUEUE = "workflow-orchestrator"
+RESERVE_QUEUE = "workflow-orchestrator-reserve"
 TASK_RUNNER_QUEUE = "workflow-task-runner"
 ARRIVALS = "arrivals"
 """The bell of those who start a workflow or tell one something; its ids are their tenants (`common.queues.arrivals`)."""

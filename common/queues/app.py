@@ -17,7 +17,7 @@ from celery.exceptions import CPendingDeprecationWarning
 from kombu import Queue
 from sqlalchemy.exc import SQLAlchemyError
 
-from common.db import ORCHESTRATOR_QUEUE, TASK_RUNNER_QUEUE, is_away, reason
+from common.db import ORCHESTRATOR_QUEUE, RESERVE_QUEUE, TASK_RUNNER_QUEUE, is_away, reason
 from common.errors import Misconfigured
 
 ADVANCE = "orchestrator.advance"
@@ -54,7 +54,7 @@ def make_app(broker_url: str, *, name: str, queue: str) -> Celery:
     app.conf.update(
         task_default_queue=queue,
         # Not acknowledged: a doorbell that is lost with its worker is made good by the look.
-        task_queues=[Queue(each, no_ack=True) for each in TASK_OF_QUEUE],
+        task_queues=[Queue(each, no_ack=True) for each in (*TASK_OF_QUEUE, RESERVE_QUEUE)],
         task_create_missing_queues=False,
         task_routes={task: {"queue": each} for each, task in TASK_OF_QUEUE.items()},
         task_serializer="json",

@@ -14,6 +14,8 @@ from typing import Any
 import redis
 import structlog
 
+from common.config import is_redis
+
 REST = 1.0
 HEARING = 5.0
 """Seconds for which who listens waits for the next call at once: to wake for nothing costs, and nobody has to hear of the end sooner."""
@@ -186,7 +188,7 @@ def subscribe(connection: Any, names: Sequence[str]) -> None:
 
 def client_of(broker_url: str, *, patience: float = 2.0) -> redis.Redis | None:
     """The client of a broker, which waits for it for up to `patience` seconds; None for one that is not Redis, and has no calls."""
-    if not broker_url.startswith(("redis://", "rediss://", "unix://")):
+    if not is_redis(broker_url):
         return None
     # With the newer protocol the client writes each message that comes as text into a log that nobody reads.
     return redis.Redis.from_url(

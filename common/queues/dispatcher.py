@@ -6,7 +6,7 @@ lost. One drain runs at a time; a ring during it just sets `again`. A drain that
 resident thread, so that a doorbell's Celery thread is free again within half a second.
 
 The resident thread looks every `look_seconds` (0: never), and at due instants always: when the next timer, retry or
-lease is due, and at most `DUE_CHECK` later for one that another process made. Where both looks are near they are one: to wake costs as much as to ask.
+lease is due, and at most `due_check` later for one that another process made. Where both looks are near they are one: to wake costs as much as to ask.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = structlog.get_logger("signalbox.dispatcher")
 
 DRAIN_BUDGET = 0.5
 DUE_CHECK = 0.9
-"""Seconds: what others have made due is late by less than one."""
+"""Seconds: what others have made due is late by less than one, unless a dispatcher is told to look less often."""
 TOGETHER = 0.15
 """Seconds by which a look may come early, to come with another one."""
 REST_AFTER_ERROR = 1.0
@@ -46,7 +46,7 @@ class Dispatcher:
 
     `work(until)` does what is ready, for no longer than the monotonic instant `until`. `due()` does what the clock made
     ready (fires timers, expires leases) and returns how many seconds until the next such instant, or None.
-    `on_round()` is called by the resident thread each time it goes round, which is once a second at the least.
+    `due()` is asked each `due_check` seconds at the least, and `on_round()` is called by the resident thread each time it goes round, so as often.
     """
 
     def __init__(
@@ -56,12 +56,14 @@ class Dispatcher:
         work: Callable[[float], Drained],
         due: Callable[[], float | None],
         look_seconds: float,
+        due_check: float = DUE_CHECK,
         on_round: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self._work = work
         self._due = due
         self._look_seconds = look_seconds
+        self._due_check = due_check
         self._on_round = on_round
         self._turn = threading.Lock()
         self._idle = threading.Condition(self._turn)
@@ -142,7 +144,7 @@ class Dispatcher:
             if self._takes_due(near) or near >= next_due:
                 due_in = self._look_at_the_clock()
                 next_due = time.monotonic() + (
-                    DUE_CHECK if due_in is None else min(DUE_CHECK, max(due_in, 0.0))
+                    self._due_check if due_in is None else min(self._due_check, max(due_in, 0.0))
                 )
                 is_look |= self._look_seconds > 0 and time.monotonic() >= next_look - TOGETHER
             if is_look:

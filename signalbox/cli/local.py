@@ -43,7 +43,7 @@ def up(
     no_broker: Annotated[
         bool, typer.Option("--no-broker", help="Run without a broker: workers look for work.")
     ] = False,
-    orchestrators: Orchestrators = 1,
+    orchestrators: Orchestrators = None,
     task_runners: TaskRunners = 1,
 ) -> None:
     """Run everything on this machine: database, broker, API and workers. Ctrl-C drains and stops it."""

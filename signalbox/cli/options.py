@@ -30,7 +30,15 @@ Data = Annotated[
     ),
 ]
 Orchestrators = Annotated[
-    int, typer.Option("--orchestrators", metavar="N", min=1, max=64, help="How many processes that step.")
+    int | None,
+    typer.Option(
+        "--orchestrators",
+        metavar="N",
+        min=1,
+        max=64,
+        help="How many processes that step, all but the first in reserve.",
+        show_default="2 on PostgreSQL, 1 on SQLite or on one core",
+    ),
 ]
 TaskRunners = Annotated[
     int, typer.Option("--task-runners", metavar="N", min=1, max=64, help="How many that call handlers.")

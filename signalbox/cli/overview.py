@@ -59,7 +59,7 @@ def bench(
     light: Annotated[
         bool, typer.Option("--light", help="The built-in workflow's tasks by a light handler.")
     ] = False,
-    orchestrators: Orchestrators = 1,
+    orchestrators: Orchestrators = None,
     task_runners: TaskRunners = 1,
     json: AsJson = False,
 ) -> None:
