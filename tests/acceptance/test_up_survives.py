@@ -59,6 +59,31 @@ def test_more_workers_than_one_of_each_are_kept_running_like_the_first(processes
     assert living(processes_of_it) == []
 
 
+def test_on_postgresql_a_second_orchestrator_is_in_reserve_and_comes_back_as_that(
+    processes: Processes, postgres_url: str
+) -> None:
+    up = start_up(processes, env={"DATABASE_URL": postgres_url})
+    assert set(up.pids()) == PARTS | {"orchestrator-2"}
+    assert f"pid {up.pids()['orchestrator-2']}, in reserve" in up.child.log()
+    up.json("apply", str(HELLO))
+
+    def commands() -> list[list[str]]:
+        return [one.cmdline() for one in psutil.Process(up.child.pid).children(recursive=True)]
+
+    def in_reserve() -> list[list[str]]:
+        return [one for one in commands() if "workflow-orchestrator-reserve" in one]
+
+    wait_until(lambda: len(in_reserve()) == 1, what="one in reserve", seconds=20)
+    os.kill(up.pids()["orchestrator-2"], signal.SIGKILL)
+    up.child.wait_for_log("orchestrator-2 │ ended (killed by SIGKILL")
+    wait_until(lambda: len(in_reserve()) == 1, what="another one in reserve", seconds=20)
+
+    # Without the first one, what is started is found by the one in reserve, or by the first that comes back.
+    os.kill(up.pids()["orchestrator"], signal.SIGKILL)
+    assert up.json("start", "hello-workflow", "--wait", "60")["status"] == "completed"
+    assert up.child.terminate(seconds=STOP_SECONDS) == Exit.OK
+
+
 def test_a_part_that_freezes_with_the_write_lock_is_killed_and_work_goes_on(processes: Processes) -> None:
     # The second batch of each orchestrator's life stops before its commit, so the first life freezes with the lock.
     up = start_up(processes, env={"SIGNALBOX_FAULTS": "before_commit=stop@2"})
