@@ -18,8 +18,6 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-from sqlalchemy import make_url
-
 from common.config import is_redis, redact_url
 from common.credentials import is_key, key_prefix, read_secret
 from common.db import Database
@@ -294,9 +292,7 @@ class Stack:
     @property
     def workers(self) -> Workers:
         """How many there are of each. SQLite has one writer at a time, so nobody is in reserve there."""
-        is_shared = make_url(self.database_url).get_backend_name() != "sqlite" and is_redis(
-            self.redis_url or ""
-        )
+        is_shared = not self.database_url.startswith("sqlite") and is_redis(self.redis_url or "")
         return self._plan.workers.on(cores=cores(), is_shared=is_shared)
 
     def _start_workers(self) -> list[str]:
