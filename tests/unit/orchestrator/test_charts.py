@@ -13,9 +13,17 @@ from common.ids import new_id
 from common.store.keys import ensure_tenant
 from orchestrator import charts as module
 from orchestrator.charts import Charts
+from statechart import load
 
 GOOD = dumps({"id": "d", "initial": "a", "states": {"a": {}}})
 LARGE = dumps({"id": "d", "initial": "a", "states": {"a": {}}, "context": {"text": "x" * 1_000}})
+
+
+def another(number: int, document: str = GOOD) -> str:
+    """A document that says something else."""
+    return document.replace('"id":"d"', f'"id":"d{number}"')
+
+
 BROKEN = [
     "[]",
     "no JSON",
@@ -89,7 +97,7 @@ def test_those_used_last_are_kept(database: Database, monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "KEPT", 2)
     charts, counted = Charts(), reads(database)
     with database.transaction() as tx:
-        first, second, third = stored(tx, GOOD, GOOD, GOOD)
+        first, second, third = stored(tx, *map(another, range(3)))
         for asked in (first, second, first, third):  # the second is the one that was not used for longest
             charts.fetch(tx, [asked])
         assert len(counted) == 3
@@ -101,10 +109,10 @@ def test_those_used_last_are_kept(database: Database, monkeypatch: pytest.Monkey
 
 def test_of_large_ones_fewer_are_kept(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """256 of 700,000 characters each took 2.9 GB of an orchestrator: whoever may apply definitions could have it killed for want of memory."""
-    monkeypatch.setattr(module, "KEPT_CHARACTERS", len(LARGE) + len(GOOD))
+    monkeypatch.setattr(module, "KEPT_CHARACTERS", len(LARGE) + len(GOOD) + 1)
     charts, counted = Charts(), reads(database)
     with database.transaction() as tx:
-        large, good, other = stored(tx, LARGE, GOOD, LARGE)
+        large, good, other = stored(tx, LARGE, GOOD, another(1, LARGE))
         for asked in (large, good, large, good, other):
             charts.fetch(tx, [asked])
         assert len(counted) == 3
@@ -131,7 +139,7 @@ def test_a_batch_may_have_more_definitions_than_are_kept(
 ) -> None:
     monkeypatch.setattr(module, "KEPT", 2)
     with database.transaction() as tx:
-        ids = stored(tx, *[GOOD] * 5)
+        ids = stored(tx, *map(another, range(5)))
         assert set(Charts().fetch(tx, ids)) == set(ids)
 
 
@@ -139,7 +147,7 @@ def test_several_threads_may_ask_at_once(database: Database, monkeypatch: pytest
     monkeypatch.setattr(module, "KEPT", 2)
     charts, together = Charts(), Barrier(4)
     with database.transaction() as tx:
-        ids = stored(tx, *[GOOD] * 4)
+        ids = stored(tx, *map(another, range(4)))
 
     def ask(offset: int) -> None:
         together.wait(10)
@@ -151,3 +159,37 @@ def test_several_threads_may_ask_at_once(database: Database, monkeypatch: pytest
     with ThreadPoolExecutor(4) as threads:
         for done in [threads.submit(ask, offset) for offset in range(4)]:
             done.result(20)
+
+
+def test_definitions_that_say_the_same_share_a_chart(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand tenants that each apply the same one: a batch of a hundred of them would compile each again and again."""
+    monkeypatch.setattr(module, "KEPT", 1)
+    charts, counted, compiled = Charts(), reads(database), []
+    monkeypatch.setattr(module, "load", lambda said: (compiled.append(said), load(said))[1])
+    with database.transaction() as tx:
+        ids = stored(tx, GOOD, GOOD, GOOD)
+        tx.execute(text("UPDATE definitions SET checksum = 'other' WHERE id = :id"), {"id": ids[2]})
+        for _ in range(2):
+            for id_ in ids:
+                charts.fetch(tx, [id_])
+        found = charts.fetch(tx, ids)
+
+    assert len(compiled) == 1
+    assert len(counted) == len(ids)
+    assert len({id(one.chart) for one in found.values()}) == 1
+    assert [found[id_].checksum for id_ in ids] == ["sum", "sum", "other"], (
+        "each says what stands beside its own"
+    )
+
+
+@pytest.mark.parametrize("document", BROKEN)
+def test_what_does_not_compile_is_kept_as_well(database: Database, document: str) -> None:
+    charts, counted = Charts(), reads(database)
+    with database.transaction() as tx:
+        [id_] = stored(tx, document)
+        first, second = charts.fetch(tx, [id_]), charts.fetch(tx, [id_])
+
+    assert first == second
+    assert len(counted) == 1
