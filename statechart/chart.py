@@ -61,17 +61,18 @@ class StateNode:
     description: str | None = None
     ignored: tuple[str, ...] = ()  # keys of the document that mean nothing on a state of this type
     accepts_external: bool = False  # some descriptor of `on` answers to the world outside
+    # Asked in each step, and so worked out once.
+    name: str = field(init=False)
+    is_leaf: bool = field(init=False)
+    lineage: tuple[StateNode, ...] = field(init=False)  # from the root down to itself
+
+    def __post_init__(self) -> None:
+        self.name = self.path or ROOT_PATH
+        self.is_leaf = self.type in ("atomic", "final")
+        self.lineage = (*reversed(self.ancestors), self)
 
     def __repr__(self) -> str:
-        return f"<{self.type} {self.path or ROOT_PATH}>"
-
-    @property
-    def is_leaf(self) -> bool:
-        return self.type in ("atomic", "final")
-
-    @property
-    def name(self) -> str:
-        return self.path or ROOT_PATH
+        return f"<{self.type} {self.name}>"
 
 
 @dataclass(eq=False, slots=True)

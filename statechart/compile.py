@@ -132,6 +132,18 @@ class Compiler:
         uses = findings.uses
         answers = frozenset(use.name for use in uses if use.kind in ("completion_event", "failure_event"))
         external = mark_external(self.nodes, answers)
+        initial = Transition(
+            source=root,
+            descriptor="",
+            target=tuple(_initial_state_nodes(root)),
+            guard=None,
+            actions=(),
+            reenter=True,
+            at="initial",
+        )
+        has_parallel = any(node.type == "parallel" for node in self.nodes)
+        if not has_parallel:  # a target asks all regions around it: too long where there are thousands
+            plan_entries([initial])
         return Chart(
             id=root.id,
             document=self.document,
@@ -147,22 +159,14 @@ class Compiler:
             config=named_config(self.config_names, definition.config),
             results=self.results,
             work=self.actions.work,
-            initial_transition=Transition(
-                source=root,
-                descriptor="",
-                target=tuple(_initial_state_nodes(root)),
-                guard=None,
-                actions=(),
-                reenter=True,
-                at="initial",
-            ),
+            initial_transition=initial,
             timeout_ms=self.timeout_ms,
             max_steps=definition.max_steps,
             compensation=self.compensation,
             triggers=tuple(self.triggers),
             concurrency=self.concurrency,
             has_always=any(node.always for node in self.nodes),
-            has_parallel=any(node.type == "parallel" for node in self.nodes),
+            has_parallel=has_parallel,
             uses=tuple(uses),
             asked=tuple(findings.asked),
             answers=answers,

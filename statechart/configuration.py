@@ -26,9 +26,7 @@ def with_ancestors(leaves: Iterable[StateNode]) -> ActiveNodes:
     """The leaves and everything above them."""
     active: ActiveNodes = {}
     for leaf in leaves:
-        for ancestor in reversed(leaf.ancestors):
-            active[ancestor] = None
-        active[leaf] = None
+        active |= dict.fromkeys(leaf.lineage)
     return active
 
 
@@ -115,7 +113,13 @@ def compute_exit_set(domains: Mapping[Transition, StateNode | None], active: Act
     """The active states that the transitions leave, deepest and last first."""
     if len(domains) == 1:
         ((transition, domain),) = domains.items()
-        leaving = [node for node in active if is_descendant(node, domain)] if transition.target else []
+        if not transition.target:
+            return []
+        if domain is None:
+            leaving = list(active)
+        else:
+            low, high = domain.order, domain.last
+            leaving = [node for node in active if low < node.order <= high]
     else:
         below = _Below(active)
         leaving = list(
@@ -196,9 +200,9 @@ def compute_entry_set(
 ) -> EntryPlan:
     """The states that the transitions enter, in document order. `active` is what they have left standing."""
     if len(domains) == 1:
-        plan = next(iter(domains)).plan
-        if plan is not None:
-            return plan
+        (transition,) = domains
+        if transition.plan is not None:
+            return transition.plan
     entry_set = _entries_of(domains, history)
     _close_upwards(entry_set, active)
     _keep_first_child(entry_set, active)

@@ -170,7 +170,10 @@ class Draft:
 
     def configuration(self) -> list[str]:
         """Paths of the active leaves in document order."""
-        return [node.path for node in sorted(self.leaves(), key=_by_order)]
+        leaves = self.leaves()
+        if len(leaves) > 1:
+            leaves.sort(key=_by_order)
+        return [node.path for node in leaves]
 
     def evaluate(self, value: Value) -> Json:
         """Raises `ExpressionFailed`."""

@@ -54,7 +54,8 @@ def select_transitions(draft: Draft, event_type: str) -> list[Transition]:
     """The transitions that the current event enables, one per region at most."""
     if not draft.chart.has_parallel:  # the active states are a line from the root down to one leaf
         for node in reversed(draft.active):
-            found = first_enabled(draft, get_candidates(node, event_type))
+            candidates = get_candidates(node, event_type)
+            found = first_enabled(draft, candidates) if candidates else None
             if found is not None:
                 return [found]
         return []

@@ -21,6 +21,7 @@ from statechart.actions import render_json, send_event
 from statechart.chart import Block, Chart, StateNode, Transition
 from statechart.compensation import kept_by_restart, register
 from statechart.configuration import (
+    ActiveNodes,
     compute_entry_set,
     compute_exit_set,
     get_transition_domains,
@@ -427,13 +428,15 @@ def microstep(draft: Draft, enabled: Sequence[Transition]) -> None:
         return
     charge_microstep(draft)
     transitions = remove_conflicting_transitions(draft, list(enabled))
-    draft.has_taken_transition |= not all(transition.is_inert for transition in transitions)
-    before, remembered = list(draft.active), draft.history
+    if not draft.has_taken_transition:
+        draft.has_taken_transition = not all(transition.is_inert for transition in transitions)
+    before, remembered = draft.active.copy(), draft.history
     recorded = len(draft.changes)
     domains = get_transition_domains(transitions, draft.history)
     exited = exit_states(draft, domains)
     for transition in transitions:
-        execute(draft, transition.actions)
+        if transition.actions:
+            execute(draft, transition.actions)
     entered = enter_states(draft, domains)
     if exited or entered:
         keep_order(draft, before, remembered)
@@ -454,12 +457,11 @@ def charge_microstep(draft: Draft) -> None:
     draft.charge_work(len(draft.active))
 
 
-def keep_order(draft: Draft, before: list[StateNode], remembered: dict[str, Sequence[StateNode]]) -> None:
+def keep_order(draft: Draft, before: ActiveNodes, remembered: dict[str, Sequence[StateNode]]) -> None:
     """A microstep that ends in the states it began with has changed nothing, as XState sees it: the order in which
     the states were entered stays, and eventless transitions are not asked again because of it."""
-    is_same = draft.history is remembered and len(before) == len(draft.active)
-    if is_same and all(node in draft.active for node in before):
-        draft.active = dict.fromkeys(before)
+    if draft.history is remembered and before.keys() == draft.active.keys():
+        draft.active = before
     else:
         draft.is_changed = True
 
@@ -470,7 +472,8 @@ def exit_states(draft: Draft, domains: Mapping[Transition, StateNode | None]) ->
     if memory:
         draft.history = {**draft.history, **memory}
     for node in exiting:
-        execute(draft, node.exit)
+        if node.exit:
+            execute(draft, node.exit)
         for timer in node.after:
             timer.disarm(draft)
         for invoke in node.invokes:
@@ -485,7 +488,8 @@ def enter_states(draft: Draft, domains: Mapping[Transition, StateNode | None]) -
     completed: set[StateNode] = set()
     for node in plan.nodes:
         draft.active[node] = None
-        execute(draft, node.entry)
+        if node.entry:
+            execute(draft, node.entry)
         if node.after:
             execute_each(draft, node.after)
         if node.invokes:
@@ -569,7 +573,8 @@ def execute_each(draft: Draft, block: Block) -> None:
 def execute_exit_actions(draft: Draft) -> None:
     """The machine ends: what every active state does when it is left, without leaving it."""
     for node in reversed(draft.nodes_in_document_order()):
-        execute(draft, node.exit)
+        if node.exit:
+            execute(draft, node.exit)
 
 
 def state_changed(draft: Draft, exited: Sequence[StateNode], entered: Sequence[StateNode]) -> Change:

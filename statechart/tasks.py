@@ -7,7 +7,7 @@ is a timer, and the instant types are answered within the step.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -166,6 +166,11 @@ class TaskTemplate:
     fields: Value
     each: EachItem | None
     constants: Mapping[str, Json]
+    secrets: tuple[Where, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        secrets = tuple(where[1:] for where in self.fields.secrets if where[0] == "input")
+        object.__setattr__(self, "secrets", secrets)
 
     def evaluate(self, draft: Draft) -> Filled:
         """Raises `ExpressionFailed`."""
@@ -174,10 +179,9 @@ class TaskTemplate:
     def fill(self, scope: Scope) -> Filled:
         """The same in a scope that may know more, such as an item of a MAP."""
         spec: dict[str, Json] = self.fields.evaluate(scope)
-        secrets = tuple(where[1:] for where in self.fields.secrets if where[0] == "input")
         if self.constants:
             spec = {**spec, "input": {**(spec.get("input") or {}), **self.constants}}
-        return Filled(spec, secrets)
+        return Filled(spec, self.secrets)
 
 
 def ask(draft: Draft, task: CreateTask, each: EachItem | None) -> None:
@@ -294,9 +298,9 @@ def task_of(
         input=spec.get("input"),
         completion_event=completion_event,
         failure_event=failure_event,
-        run_at=_run_at(draft, spec),
+        run_at=_run_at(draft, spec) if "runAt" in spec or "delay" in spec else None,
         idempotency_key=None if identity is None else _identity(identity),
-        retry=_retry(spec),
+        retry=_retry(spec) if "retry" in spec or "maxAttempts" in spec else None,
         timeout_ms=timeouts.start_to_close,
         heartbeat_ms=timeouts.heartbeat,
         start_within_ms=timeouts.schedule_to_start,

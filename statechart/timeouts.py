@@ -29,9 +29,14 @@ class Timeouts:
     schedule_to_close: int | None = None
 
 
+UNBOUNDED = Timeouts()
+
+
 def read_timeouts(spec: Mapping[str, Json]) -> Timeouts:
     """The time-outs of one task, from its evaluated `timeouts`. Raises `ActionFailed` (`duration.invalid`)."""
-    given = spec.get("timeouts") or {}
+    given = spec.get("timeouts")
+    if not given:
+        return UNBOUNDED
     return Timeouts(*(_milliseconds(given.get(name), name) for name in TIMEOUTS))
 
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 
 import statechart
 from statechart import ArmTimer, CancelTask, CancelTimer, CreateTask, Env, Step, StepFailed
-from statechart.configuration import is_legal, with_ancestors
+from statechart.configuration import NOTHING_REMEMBERED, compute_entry_set, is_legal, with_ancestors
 from tests.unit.statechart.charts import NOW
 from tests.unit.statechart.random_charts import documents, events
 
@@ -72,6 +72,16 @@ def test_any_events_leave_a_legal_configuration(document, script):
         leaves = [chart.by_path[path] for path in step.snapshot["configuration"]]
         assert is_legal(chart.root, with_ancestors(leaves))
         assert leaves == sorted(leaves, key=lambda leaf: leaf.order)
+
+
+@SETTINGS
+@given(documents())
+def test_what_a_start_enters_is_planned_as_it_would_be_worked_out(document):
+    initial = statechart.load(document).initial_transition
+    planned = compute_entry_set({initial: None}, NOTHING_REMEMBERED, {})
+    initial.plan = None
+
+    assert compute_entry_set({initial: None}, NOTHING_REMEMBERED, {}) == planned
 
 
 @SETTINGS
