@@ -31,7 +31,7 @@ def dumps(value: Any) -> str:
     refuse, and the kernel's: looking for them here would cost a walk through every value.
     """
     try:
-        text = orjson.dumps(value, option=_DUMP).decode()
+        text = orjson.dumps(value, None, _DUMP).decode()
     except TypeError as error:  # orjson.JSONEncodeError is a TypeError
         return _dumps_exactly(value, error)
     if "\\u0000" in text:  # may be an escaped backslash before u0000: look closer only then

@@ -186,8 +186,12 @@ def _start(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:
 
 def _started(body: Json, facts: Mapping[str, Json]) -> dict[str, Json]:
     """Who asked for a later start stands in its body: the row came from the timer."""
-    more = {"by": body.get("by"), "parentId": facts.get("parentId")}
-    return {"type": "instance.started", **{name: value for name, value in more.items() if value is not None}}
+    entry = {"type": "instance.started"}
+    if body.get("by") is not None:
+        entry["by"] = body["by"]
+    if facts.get("parentId") is not None:
+        entry["parentId"] = facts["parentId"]
+    return entry
 
 
 def _event(chart: Chart, standing: Standing, body: Json, env: Env) -> Decision:
@@ -295,7 +299,7 @@ _DECIDERS = {
 
 def _stepped(step: Step, entries: list[dict[str, Json]]) -> Decision:
     status = status_of(step.snapshot)
-    changes = entries + list(step.changes)
+    changes = [*entries, *step.changes]
     incident = None
     if status is InstanceStatus.COMPLETED:
         changes.append({"type": "instance.completed", "output": step.snapshot.get("output")})
@@ -326,7 +330,7 @@ def _bounded(standing: Standing, decided: Decision, max_context_bytes: int) -> D
         )
         detail = {"limit": "max_context_bytes", "allowed": max_context_bytes}
         return _instead(standing, decided, Incident("limit.context", message, detail))
-    return replace(decided, snapshot_text=text)
+    return decided.written(text)
 
 
 def _instead(standing: Standing, decided: Decision, incident: Incident) -> Decision:

@@ -82,10 +82,19 @@ class Decision:
     ] = ()  # ids of failed tasks that are given up, their obligation answered by hand
     erasure: Erasure | None = None
 
+    def written(self, snapshot_text: str) -> Decision:
+        """The same with the text of its snapshot. Each step asks for it, and `dataclasses.replace` takes as long as ten of these."""
+        return Decision(
+            self.status, self.snapshot, snapshot_text, self.changes, self.effects, self.incident, self.resolution,
+            self.retried_tasks, self.skipped_tasks, self.erasure,
+        )  # fmt: skip
+
 
 def status_of(snapshot: Mapping[str, Json]) -> InstanceStatus:
     """The status that a snapshot means: a function of its machine status and its open obligations."""
     match snapshot["status"]:
+        case "active":
+            pass
         case "done":
             return InstanceStatus.COMPLETED
         case "error":
@@ -95,10 +104,10 @@ def status_of(snapshot: Mapping[str, Json]) -> InstanceStatus:
         case statechart.COMPENSATING:
             return InstanceStatus.COMPENSATING
     # A MAP says itself whether a runner executes its items.
-    executed = any(
-        task["type"] not in NOT_RUN_BY_A_RUNNER or "isExecuted" in task for task in snapshot["tasks"].values()
-    )
-    return InstanceStatus.RUNNING if executed else InstanceStatus.WAITING
+    for task in snapshot["tasks"].values():
+        if task["type"] not in NOT_RUN_BY_A_RUNNER or "isExecuted" in task:
+            return InstanceStatus.RUNNING
+    return InstanceStatus.WAITING
 
 
 def closing(snapshot: Mapping[str, Json]) -> tuple[Effect, ...]:

@@ -11,24 +11,25 @@ import threading
 
 PAGE = 4_096
 _turn = threading.Lock()
-_unused = b""
+_page = b""
+_given = 0  # bytes of the page
 
 
 def random_bytes(count: int) -> bytes:
     """Return `count` bytes from the system's generator, at most 4,096, that nobody else is given. Raises `ValueError` for more."""
-    global _unused  # noqa: PLW0603 - one supply a process
+    global _page, _given
     if not 0 <= count <= PAGE:
         raise ValueError(f"expected 0 to {PAGE} bytes, found {count}")
     with _turn:
-        if len(_unused) < count:
-            _unused = os.urandom(PAGE)
-        given, _unused = _unused[:count], _unused[count:]
-    return given
+        if len(_page) - _given < count:
+            _page, _given = os.urandom(PAGE), 0
+        first, _given = _given, _given + count
+        return _page[first:_given]
 
 
 def _forget() -> None:
-    global _turn, _unused
-    _turn, _unused = threading.Lock(), b""
+    global _turn, _page, _given
+    _turn, _page, _given = threading.Lock(), b"", 0
 
 
 os.register_at_fork(after_in_child=_forget)

@@ -79,6 +79,8 @@ NO_OFFERS = Offers()
 """For who has nobody to hand tasks to."""
 
 
+# An enum's `value` is a Python function, which is slow for what each task asks several times.
+_PENDING, _RUNNING = TaskStatus.PENDING.value, TaskStatus.RUNNING.value
 _AT_REST = frozenset(status.value for status in (*FROZEN, *FINAL))
 
 
@@ -224,7 +226,7 @@ class Batch:
     def end_lent(self, held: LockedInstance, task: ToldTask, called: CalledHere) -> bool:
         """A task that was lent has succeeded; False where nobody waits for it any more."""
         row = self._tasks.get((held.id, task.key))
-        if row is None or row["id"] != task.id or row["status"] != TaskStatus.PENDING.value:
+        if row is None or row["id"] != task.id or row["status"] != _PENDING:
             return False
         self.lent.end(self._tasks.pop((held.id, task.key)), called)
         return True
@@ -277,7 +279,7 @@ class Batch:
             {
                 "id": held.id,
                 "read_sequence": held.sequence,
-                "status": decision.status.value,
+                "status": str(decision.status),
                 "configuration": dumps(snapshot.get("configuration", [])),
                 "snapshot": decision.snapshot_text,
                 "output": dumps(snapshot.get("output")) if completed else None,
@@ -454,9 +456,10 @@ class Batch:
     def _task(self, held: LockedInstance, effect: CreateTask) -> dict[str, Any]:
         executed, is_human = effect.type not in NOT_RUN_BY_A_RUNNER, effect.type == "HUMAN"
         run_at = max(effect.run_at, self.now) if effect.run_at else self.now
-        # What no runner executes has one attempt, its whole life.
-        allowed = (effect.finish_within_ms, None if executed else effect.timeout_ms)
-        finish_within_ms = min((time for time in allowed if time is not None), default=None)
+        finish_within_ms = effect.finish_within_ms
+        if not executed and effect.timeout_ms is not None:  # its whole life is one attempt
+            bounds = (effect.timeout_ms, finish_within_ms)
+            finish_within_ms = min(bound for bound in bounds if bound is not None)
         priority = held.priority if effect.priority is None else effect.priority
         return {
             "id": self._task_id(held, effect),
@@ -473,7 +476,7 @@ class Batch:
             "candidates": (effect.options.get("candidates") or None) if is_human else None,
             "due_at": effect.due_at,
             "name": effect.name,
-            "status": (TaskStatus.PENDING if executed else TaskStatus.RUNNING).value,
+            "status": _PENDING if executed else _RUNNING,
             "priority": priority,
             "run_at": run_at,
             "held": False,
@@ -489,7 +492,7 @@ class Batch:
             "completion_event": effect.completion_event,
             "failure_event": effect.failure_event,
             "idempotency_key": effect.idempotency_key,
-            "limit_key": self._limit(held, effect),
+            "limit_key": self._limit(held, effect) if effect.options else None,
             "input": dumps(effect.input),
             "secrets": dumps([list(where) for where in effect.secrets]) if effect.secrets else None,
             "created_at": self._created_at,

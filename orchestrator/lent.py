@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from common.canonical import read
-from common.ids import LeaseToken, TenantId
+from common.ids import LeaseToken
 from common.queues.offers import Offer
 from common.queues.told_task import ToldTask
 from common.store.leased import CalledHere
@@ -45,8 +45,16 @@ class LentTasks:
 
 def is_plain(row: Mapping[str, Any]) -> bool:
     """Does a new task ask for nothing beside a call of its handler? What bounds its time, and what must not be done twice, needs a lease."""
-    asked = ("asked_as", "limit_key", "idempotency_key", "secrets", "timeout_ms", "heartbeat_ms")
-    return all(row[name] is None for name in asked) and not row["held"] and not is_once(row)
+    return (
+        row["asked_as"] is None
+        and row["limit_key"] is None
+        and row["idempotency_key"] is None
+        and row["secrets"] is None
+        and row["timeout_ms"] is None
+        and row["heartbeat_ms"] is None
+        and not row["held"]
+        and not is_once(row)
+    )
 
 
 def is_once(row: Mapping[str, Any]) -> bool:
@@ -64,7 +72,7 @@ def allow_attempts(row: Row, offer: Offer) -> None:
 def told_task(row: Mapping[str, Any], token: LeaseToken) -> ToldTask:
     """What a runner is told of a new task that is leased to it under `token`, or will be."""
     return ToldTask(
-        row["id"], token, TenantId(row["tenant_id"]), row["instance_id"], row["key"], row["type"], row["name"],
+        row["id"], token, row["tenant_id"], row["instance_id"], row["key"], row["type"], row["name"],
         row["max_attempts"], row["input"], row["retry"], row["options"], row["completion_event"], row["failure_event"],
         row["created_at"],
     )  # fmt: skip

@@ -39,6 +39,7 @@ Config = Mapping[str, Mapping[str, Any]]
 """Values by module and key."""
 NO_CONFIG: Config = {}
 ERASED_BODY: Mapping[str, None] = {"input": None, "changes": None, "salt": None}
+AT_REST = (*FROZEN, *FINAL)
 MACHINE = "(machine)"
 WAYS_OUT = "restart it from a state, or cancel it"
 log = structlog.get_logger("signalbox.orchestrator")
@@ -125,7 +126,7 @@ class Stepping:
     def light_tasks(self, caller_of: CallerOf) -> list[tuple[ToldTask, Offer]]:
         """Tasks that a light handler may end at once. None where anything waits that came before it: an instance that was frozen, rows behind these."""
         is_free = self.has_stepped_all and self.held.status not in FROZEN
-        if not is_free or self.decision.status in (*FROZEN, *FINAL):
+        if not is_free or self.decision.status in AT_REST:
             return []
         return self.batch.light_tasks(caller_of, limited=self.held.limited_types)
 
@@ -135,19 +136,13 @@ class Stepping:
             return
         self.at = max(self.at, called.ended_at)
         self.caused_at = made_at(task.id)
-        body = light_end_body(task, called)
-        row = InboxRow(
-            inbox.NOT_STORED,
-            self.held.id,
-            inbox.ORDINARY,
-            InboxType.TASK,
-            body,
-            f"task:{task.id}",
-            called.ended_at,
-        )
+        body, source = light_end_body(task, called), f"task:{task.id}"
         if self._may_take():
-            self._step(row.type, row.body, row.source)
+            self._step(InboxType.TASK, body, source)
         else:
+            row = InboxRow(
+                inbox.NOT_STORED, self.held.id, inbox.ORDINARY, InboxType.TASK, body, source, called.ended_at
+            )
             self.batch.park(self.held, row)
 
     def _has_thawed(self) -> bool:
@@ -177,7 +172,7 @@ class Stepping:
     def _freeze(self, code: str, problem: str, *, also_paused: bool = False) -> None:
         """What its steps need is not to be had: say so once; what is not a control command waits until it is."""
         status = self.decision.status
-        if status not in (*FROZEN, *FINAL) or (also_paused and status is InstanceStatus.PAUSED):
+        if status not in AT_REST or (also_paused and status is InstanceStatus.PAUSED):
             body = dumps({"code": code, "detail": {}, "message": problem})
             self._step(InboxType.INCIDENT, body, "engine")
 
@@ -194,21 +189,22 @@ class Stepping:
 
     def _step(self, type: InboxType, body: str, actor: str) -> None:
         self.sequence += 1
-        env = Env(now=self.at, config=self.config or NO_CONFIG, seed=f"{self.held.id}:{self.sequence}")
+        held, before = self.held, self.decision
+        env = Env(self.at, self.config or NO_CONFIG, f"{held.id}:{self.sequence}")
         standing = Standing(
-            self.decision.status,
-            self.decision.snapshot,
+            before.status,
+            before.snapshot,
             self.facts,
             self.sequence,
             self.max_ai_events,
-            self.is_full and self.decision.status is InstanceStatus.FAILED,
+            self.is_full and before.status is InstanceStatus.FAILED,
         )
         chart = self.compiled.chart
         said = read(body)
         decided = decide(chart, standing, type, said, env, max_context_bytes=self.limit)
         entry = history.chained(
-            self.held.tenant_id,
-            self.held.id,
+            held.tenant_id,
+            held.id,
             self.sequence,
             at=self.at,
             actor=actor,
@@ -222,14 +218,14 @@ class Stepping:
         self.batch.history.append(entry)
         self.head = entry["hash"]
         self.batch.take(
-            self.held, decided, sequence=self.sequence, actor=actor, at=self.at, caused_at=self.caused_at
+            held, decided, sequence=self.sequence, actor=actor, at=self.at, caused_at=self.caused_at
         )
-        self.batch.children.take(self.held, type, body, actor, self.decision, decided)
+        self.batch.children.take(held, type, body, actor, before, decided)
         if type is InboxType.TASK:
-            self.batch.take_answer(self.held, said["entry"])
+            self.batch.take_answer(held, said["entry"])
         if decided.incident is not None:
             self.error = error_text(decided.incident)
-        elif decided.status is not InstanceStatus.FAILED and decided.status is not self.decision.status:
+        elif decided.status is not InstanceStatus.FAILED and decided.status is not before.status:
             self.error = self._end_of(decided, body)
         stepped = type is InboxType.STEP and decided.status is InstanceStatus.PAUSED
         self.allowed += stepped
@@ -338,4 +334,7 @@ def input_text(
     )
     events = f'"aiEventLimit":{standing.max_ai_events},' if decide_ai.reads_limit(standing, type) else ""
     full = '"full":true,' if standing.is_full else ""
-    return f'{{{events}"body":{body},{bound}"definition":"{checksum}","env":{dumps(env.to_json())},{full}"kernel":{KERNEL},"type":"{type.value}"}}'
+    # The seed is an id and a number: JSON escapes nothing in it, nor in an instant.
+    config = dumps(env.config) if env.config else "{}"
+    said = f'{{"config":{config},"now":"{instant_text(env.now)}","seed":"{env.seed}"}}'
+    return f'{{{events}"body":{body},{bound}"definition":"{checksum}","env":{said},{full}"kernel":{KERNEL},"type":"{type}"}}'
