@@ -430,7 +430,7 @@ class Draft:
         if self.compensation is not None:
             snapshot["compensation"] = self.compensation
         # A parallel state without regions is no leaf, so that only `entered` knows of it.
-        if len(tips) != len(configuration) or not in_document_order(tips):
+        if len(tips) != len(configuration) or (len(tips) > 1 and not in_document_order(tips)):
             snapshot["entered"] = [node.path for node in tips]
         return snapshot
 

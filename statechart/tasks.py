@@ -55,6 +55,7 @@ FREE_OPTIONS = (
     "labels",
     "links",
 )
+_FREE = frozenset(FREE_OPTIONS)
 
 PRIORITIES = range(-32_768, 32_768)
 """What the column of a task holds. PostgreSQL refuses more and SQLite does not; the step says the same on both."""
@@ -122,6 +123,8 @@ class InvokeTask:
         ask(draft, task, self.spec.each)
 
     def cancel(self, draft: Draft) -> None:
+        if not draft.tasks and not draft.timers:
+            return
         key = draft.last_key(self.place)
         draft.cancel_task(key)
         draft.cancel_timer(key)  # the work of a TIMER is a timer
@@ -280,7 +283,9 @@ def task_of(
     queue, identity = spec.get("queue"), spec.get("idempotencyKey")
     _require_indexed(kind, "task.type", "the type of a task")
     timeouts = read_timeouts(spec)
-    options = {option: spec[option] for option in FREE_OPTIONS if option in spec}
+    options: dict[str, Json] = {}
+    if not _FREE.isdisjoint(spec):
+        options = {option: spec[option] for option in FREE_OPTIONS if option in spec}
     if kind == AI:
         draft.counts.setdefault(AI_EVENTS, 0)
         schemas = event_schemas(draft.chart.document, options.get("policy"))
