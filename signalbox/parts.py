@@ -35,23 +35,20 @@ class Workers:
         return Workers(self.orchestrators or usual, self.task_runners)
 
     def parts(self) -> Iterator[tuple[str, Duty]]:
-        """The name of each and its duty; the first of a duty has its name."""
-        for duty, count in self._counts():
-            yield from (
-                (duty if number == 1 else another(duty, number), duty) for number in range(1, count + 1)
-            )
-
-    def _counts(self) -> tuple[tuple[Duty, int], ...]:
-        return ("orchestrator", self.orchestrators or 1), ("task-runner", self.task_runners)
+        """The name of each and its duty, the first of each duty before all others; it has the duty's name."""
+        counts: dict[Duty, int] = {"orchestrator": self.orchestrators or 1, "task-runner": self.task_runners}
+        yield from ((duty, duty) for duty in counts)
+        for duty, count in counts.items():
+            yield from ((another(duty, number), duty) for number in range(2, count + 1))
 
 
 USUAL = Workers()
 """What a machine has use for."""
 
 
-def is_reserve(name: str, duty: Duty) -> bool:
-    """Is a worker one that steps only when it is called? All orchestrators but the first are."""
-    return duty == "orchestrator" and name != duty
+def is_reserve(name: str) -> bool:
+    """Is a part a worker that steps only when it is called? All orchestrators but the first are."""
+    return name.startswith("orchestrator-")
 
 
 def another(duty: Duty, number: int) -> str:

@@ -175,14 +175,12 @@ class Stack:
         if self._plan.has_workers:
             self._start_workers()
         yield from self._await(name for name in self.supervisor.names() if name not in ("broker", "flower"))
-        if self._plan.has_workers:
-            yield from self._start_reserves()
         self.folder.store_url(self.url)
 
     def start_workers(self) -> Iterator[Ready]:
         """Start the workers of a stack that was planned without them, or whose workers were stopped."""
-        yield from self._await(self._start_workers())
-        yield from self._start_reserves()
+        self._start_workers()
+        yield from self._await(name for name, _ in self.workers.parts())
 
     def add_worker(self, duty: Duty, number: int) -> Ready:
         """Start one more worker beside the first; `number` tells it from others, and the answer has its name."""
@@ -295,19 +293,9 @@ class Stack:
         is_shared = not self.database_url.startswith("sqlite") and is_redis(self.redis_url or "")
         return self._plan.workers.on(cores=cores(), is_shared=is_shared)
 
-    def _start_workers(self) -> list[str]:
-        """Start those that are not in reserve; their names."""
-        started = [(name, duty) for name, duty in self.workers.parts() if not is_reserve(name, duty)]
-        for name, duty in started:
-            self._start_worker(name, duty)
-        return [name for name, _ in started]
-
-    def _start_reserves(self) -> Iterator[Ready]:
-        """Start the others once all works, so that they take nothing from it; nobody has to wait until they are there."""
+    def _start_workers(self) -> None:
         for name, duty in self.workers.parts():
-            if is_reserve(name, duty):
-                self._start_worker(name, duty, in_reserve=True)
-                yield self._ready(name, f"pid {self.supervisor.pid(name)}, in reserve")
+            self._start_worker(name, duty, in_reserve=is_reserve(name))
 
     def _start_worker(self, name: str, duty: Duty, *, in_reserve: bool = False) -> None:
         command = worker_command(duty, name=name, in_reserve=in_reserve)
@@ -382,7 +370,8 @@ class Stack:
             return f"{version}, loopback, pid {pid}" if version else None
         if name == "api":
             return f"{self.url}, pid {pid}" if client.is_ready() else None
-        return f"pid {pid}" if pid in workers else None
+        told = f"pid {pid}, in reserve" if is_reserve(name) else f"pid {pid}"
+        return told if pid in workers else None
 
     def _give_up_on(self, waiting: list[str], waited: float) -> None:
         late = waited > READY_SECONDS
