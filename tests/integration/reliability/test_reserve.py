@@ -109,8 +109,7 @@ def test_amid_a_crowd_it_steps_beside_the_first(site: Site) -> None:
     site.start_together(MANY)
 
     site.await_started(MANY)
-    assert site.stepped["first"] > 0
-    assert site.stepped["reserve"] > 0
+    wait_until(lambda: site.stepped["first"] and site.stepped["reserve"], what="both to have stepped some")
     assert site.engine.execute("SELECT count(*) FROM history")[0][0] == MANY, "each once"
 
 
@@ -155,7 +154,7 @@ def test_what_came_for_those_that_it_held_is_not_left_lying(site: Site) -> None:
     go_on.set()
 
     site.await_seen(instance_id, [7])
-    assert site.stepped["first"] > 0
+    wait_until(lambda: site.stepped["first"] > 0, what="the first to have stepped it")
 
 
 def test_a_process_that_ends_saves_what_it_has_stepped(site: Site) -> None:
