@@ -1,6 +1,6 @@
 """Where chaos happens: a running Signalbox of real processes, what there is of it to be hurt, and how it is kept up.
 
-`Production` is what a Procfile or Compose would run: an API, two orchestrators and two task runners under a supervisor that
+`Production` is what a Procfile or Compose would run: an API, two orchestrators and one in reserve, and two task runners under a supervisor that
 starts again what ends, a PostgreSQL and a Valkey of their own, and a relay before the Valkey. `Embedded` is `signalbox up`
 itself. A **member** is one process that is kept up; its **role** is what it does there.
 """
@@ -38,6 +38,7 @@ from tests.support.up import Up, runs
 from tests.support.valkey import ValkeyServer, answers_ping
 from tests.support.waiting import crowd, wait_until
 
+IN_RESERVE = "orchestrator-reserve"
 Role = Literal["api", "orchestrator", "task-runner", "broker"]
 
 Inside = Literal["idle transaction", "unfinished sending"]
@@ -161,6 +162,7 @@ class Production(Site):
         self.roles = {
             "api": "api",
             **{f"orchestrator-{number}": "orchestrator" for number in (1, 2)},
+            IN_RESERVE: "orchestrator",
             **{f"task-runner-{number}": "task-runner" for number in (1, 2)},
         }
         self.told = set()
@@ -272,9 +274,13 @@ class Production(Site):
         return "idle transaction" if states else None
 
     def _command(self, member: str, role: Role) -> tuple[str, ...]:
-        return worker_command(role, name=member) if role in ("orchestrator", "task-runner") else api_command()
+        if role not in ("orchestrator", "task-runner"):
+            return api_command()
+        return worker_command(role, name=member, in_reserve=member == IN_RESERVE)
 
     def _environment_of(self, member: str) -> Mapping[str, str]:
+        if member == IN_RESERVE:
+            return {**self._environment, "SIGNALBOX_RESERVE": "true"}
         if member != self._fast:
             return self._environment
         # Monotonic clocks stay: it is the time of day that differs between hosts.
