@@ -188,6 +188,7 @@ class Orchestrator:
         self.relief.begin()
 
     def _relieve(self) -> None:
+        """Step what is ready. In reserve because it was called, has looked, or has itself made something ready: nobody else is rung for that."""
         self.relief.begin()
         self.dispatcher.ring()
 
@@ -195,8 +196,9 @@ class Orchestrator:
         if self.relief.is_over and not self.answers.are_any:
             done = self._hand_back()
         else:
+            self.relief.owes_look = True  # also should this fail
             done = advance_ready(self.advancing, until=self.relief.until(until), sweep=self._sweep)
-            self.relief.owes_look = done.more
+            self.relief.owes_look = done.more or done.rest > 0
         counts = Counter(steps=done.steps, instances=done.instances, tasks=done.tasks)
         if done.rest:
             self.dispatcher.ring_in(done.rest)
@@ -206,6 +208,8 @@ class Orchestrator:
             caused += start_published(self.database, self.limits)
         vacancies = self.advancing.vacancies.take()
         goes_on = bool(vacancies) and give(self.database, vacancies)
+        if caused or goes_on:
+            self.relief.begin()
         return Drained(counts, more=done.more or caused > 0 or goes_on)
 
     def _hand_back(self) -> Pass:
@@ -227,27 +231,27 @@ class Orchestrator:
         lease, overdue, item = coming.lease_at, coming.overdue_at, coming.item_at
         fired = fire_due_timers(self.database) if timer is not None and timer <= now else 0
         if fired:
-            self.dispatcher.ring()
+            self._relieve()
             with self.database.looking() as tx:
                 timer = read_coming(tx).timer_at  # the one that was asked for has fired
         if lease is not None and lease < now and expire_due_leases(self.database):
-            self.dispatcher.ring()
+            self._relieve()
         if overdue is not None and overdue <= now and time_out_due_tasks(self.database):
-            self.dispatcher.ring()
+            self._relieve()
         if item is not None and item <= now and start_items(self.database, self.advancing.limits):
-            self.dispatcher.ring()
+            self._relieve()
         if retry is not None and retry <= now:
             wake_waiting_for_breakers(self.database)
         started = fire_due_schedules(self.database, self.limits) if coming.is_schedule_due else Fired()
         if started.turns:
-            self.dispatcher.ring()
+            self._relieve()
         if coming.has_published and start_published(
             self.database, self.limits
         ):  # by who died before it could
-            self.dispatcher.ring()
+            self._relieve()
         # What who died before it could give.
         if coming.are_places_wanted and self._places.look(self.database):
-            self.dispatcher.ring()
+            self._relieve()
         if time.monotonic() > self._forgets_at:
             self._forgets_at = time.monotonic() + FORGET_SECONDS
             forget(self.database)

@@ -27,6 +27,12 @@ from tests.support.engine import Engine
 from tests.support.waiting import wait_until
 
 MANY = 6 * BATCH.alone
+TIMED = {
+    "id": "timed",
+    "initial": "waits",
+    "states": {"waits": {"after": {"400": "over"}}, "over": {"type": "final"}},
+}
+"""It waits longer than a call to who is in reserve is good for."""
 NEVER, SELDOM, SOON = 0.0, 60.0, 0.2
 """Seconds between the looks of an orchestrator by itself."""
 
@@ -180,3 +186,46 @@ def test_a_process_that_ends_saves_what_it_has_stepped(site: Site) -> None:
     stepped = site.engine.execute("SELECT count(*) FROM history")[0][0]
     assert stepped >= BATCH.alone
     assert stepped == MANY - site.engine.execute("SELECT count(*) FROM inbox")[0][0]
+
+
+def test_what_it_has_made_ready_itself_waits_for_nobody(site: Site) -> None:
+    """A timer that its step has armed is fired by it at the instant, and nobody else is rung for that."""
+    key = site.engine.apply(TIMED)
+    reserve = site.begin("reserve", NEVER, reserve=True)
+    instance_id = site.engine.start(key)
+
+    reserve._relieve()
+
+    wait_until(
+        lambda: site.engine.status(instance_id) is InstanceStatus.COMPLETED,
+        what="the timer's event to be stepped",
+        seconds=20,
+    )
+
+
+def test_a_place_that_it_has_given_back_is_taken_by_the_next(site: Site) -> None:
+    key = site.engine.apply({**TIMED, "id": "one-at-a-time", "concurrency": {"max": 1}})
+    reserve = site.begin("reserve", NEVER, reserve=True)
+    started = [site.engine.start(key) for _ in range(3)]
+
+    reserve._relieve()
+
+    wait_until(
+        lambda: all(site.engine.status(one) is InstanceStatus.COMPLETED for one in started),
+        what="one after the other to end",
+        seconds=30,
+    )
+
+
+def test_a_drain_that_fails_leaves_a_look_to_be_taken(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    reserve = site.begin("reserve", NEVER, reserve=True)
+
+    def fail(*_: object, **__: object) -> Pass:
+        raise ConnectionError("the database is away")
+
+    monkeypatch.setattr(duty, "advance_ready", fail)
+    reserve.relief.begin()
+    with pytest.raises(ConnectionError):
+        reserve._work(time.monotonic() + 1)
+
+    assert reserve.relief.owes_look
