@@ -148,6 +148,8 @@ class Orchestrator:
         log.info("worker.ready", worker_id=self.presence.id, settings=self.settings.redacted())
 
     def answer(self) -> dict[str, Any]:
+        """Answer a doorbell. Who takes one has to see to it, in reserve as well: it was started on the queue of the others then."""
+        self.relief.begin()
         return self.dispatcher.answer()
 
     def begin_drain(self) -> None:

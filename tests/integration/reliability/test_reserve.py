@@ -203,6 +203,16 @@ def test_what_it_has_made_ready_itself_waits_for_nobody(site: Site) -> None:
     )
 
 
+def test_a_doorbell_that_it_takes_is_answered(site: Site) -> None:
+    """Its queue is one of its own, but who starts it may forget to name that."""
+    reserve = site.begin("reserve", NEVER, reserve=True)
+    site.engine.start(site.key)
+
+    reserve.answer()
+
+    site.await_started(1)
+
+
 def test_a_place_that_it_has_given_back_is_taken_by_the_next(site: Site) -> None:
     key = site.engine.apply({**TIMED, "id": "one-at-a-time", "concurrency": {"max": 1}})
     reserve = site.begin("reserve", NEVER, reserve=True)
