@@ -11,7 +11,7 @@ import pytest
 from common import courtesy
 from common.lifecycle import InstanceStatus
 from common.queues.offers import name_of
-from task_runner import handed, line
+from task_runner import handed, line, shares
 from task_runner.line import LEAST_CALLS
 from task_runner.run import Runner
 from tests.integration.engine.documents import ONE_TASK, one_task
@@ -268,8 +268,10 @@ def test_there_is_no_line_before_somebody_quiet(
 ) -> None:
     # What was done of late fades within seconds; here it is all of this moment, however slow the machine.
     now = time.monotonic()
-    monkeypatch.setattr(courtesy, "time", SimpleNamespace(monotonic=lambda: now))
-    monkeypatch.setattr(courtesy, "FLOOD", 1.5)
+    for module in (courtesy, shares):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    for name in ("FLOOD", "STILL_FLOOD"):
+        monkeypatch.setattr(courtesy, name, 1.5)
     quick = warm(engine, make_runner(slots=SLOTS, say=post.say), post)
     Engine.on(engine.database, "other").start(ONE_TASK)
     engine.advance()
