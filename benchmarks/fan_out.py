@@ -4,7 +4,7 @@
     python -m benchmarks.fan_out --embedded      SQLite
     python -m benchmarks.fan_out -n 1000 --rounds 5 --json
 
-A stack of its own with one orchestrator and one task runner; seconds are those of the rows, from the instance's
+A stack of its own with the workers that `signalbox up` runs there (the memory of one in reserve is not told); seconds are those of the rows, from the instance's
 `created_at` to its `finished_at`, the median of several rounds. `ratio` is what ten times the items cost: 10 is linear.
 Memory is the most that a worker process ever held (VmHWM), and what the largest MAP added to it.
 """

@@ -37,7 +37,7 @@ class Advancing:
     on_due: Callable[[float], None] = lambda _seconds: None
     """Called when timers have been armed, with the seconds until the first of them is due."""
     on_crowd: Callable[[], None] = lambda: None
-    """Called when more is left than another batch would take, of nobody who is to be protected of it."""
+    """Called when a whole batch is chosen and half another one is left, beside nobody who is to be protected of it."""
     vacancies: Vacancies = field(default_factory=Vacancies)
     """Keys of `concurrency` where this process has seen an instance ask for a place, or give one back."""
     light: LightCalls = field(default_factory=LightCalls)

@@ -234,7 +234,7 @@ class _Way:
 class Chosen:
     """The instances to step now, with their tenants, and where each tenant's lap goes on (None: it ends).
 
-    With a `rest` nobody's turn has come yet: they are chosen after so many seconds. `is_crowd`: they are a whole batch, and nearly another one is
+    With a `rest` nobody's turn has come yet: they are chosen after so many seconds. `is_crowd`: they are a whole batch, and half another one is
     left at once, of nobody who is quiet.
     """
 

@@ -2,7 +2,7 @@
 
 Theory of operation. One orchestrator uses one core. A second one that hears every doorbell takes from the first what that would have stepped at once: both
 step smaller batches, and wake for work that is gone when they look. In reserve it hears no doorbell. It is called by whoever has chosen a whole batch and sees
-nearly another one left (`Chosen.is_crowd`); it goes on for `RELIEF` after the last such call, as long as it sees a crowd itself, and as long as runners tell it how tasks ended that it has leased to them.
+half another one left (`Chosen.is_crowd`); it goes on for `RELIEF` after the last such call, as long as it sees a crowd itself, and as long as runners tell it how tasks ended that it has leased to them.
 
 A call says nothing that matters, and may be lost. Who is in reserve looks as others do, `LOOKS` times less often, and steps what it finds for as long: all of a crowd, should nobody else be there.
 """

@@ -1,6 +1,6 @@
 """`signalbox bench`: how many workflows a second, and how long one takes, on this machine and this database.
 
-Brings up its own stack, with one orchestrator and one task runner unless more are asked for, starts instances as an application does (in its own
+Brings up its own stack, with the workers that `signalbox up` would run there unless others are asked for, starts instances as an application does (in its own
 process, through `common.commands.start`, with doorbells) or over HTTP, and reads every figure from the rows: an
 instance took from its `created_at` to its `finished_at`, on the database's clock. Three ways of asking:
 

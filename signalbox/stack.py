@@ -1,4 +1,4 @@
-"""The whole of Signalbox on one machine: database, broker, API and both workers, each its own process.
+"""The whole of Signalbox on one machine: database, broker, API and workers, each its own process.
 
 `signalbox up` keeps one running, `demo` and `bench` bring up their own. What stands in the environment is used
 instead of an embedded part: a `DATABASE_URL` instead of SQLite, a `REDIS_URL` instead of the embedded Valkey. With no
