@@ -109,7 +109,9 @@ def test_a_json_command_exits_with_the_code_that_it_says(tmp_path: Path) -> None
 
 def test_ctrl_c_while_code_is_loaded_ends_the_process_and_tells_nothing() -> None:
     program = (
-        "import time; from signalbox import entry\n"
+        "import signal, time; from signalbox import entry\n"
+        # As for a command in a terminal: whoever runs the tests in the background has it ignored, which is kept.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         # A module that takes long to load, so that whoever reads this is never too late.
         "entry.import_module = lambda name: (print('loads', name, flush=True), time.sleep(60))\n"
         "entry.main()"
