@@ -58,6 +58,7 @@ from common.store import (
     timers,
 )
 from common.store.coming import read_coming
+from common.store.coming_tasks import read_coming_tasks
 from common.store.listing import IncidentFilter, InstanceFilter, TaskFilter
 from common.store.ready import lock_and_read
 from signalbox.bench import TENANT, postgres_server, steps_chart
@@ -356,8 +357,12 @@ HOT: Mapping[str, Hot] = {
     "inbox.read_answers": lambda tx: inbox.read_answers(tx, _ready(tx)),
     "instances.lock_ready": lambda tx: instances.lock_ready(tx, _ready(tx)),
     "claims.claim_due": _claim,
-    "claims.next_due_at": lambda tx: claims.next_due_at(
-        tx, types=["work"], since=read_now(tx) - timedelta(seconds=1)
+    "coming_tasks.read_coming_tasks": lambda tx: read_coming_tasks(
+        tx,
+        worker=WorkerId(new_token()),
+        types=["work"],
+        functions=[],
+        since=read_now(tx) - timedelta(seconds=1),
     ),
     "tasks.lock_open": lambda tx: tasks.lock_open(tx, _ready(tx)),
     "tasks.read_answering": lambda tx: tasks.read_answering(tx, _ready(tx)),

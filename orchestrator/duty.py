@@ -28,7 +28,7 @@ from common.queues.alive import SignOfLife
 from common.queues.answers import Envelope
 from common.queues.calls import Listener
 from common.queues.changes import Changes
-from common.queues.dispatcher import DUE_CHECK, TOGETHER, Dispatcher, Drained
+from common.queues.dispatcher import DUE_CHECK, Dispatcher, Drained, Looks
 from common.queues.handed import TaskSealer
 from common.queues.light_line import LightLine
 from common.queues.offers import OFFERS, Offers
@@ -115,7 +115,6 @@ class Orchestrator:
             "orchestrator",
             work=self._work,
             due=self.look_at_the_clock,
-            look_seconds=0.0,  # what waits is seen with what falls due, and so costs nothing of its own
             due_check=DUE_CHECK * self._looks_less,
             on_round=SignOfLife(settings.alive_folder, "orchestrator").give,
         )
@@ -123,10 +122,10 @@ class Orchestrator:
             self.database, Keeping.of(settings), look_seconds=settings.retention_look_seconds
         )
         self._sweep = Sweep(courtesy=Courtesy())
+        self._looks = Looks(settings.look_seconds * self._looks_less)
         self._places = PlaceLook()
         self._ending = threading.Event()
         self._beat = threading.Thread(target=self._stay, name="presence", daemon=True)
-        self._looks_at = time.monotonic()
         self._forgets_at = self._forgets_answers_at = time.monotonic() + FORGET_SECONDS
 
     def start(self) -> None:
@@ -228,7 +227,7 @@ class Orchestrator:
             coming = read_coming(tx)
             now, timer = coming.now, coming.timer_at
             retry = breakers.next_look_at(tx, now=now) if coming.has_breakers else None
-        if coming.is_any_ready and self._is_to_look():
+        if coming.is_any_ready and self._looks.is_time():
             self._relieve()
         lease, overdue, item = coming.lease_at, coming.overdue_at, coming.item_at
         fired = fire_due_timers(self.database) if timer is not None and timer <= now else 0
@@ -267,14 +266,6 @@ class Orchestrator:
         instants = (timer, lease, overdue, item, coming.run_at, retry)
         ahead = [instant for instant in instants if instant is not None and instant > now]
         return max((min(ahead) - now).total_seconds(), LOOK_GAP_SECONDS) if ahead else None
-
-    def _is_to_look(self) -> bool:
-        """Is it time to take up what nobody has rung for? What others hold, or are about to step, is seen at each look."""
-        every, now = self.settings.look_seconds * self._looks_less, time.monotonic()
-        if every == 0 or now < self._looks_at - TOGETHER:
-            return False
-        self._looks_at = now + every
-        return True
 
     def _is_runner(self, worker: WorkerId) -> bool:
         try:

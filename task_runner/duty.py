@@ -27,7 +27,7 @@ from common.queues.alive import SignOfLife
 from common.queues.answers import Envelope
 from common.queues.arrivals import Arrivals
 from common.queues.calls import Caller, Listener
-from common.queues.dispatcher import Dispatcher
+from common.queues.dispatcher import Dispatcher, Looks
 from common.queues.offers import name_of
 from common.sealing import SealingKeys
 from common.store.workers import PublishedHandler
@@ -94,15 +94,15 @@ class TaskRunner:
         self.dispatcher = Dispatcher(
             "task-runner",
             work=self.runner.claim,
-            due=self._due,
-            look_seconds=settings.look_seconds,
+            due=self.look_at_the_clock,
             on_round=SignOfLife(settings.alive_folder, "task-runner").give,
         )
         self.arrivals = Arrivals(settings.redis_url, self.runner.note_arrivals)
         self.last_death: datetime | None = None
         self._is_worn_out = False
         self._ended = threading.Event()
-        self._delayed = DueTasks(REGISTRY.types())
+        self._due_tasks = DueTasks(self.presence.id, REGISTRY.types(), REGISTRY.functions())
+        self._looks = Looks(settings.look_seconds)
         self._rests_until = 0.0
         self._beat = threading.Thread(target=self._stay, name="beat", daemon=True)
 
@@ -159,23 +159,28 @@ class TaskRunner:
             )  # fmt: skip
             bootstep.end_worn_out()
 
-    def _due(self) -> float | None:
-        """Ring for delayed tasks and retries whose time has come; tell how long until the next.
+    def look_at_the_clock(self) -> float | None:
+        """Ring for delayed tasks and retries whose time has come, and for what waits though nobody rang; tell how long until the next.
 
-        A look reads all that waits, so it may take its part of the time and no more: whoever has that many tasks is busy.
+        A look reads all that waits, so it may take its part of the time and no more: whoever has that many tasks is busy, and claims blindly.
         """
-        rest = self._rests_until - time.monotonic()
-        if rest > 0:
-            return rest
         began = time.monotonic()
+        rest = self._rests_until - began
+        if rest > 0:
+            if self._looks.is_time():
+                self.dispatcher.ring()
+            return rest
         with self.database.looking() as tx:
-            fell_due, seconds = self._delayed.look(tx)
+            seen = self._due_tasks.look(tx)
         took = time.monotonic() - began
         if took > LONG_LOOK:
             self._rests_until = time.monotonic() + LOOK_SHARE * took
-        if fell_due:
+        is_time = self._looks.is_time()
+        if seen.fell_due or (is_time and (seen.is_any or not self.runner.is_idle)):
             self.dispatcher.ring()
-        return seconds
+        elif is_time:
+            self.runner.offer_idle()
+        return seen.next_in
 
     def _arrive(self, tx: Connection) -> None:
         published = [row for handler in REGISTRY.all() for row in _published(handler)]

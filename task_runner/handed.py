@@ -29,7 +29,7 @@ from task_runner.executor import Executor, in_force
 from task_runner.light import BUDGET_SECONDS
 from task_runner.light_calls import LightCalls
 from task_runner.line import CLOSED_SECONDS, PATIENCE
-from task_runner.offering import RECENT_SECONDS, Offering
+from task_runner.offering import RECENT_SECONDS, RENEWED_AFTER, Offering
 from task_runner.reporting import Held, Reporting, error_text
 from task_runner.resolve import NOTHING_PREPARED, Resolver
 from task_runner.shares import Shares
@@ -101,8 +101,8 @@ class HandedTasks:
             return 0
         return self._take_up(self._look)
 
-    def offer(self) -> None:
-        """Offer what is free to those of whom nothing is left to claim, as far as that is known."""
+    def offer(self, *, after: float = RENEWED_AFTER) -> None:
+        """Offer what is free to those of whom nothing is left to claim, as far as that is known; once more `after` seconds."""
         have_more = self._claiming.have_more
         if have_more is None:
             return
@@ -118,7 +118,7 @@ class HandedTasks:
             room //= (
                 2  # the others are for tasks that get a place: neither may starve the other, as with claims
             )
-        self._offering.renew(room, have_more)
+        self._offering.renew(room, have_more, after=after)
 
     @property
     def _kept(self) -> int:

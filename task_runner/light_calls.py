@@ -39,6 +39,8 @@ KEPT_SECONDS = 20.0
 """How long an outcome waits for its lease: some times what a step takes to commit, or a look to find what it leased."""
 TOLD_SECONDS = 2.0
 """For so long an end is remembered that was told in time, as far as is known here: its step may have waited no longer, and leased the task."""
+IN_USE_SECONDS = 5.0
+"""For so long after a call another one is to be expected."""
 log = structlog.get_logger("signalbox.task_runner")
 
 
@@ -107,7 +109,13 @@ class LightCalls:
         self._told: dict[tuple[TaskId, LeaseToken], _Kept] = {}  # oldest first
         self._need_lease: set[str] = set()
         self._calls_since: float | None = None
+        self._heard_at = float("-inf")
         self._is_over = False
+
+    @property
+    def is_in_use(self) -> bool:
+        """Has a step called of late?"""
+        return time.monotonic() - self._heard_at < IN_USE_SECONDS
 
     # -- what is offered -------------------------------------------------------------------------------------------
 
@@ -135,6 +143,7 @@ class LightCalls:
             try:
                 call = self._heard.open(said)
                 if call is not None:
+                    self._heard_at = time.monotonic()
                     self._tell(call, self._call_all(call.tasks))
             except Exception as error:  # noqa: BLE001 - an outer loop: nobody would hear the calls that follow
                 log.warning("light_call.failed", error=error_text(error))

@@ -18,11 +18,13 @@ from common.retry import RetryPolicy
 from task_runner.registry import Handler
 
 RENEWED_AFTER = 0.7
-"""Seconds after which an offer is told again, with the next look; the other side keeps it for 1.5."""
+"""Seconds after which an offer is told again, with the next look; the other side keeps it for 2.5."""
+RENEWED_IDLE_AFTER = 1.6
+"""The same of who has nothing to do: to tell an offer wakes each orchestrator."""
 LOOK_AFTER = 0.25
 """Seconds between two looks for what was leased to this process and not told."""
 RECENT_SECONDS = 3.0
-"""Twice as long as an offer is kept: what a step says of a task that was leased by an older one is not relied on."""
+"""Longer than an offer is kept: what a step says of a task that was leased by an older one is not relied on."""
 ON_THEIR_WAY = 0.2
 """Seconds that a step may take that has read an offer: a tenth is its budget, and it has to commit."""
 
@@ -65,11 +67,11 @@ class Offering:
         """Has this process said good-bye? Then it takes up nothing any more."""
         return self._is_over
 
-    def renew(self, room: int, not_for: frozenset[TenantId]) -> None:
-        """Offer `room` more, but not to some tenants, if half of what was offered is used, it was told a while ago, or it was for them."""
+    def renew(self, room: int, not_for: frozenset[TenantId], *, after: float = RENEWED_AFTER) -> None:
+        """Offer `room` more, but not to some tenants, if half of what was offered is used, it was told `after` seconds ago, or it was for them."""
         with self._turn:
             each = min(room // self._listeners, CREDIT_MAX)
-            is_old = time.monotonic() - self._told_at > RENEWED_AFTER
+            is_old = time.monotonic() - self._told_at > after
             if self._say is None or self._is_over or each <= 0:
                 return
             # Whoever has more to claim is to be passed by from now on; whoever has not any more may wait for the next offer.

@@ -35,7 +35,7 @@ from task_runner.handed import HandedTasks
 from task_runner.isolate import Surroundings
 from task_runner.light_calls import LightCalls
 from task_runner.limited import LimitedTasks
-from task_runner.offering import Offering, Say
+from task_runner.offering import RENEWED_IDLE_AFTER, Offering, Say
 from task_runner.registry import Registry
 from task_runner.reporting import MakeAnswering, Reporting
 from task_runner.resolve import Resolver
@@ -43,6 +43,8 @@ from task_runner.shares import MEMORY_SECONDS, Shares
 
 CLAIMED = Portions(128, 32, 4)
 """Tasks of one claim. Light ones are called one after the other before its commit."""
+
+NOBODY: frozenset[TenantId] = frozenset()
 
 
 class Runner:
@@ -168,6 +170,21 @@ class Runner:
     def take_up(self, hints: Sequence[bytes]) -> None:
         """Call what steps have leased to this process, which calls name. Never raises: what is not taken up now is found by a look."""
         self._handed.take_up(hints)
+
+    @property
+    def is_idle(self) -> bool:
+        """Is nothing held here, was nothing left by the last claim, and does no step call? Then another one is for nothing unless a look finds something."""
+        is_called = self.light is not None and self.light.is_in_use
+        return (
+            not is_called
+            and not self.held
+            and self.claiming.have_more == NOBODY
+            and not self.claiming.flooding
+        )
+
+    def offer_idle(self) -> None:
+        """Tell steps now and then what this process would take, which has nothing to do."""
+        self._handed.offer(after=RENEWED_IDLE_AFTER)
 
     @property
     def is_in_a_flood(self) -> bool:

@@ -277,8 +277,8 @@ LONGEST_WAIT = timedelta(seconds=10)
 who works on a whole table, and each that waits keeps a thread from everybody else."""
 _MILLISECOND = timedelta(milliseconds=1)
 
-PING_AFTER = 2.0
-"""Seconds of rest after which a pooled connection is asked whether it still lives; busy ones save the round trip."""
+PING_AFTER = 2.5
+"""Seconds of rest after which a pooled connection is asked whether it still lives; busy ones save the round trip, and so does who comes each two seconds."""
 
 
 def postgresql_engine(
@@ -295,6 +295,7 @@ def postgresql_engine(
         url,
         pool_size=pool_size,
         max_overflow=pool_size,
+        pool_use_lifo=True,  # who needs one has one whose server process, plans and tables are warm; the others rest
         hide_parameters=True,  # they are bodies and inputs, and an error is for the log
         connect_args={
             "application_name": name,
@@ -334,9 +335,11 @@ def postgresql_engine(
 
 
 def _is_usable(connection: Any) -> bool:
+    """Does it answer? Asked without a transaction: its end by ROLLBACK would make psycopg forget what the connection has prepared."""
     try:
-        connection.execute("SELECT 1")
-        connection.rollback()
+        connection.autocommit = True
+        connection.execute("SELECT 1", prepare=False)
+        connection.autocommit = False
     except psycopg.OperationalError:
         return False
     return True

@@ -24,6 +24,8 @@ BROKER_ERRORS = (Empty, OSError, redis.RedisError)
 REST_AFTER_REFUSAL = 2.0
 WAITING_SECONDS = 5
 """For how long one question to Redis waits for a message; kombu asks each second, which wakes both sides for nothing."""
+TIDYING_SECONDS = 60
+"""How often kombu sees to the tables of queues that expire. It looks each second for what is done each minute at the most, and a table lives for an hour."""
 log = structlog.get_logger("signalbox.consumer")
 
 
@@ -42,6 +44,9 @@ class TolerantConsumer(Consumer):
             # Of this worker's channels alone: kombu's option for it would have Flower sleep as long between two events.
             transport: Any = connection.transport
             channel.brpop_timeout = transport.brpop_timeout = WAITING_SECONDS
+            hub = getattr(self, "hub", None)  # where there is one to wait in; Celery sets it
+            if hub:
+                _tidy_rarely(transport.cycle, hub)
         return connection
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
@@ -54,6 +59,13 @@ class TolerantConsumer(Consumer):
     def create_task_handler(self, *arguments: Any, **options: Any) -> Any:
         """Who takes a message that could be read: its body may be anything still."""
         return _bearing(super().create_task_handler(*arguments, **options))
+
+
+def _tidy_rarely(cycle: Any, hub: Any) -> None:
+    timer = getattr(cycle, "_binding_expiry_tref", None)  # another release may have none
+    if timer is not None:
+        timer.cancel()
+        cycle._binding_expiry_tref = hub.call_repeatedly(TIDYING_SECONDS, cycle.maybe_refresh_binding_expiry)
 
 
 def _keep_nothing(*_arguments: Any, **_options: Any) -> None:

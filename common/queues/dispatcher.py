@@ -5,8 +5,9 @@ Theory of operation. `again` is set by a ring; a drain clears it BEFORE it reads
 lost. One drain runs at a time; a ring during it just sets `again`. A drain that used up its time hands over to the
 resident thread, so that a doorbell's Celery thread is free again within half a second.
 
-The resident thread looks every `look_seconds` (0: never), and at due instants always: when the next timer, retry or
-lease is due, and at most `due_check` later for one that another process made. Where both looks are near they are one: to wake costs as much as to ask.
+The resident thread asks the clock at due instants: when the next timer, retry or lease is due, and at most `due_check` later for one that
+another process made. What waits though nobody rang for it is seen by the same look, because to wake costs as much as to ask: `Looks`
+tells whether it is time to take it up.
 """
 
 from __future__ import annotations
@@ -41,11 +42,27 @@ class Drained:
     more: bool = False
 
 
+class Looks:
+    """When to take up what nobody has rung for: each `every` seconds, 0: never. For who asks the clock, and sees what waits with it."""
+
+    def __init__(self, every: float) -> None:
+        self._every = every
+        self._at = time.monotonic()
+
+    def is_time(self) -> bool:
+        """Is it time? Then the next time is so many seconds later."""
+        now = time.monotonic()
+        if self._every == 0 or now < self._at - TOGETHER:
+            return False
+        self._at = now + self._every
+        return True
+
+
 class Dispatcher:
     """Runs `work` whenever there may be some.
 
     `work(until)` does what is ready, for no longer than the monotonic instant `until`. `due()` does what the clock made
-    ready (fires timers, expires leases) and returns how many seconds until the next such instant, or None.
+    ready (fires timers, expires leases), rings for what waits though nobody has, and returns how many seconds until the next such instant, or None.
     `due()` is asked each `due_check` seconds at the least, and `on_round()` is called by the resident thread each time it goes round, so as often.
     """
 
@@ -55,14 +72,12 @@ class Dispatcher:
         *,
         work: Callable[[float], Drained],
         due: Callable[[], float | None],
-        look_seconds: float,
         due_check: float = DUE_CHECK,
         on_round: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self._work = work
         self._due = due
-        self._look_seconds = look_seconds
         self._due_check = due_check
         self._on_round = on_round
         self._turn = threading.Lock()
@@ -135,25 +150,19 @@ class Dispatcher:
         return self._drain(budget)
 
     def _reside(self) -> None:
-        next_look = next_due = time.monotonic()
+        next_due = time.monotonic()
         while not self._ending.is_set():
             self._on_round()
-            is_look = self._look_seconds > 0 and time.monotonic() >= next_look
-            near = time.monotonic() + (TOGETHER if is_look else 0.0)
+            now = time.monotonic()
             # A ring alone does not ask the clock: it would delay what was rung for.
-            if self._takes_due(near) or near >= next_due:
+            if self._takes_due(now) or now >= next_due:
                 due_in = self._look_at_the_clock()
                 next_due = time.monotonic() + (
                     self._due_check if due_in is None else min(self._due_check, max(due_in, 0.0))
                 )
-                is_look |= self._look_seconds > 0 and time.monotonic() >= next_look - TOGETHER
-            if is_look:
-                with self._turn:
-                    self._again = True
-                next_look = time.monotonic() + self._look_seconds
             self._hear_alarm()
             self._drain_here()
-            self._wake.wait(self._rest_of(min(next_due, next_look) if self._look_seconds else next_due))
+            self._wake.wait(self._rest_of(next_due))
             self._wake.clear()
 
     def _takes_due(self, now: float) -> bool:

@@ -25,8 +25,8 @@ from common.ids import TenantId, WorkerId, is_id
 
 OFFERS = "offers"
 """Whom runners call with their offers: the orchestrators."""
-KEPT_SECONDS = 1.5
-"""An offer is renewed each second; whoever does not, or says good-bye, is leased nothing any more."""
+KEPT_SECONDS = 2.5
+"""An offer is renewed each second, each other one by who has nothing to do; whoever does not, or says good-bye, is leased nothing any more."""
 KNOWN_MAX = 1_000
 """Runners of which it is remembered that they live; each that is started has an id of its own."""
 CREDIT_MAX = 1_000

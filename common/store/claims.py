@@ -45,7 +45,7 @@ from common.ids import InstanceId, LeaseToken, TaskId, TenantId, WorkerId
 from common.lifecycle import TaskStatus
 from common.polls import POLL, unwrap
 from common.store import turns
-from common.store.limits import has_no_key, is_unlimited_type, key_or_empty, may_limit_any
+from common.store.limits import has_no_key, is_unlimited_type, may_limit_any
 from common.store.turns import FROM_THE_FIRST
 from statechart.record import record
 
@@ -119,26 +119,26 @@ DUE_TYPES_MAX = 8
 UNBOUNDED = 1_000_000
 
 
-def _waits(rows: FromClause) -> tuple[ColumnElement[bool], ...]:
+def waits(rows: FromClause) -> tuple[ColumnElement[bool], ...]:
     """The predicate of the index of what is due, literally: behind a parameter, or said otherwise, no planner finds it."""
     return (rows.c.status == literal_column("'pending'"), not_(rows.c.held), not_(rows.c.gated))
 
 
-_clock = select(database_now().label("now"), may_limit_any().label("are_limited")).cte("clock")
+CLOCK = select(database_now().label("now"), may_limit_any().label("are_limited")).cte("clock")
 """Once, and before anything is compared with it: an expression that reads the clock finds no index."""
 
 
 def _may_start(rows: FromClause) -> tuple[ColumnElement[bool], ...]:
     return (
-        *_waits(rows),
-        rows.c.run_at <= select(_clock.c.now).scalar_subquery(),
+        *waits(rows),
+        rows.c.run_at <= select(CLOCK.c.now).scalar_subquery(),
         or_(rows.c.type != literal_column("'SYSTEM'"), among(rows.c.name, "functions", "text")),
         has_no_key(rows),
     )
 
 
 def _due_pairs() -> Select[Any]:
-    pairs = turns.pairs(tasks, "type", _waits)
+    pairs = turns.pairs(tasks, "type", waits)
     return select(pairs.c.tenant_id, pairs.c.type).where(
         among(pairs.c.type, "types", "text"),
         not_(among(pairs.c.tenant_id, "excluded")),
@@ -148,7 +148,7 @@ def _due_pairs() -> Select[Any]:
 
 
 def _due_types() -> Select[Any]:
-    tenants = turns.tenants(tasks, _waits, "type")
+    tenants = turns.tenants(tasks, waits, "type")
     mine = func.json_each(bindparam("types", type_=TextList())).table_valued("value").alias("mine")
     return (
         select(tenants.c.tenant_id, mine.c.value.label("type"))
@@ -223,8 +223,8 @@ def _told(in_turn: CTE, *, shares: bool) -> Select[Any]:
     facts: list[ColumnElement[Any]] = [in_turn.c[name] for name in CLAIMED]
     facts[CLAIMED.index("attempt")] = in_turn.c.attempt + 1
     share = in_turn.c.share if shares else literal(0)
-    columns = (_clock.c.now, _clock.c.are_limited, share, *facts, in_turn.c.is_first)
-    return select(*columns).select_from(_clock.outerjoin(in_turn, true()))
+    columns = (CLOCK.c.now, CLOCK.c.are_limited, share, *facts, in_turn.c.is_first)
+    return select(*columns).select_from(CLOCK.outerjoin(in_turn, true()))
 
 
 _CLAIM = update(tasks).values(
@@ -240,7 +240,7 @@ _LOCK_DUE = {
     "postgresql": Prepared(_told(_in_turn_locked, shares=True)),
     "sqlite": Prepared(_told(_in_turn(locks=False), shares=False)),
 }
-_now = select(_clock.c.now).scalar_subquery()
+_now = select(CLOCK.c.now).scalar_subquery()
 _begun = (
     update(tasks)
     .where(_t.id == _in_turn_locked.c.id)
@@ -464,87 +464,16 @@ def allow_attempts(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     write_rows(tx, _MAX_ATTEMPTS, rows)
 
 
-_IS_DUE = {
-    dialect: Prepared(select(due().limit(1).exists(), _clock.c.are_limited))
-    for dialect, due in (("postgresql", _due_pairs), ("sqlite", _due_types))
+IS_ANY_DUE: Mapping[str, ColumnElement[bool]] = {
+    dialect: due().limit(1).exists() for dialect, due in (("postgresql", _due_pairs), ("sqlite", _due_types))
 }
+"""Would a claim find anything? By the dialect; the parameters are `ANY_DUE_NAMES`, `types` and `functions`."""
+ANY_DUE_NAMES: Mapping[str, Any] = {"excluded": (), "turn_after": FROM_THE_FIRST}
+_IS_DUE = {dialect: Prepared(select(is_any, CLOCK.c.are_limited)) for dialect, is_any in IS_ANY_DUE.items()}
 
 
 def is_due(tx: Connection, *, types: Sequence[str], functions: Sequence[str]) -> tuple[bool, bool]:
     """Whether a claim would find anything, and `Due.are_limited`: asked on SQLite before taking the writer's turn, and by who found nothing before."""
-    names: dict[str, Any] = {
-        "types": types,
-        "functions": functions,
-        "turn_after": FROM_THE_FIRST,
-        "excluded": (),
-    }
+    names = {**ANY_DUE_NAMES, "types": types, "functions": functions}
     [[is_any, are_limited]] = _IS_DUE[tx.dialect.name].rows(tx, names)
     return bool(is_any), bool(are_limited)
-
-
-# -- what falls due next -----------------------------------------------------------------------------------------
-
-GROUPS_MAX = 500
-"""How many groups of what is due a look goes through; what is behind them, the next claim finds without it."""
-
-
-def _group(rows: FromClause) -> tuple[ColumnElement[Any], ...]:
-    """What the entries of the index of what is due stand by, before `run_at`: rows with the same are in its order."""
-    return rows.c.tenant_id, rows.c.type, key_or_empty(rows), rows.c.priority
-
-
-def _next_group(here: FromClause) -> ColumnElement[Any]:
-    """The first task of the group behind that of a task: one to four probes of the index, however many each group has."""
-    one = tasks.alias()
-    mine, theirs = _group(here), _group(one)
-    directions = (*theirs[:3], theirs[3].desc())
-    probes = []
-    for differs in (3, 2, 1, 0):
-        same = [theirs[n] == mine[n] for n in range(differs)]
-        behind = theirs[differs] < mine[differs] if differs == 3 else theirs[differs] > mine[differs]
-        found = select(one.c.id).where(*_waits(one), *same, behind).order_by(*directions[differs:])
-        probes.append(found.limit(literal_column("1")).correlate(here).scalar_subquery())
-    return func.coalesce(*probes)
-
-
-def _next_due() -> Select[Any]:
-    """Of each group of what is due the first `run_at` behind an instant, by a loose index scan, and of those the first."""
-    here, one = tasks.alias(), tasks.alias()
-    first = select(_t.id).where(*_waits(tasks)).order_by(*_group(tasks)[:3], _t.priority.desc())
-    start = select(
-        first.limit(literal_column("1")).scalar_subquery().label("id"), literal(1, Integer).label("hop")
-    )
-    hops = start.cte("hops", recursive=True)
-    onward = select(_next_group(here), hops.c.hop + 1).select_from(hops.join(here, here.c.id == hops.c.id))
-    hops = hops.union_all(onward.where(hops.c.hop < literal_column(str(GROUPS_MAX))))
-
-    clock = select(database_now().label("now")).cte("clock")
-    now = select(clock.c.now).scalar_subquery()
-
-    def after(instant: ColumnElement[Any]) -> ColumnElement[Any]:
-        behind = select(one.c.run_at).where(*_waits(one), one.c.run_at > instant)
-        same = (theirs == mine for theirs, mine in zip(_group(one), _group(here), strict=True))
-        found = behind.where(*same).order_by(one.c.run_at).limit(literal_column("1")).correlate(here)
-        return func.min(found.scalar_subquery())
-
-    since = bindparam("since", type_=UtcDateTime())
-    return (
-        select(now, after(since), after(now))
-        .select_from(hops.join(here, here.c.id == hops.c.id))
-        .where(among(here.c.type, "types", "text"))
-    )
-
-
-_NEXT = Prepared(_next_due())
-
-
-def next_due_at(
-    tx: Connection, *, types: Sequence[str], since: datetime
-) -> tuple[datetime, datetime | None, datetime | None]:
-    """The database's time, the earliest `run_at` of pending tasks of `types` after `since`, and the earliest after that time.
-
-    Goes through the groups of tenant, type, limit and priority that wait, however many tasks each has, and no further than
-    `GROUPS_MAX` of them.
-    """
-    [[now, oldest, coming]] = _NEXT.rows(tx, {"types": types, "since": since})
-    return now, oldest, coming

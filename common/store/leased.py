@@ -131,6 +131,13 @@ def create_begun(writes: Writes, rows: Sequence[tuple[Mapping[str, Any], Begun]]
     )
 
 
+_LEASED_TO_WORKER = (
+    _t.status == literal_column("'running'"),
+    _t.lease_token.is_not(None),
+    _t.lease_owner == bindparam("worker", type_=Id()),
+)
+IS_ANY_LEASED = select(_t.id).where(*_LEASED_TO_WORKER).limit(literal_column("1")).exists()
+"""Is anything leased to the worker of the parameter `worker`?"""
 _leased_to = (
     select(
         database_now(),
@@ -140,11 +147,7 @@ _leased_to = (
         (_a.started_at == _t.created_at).label("is_first"),  # leased as it was created: a claim comes later
     )
     .join(attempts, and_(_a.task_id == _t.id, _a.token == _t.lease_token))
-    .where(
-        _t.status == literal_column("'running'"),
-        _t.lease_token.is_not(None),
-        _t.lease_owner == bindparam("worker", type_=Id()),
-    )
+    .where(*_LEASED_TO_WORKER)
 )
 _IS_FIRST = _a.started_at == _t.created_at
 _HANDED = Prepared(_leased_to.where(among(_t.id, "ids"), _IS_FIRST).order_by(_t.id))

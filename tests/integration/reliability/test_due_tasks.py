@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from common.ids import WorkerId, new_id
 from task_runner.due import DueTasks
 from tests.support.engine import Engine
 from tests.support.manual_clock import ManualClock
@@ -26,12 +27,13 @@ def start_delayed(engine: Engine) -> DueTasks:
     engine.handler("work", lambda _input: None)
     engine.start(DELAYED)
     engine.advance()
-    return DueTasks(engine.registry.types())
+    return DueTasks(WorkerId(new_id()), engine.registry.types(), engine.registry.functions())
 
 
 def look(engine: Engine, due: DueTasks) -> tuple[bool, float | None]:
     with engine.database.reading() as tx:
-        return due.look(tx)
+        seen = due.look(tx)
+    return seen.fell_due, seen.next_in
 
 
 def test_a_delayed_task_is_told_of_once_when_its_instant_has_come(clock: ManualClock, engine: Engine) -> None:

@@ -223,7 +223,7 @@ def test_looking_keeps_what_the_connection_has_prepared(postgres_url: str) -> No
         database = Database.open(postgres_url)
         try:
             with looks(database) as tx:
-                claims.next_due_at(tx, types=["work"], since=read_now(tx))
+                claims.is_due(tx, types=["work"], functions=[])
             with looks(database) as tx:
                 return int(tx.exec_driver_sql("SELECT count(*) FROM pg_prepared_statements").scalar_one())
         finally:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from common.faults import FaultInjected
 from common.queues import dispatcher as module
-from common.queues.dispatcher import Dispatcher, Drained
+from common.queues.dispatcher import Dispatcher, Drained, Looks
 from tests.support.waiting import wait_until
 
 PATIENCE = 10.0
@@ -60,11 +60,9 @@ def never_due() -> float | None:
 
 
 @contextmanager
-def running(
-    table: Table, *, look_seconds: float = 0.0, due: Callable[[], float | None] = never_due
-) -> Iterator[Dispatcher]:
-    """A dispatcher with its resident thread; by default it never looks by itself."""
-    dispatcher = Dispatcher("test", work=table.work, due=due, look_seconds=look_seconds)
+def running(table: Table, *, due: Callable[[], float | None] = never_due) -> Iterator[Dispatcher]:
+    """A dispatcher with its resident thread; by default the clock makes nothing due."""
+    dispatcher = Dispatcher("test", work=table.work, due=due)
     dispatcher.start()
     yield dispatcher
     assert dispatcher.end(wait=PATIENCE)
@@ -84,7 +82,7 @@ def test_a_ring_starts_a_round(table: Table) -> None:
 
 def test_the_resident_thread_says_that_it_goes_round(table: Table) -> None:
     rounds = threading.Semaphore(0)
-    dispatcher = Dispatcher("test", work=table.work, due=never_due, look_seconds=0, on_round=rounds.release)
+    dispatcher = Dispatcher("test", work=table.work, due=never_due, on_round=rounds.release)
     dispatcher.start()
     for _ in range(3):
         assert rounds.acquire(timeout=PATIENCE)
@@ -92,7 +90,7 @@ def test_the_resident_thread_says_that_it_goes_round(table: Table) -> None:
 
 
 def test_an_answer_works_in_the_calling_thread_and_says_what_it_did(table: Table) -> None:
-    dispatcher = Dispatcher("test", work=table.work, due=never_due, look_seconds=0)  # no thread of its own
+    dispatcher = Dispatcher("test", work=table.work, due=never_due)  # no thread of its own
     table.commit(3)
 
     assert dispatcher.answer() == {"rows": 3}
@@ -108,7 +106,7 @@ def test_a_ring_while_a_round_reads_is_followed_by_another_read(table: Table) ->
             assert dispatcher.answer() == {"coalesced": True}
 
     table.after_read = commit_after_the_first_read
-    dispatcher = Dispatcher("test", work=table.work, due=never_due, look_seconds=0)
+    dispatcher = Dispatcher("test", work=table.work, due=never_due)
 
     assert dispatcher.answer() == {"rows": 1}
     assert table.rounds == 2
@@ -116,7 +114,7 @@ def test_a_ring_while_a_round_reads_is_followed_by_another_read(table: Table) ->
 
 def test_a_ring_between_the_last_read_and_the_stop_is_not_lost(table: Table) -> None:
     """The hardest place: the work has returned, and the round has not yet said that it stops."""
-    dispatcher = Dispatcher("test", work=table.work, due=never_due, look_seconds=0)
+    dispatcher = Dispatcher("test", work=table.work, due=never_due)
     inner = dispatcher._turn
     passes = iter(range(1, 100))
 
@@ -191,7 +189,7 @@ def test_a_round_that_used_up_its_time_hands_over_and_frees_the_doorbell_s_threa
         sleeps.set()
         return None
 
-    dispatcher = Dispatcher("test", work=endless, due=due, look_seconds=0)
+    dispatcher = Dispatcher("test", work=endless, due=due)
     dispatcher.start()
     assert sleeps.wait(PATIENCE)
 
@@ -214,7 +212,7 @@ def test_who_has_less_time_hands_over_sooner() -> None:
             is_over.wait(0.001)
         return Drained(Counter(rows=1), more=not is_over.is_set())
 
-    dispatcher = Dispatcher("test", work=long, due=never_due, look_seconds=0)
+    dispatcher = Dispatcher("test", work=long, due=never_due)
     before = time.monotonic()
     assert dispatcher.answer(budget=0.02)["more"]
     assert bounds[0] - before < module.DRAIN_BUDGET / 2
@@ -233,7 +231,7 @@ def test_work_left_over_within_the_time_is_done_in_the_same_round(table: Table) 
         left[0] -= 1
         return Drained(Counter(rows=1), more=left[0] > 0)
 
-    assert Dispatcher("test", work=more, due=never_due, look_seconds=0).answer() == {"rows": 3}
+    assert Dispatcher("test", work=more, due=never_due).answer() == {"rows": 3}
 
 
 def failing_once(error: BaseException, table: Table) -> Callable[[float], Drained]:
@@ -259,7 +257,7 @@ def test_an_error_rests_the_dispatcher_and_keeps_the_wake_up(
 ) -> None:
     """A round that never ended would leave every ring after it to nobody."""
     monkeypatch.setattr(module, "REST_AFTER_ERROR", 0.05)
-    dispatcher = Dispatcher("test", work=failing_once(error, table), due=never_due, look_seconds=0)
+    dispatcher = Dispatcher("test", work=failing_once(error, table), due=never_due)
     dispatcher.start()
     table.commit()
 
@@ -271,7 +269,7 @@ def test_an_error_rests_the_dispatcher_and_keeps_the_wake_up(
 
 def test_while_it_rests_doorbells_are_not_worked_on(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REST_AFTER_ERROR", 60.0)
-    dispatcher = Dispatcher("test", work=failing_once(OSError(5), table), due=never_due, look_seconds=0)
+    dispatcher = Dispatcher("test", work=failing_once(OSError(5), table), due=never_due)
     dispatcher.answer()
 
     assert dispatcher.answer() == {"coalesced": True}
@@ -279,7 +277,7 @@ def test_while_it_rests_doorbells_are_not_worked_on(table: Table, monkeypatch: p
 
 
 def test_an_injected_fault_passes_through_and_leaves_the_next_round_possible(table: Table) -> None:
-    dispatcher = Dispatcher("test", work=failing_once(FaultInjected(), table), due=never_due, look_seconds=0)
+    dispatcher = Dispatcher("test", work=failing_once(FaultInjected(), table), due=never_due)
     with pytest.raises(FaultInjected):
         dispatcher.answer()
 
@@ -288,16 +286,37 @@ def test_an_injected_fault_passes_through_and_leaves_the_next_round_possible(tab
     assert dispatcher.answer() == {"rows": 1}
 
 
-def test_without_a_ring_it_looks_by_itself(table: Table) -> None:
-    with running(table, look_seconds=0.01):
-        table.commit()
-        wait_until(lambda: table.taken == 1, what="the row that nobody rang for")
+def test_without_a_ring_it_asks_what_waits(table: Table) -> None:
+    looks = Looks(0.01)
+
+    def due() -> float | None:
+        if looks.is_time():
+            dispatcher.ring()
+        return 0.005
+
+    dispatcher = Dispatcher("test", work=table.work, due=due)
+    dispatcher.start()
+    table.commit()
+    wait_until(lambda: table.taken == 1, what="the row that nobody rang for")
+    assert dispatcher.end(wait=PATIENCE)
 
 
-def test_with_the_look_off_only_rings_and_due_instants_count(
-    table: Table, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "DUE_CHECK", 0.005)
+def test_it_is_time_to_look_at_once_and_then_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    looks, never = Looks(1.0), Looks(0)
+
+    def is_time_at(seconds: float) -> bool:
+        now[0] = 100.0 + seconds
+        return looks.is_time()
+
+    assert [is_time_at(at) for at in (0, 0.5, 0.84, 0.9, 1.0, 1.7, 1.76, 9.0)] == [
+        True, False, False, True, False, False, True, True,
+    ], "a look may come a little early, to be one with that at the clock"  # fmt: skip
+    assert not never.is_time()
+
+
+def test_only_rings_and_due_instants_count(table: Table) -> None:
     asked: list[int] = []
 
     def due() -> float | None:
@@ -305,9 +324,9 @@ def test_with_the_look_off_only_rings_and_due_instants_count(
         if len(asked) == 2:
             table.commit()
             dispatcher.ring()  # what a worker does when a timer has fired
-        return None
+        return 0.005
 
-    dispatcher = Dispatcher("test", work=table.work, due=due, look_seconds=0)
+    dispatcher = Dispatcher("test", work=table.work, due=due)
     dispatcher.start()
     wait_until(lambda: table.taken == 1, what="the row that a due instant made")
     table.commit()
@@ -351,24 +370,6 @@ def test_what_is_known_to_fall_due_is_asked_for_then(table: Table, monkeypatch: 
     assert table.rounds == 0, "nobody has rung"
 
 
-def test_a_look_at_the_clock_and_one_at_the_rows_come_together(
-    table: Table, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A process that has nothing to do wakes once for both."""
-    monkeypatch.setattr(module, "DUE_CHECK", 60.0)
-    monkeypatch.setattr(module, "TOGETHER", 60.0)
-    asked: list[int] = []
-
-    def due() -> float | None:
-        asked.append(table.rounds)
-        return None
-
-    with running(table, look_seconds=0.01, due=due):
-        wait_until(lambda: table.rounds >= 5, what="five looks")
-
-    assert asked[:5] == [0, 1, 2, 3, 4]
-
-
 def test_an_error_while_asking_the_clock_does_not_end_the_looking(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -395,7 +396,7 @@ def test_the_end_lets_a_round_finish_and_takes_no_other(table: Table) -> None:
         assert go_on.wait(PATIENCE)
 
     table.before_read = pause
-    dispatcher = Dispatcher("test", work=table.work, due=never_due, look_seconds=0)
+    dispatcher = Dispatcher("test", work=table.work, due=never_due)
     dispatcher.start()
     table.commit()
     with ThreadPoolExecutor(1) as doorbell:
