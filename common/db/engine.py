@@ -110,10 +110,24 @@ class Sessions:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Open a transaction for queries; nothing written in it is kept."""
-        with self._connect().execution_options(signalbox_reading=True) as tx, tx.begin() as transaction:
-            yield tx
-            transaction.rollback()
+        """Open a transaction for queries. On PostgreSQL it refuses to write; on SQLite nothing written in it is kept.
+
+        There it is committed: its end by ROLLBACK would make psycopg forget what the connection has prepared.
+        """
+        with self._connect().execution_options(signalbox_reading=True) as tx:
+            if self.is_sqlite:
+                with tx.begin() as transaction:
+                    yield tx
+                    transaction.rollback()
+                return
+            driver: Any = tx.connection.driver_connection
+            driver.read_only = True
+            try:
+                with tx.begin():
+                    yield tx
+            finally:
+                if not driver.closed:
+                    driver.read_only = None
 
     def looking(self) -> AbstractContextManager[Connection]:
         """Take a connection for queries that need no common view, asked again and again.

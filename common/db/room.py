@@ -29,13 +29,14 @@ def has_room(database: Database) -> bool:
     if database.is_sqlite:
         return _folder_has_room(Path(database.engine.url.database or "").absolute().parent)
     try:
-        with database.reading() as tx:
+        with database.transaction() as tx:
             # Where the tables are, not where others are told to sort.
             tx.exec_driver_sql("SET LOCAL temp_tablespaces = ''")
             tx.exec_driver_sql(
                 "CREATE TEMPORARY TABLE signalbox_room ON COMMIT DROP AS "
                 f"SELECT repeat('x', 1000) FROM generate_series(1, {PROBE_BYTES // 1000 + 1})"
             )
+            tx.rollback()
     except DBAPIError as error:
         if is_full(error):
             return False
