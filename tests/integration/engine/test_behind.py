@@ -133,7 +133,7 @@ def test_what_comes_to_an_instance_while_it_is_saved_needs_no_other_ring(engine:
 
 def held_by_others(engine: Engine, among: list[InstanceId]) -> set[InstanceId]:
     """Those that somebody has locked at this moment."""
-    with engine.database.reading() as tx:
+    with engine.database.transaction() as tx:
         free = tx.execute(text("SELECT id FROM instances FOR NO KEY UPDATE SKIP LOCKED")).scalars()
         return set(among) - set(map(InstanceId, free))
 
