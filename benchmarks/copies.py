@@ -19,6 +19,8 @@ from common.ids import InstanceId
 
 AT_ONCE = 20_000
 TOLD_EVERY = 100_000
+FLUSHED_SECONDS = 1.0
+"""What the end of a session takes, amply."""
 WHOLE = (instances, history, tasks, attempts, timers)
 _BELONGS = {
     "instances": "id = '{first}'",
@@ -58,6 +60,9 @@ def copy_instance(
 def settle(database: Database) -> None:
     """Vacuum and gather statistics, as would have happened long ago where rows come one by one. On SQLite nobody ever does."""
     if not database.is_sqlite:
+        # Sessions tell what they have written when they end. Told after the vacuum, autovacuum would do all of it once more, a minute later.
+        database.engine.dispose()
+        time.sleep(FLUSHED_SECONDS)
         with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("VACUUM ANALYZE")
             connection.exec_driver_sql("CHECKPOINT")

@@ -6,7 +6,7 @@
 
 Requests go through gunicorn from kept-alive connections, over raw sockets, because a client library costs more than our server does. Each phase is run without the
 workers, so that the API has the machine for itself, and then with them: `start` starts workflows of three no-op steps,
-`event` sends to instances that wait for it, `read` reads one. Told are requests a second, the caller's p50 and p99, and the CPU
+`event` sends to instances that wait for it, `read` reads one, `history` what has happened to it, `list` the last twenty. Told are requests a second, the caller's p50 and p99, and the CPU
 time of the API's process for each request (user and system, of the process that serves), the median of the rounds.
 CPU time bears a loaded machine; the rates do not.
 
@@ -265,6 +265,8 @@ def _phases(caller: Caller, targets: Sequence[str]) -> dict[str, Phase]:
     event = {"type": "PING", "by": "bench"}
     events = [caller.request("POST", f"/instances/{one}/events", event) for one in targets]
     reads = [caller.request("GET", f"/instances/{one}") for one in targets]
+    histories = [caller.request("GET", f"/instances/{one}/history?limit=20") for one in targets]
+    listing = caller.request("GET", "/instances?limit=20")
 
     def keyed(number: int) -> bytes:
         return start.replace(b"\r\n\r\n", b"\r\nIdempotency-Key: %d-%d\r\n\r\n" % (time.time_ns(), number), 1)
@@ -274,6 +276,8 @@ def _phases(caller: Caller, targets: Sequence[str]) -> dict[str, Phase]:
         "start with a key": keyed,
         "event": lambda number: events[number % len(events)],
         "read": lambda number: reads[number % len(reads)],
+        "history": lambda number: histories[number % len(histories)],
+        "list": lambda _number: listing,
     }
 
 
