@@ -19,10 +19,8 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +38,7 @@ from benchmarks.stacks import (
     await_ended,
     begin,
     cpu_by_part,
+    from_threads,
     quantiles,
     start,
     tell,
@@ -60,7 +59,6 @@ from signalbox.stack import Stack
 SIZES = (1_000, 100_000, 1_000_000)
 EMBEDDED_SIZES = (1_000, 100_000)
 HISTORY = 10
-STARTERS = 4
 PATIENCE_SECONDS = 60.0
 DELAY_MS = 1_500
 """Longer than an orchestrator goes without a look at the clock: a timer that is armed and due between two looks has to wait for the second."""
@@ -150,7 +148,7 @@ class Site:
         return found, {part: after[part] - before[part] for part in after}, seconds
 
     def _live(self, count: int) -> Sequence[InstanceId]:
-        ids = _from_threads(lambda _n: start(self.database, self.tenant_id, str(WORK["id"])), range(count))
+        ids = from_threads(lambda _n: start(self.database, self.tenant_id, str(WORK["id"])), range(count))
         await_ended(self.stack, self.database, self.tenant_id, ids)
         return ids
 
@@ -235,7 +233,7 @@ class Site:
             )
             return targets[number]
 
-        _from_threads(send, range(count))
+        from_threads(send, range(count))
         deadline = time.monotonic() + PATIENCE_SECONDS
         while (consumed := self._consumed(mine) - before) < count:
             self.stack.tick()
@@ -348,24 +346,6 @@ def _create_database(server_url: str, name: str) -> str:
     with psycopg.connect(server_url, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')
     return make_url(server_url).set(database=name).render_as_string(hide_password=False)
-
-
-def _from_threads(work: Callable[[int], InstanceId], numbers: range) -> list[InstanceId]:
-    """Do `work` for each number from a few threads, each taking the next."""
-    left, turn = iter(numbers), threading.Lock()
-
-    def take() -> list[InstanceId]:
-        done: list[InstanceId] = []
-        while True:
-            with turn:
-                number = next(left, None)
-            if number is None:
-                return done
-            done.append(work(number))
-
-    with ThreadPoolExecutor(STARTERS) as pool:
-        parts = [future.result() for future in [pool.submit(take) for _ in range(STARTERS)]]
-    return [one for part in parts for one in part]
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""What benchmarks on a running Signalbox have in common: how they begin, speak to a stack, count its CPU time and report."""
+"""What benchmarks on a running Signalbox have in common: how they begin, start and wait on a stack, count its CPU time and report."""
 
 from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import psutil
@@ -25,6 +27,10 @@ from signalbox.measure import percentile
 from signalbox.signals import end_in_order_on_sigterm
 from signalbox.stack import Stack
 
+Given = TypeVar("Given")
+Done = TypeVar("Done")
+
+STARTERS = 4
 READ_AT_ONCE = 500
 POSTGRES = "postgres"
 CALLER = "caller"
@@ -82,6 +88,25 @@ def start(database: Database, tenant_id: TenantId, key: str, input: Any = None) 
     return database.run(
         lambda tx: start_instance(tx, tenant_id, request, actor="bench", limits=limits_of_process())
     ).instance_id
+
+
+def from_threads(work: Callable[[Given], Done], given: Iterable[Given]) -> list[Done]:
+    """Do `work` for each of those from a few threads, each taking the next; what it returned, in no order."""
+    left, turn = iter(given), threading.Lock()
+
+    def take() -> list[Done]:
+        done: list[Done] = []
+        while True:
+            with turn:
+                try:
+                    one = next(left)
+                except StopIteration:
+                    return done
+            done.append(work(one))
+
+    with ThreadPoolExecutor(STARTERS) as pool:
+        parts = [future.result() for future in [pool.submit(take) for _ in range(STARTERS)]]
+    return [one for part in parts for one in part]
 
 
 def await_ended(

@@ -1,10 +1,10 @@
-"""The benchmarks of growth, idling and payloads in small: they fill, measure and tell what they say they do."""
+"""The benchmarks of growth, idling, payloads and tenants in small: they fill, measure and tell what they say they do."""
 
 import re
 
 import pytest
 
-from benchmarks import floor, growth, http, idle, payloads, profile, scale
+from benchmarks import floor, growth, http, idle, payloads, profile, scale, tenants
 
 
 def test_growth_compares_sizes_that_are_there() -> None:
@@ -55,6 +55,24 @@ def test_payloads_of_several_sizes_are_carried_through(monkeypatch: pytest.Monke
     assert (small["payload KB"], large["payload KB"]) == (1, 200)
     assert large["stored KB"] > small["stored KB"] + 200
     assert small["CPU ms"] > 0
+
+
+def test_many_tenants_are_measured_beside_one_with_as_many_workflows() -> None:
+    report = tenants.measure(3, 2, 2, is_postgres=False)
+
+    many, one = report["medians"]
+    assert (many["tenants"], many["workflows of each"]) == (3, 2)
+    assert (one["tenants"], one["workflows of each"]) == (1, 6)
+    [ratios] = report["many to one"]
+    # Six workflows may all end in one commit, and then there is no rate from the first end on.
+    for figure in (
+        "backlog with the workers' start, a second",
+        "live, a second",
+        "live, CPU ms of a workflow",
+    ):
+        assert many[figure] > 0
+        assert one[figure] > 0
+        assert ratios[figure] == pytest.approx(many[figure] / one[figure], rel=0.02, abs=0.02)
 
 
 def test_scale_measures_with_more_workers_and_simulates_many(monkeypatch: pytest.MonkeyPatch) -> None:
