@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from hashlib import sha256
 
 from sqlalchemy import Connection
 
 from common.canonical import read, storable
-from common.kept import Kept
+from common.kept import KNOWN, Kept, Shared
 from common.store import instances
 from statechart import Chart, DefinitionInvalid, load
 from statechart.record import record
@@ -17,8 +16,6 @@ from statechart.record import record
 KEPT = 256
 KEPT_CHARACTERS = 32_000_000
 """Of their documents together: a chart takes up to fifteen times as many bytes, and a document may have a million characters."""
-KNOWN = 20_000
-"""Definitions of which it is known what their document is: an entry takes some hundred bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,29 +28,17 @@ class CompiledChart:
 
 
 @record
-class _Known:
-    """What a definition says: the SHA-256 of its document as it is stored, and the checksum that stands beside it."""
-
-    document: bytes
-    checksum: str
-
-
-@record
 class _Compiled:
     chart: Chart | None
     problem: str | None
 
 
 class Charts:
-    """The 256 charts used last, or fewer large ones. Safe for several threads.
-
-    They are kept by what their documents say: a thousand tenants that have each applied the same one share its chart, which a batch of
-    a hundred of them would else have to compile again and again.
-    """
+    """The 256 charts used last, or fewer large ones; definitions that say the same share one. Safe for several threads."""
 
     def __init__(self) -> None:
-        self._known: Kept[str, _Known] = Kept(most=KNOWN, characters=KNOWN)
-        self._compiled: Kept[bytes, _Compiled] = Kept(most=KEPT, characters=KEPT_CHARACTERS)
+        self._checksums: Kept[str, str] = Kept(most=KNOWN, characters=KNOWN)
+        self._compiled: Shared[_Compiled] = Shared(most=KEPT, characters=KEPT_CHARACTERS)
 
     def fetch(self, tx: Connection, definition_ids: Iterable[str]) -> dict[str, CompiledChart]:
         """Return the charts of these definitions, reading those that are not kept, and compiling what no other one says."""
@@ -66,23 +51,22 @@ class Charts:
         return found
 
     def _find(self, definition_id: str) -> CompiledChart | None:
-        known = self._known.find(definition_id)
-        compiled = None if known is None else self._compiled.find(known.document)
-        if known is None or compiled is None:
+        compiled, checksum = self._compiled.find(definition_id), self._checksums.find(definition_id)
+        if compiled is None or checksum is None:
             return None
-        return CompiledChart(compiled.chart, known.checksum, compiled.problem)
+        return CompiledChart(compiled.chart, checksum, compiled.problem)
 
     def _keep(self, definition: instances.DefinitionText) -> CompiledChart:
-        known = _Known(sha256(definition.document.encode()).digest(), definition.checksum)
-        compiled = self._compiled.find(known.document)
-        if compiled is None:
-            compiled = _compile(definition.document)
-            self._compiled.keep(known.document, compiled, len(definition.document))
-        self._known.keep(definition.id, known, 1)
-        return CompiledChart(compiled.chart, known.checksum, compiled.problem)
+        compiled = self._compiled.keep(definition.id, definition.document, _compile)
+        self._checksums.keep(definition.id, definition.checksum, 1)
+        return CompiledChart(compiled.chart, definition.checksum, compiled.problem)
 
 
-def _compile(document: str) -> _Compiled:
+def _compile(document: str) -> tuple[_Compiled, int]:
+    return _compiled(document), len(document)
+
+
+def _compiled(document: str) -> _Compiled:
     try:
         return _Compiled(load(read(document)), None)
     except Exception as error:  # noqa: BLE001 - one document, whatever is wrong with it, must not stop a whole batch

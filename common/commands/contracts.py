@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from common.canonical import dumps, read
 from common.errors import Invalid
-from common.kept import Kept
+from common.kept import Shared
 from common.schemas import Schema, compile_schema, schema_problem
 from common.store import definitions
 from statechart import DefinitionInvalid, load
@@ -130,10 +130,13 @@ def _check(schema: Schema | None, value: Json, code: str, what: str) -> None:
 
 
 class Contracts:
-    """The contracts of the definitions asked for last. Definitions are immutable by id, so nothing here is ever stale."""
+    """The contracts of the definitions asked for last; those that say the same share one.
+
+    Definitions are immutable by id, so nothing here is ever stale.
+    """
 
     def __init__(self) -> None:
-        self._kept: Kept[str, Contract] = Kept(most=KEPT, characters=KEPT_CHARACTERS)
+        self._kept: Shared[Contract] = Shared(most=KEPT, characters=KEPT_CHARACTERS)
 
     def known(self, definition_id: str) -> Contract | None:
         """The contract of a stored definition, where it has been read before and is still kept."""
@@ -145,9 +148,12 @@ class Contracts:
         if found is not None:
             return found
         text = definitions.read_document(tx, definition_id)
-        contract = NOTHING_SAID if text is None else contract_of(read(text))
-        self._kept.keep(definition_id, contract, contract.characters)
-        return contract
+        return NOTHING_SAID if text is None else self._kept.keep(definition_id, text, _read)
+
+
+def _read(text: str) -> tuple[Contract, int]:
+    contract = contract_of(read(text))
+    return contract, contract.characters
 
 
 CONTRACTS = Contracts()

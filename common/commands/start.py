@@ -15,15 +15,15 @@ from sqlalchemy import Connection
 
 from common.canonical import clean, dumps, read
 from common.commands.admission import Asking, place_wanted, require_room
-from common.commands.contracts import CONTRACTS, KEPT_CHARACTERS, Contract
+from common.commands.contracts import CONTRACTS
 from common.commands.send import require_size
 from common.config import Limits
 from common.db import ARRIVALS, ORCHESTRATOR_QUEUE, note_bell
 from common.db.tables import DefinitionStatus, InboxType, TimerStatus
 from common.decide import START_TIMER
 from common.errors import Conflict, Invalid, NotFound
-from common.ids import InstanceId, TenantId, is_id, new_id
-from common.kept import Kept
+from common.ids import DefinitionId, InstanceId, TenantId, is_id, new_id
+from common.kept import KNOWN, Kept
 from common.lifecycle import InstanceStatus
 from common.store import definitions, instances, places, starts, timers
 from common.store.definitions import DefinitionFacts
@@ -34,8 +34,6 @@ from statechart.concurrency import Concurrency
 MAX_KEY = 500
 MAX_LABELS = 50
 PRIORITIES = range(-100, 101)
-KEPT = 1_024
-"""Definitions that are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,47 +127,41 @@ _Named = tuple[TenantId, str | None, int | None, str | None]
 """How a start names its definition: tenant, key, version, id."""
 
 
-class _Remembered:
-    """The definitions that were started last, by how they were named, with what they say of a start.
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """What a start keeps in mind of a version: no more, since twenty thousand of them may be kept."""
 
-    Only a hint: a version may have been activated or archived since, by anybody. So nothing is refused for what is
-    remembered, and the statement that writes asks again whether the version is active.
-    """
+    id: DefinitionId
+    key: str
+    version: int
 
-    def __init__(self) -> None:
-        self._kept: Kept[_Named, tuple[DefinitionFacts, Contract]] = Kept(
-            most=KEPT, characters=KEPT_CHARACTERS
-        )
-
-    def find(self, named: _Named) -> tuple[DefinitionFacts, Contract] | None:
-        return self._kept.find(named)
-
-    def keep(self, named: _Named, facts: DefinitionFacts, contract: Contract) -> None:
-        self._kept.keep(named, (facts, contract), contract.characters)
-
-    def forget(self, named: _Named) -> None:
-        self._kept.forget(named)
+    @classmethod
+    def of(cls, facts: DefinitionFacts) -> _Version:
+        return cls(facts.id, facts.key, facts.version)
 
 
-_REMEMBERED = _Remembered()
+_REMEMBERED: Kept[_Named, _Version] = Kept(most=KNOWN, characters=KNOWN)
+"""The versions that were started last, by how they were named; `CONTRACTS` keeps what they say of a start.
+
+Only a hint: a version may have been activated or archived since, by anybody. So nothing is refused for what is
+remembered, and the statement that writes asks again whether the version is active.
+"""
 
 
 def _start_remembered(tx: Connection, asked: _Asked) -> Started | None:
     """Start what was started before, by one statement; None, with nothing written, where more has to be asked."""
-    found = _REMEMBERED.find(asked.definition)
-    if found is None:
-        return None
-    facts, contract = found
-    if contract.concurrency is not None:
+    version = _REMEMBERED.find(asked.definition)
+    contract = None if version is None else CONTRACTS.known(version.id)
+    if version is None or contract is None or contract.concurrency is not None:
         return None
     try:
         contract.check_input(asked.input)
     except Invalid:
         return None  # perhaps for a version that is not the active one any more
-    accepted, new = _insert(tx, asked, facts, None)
+    accepted, new = _insert(tx, asked, version, None)
     if accepted is None:
         _REMEMBERED.forget(asked.definition)
-    return _started(tx, asked, facts, new, accepted.at) if accepted and accepted.is_inserted else None
+    return _started(tx, asked, version, new, accepted.at) if accepted and accepted.is_inserted else None
 
 
 def _start_afresh(tx: Connection, asked: _Asked) -> Started:
@@ -183,12 +175,13 @@ def _start_afresh(tx: Connection, asked: _Asked) -> Started:
             return _held(request, held)
     concurrency = contract.concurrency
     asking = None if concurrency is None else _ask_for_place(tx, asked, facts, concurrency)
-    accepted, new = _insert(tx, asked, facts, asking)
+    version = _Version.of(facts)
+    accepted, new = _insert(tx, asked, version, asking)
     if accepted is None:  # until a moment ago it was
         raise _not_active(_definition(tx, tenant_id, request))
-    _REMEMBERED.keep(asked.definition, facts, contract)
+    _REMEMBERED.keep(asked.definition, version, 1)
     if accepted.is_inserted:
-        return _started(tx, asked, facts, new, accepted.at)
+        return _started(tx, asked, version, new, accepted.at)
     # Somebody started it between our look and our insert; under READ COMMITTED theirs is visible now.
     held = instances.find_live(tx, tenant_id, facts.key, request.business_key or "")
     if held is not None:
@@ -221,13 +214,13 @@ def _ask_for_place(
 
 
 def _insert(
-    tx: Connection, asked: _Asked, facts: DefinitionFacts, asking: Asking | None
+    tx: Connection, asked: _Asked, version: _Version, asking: Asking | None
 ) -> tuple[Accepted | None, NewStart]:
     request = asked.request
     new = NewStart(
         instance_id=InstanceId(new_id()),
         tenant_id=asked.tenant_id,
-        definition_id=facts.id,
+        definition_id=version.id,
         business_key=request.business_key,
         input=asked.input_text,
         body=asked.body,
@@ -244,7 +237,7 @@ def _insert(
     return starts.insert_started(tx, new), new
 
 
-def _started(tx: Connection, asked: _Asked, facts: DefinitionFacts, new: NewStart, now: datetime) -> Started:
+def _started(tx: Connection, asked: _Asked, version: _Version, new: NewStart, now: datetime) -> Started:
     """Ring for what was accepted, or set the timer that will bring it; how it stands now."""
     start_at = asked.request.start_at
     if start_at is not None and start_at > now:
@@ -254,15 +247,15 @@ def _started(tx: Connection, asked: _Asked, facts: DefinitionFacts, new: NewStar
     else:
         note_bell(tx, ORCHESTRATOR_QUEUE, new.instance_id)
         note_bell(tx, ARRIVALS, asked.tenant_id)
-    return Started(new.instance_id, created=True, record=_pending(facts, new, now))
+    return Started(new.instance_id, created=True, record=_pending(version, new, now))
 
 
-def _pending(facts: DefinitionFacts, new: NewStart, now: datetime) -> InstanceRecord:
+def _pending(version: _Version, new: NewStart, now: datetime) -> InstanceRecord:
     return InstanceRecord(
         id=new.instance_id,
-        definition_id=facts.id,
-        definition_key=facts.key,
-        definition_version=facts.version,
+        definition_id=version.id,
+        definition_key=version.key,
+        definition_version=version.version,
         business_key=new.business_key,
         status=InstanceStatus.PENDING,
         configuration="[]",

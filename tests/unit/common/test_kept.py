@@ -8,8 +8,8 @@ from common.canonical import dumps
 from common.commands import contracts
 from common.commands.contracts import KEPT_CHARACTERS, NOTHING_SAID, Contracts, contract_of
 from common.db import Database
-from common.kept import Kept
-from tests.unit.orchestrator.test_charts import stored
+from common.kept import Kept, Shared
+from tests.unit.orchestrator.test_charts import another, stored
 
 
 def kept(*, most: int = 10, characters: int = 100, **sizes: int) -> Kept[str, str]:
@@ -57,6 +57,25 @@ def test_what_is_forgotten_or_kept_anew_does_not_count_any_more() -> None:
     assert made.find("b") == "new"
 
 
+def test_what_was_made_of_a_text_is_shared_by_all_who_say_it() -> None:
+    made: list[str] = []
+    shared: Shared[str] = Shared(most=1, characters=100)
+
+    def make(text: str) -> tuple[str, int]:
+        made.append(text)
+        return text.upper(), len(text)
+
+    assert [shared.keep(id_, "same", make) for id_ in ("one", "two", "three")] == ["SAME"] * 3
+    assert made == ["same"]
+    assert [shared.find(id_) for id_ in ("one", "two", "three", "four")] == ["SAME", "SAME", "SAME", None]
+
+    shared.keep("four", "other", make)
+
+    assert [shared.find(id_) for id_ in ("one", "two", "four")] == [None, None, "OTHER"]
+    assert shared.keep("two", "same", make) == "SAME"
+    assert [shared.find(id_) for id_ in ("one", "four")] == ["SAME", None], "who said the same has it again"
+
+
 def test_a_contract_is_as_large_as_its_schemas() -> None:
     """1,024 with 440,000 characters of them each took 12 GB of an API: whoever may apply definitions could have it killed for want of memory."""
     document: dict[str, Any] = {
@@ -83,10 +102,28 @@ def test_of_contracts_with_large_schemas_fewer_are_kept(
     database, asked = Database.open(sqlite_url), Contracts()
     try:
         with database.transaction() as tx:
-            ids = stored(tx, silent, said, silent, said, silent)
+            ids = stored(tx, *map(another, range(5), [silent, said, silent, said, silent]))
             for id_ in ids:
                 asked.of(tx, id_)
     finally:
         database.dispose()
 
     assert [asked.known(id_) is not None for id_ in ids] == [False, False, True, True, True]
+
+
+def test_the_contract_of_definitions_that_say_the_same_is_compiled_once(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 2,000 tenants with the same definition each start read and parsed its document anew."""
+    monkeypatch.setattr(contracts, "KEPT", 1)
+    said = dumps({"id": "d", "initial": "a", "states": {"a": {}}, "input": {"type": "object"}})
+    database, asked = Database.open(sqlite_url), Contracts()
+    try:
+        with database.transaction() as tx:
+            ids = stored(tx, said, said, said)
+            found = [asked.of(tx, id_) for id_ in ids]
+    finally:
+        database.dispose()
+
+    assert found[0] is found[1] is found[2]
+    assert [asked.known(id_) for id_ in ids] == found
