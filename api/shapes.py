@@ -18,6 +18,7 @@ from common.breaker import BreakerKey, BreakerState
 from common.canonical import read
 from common.catalogue import CATALOGUE, CODE, TaskType, members_of
 from common.clock import instant_text
+from common.commands.admission import ShutOut
 from common.commands.incidents import why_held
 from common.commands.limits import LimitState, Wait
 from common.commands.unattended import Unattended
@@ -47,6 +48,7 @@ from common.store.schedules import Schedule as StoredSchedule
 from common.store.statistics import Fared, TaskFared
 from common.store.suggestions import Suggestion
 from common.store.triggers import Trigger as StoredTrigger
+from common.ways_out import WayOut, legal_ways
 from statechart.compensation import in_order
 
 
@@ -158,7 +160,9 @@ def instance_json(record: InstanceRecord) -> dict[str, Any]:
     }
 
 
-def child_json(record: ChildRecord, places: Mapping[str, Any] | None) -> dict[str, Any]:
+def child_json(
+    record: ChildRecord, places: Mapping[str, Any] | None, shut_out: ShutOut | None
+) -> dict[str, Any]:
     """A child that has not ended; `places`: those of which it waits for one."""
     return {
         "instanceId": record.id,
@@ -167,7 +171,7 @@ def child_json(record: ChildRecord, places: Mapping[str, Any] | None) -> dict[st
         "businessKey": record.business_key,
         "status": record.status.value,
         "places": places,
-        "incidents": [incident_json(incident) for incident in record.incidents],
+        "incidents": [incident_json(incident, shut_out) for incident in record.incidents],
     }
 
 
@@ -328,7 +332,8 @@ def _attempt(record: AttemptRecord, *, with_trace: bool) -> dict[str, Any]:
     }
 
 
-def incident_json(record: IncidentRecord) -> dict[str, Any]:
+def incident_json(record: IncidentRecord, shut_out: ShutOut | None) -> dict[str, Any]:
+    """An incident; `shut_out` where its instance is."""
     return {
         "id": record.id,
         "instanceId": record.instance_id,
@@ -343,7 +348,7 @@ def incident_json(record: IncidentRecord) -> dict[str, Any]:
         "resolvedBy": record.resolved_by,
         "resolution": record.resolution,
         "keyHolder": record.key_holder,
-        "waysOut": _ways_out(record),
+        "waysOut": _ways_out(record, shut_out),
     }
 
 
@@ -411,15 +416,17 @@ def _stopped_by(item: dict[str, Any], record: InstanceRecord) -> dict[str, Any] 
     return data.get("error")
 
 
-def _ways_out(record: IncidentRecord) -> list[str]:
+def _ways_out(record: IncidentRecord, shut_out: ShutOut | None) -> list[WayOut]:
     if record.status != IncidentStatus.OPEN:
         return []
-    if record.key_holder is not None:  # it would go on under a business key that is another's now
-        return ["cancel"]
     # A machine that ended with an error of its own has nothing to go on from, and nothing leaves where a stuck one stands.
     is_over = record.code in ("instance.error", "instance.stuck") or read(record.detail).get("compensated")
-    again = [] if is_over else ["retry", "skip"]
-    return [*again, "restart", "cancel"]
+    return legal_ways(
+        is_key_held=record.key_holder is not None,
+        is_over=bool(is_over),
+        is_shut_out=shut_out is not None,
+        is_undoing=shut_out is not None and shut_out.is_undoing,
+    )
 
 
 def result_json(record: ResultRecord) -> dict[str, Any]:

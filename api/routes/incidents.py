@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from api.auth import Permission
 from api.cursors import ListName
 from api.operations import Answer, Call, Routes, Shape
@@ -15,12 +17,13 @@ from api.schemas.requests import BulkResolveBody, ResolveBody
 from api.shapes import incident_json
 from api.tasks import task_shape
 from common.canonical import dumps
+from common.commands.admission import find_shut_out
 from common.commands.bulk import resolve_all
 from common.commands.incidents import resolve_incident
 from common.db.tables import IncidentStatus
 from common.ids import is_id
 from common.store import listing
-from common.store.listing import IncidentFilter
+from common.store.listing import IncidentFilter, IncidentRecord
 
 routes = Routes("incidents")
 
@@ -35,7 +38,13 @@ def list_incidents(call: Call, query: IncidentQuery) -> Answer:
     page = listing.list_incidents(
         call.tx, call.tenant_id, wanted, before=paging.after_text(), limit=paging.limit
     )
-    return Answer(paging.answer(page.items, incident_json, [page.items[-1].id] if page.has_more else None))
+    open_ones = {one.instance_id for one in page.items if one.status == IncidentStatus.OPEN}
+    shut_out = find_shut_out(call.tx, call.tenant_id, open_ones)
+
+    def shape(one: IncidentRecord) -> dict[str, Any]:
+        return incident_json(one, shut_out.get(one.instance_id))
+
+    return Answer(paging.answer(page.items, shape, [page.items[-1].id] if page.has_more else None))
 
 
 @routes.get("/incidents/{incidentId}", answers={200: Shape("the incident", IncidentDetail)})
@@ -50,7 +59,8 @@ def get_incident(call: Call, incident_id: str) -> Answer:
     told = None
     if task is not None:
         told = task_shape(call.tx, call.tenant_id, [task], with_traces=True)(task)
-    return Answer({**incident_json(record), "task": told})
+    shut_out = find_shut_out(call.tx, call.tenant_id, [record.instance_id]).get(record.instance_id)
+    return Answer({**incident_json(record, shut_out), "task": told})
 
 
 @routes.post(

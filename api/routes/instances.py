@@ -44,6 +44,7 @@ from api.shapes import (
 from api.tasks import task_shape, waits_by_task
 from common.canonical import read
 from common.commands.absent import absent_instance
+from common.commands.admission import find_shut_out
 from common.commands.configs import Wanted, read_wanted, scope_id_of
 from common.commands.contracts import CONTRACTS
 from common.commands.limits import explain_waits
@@ -378,6 +379,7 @@ def explain_instance(call: Call, instance_id: str) -> Answer:
     held_key = _held_key(record, incidents.items)
     locked = holders.find_lockers(tx, tenant_id, record.id, [task.id for task in tasks.items])
     children = listing.list_children(tx, tenant_id, instance_id, limit=EXPLAINED)
+    shut_out = find_shut_out(tx, tenant_id, [record.id, *(child.id for child in children)])
     return Answer(
         {
             "instanceId": record.id,
@@ -388,16 +390,18 @@ def explain_instance(call: Call, instance_id: str) -> Answer:
             "inbox": {"ready": waiting.ready, "parked": waiting.parked},
             "heldKey": held_key,
             "locked": [locker_json(one) for one in locked],
-            "places": _places(tx, tenant_id, record),
+            "places": _places(tx, tenant_id, record, is_shut_out=record.id in shut_out),
             "tasks": list(map(task_shape(tx, tenant_id, tasks.items), tasks.items)),
             "limits": _limits(tx, tenant_id, tasks.items),
             "unattended": _unattended(tx, record, tasks.items, waiting),
             "breakers": _waits_for(tx, tenant_id, record.id),
             "children": [
-                child_json(child, _places(tx, tenant_id, child) if child.is_queued else None)
+                child_json(
+                    child, _places(tx, tenant_id, child) if child.is_queued else None, shut_out.get(child.id)
+                )
                 for child in children
             ],
-            "incidents": [incident_json(incident) for incident in incidents.items],
+            "incidents": [incident_json(one, shut_out.get(record.id)) for one in incidents.items],
         }
     )
 
@@ -435,7 +439,11 @@ def _waits_for(tx: Connection, tenant_id: TenantId, instance_id: InstanceId) -> 
 
 
 def _places(
-    tx: Connection, tenant_id: TenantId, record: listing.InstanceRecord | listing.ChildRecord
+    tx: Connection,
+    tenant_id: TenantId,
+    record: listing.InstanceRecord | listing.ChildRecord,
+    *,
+    is_shut_out: bool = False,
 ) -> dict[str, Any] | None:
     if record.concurrency_key is None or record.status not in (*LIVE, InstanceStatus.FAILED):
         return None
@@ -452,6 +460,7 @@ def _places(
         "taken": places.count_taken(tx, place),
         "queued": record.is_queued,
         "ahead": ahead,
+        "shutOut": is_shut_out,
     }
 
 

@@ -510,7 +510,8 @@ class Incident(Shape):
         "failed. As long as it does, that one can only be cancelled"
     )
     ways_out: list[Literal["retry", "skip", "restart", "cancel"]] = Field(
-        description="what can be done about it now: resolve it by retry or skip, restart or cancel its instance"
+        description="what can be done about it now: resolve it by retry or skip, restart or cancel its instance. "
+        "What would be refused is not among them: under a business key that another holds, or without a place (`concurrency`)"
     )
 
 
@@ -714,6 +715,9 @@ class Places(Shape):
     )
     queued: bool = Field(description="it waits for a place")
     ahead: int | None = Field(description="how many get a place before it; null where it does not wait")
+    shut_out: bool = Field(
+        description="it has failed and given its own back, and cannot go on before one of these has ended"
+    )
 
 
 class Child(Shape):

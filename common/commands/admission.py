@@ -18,19 +18,19 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from common import decide_compensation
 from common.canonical import dumps, read
 from common.commands.contracts import CONTRACTS
 from common.db import ORCHESTRATOR_QUEUE, note_bell
 from common.db.now import read_now
 from common.db.tables import InboxType
+from common.decide_compensation import is_running
 from common.errors import Conflict, Invalid
 from common.ids import InstanceId, TenantId
-from common.lifecycle import InstanceStatus
-from common.store import inbox, places
+from common.store import inbox, instances, places
 from common.store.definitions import DefinitionFacts
 from common.store.instances import StoredInstance
 from common.store.places import Place
+from common.ways_out import WayOut, needs_place
 from statechart.concurrency import Concurrency, KeyFailed
 
 AT_ONCE = 1_000
@@ -104,26 +104,48 @@ def full(place: Place, concurrency: Concurrency, taken: int) -> Conflict:
     )
 
 
-def refuse_without_room(tx: Connection, stored: StoredInstance, *, goes_on_undoing: bool = True) -> None:
-    """Refuse to let a failed instance go on whose key is full: it gave its place back when it failed.
-
-    One that has failed in the middle of compensating waits for nobody's place, unless it is to begin anew.
+def refuse_without_room(tx: Connection, stored: StoredInstance, way: WayOut) -> None:
+    """Raise `Conflict` (`concurrency.full`) where a failed instance has to have a place for this way out, and there is none.
 
     Read without a lock; one that loses the race is refused by its step, on record.
     """
-    if stored.concurrency_key is None or stored.is_queued or stored.status is not InstanceStatus.FAILED:
+    if stored.concurrency_key is None:
         return
-    concurrency = CONTRACTS.of(tx, stored.definition_id).concurrency
-    if concurrency is None or (goes_on_undoing and _undoes(stored)):
-        return
-    place = Place(stored.tenant_id, stored.definition_key, stored.concurrency_key)
-    taken = places.count_taken(tx, place)
-    if taken >= concurrency.max:
-        raise full(place, concurrency, taken)
+    found = find_shut_out(tx, stored.tenant_id, [stored.id]).get(stored.id)
+    if found is not None and needs_place(way, is_undoing=found.is_undoing):
+        raise full(found.place, found.concurrency, found.taken)
 
 
-def _undoes(stored: StoredInstance) -> bool:
-    return stored.snapshot is not None and decide_compensation.is_running(read(stored.snapshot))
+@dataclass(frozen=True, slots=True)
+class ShutOut:
+    """A failed instance, which gave its place back, and there is none now. `is_undoing`: it failed while it was undone."""
+
+    place: Place
+    concurrency: Concurrency
+    taken: int
+    is_undoing: bool
+
+
+def find_shut_out(
+    tx: Connection, tenant_id: TenantId, instance_ids: Collection[str]
+) -> dict[InstanceId, ShutOut]:
+    """Those of some instances that are shut out, as the rows say now."""
+    found: dict[InstanceId, ShutOut] = {}
+    counted: dict[Place, int] = {}
+    for one in places.read_failed(tx, tenant_id, instance_ids):
+        concurrency = CONTRACTS.of(tx, one.definition_id).concurrency
+        if concurrency is None:
+            continue
+        if one.place not in counted:
+            counted[one.place] = places.count_taken(tx, one.place)
+        if (taken := counted[one.place]) >= concurrency.max:
+            found[one.id] = ShutOut(one.place, concurrency, taken, _is_undoing(tx, tenant_id, one.id))
+    return found
+
+
+def _is_undoing(tx: Connection, tenant_id: TenantId, instance_id: InstanceId) -> bool:
+    stored = instances.read_stored(tx, tenant_id, instance_id)
+    return stored is not None and is_running(None if stored.snapshot is None else read(stored.snapshot))
 
 
 # -- giving places ------------------------------------------------------------------------------------------------

@@ -10,19 +10,23 @@ from typing import Any, Literal
 from sqlalchemy import Connection
 
 from common.commands.control import (
+    Refusal,
     cancel_instance,
     compensate_instance,
     pause_instance,
+    refuse_cancel,
+    refuse_compensate,
+    refuse_retry,
     resume_instance,
     retry_instance,
 )
-from common.commands.incidents import Way, resolve_incident
+from common.commands.incidents import Way, require_resolvable, resolve_incident
 from common.commands.send import illegal
 from common.config import Limits
 from common.errors import SignalboxError
 from common.ids import TenantId
 from common.lifecycle import instance_can
-from common.store import listing
+from common.store import instances, listing
 from common.store.listing import IncidentFilter, InstanceFilter
 
 BulkVerb = Literal["pause", "resume", "retry", "cancel", "compensate"]
@@ -32,6 +36,11 @@ _COMMANDS: dict[BulkVerb, Callable[..., None]] = {
     "retry": retry_instance,
     "cancel": cancel_instance,
     "compensate": compensate_instance,
+}
+_REFUSALS: dict[BulkVerb, Refusal] = {
+    "retry": refuse_retry,
+    "cancel": refuse_cancel,
+    "compensate": refuse_compensate,
 }
 
 
@@ -75,10 +84,18 @@ def control_all(
         if not instance_can(verb, one.status):
             bulk.refused.append((one.id, illegal(verb, one.id, one.status, one.finished_at)))
         elif dry_run:
-            bulk.accepted.append(one.id)
+            bulk.add(one.id, partial(_refuse, tx, tenant_id, verb, one.id))
         else:
             bulk.add(one.id, partial(_COMMANDS[verb], tx, tenant_id, one.id, reason=reason, actor=actor))
     return bulk
+
+
+def _refuse(tx: Connection, tenant_id: TenantId, verb: BulkVerb, instance_id: str) -> None:
+    """Raise what the command would raise beside what the lifecycle says."""
+    refuse = _REFUSALS.get(verb)
+    stored = None if refuse is None else instances.read_stored(tx, tenant_id, instance_id)
+    if refuse is not None and stored is not None:
+        refuse(tx, stored)
 
 
 def resolve_all(
@@ -100,7 +117,8 @@ def resolve_all(
     bulk = Bulk(last=page.items[-1].id if page.items else None, has_more=page.has_more)
     for one in page.items:
         if dry_run:
-            bulk.accepted.append(one.id)
+            asked = partial(require_resolvable, tx, tenant_id, one.id, way=way, output=output)
+            bulk.add(one.id, partial(asked, limits=limits))
         else:
             resolve = partial(resolve_incident, tx, tenant_id, one.id, way=way, output=output, reason=reason)
             bulk.add(one.id, partial(resolve, actor=actor, limits=limits))

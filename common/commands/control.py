@@ -29,6 +29,8 @@ from statechart import DefinitionInvalid, load
 from statechart.compensation import is_there_to_undo
 
 STATES_NAMED = 20
+Refusal = Callable[[Connection, instances.StoredInstance], None]
+"""Raises `Conflict` where a command that the lifecycle allows would be refused all the same; writes nothing."""
 
 
 def cancel_instance(
@@ -48,13 +50,16 @@ def cancel_instance(
     """
     body = {"reason": reason_text(reason)} | ({} if compensate else {"compensate": False})
 
-    def refuse(stored: instances.StoredInstance) -> None:
-        if compensate and stored.status is InstanceStatus.FAILED and stored.snapshot is not None:
-            _refuse_stopped(stored)
-            if read(stored.snapshot).get("compensation"):
-                refuse_held_key(tx, stored, undoes=True)
-
+    refuse = refuse_cancel if compensate else None
     _command(tx, tenant_id, instance_id, InboxType.CANCEL, body, actor, refuse=refuse)
+
+
+def refuse_cancel(tx: Connection, stored: instances.StoredInstance) -> None:
+    """Raise `Conflict` for a cancel that would undo what cannot be undone now."""
+    if stored.status is InstanceStatus.FAILED and stored.snapshot is not None:
+        _refuse_stopped(stored)
+        if read(stored.snapshot).get("compensation"):
+            refuse_held_key(tx, stored, undoes=True)
 
 
 def compensate_instance(
@@ -66,14 +71,8 @@ def compensate_instance(
     """
     require_legal(tx, tenant_id, instance_id, "compensate")
     stored = instances.read_stored(tx, tenant_id, instance_id)
-    failed = {read(one.detail).get("key") for one in incidents.read_open(tx, tenant_id, instance_id)}
-    if stored is not None and not _may_undo(tx, stored, failed=failed):
-        raise Conflict(
-            f"cannot compensate instance {stored.id}: nothing that it has done says how it is undone",
-            code="compensation.nothing",
-        )
     if stored is not None:
-        refuse_held_key(tx, stored, undoes=True)
+        refuse_compensate(tx, stored)
     error = instances.read_error(tx, tenant_id, instance_id)
     body = {
         "error": None if error is None else read(error),
@@ -90,6 +89,17 @@ def compensate_instance(
         lane=inbox.CONTROL,
         actor=actor,
     )
+
+
+def refuse_compensate(tx: Connection, stored: instances.StoredInstance) -> None:
+    """Raise `Conflict` where nothing can be undone, or not now."""
+    failed = {read(one.detail).get("key") for one in incidents.read_open(tx, stored.tenant_id, stored.id)}
+    if not _may_undo(tx, stored, failed=failed):
+        raise Conflict(
+            f"cannot compensate instance {stored.id}: nothing that it has done says how it is undone",
+            code="compensation.nothing",
+        )
+    refuse_held_key(tx, stored, undoes=True)
 
 
 def pause_instance(
@@ -124,13 +134,14 @@ def retry_instance(
         instances.hold(tx, tenant_id, instance_id)
     open_ones = incidents.read_open(tx, tenant_id, instance_id)
     body = {"incidents": ways_out(tx, tenant_id, open_ones, way="retry"), "reason": reason_text(reason)}
+    _command(tx, tenant_id, instance_id, InboxType.RETRY, body, actor, refuse=refuse_retry)
 
-    def refuse(stored: instances.StoredInstance) -> None:
-        refuse_ended_in_error(stored.id, stored.snapshot)
-        refuse_without_room(tx, stored)
-        refuse_held_key(tx, stored, undoes=stored.snapshot is not None and is_running(read(stored.snapshot)))
 
-    _command(tx, tenant_id, instance_id, InboxType.RETRY, body, actor, refuse=refuse)
+def refuse_retry(tx: Connection, stored: instances.StoredInstance) -> None:
+    """Raise `Conflict` for a failed instance that cannot go on, or not now."""
+    refuse_ended_in_error(stored.id, stored.snapshot)
+    refuse_without_room(tx, stored, "retry")
+    refuse_held_key(tx, stored, undoes=stored.snapshot is not None and is_running(read(stored.snapshot)))
 
 
 def restart_instance(
@@ -152,14 +163,14 @@ def restart_instance(
     given = None if context is None else clean(context, max_depth=limits.max_json_depth)
     require_size(dumps(given), "the context is", limits)
 
-    def refuse(stored: instances.StoredInstance) -> None:
+    def refuse(tx: Connection, stored: instances.StoredInstance) -> None:
         if stored.snapshot is None:
             raise Conflict(
                 f"cannot restart instance {instance_id}: it has not started; retry it",
                 code="instance.not_started",
             )
         _check_state(tx, stored, state)
-        refuse_without_room(tx, stored, goes_on_undoing=False)
+        refuse_without_room(tx, stored, "restart")
         refuse_held_key(tx, stored)
 
     body = {"context": given, "reason": reason_text(reason), "state": state}
@@ -174,14 +185,14 @@ def _command(
     body: Mapping[str, Any],
     actor: str,
     *,
-    refuse: Callable[[instances.StoredInstance], None] | None = None,
+    refuse: Refusal | None = None,
 ) -> None:
     """Accept a command, unless `refuse` raises for what the lifecycle alone does not tell. Nothing is written then."""
     if refuse is not None:
         require_legal(tx, tenant_id, instance_id, VERBS[type])
         stored = instances.read_stored(tx, tenant_id, instance_id)
         if stored is not None:
-            refuse(stored)
+            refuse(tx, stored)
     accept(tx, tenant_id, instance_id, VERBS[type], type, dumps(body), lane=inbox.CONTROL, actor=actor)
 
 

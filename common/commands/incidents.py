@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from common.canonical import clean, dumps, read
 from common.commands.admission import refuse_without_room
-from common.commands.send import accept, reason_text, require_size
+from common.commands.send import accept, reason_text, require_legal, require_size
 from common.config import Limits
 from common.db.tables import InboxType, IncidentStatus
 from common.errors import Conflict, NotFound
@@ -21,7 +21,6 @@ from common.ids import InstanceId, TenantId, is_id
 from common.lifecycle import InstanceStatus
 from common.store import history, inbox, incidents, instances, tasks
 from common.store.incidents import OpenIncident
-from common.store.instances import read_stored
 
 Way = Literal["retry", "skip"]
 
@@ -43,10 +42,21 @@ def resolve_incident(
     `output` as if it had succeeded, or leaves the event out. The caller commits. Raises `NotFound`
     (`incident.not_found`), `Conflict` (`incident.resolved`, or as a retry does), `Invalid` and `LimitExceeded`.
     """
-    found = incidents.find(tx, tenant_id, incident_id) if is_id(incident_id) else None
-    if found is not None:
-        instances.hold(tx, tenant_id, found.instance_id)
-        found = incidents.find(tx, tenant_id, incident_id)  # as it is now that no step can change it
+    seen = _find(tx, tenant_id, incident_id)
+    if seen is not None:
+        instances.hold(tx, tenant_id, seen.instance_id)  # from now on no step can change it
+    found = require_resolvable(tx, tenant_id, incident_id, way=way, output=output, limits=limits)
+    chosen = ways_out(tx, tenant_id, [found], way=way, output=clean(output, max_depth=limits.max_json_depth))
+    body = dumps({"incidents": chosen, "reason": reason_text(reason)})
+    accept(tx, tenant_id, found.instance_id, "retry", InboxType.RETRY, body, lane=inbox.CONTROL, actor=actor)
+    return found.instance_id
+
+
+def require_resolvable(
+    tx: Connection, tenant_id: TenantId, incident_id: str, *, way: Way, output: Any, limits: Limits
+) -> OpenIncident:
+    """The incident, which can be resolved as it stands; else raises what `resolve_incident` raises."""
+    found = _find(tx, tenant_id, incident_id)
     if found is None:
         raise NotFound(f'no incident "{incident_id}"', code="incident.not_found")
     if found.status is not IncidentStatus.OPEN:
@@ -56,14 +66,15 @@ def resolve_incident(
         refuse_ended_in_error(stored.id, stored.snapshot)
     cleaned = clean(output, max_depth=limits.max_json_depth)
     require_size(dumps(cleaned), "the output is", limits, "max_output_bytes")
-    stored = read_stored(tx, tenant_id, found.instance_id)
     if stored is not None:
-        refuse_without_room(tx, stored)
+        refuse_without_room(tx, stored, way)
         refuse_held_key(tx, stored)
-    chosen = ways_out(tx, tenant_id, [found], way=way, output=cleaned)
-    body = dumps({"incidents": chosen, "reason": reason_text(reason)})
-    accept(tx, tenant_id, found.instance_id, "retry", InboxType.RETRY, body, lane=inbox.CONTROL, actor=actor)
-    return found.instance_id
+    require_legal(tx, tenant_id, found.instance_id, "retry")
+    return found
+
+
+def _find(tx: Connection, tenant_id: TenantId, incident_id: str) -> OpenIncident | None:
+    return incidents.find(tx, tenant_id, incident_id) if is_id(incident_id) else None
 
 
 def refuse_ended_in_error(instance_id: str, snapshot: str | None) -> None:

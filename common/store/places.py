@@ -48,6 +48,14 @@ class Place(NamedTuple):
     key: str
 
 
+class Failed(NamedTuple):
+    """A failed instance, and the place that it gave back."""
+
+    id: InstanceId
+    definition_id: DefinitionId
+    place: Place
+
+
 # As literals: a partial index serves only a statement that names its condition.
 _LIVING = _i.status.in_(bindparam("live", list(LIVE), expanding=True, literal_execute=True))
 _PENDING = _i.status == bindparam("pending", InstanceStatus.PENDING.value, literal_execute=True)
@@ -88,6 +96,23 @@ _COUNT_WANTED = select(func.count()).where(_WANTS)
 def count_taken(tx: Connection, place: Place) -> int:
     """How many instances have a place, as the rows say now."""
     return tx.execute(_COUNT_TAKEN, _named(place)).scalar_one()
+
+
+_FAILED = select(_i.id, _i.definition_id, _i.tenant_id, _i.definition_key, _i.concurrency_key).where(
+    _i.tenant_id == bindparam("tenant_id"),
+    among(_i.id, "ids"),
+    _i.status == InstanceStatus.FAILED.value,
+    _i.concurrency_key.is_not(None),
+    not_(_i.queued),
+)
+
+
+def read_failed(tx: Connection, tenant_id: TenantId, ids: Collection[str]) -> list[Failed]:
+    """Those of some instances that have failed and given a place back."""
+    if not ids:
+        return []
+    rows = tx.execute(_FAILED, {"tenant_id": tenant_id, "ids": list(ids)})
+    return [Failed(row[0], row[1], Place(*row[2:])) for row in rows]
 
 
 def count_wanted(tx: Connection, place: Place) -> int:

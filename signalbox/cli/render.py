@@ -1077,7 +1077,7 @@ def _obstacles(found: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield section("nobody works on it", Group(*missing))
     if found.get("places"):
         told = _places_text(found["places"])
-        if _is_shut_out(found):
+        if found["places"].get("shutOut"):
             told += "; it gave its own back when it failed, and gets none before one of them has ended"
         yield section("places", Text(told))
     if found["tasks"]:
@@ -1104,8 +1104,6 @@ def _ways_out(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     ways = {way for one in incidents for way in one["waysOut"]}
     undoing = found.get("compensation") or {}
     held = found.get("heldKey")
-    if _is_shut_out(found):  # what is being undone already goes on without a place
-        ways -= {"restart"} if undoing.get("ends") is not None else {"retry", "skip", "restart"}
     if held is not None:
         yield "free its key", f"signalbox cancel {held['instanceId']} --reason TEXT"
     if "retry" in ways:
@@ -1132,14 +1130,6 @@ def _ways_out(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "end it",
             f"signalbox cancel {instance}{' --without-compensation' if is_stopped else ''} --reason TEXT",
         )
-
-
-def _is_shut_out(found: Mapping[str, Any]) -> bool:
-    """Has an instance failed, and do others have all the places of which it would need one to go on?"""
-    places = found.get("places")
-    return bool(
-        found["status"] == "failed" and places and not places["queued"] and places["taken"] >= places["max"]
-    )
 
 
 def _skipped(one: Incident) -> tuple[str, str]:

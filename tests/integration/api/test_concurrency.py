@@ -1,5 +1,6 @@
 """Places over HTTP and by the CLI: what is refused at the door, what is shown of who waits."""
 
+import json
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from tests.integration.api.conftest import Api, problem_of
 from tests.integration.api.test_instances import CRASHING, crash
 from tests.integration.engine.children import parent
 from tests.integration.engine.documents import ON_SQLITE
+from tests.integration.engine.sagas import Ledger, trip
 
 
 def visit(**concurrency: Any) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def test_who_waits_is_shown_listed_and_explained(api: Api) -> None:
         (second["id"], "pending", True),
     ]
     assert [one["id"] for one in api.get("/instances", queued="false").json["items"]] == [first["id"]]
-    shared = {"key": "ada", "max": 1, "taken": 1}
+    shared = {"key": "ada", "max": 1, "taken": 1, "shutOut": False}
     explained = [api.get(f"/instances/{one['id']}/explain").json["places"] for one in (first, second, third)]
     assert explained == [
         {**shared, "queued": False, "ahead": None},
@@ -151,7 +153,8 @@ def test_a_parent_is_told_which_place_its_child_waits_for(api: Api, monkeypatch:
     [child] = api.get(f"/instances/{parent_id}/explain").json["children"]
 
     assert child["status"] == "pending"
-    assert child["places"] == {"key": "ada", "max": 1, "taken": 1, "queued": True, "ahead": 1}
+    waits = {"key": "ada", "max": 1, "taken": 1, "queued": True, "ahead": 1, "shutOut": False}
+    assert child["places"] == waits
     monkeypatch.setenv("COLUMNS", "200")
     with served(api) as url:
         told = Cli(api, url, monkeypatch).text("explain", parent_id)
@@ -191,3 +194,76 @@ def test_a_failed_one_whose_places_are_taken_is_offered_only_what_is_not_refused
         assert getattr(cli.run("retry", failed).exception, "code", None) == "concurrency.full"
         api.engine.settle()
         assert "try again" in cli.text("explain", failed)
+        assert api.get(f"/instances/{failed}/explain").json["places"]["shutOut"] is False
+
+
+def ways_of(api: Api, instance_id: str) -> list[str]:
+    """As three answers tell them, which agree."""
+    [listed] = api.get("/incidents", instanceId=instance_id, status="open").json["items"]
+    [explained] = api.get(f"/instances/{instance_id}/explain").json["incidents"]
+    read = api.get(f"/incidents/{listed['id']}").json
+    assert listed["waysOut"] == explained["waysOut"] == read["waysOut"]
+    return list(listed["waysOut"])
+
+
+def test_the_ways_out_of_a_failed_one_are_those_that_find_a_place(api: Api) -> None:
+    api.engine.handler("CRASH", crash)
+    document = {**CRASHING, "concurrency": {"max": 1}}
+    failed = api.start(document)
+    assert ways_of(api, failed) == ["retry", "skip", "restart", "cancel"]
+    api.post("/instances", {"definitionKey": document["id"]})
+    api.engine.advance()
+
+    assert api.get(f"/instances/{failed}/explain").json["places"]["shutOut"] is True
+    assert ways_of(api, failed) == ["cancel"]
+    [incident] = api.get("/incidents", instanceId=failed).json["items"]
+    for way in ("retry", "skip"):
+        problem_of(api.post(f"/incidents/{incident['id']}/resolve", {"way": way}), 409, "concurrency.full")
+    problem_of(api.post(f"/instances/{failed}/restart", {"reason": "test"}), 409, "concurrency.full")
+    api.engine.settle()
+    assert ways_of(api, failed) == ["retry", "skip", "restart", "cancel"]
+
+
+def test_what_is_being_undone_needs_no_place_unless_it_begins_anew(api: Api) -> None:
+    ledger = Ledger(api.engine)
+    ledger.failing |= {"do.car", "undo.hotel"}
+    document = trip(concurrency={"max": 1})
+    stopped = api.start(document)
+    assert ways_of(api, stopped) == ["retry", "skip", "restart", "cancel"]
+    api.post("/instances", {"definitionKey": document["id"]})
+    api.engine.advance()
+
+    assert ways_of(api, stopped) == ["retry", "skip", "cancel"]
+
+    problem_of(api.post(f"/instances/{stopped}/restart", {"reason": "test"}), 409, "concurrency.full")
+    assert api.post(f"/instances/{stopped}/retry", {}).status_code == 202
+    api.engine.settle()
+
+
+def test_a_dry_run_counts_what_would_be_refused_as_refused(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.engine.handler("CRASH", crash)
+    document = {**CRASHING, "concurrency": {"max": 1}}
+    failed = api.start(document)
+    [incident] = api.get("/incidents", instanceId=failed).json["items"]
+    api.post("/instances", {"definitionKey": document["id"]})
+    api.engine.advance()
+    of_failed = {"verb": "retry", "filter": {"status": ["failed"]}}
+    resolving = {"way": "skip", "filter": {"definitionKey": document["id"]}}
+
+    for path, body, id_ in (
+        ("/instances:bulk", of_failed, failed),
+        ("/incidents:resolve", resolving, incident["id"]),
+    ):
+        dry, done = (api.post(path, {**body, "dryRun": is_dry}).json for is_dry in (True, False))
+        for told in (dry, done):
+            assert told["accepted"] == []
+            assert [(one["id"], one["code"]) for one in told["refused"]] == [(id_, "concurrency.full")]
+
+    monkeypatch.setenv("COLUMNS", "200")
+    with served(api) as url:
+        cli = Cli(api, url, monkeypatch)
+        assert json.loads(cli.run("retry", "--all", "--dry-run", "--json").stdout)["accepted"] == []
+        api.engine.settle()
+        told = json.loads(cli.run("retry", "--all", "--dry-run", "--json").stdout)
+        assert failed in told["accepted"]
+        assert cli.json("show", failed)["status"] == "failed", "it was only asked"
