@@ -1,9 +1,12 @@
-"""Microseconds per step and milliseconds per compilation of the statechart kernel.
+"""Microseconds per step and milliseconds per compilation of the statechart kernel, and what the orchestrator makes of its steps.
 
     python -m benchmarks.kernel
 
 Prints one line per measurement: the median of several rounds of CPU time, with the aim beside it. Steps are taken on
 snapshots that have been through JSON, as in the orchestrator, and alternate between two states so that each works.
+A decided step is what the orchestrator does with one, without a database: from a locked row and an inbox row to all rows that the step writes, texts
+and hashes included. Of `signalbox bench`'s workflow of three tasks, which takes four steps: `light`, as one batch that goes on from what its tasks
+return, and `ordinary`, each a batch of its own that reads the snapshot of the one before.
 Charts are loaded three times over: without expressions, with two new ones in each state, and with expressions that some
 chart before had, as the next version of a definition has them. Python's collector does not look at what was there
 before the benchmark, as in the processes that freeze it once they are up; what a chart leaves to it is measured.
@@ -17,9 +20,25 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import statechart
+from common.config import Limits
+from common.db.tables import InboxType
+from common.ids import DefinitionId, InstanceId, TenantId, WorkerId, new_id
+from common.lifecycle import InstanceStatus
+from common.queues.offers import Offer
+from common.queues.told_task import ToldTask
+from common.store import inbox
+from common.store.inbox import InboxRow
+from common.store.instances import GENESIS, LockedInstance
+from common.store.leased import CalledHere
+from orchestrator.batch import Batch
+from orchestrator.charts import CompiledChart
+from orchestrator.stepped import begin_instance, step_instance
+from orchestrator.stepping import NO_CONFIG, StepLimits, light_end_body
+from signalbox.bench import LIGHT_NOOP, steps_chart
 from statechart import Chart, Env
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -194,11 +213,99 @@ def two_steps(chart: Chart) -> Callable[[], None]:
     return run
 
 
+WORKFLOW = steps_chart(3, LIGHT_NOOP)
+STEPS = 4
+COMPILED = CompiledChart(statechart.load(WORKFLOW), "c" * 64)
+LIMITS = StepLimits(Limits().max_context_bytes, Limits().max_ai_events)
+OFFER = Offer(
+    WorkerId(new_id()), timedelta(seconds=30), {}, {LIGHT_NOOP: None}, 100, light=frozenset({LIGHT_NOOP})
+)
+FOR_EVER = float("inf")
+
+
+def pending() -> LockedInstance:
+    """An instance of the workflow that has not started."""
+    return LockedInstance(
+        id=InstanceId(new_id()), tenant_id=TenantId(new_id()), definition_id=DefinitionId(new_id()),
+        definition_key=str(WORKFLOW["id"]), definition_version=1, business_key=None, status=InstanceStatus.PENDING,
+        snapshot=None, error=None, sequence=0, head_hash=GENESIS, last_step_at=None, strikes=0, priority=0, parent_id=None,
+        parent_key=None, depth=0, created_at=NOW, deadline_at=None, started_at=None, finished_at=None, concurrency_key=None,
+        is_queued=False, now=NOW, limited_types=frozenset(),
+    )  # fmt: skip
+
+
+def start_row(held: LockedInstance) -> InboxRow:
+    body = '{"context":null,"input":null}'
+    return InboxRow(1, held.id, inbox.ORDINARY, InboxType.START, body, "bench", NOW)
+
+
+def called(task: ToldTask) -> CalledHere:
+    """How a no-op ended."""
+    return CalledHere(OFFER.worker, task.token, NOW, NOW, "null")
+
+
+def light_workflow() -> Callable[[], None]:
+    """Four steps in one batch, to the rows that it writes."""
+    held = pending()
+    row = start_row(held)
+
+    def run() -> None:
+        stepped = begin_instance(LIMITS, held, [row], COMPILED, NOW, FOR_EVER, NO_CONFIG)
+        while lent := stepped.light_tasks(lambda _type, _name: OFFER):
+            for task, offer in lent:
+                stepped.lend(task, offer)
+                stepped.go_on(task, called(task))
+        require_completed(stepped.settled())
+
+    return run
+
+
+def ordinary_workflow() -> Callable[[], None]:
+    """Four steps in a batch each. Each has been taken once before, so that those after it have something to begin with."""
+    held = pending()
+    row = start_row(held)
+    steps: list[tuple[LockedInstance, InboxRow]] = []
+    while True:
+        steps.append((held, row))
+        batch = step_instance(LIMITS, held, [row], COMPILED, NOW, FOR_EVER, NO_CONFIG)
+        tasks = batch.light_tasks(lambda _type, _name: OFFER, limited=frozenset())
+        if not tasks:
+            break
+        [(task, _)] = tasks
+        written = batch.instances[0]
+        held = replace(
+            held,
+            status=InstanceStatus(written["status"]),
+            **{
+                name: written[name]
+                for name in ("snapshot", "sequence", "head_hash", "last_step_at", "started_at")
+            },
+        )
+        body = light_end_body(task, called(task))
+        row = InboxRow(1, held.id, inbox.ORDINARY, InboxType.TASK, body, f"task:{task.id}", NOW)
+
+    def run() -> None:
+        for held, row in steps:
+            batch = step_instance(LIMITS, held, [row], COMPILED, NOW, FOR_EVER, NO_CONFIG)
+        require_completed(batch)
+
+    return run
+
+
+def require_completed(batch: Batch) -> None:
+    [written] = batch.instances
+    if (written["status"], written["sequence"]) != (InstanceStatus.COMPLETED, STEPS):
+        raise ValueError(f"expected completed after {STEPS} steps, found {written}")
+
+
 def main() -> None:
     gc.freeze()
     for document, aim in ((FLAT, 60), (TASKS, 60), (NESTED, 150), (PARALLEL, 150)):
         seconds = median_seconds(two_steps(statechart.load(document)), times=2_000) / 2
         print(f"step, {document['id']!s:9} {seconds * 1e6:8.1f} µs   (aim {aim})")
+    for name, run in (("light", light_workflow()), ("ordinary", ordinary_workflow())):
+        seconds = median_seconds(run, times=500) / STEPS
+        print(f"decided step, {name:8} {seconds * 1e6:7.1f} µs")
     for make, states, aim_ms in (
         (plain, 10, 1),
         (plain, 200, 10),
