@@ -69,6 +69,7 @@ class Child:
         self._connection = Connection(ours.detach())
         self._sending = threading.Lock()
         self.calls = 0
+        """Calls that it has ended; one that has ended none was not idle before."""
         self.began = False
         """Has it begun the call that it was given last?"""
         self.grown = 0
@@ -193,10 +194,9 @@ class Children:
                 "module": handler.function.__module__,
             }
         }
-        result, has_died_idle = None, True
-        while has_died_idle:
+        while True:
             try:
-                child, was_idle = self._hand_over(message)
+                child = self._idle_or_new()
             except OSError as error:
                 call.leave()
                 return Result(
@@ -204,13 +204,17 @@ class Children:
                         "task.not_isolated", f"no process could be started for the handler: {error}"
                     )
                 )
+            with suppress(OSError):  # it is gone; who listens to it finds out
+                child.send(message)
+            result = None
             if call.enter(child):
                 context.on_cancel(partial(_tell_cancelled, child))
                 result = child.listen(context.note_heartbeat, metadata)
                 context.on_cancel(None)
-            has_died_idle = was_idle and result is None and not child.began and call.verdict is None
-            if has_died_idle:
-                child.close()
+            # One that died while it was idle is nobody's failure: it has not begun the call, and the handler was not called.
+            if result is not None or call.verdict is not None or child.began or child.calls == 0:
+                break
+            child.close()
         call.leave()
         if result is not None and self._is_fit(child, result, memory):
             self._keep(child)
@@ -227,24 +231,10 @@ class Children:
             child.close()
         self._nursery.shutdown(wait=False)
 
-    def _hand_over(self, message: dict[str, Any]) -> tuple[Child, bool]:
-        """Give the call to a child; was it an idle one? One that died while it was idle is nobody's failure.
-
-        A dying one may still be sent the call: it has then not begun it, and its handler was not called.
-        """
-        while True:
-            with self._turn:
-                child = self._idle.pop() if self._idle else None
-            if child is None:
-                child = self._nursery.submit(Child, self._surroundings).result()
-                with suppress(OSError):  # it ended while it started; who listens to it finds out how
-                    child.send(message)
-                return child, False
-            try:
-                child.send(message)
-                return child, True
-            except OSError:
-                child.close()
+    def _idle_or_new(self) -> Child:
+        with self._turn:
+            child = self._idle.pop() if self._idle else None
+        return child or self._nursery.submit(Child, self._surroundings).result()
 
     def _keep(self, child: Child) -> None:
         with self._turn:
