@@ -54,7 +54,6 @@ from orchestrator.batch import LostRace
 from orchestrator.behind import PATIENCE, WORTH, Behind
 from orchestrator.laps import BATCH, Chosen, Sweep
 from orchestrator.locked import Unsaved, advance_locked, lock_free, save_stepped, step_locked
-from orchestrator.opened import log_opened
 from orchestrator.passed import NOTHING, Pass
 
 log = structlog.get_logger("signalbox.orchestrator")
@@ -267,7 +266,7 @@ def _stepped(
             raise
         log.warning("batch.refused", error=type(error).__name__)
         return each_alone(advancing, ids)
-    log_opened(log, done.opened)
+    advancing.note_committed(done)
     return done
 
 
@@ -301,7 +300,7 @@ def _stepped_ahead(
         behind.is_free(within=None)
         return None
     if done is not None:
-        log_opened(log, done.opened)
+        advancing.note_committed(done)
         return done
     behind.save(lambda: _settled(advancing, lambda: _saved(advancing, handed, tx, unsaved, answers), answers))
     return Pass(instances=len(unsaved.locked), left=unsaved.left, is_behind=True)
@@ -321,7 +320,7 @@ def _saved(
     except Exception as error:  # noqa: BLE001 - as above
         log.info("batch.begun_again", error=type(error).__name__)
         return _stepped(advancing, lambda tx: lock_free(tx, unsaved.locked), answers)
-    log_opened(log, done.opened)
+    advancing.note_committed(done)
     return done
 
 

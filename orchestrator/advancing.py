@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+import structlog
+
 from common.config import Limits
 from common.db import Database
 from common.queues.offers import Offers
@@ -14,8 +16,12 @@ from orchestrator.answers import Answers
 from orchestrator.behind import Behind
 from orchestrator.charts import Charts
 from orchestrator.light_calls import LightCalls
+from orchestrator.opened import log_opened
+from orchestrator.passed import Pass
 from orchestrator.places import Vacancies
 from orchestrator.stepping import StepLimits
+
+log = structlog.get_logger("signalbox.orchestrator")
 
 
 @dataclass(frozen=True)
@@ -48,3 +54,10 @@ class Advancing:
     @property
     def step_limits(self) -> StepLimits:
         return StepLimits(self.max_context_bytes, self.limits.max_ai_events)
+
+    def note_committed(self, done: Pass) -> None:
+        """Take note of what a pass has left to be done, now that others can see it: who looked before its commit would find nothing."""
+        log_opened(log, done.opened)
+        self.vacancies.note(done)
+        if done.has_published:
+            self.emitted.set()

@@ -84,7 +84,7 @@ def _alone(advancing: Advancing, instance_id: InstanceId) -> int | None:
         if instances.is_about_held_key(reason):  # taken between the acceptance of a command and its step
             message = "another live instance holds its business key by now; retry it when that has ended, or cancel it"
         return _give_up_alone(advancing, instance_id, Incident("engine.rejected", message, {}))
-    log_opened(log, done.opened)
+    advancing.note_committed(done)
     return done.steps
 
 

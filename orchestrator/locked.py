@@ -134,9 +134,6 @@ def save_stepped(advancing: Advancing, tx: Connection, unsaved: Unsaved) -> Pass
     batch.ended += [answer.end for answer in answered]
     batch.save(tx, advancing.limits, advancing.offers)
     note_receipts(tx, answered)
-    advancing.vacancies.note(batch)
-    if batch.emitted.has_published:
-        advancing.emitted.set()
     if batch.due_tasks:
         note_bell(tx, TASK_RUNNER_QUEUE, *batch.due_tasks)
     for worker, ids in batch.handed.items():
@@ -147,7 +144,7 @@ def save_stepped(advancing: Advancing, tx: Connection, unsaved: Unsaved) -> Pass
     return Pass(
         batch.steps, len(unsaved.locked), len(batch.lent.ended) + len(batch.due_tasks) + sum(map(len, batch.handed.values())), left=unsaved.left, changed=tuple(one for one in advanced if one not in under_way),
         answered=frozenset(answer.end.claim for answer in answered), starts_items=batch.starts_items,
-        due_in=batch.due_in, opened=batch.opened,
+        due_in=batch.due_in, opened=batch.opened, asking=batch.asking, vacated=batch.vacated, has_published=batch.emitted.has_published,
     )  # fmt: skip
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
+from dataclasses import field
+
 from common.ids import InstanceId, LeaseToken, TaskId
+from common.store.places import Place
 from orchestrator.opened import Opened
 from statechart.record import record
 
@@ -20,6 +24,7 @@ class Pass:
     `rest`: a flood waits so many seconds for others (`common.courtesy`); nobody will ring for it.
     `due_in`: after how many seconds the first of the timers fires that it armed.
     `opened`: incidents, to be logged once they are committed.
+    `asking` and `vacated`: who waits for a place since now, and the places that were given back; `has_published`: events that triggers answer.
     `is_behind`: it is being saved by somebody else (`behind.py`), who will tell the rest.
     """
 
@@ -34,6 +39,9 @@ class Pass:
     rest: float = 0.0
     due_in: float | None = None
     opened: tuple[Opened, ...] = ()
+    asking: Mapping[Place, set[InstanceId]] = field(default_factory=dict)
+    vacated: Set[Place] = frozenset()
+    has_published: bool = False
     is_behind: bool = False
 
 

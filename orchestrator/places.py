@@ -11,9 +11,10 @@ counted before the step is decided (`find_full`), and where it is full, the retr
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Protocol
 
 from sqlalchemy import Connection
@@ -37,31 +38,34 @@ LOOK_SECONDS = 1.0
 
 
 class Seen(Protocol):
-    """What a batch has noticed."""
+    """What a batch has noticed, told once it is committed."""
 
     @property
     def asking(self) -> Mapping[Place, set[InstanceId]]: ...
     @property
-    def vacated(self) -> set[Place]: ...
+    def vacated(self) -> Set[Place]: ...
 
 
 class Vacancies:
     """Keys to look at, as this process has noticed them: who asks there for the first time, if anybody.
 
-    Used by the one drain that runs at a time.
+    Noted by whichever thread has committed the steps, taken by the one drain that runs at a time.
     """
 
     def __init__(self) -> None:
         self._keys: dict[Place, set[InstanceId]] = {}
+        self._turn = threading.Lock()
 
     def note(self, batch: Seen) -> None:
-        for place in batch.vacated:
-            self._keys.setdefault(place, set())
-        for place, asking in batch.asking.items():
-            self._keys.setdefault(place, set()).update(asking)
+        with self._turn:
+            for place in batch.vacated:
+                self._keys.setdefault(place, set())
+            for place, asking in batch.asking.items():
+                self._keys.setdefault(place, set()).update(asking)
 
     def take(self) -> dict[Place, set[InstanceId]]:
-        taken, self._keys = self._keys, {}
+        with self._turn:
+            taken, self._keys = self._keys, {}
         return taken
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from common import faults
+from common.commands.definitions import apply_definition
 from common.commands.verify import verify_instance
 from common.faults import FaultInjected
 from common.ids import InstanceId
@@ -18,7 +19,7 @@ from orchestrator.behind import PATIENCE, WORTH
 from orchestrator.laps import BATCH, Sweep
 from orchestrator.passed import Pass
 from tests.integration.engine.documents import COUNTER, ON_POSTGRESQL, ON_SQLITE
-from tests.support.engine import Engine
+from tests.support.engine import LIMITS, Engine
 
 COMPLETED, FAILED, WAITING = InstanceStatus.COMPLETED, InstanceStatus.FAILED, InstanceStatus.WAITING
 MANY = 2 * BATCH.alone + WORTH
@@ -258,3 +259,35 @@ def test_what_the_last_batch_of_a_drain_was_lost_by_is_told_by_the_next(engine: 
     faults.disarm()
     engine.advance()
     assert_all_waiting(engine, started)
+
+
+@ON_POSTGRESQL
+def test_what_a_batch_leaves_to_be_done_is_told_once_others_can_see_it(engine: Engine) -> None:
+    """Who gave the places and started what was published before the commit would find nothing; a look comes a second later."""
+    answering = {**COUNTER, "id": "answering", "triggers": [{"event": "entered"}]}
+    with engine.database.transaction() as tx:
+        apply_definition(tx, engine.tenant_id, answering, actor="test", limits=LIMITS)
+    queued = engine.apply({**COUNTER, "id": "one-at-a-time", "concurrency": {"max": 1}})
+    said = {"entry": [{"type": "emit", "event": {"type": "entered"}}], **COUNTER["states"]["counting"]}
+    telling = engine.apply({**COUNTER, "id": "telling", "states": {**COUNTER["states"], "counting": said}})
+    wait = [engine.start(queued) for _ in range(WORTH)]
+    for _ in range(BATCH.alone):
+        engine.start(telling)
+    advancing, is_written, go_on = engine.advancing, threading.Event(), threading.Event()
+
+    def save() -> None:
+        if is_behind():
+            is_written.set()
+            assert go_on.wait(10)
+
+    faults.arm("before_commit", save)
+
+    advance_ready(advancing, until=time.monotonic())  # its time is over with the first batch
+    assert is_written.wait(10)
+    told_before = bool(advancing.vacancies.take()) or advancing.emitted.is_set()
+    go_on.set()
+    save_all(advancing)
+
+    assert not told_before
+    assert list(advancing.vacancies.take().values()) == [set(wait)]
+    assert advancing.emitted.is_set()
