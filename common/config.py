@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     doorbells: bool = True
     reserve: bool = Field(
         False,
-        description="an orchestrator that steps when others have more than they can do, and else looks a fifth as often",
+        description="an orchestrator that steps when others have more than they can do, and else looks a quarter as often",
     )
     alive_folder: Path | None = Field(
         None, description="where a worker touches a file named after its duty while it goes on"

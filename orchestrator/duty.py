@@ -28,7 +28,7 @@ from common.queues.alive import SignOfLife
 from common.queues.answers import Envelope
 from common.queues.calls import Listener
 from common.queues.changes import Changes
-from common.queues.dispatcher import DUE_CHECK, Dispatcher, Drained, Looks
+from common.queues.dispatcher import DUE_CHECK, TOGETHER, Dispatcher, Drained, Looks
 from common.queues.handed import TaskSealer
 from common.queues.light_line import LightLine
 from common.queues.offers import OFFERS, Offers
@@ -122,7 +122,7 @@ class Orchestrator:
             self.database, Keeping.of(settings), look_seconds=settings.retention_look_seconds
         )
         self._sweep = Sweep(courtesy=Courtesy())
-        self._looks = Looks(settings.look_seconds * self._looks_less)
+        self._looks = Looks(settings.look_seconds * self._looks_less, early=TOGETHER * self._looks_less)
         self._places = PlaceLook()
         self._ending = threading.Event()
         self._beat = threading.Thread(target=self._stay, name="presence", daemon=True)
@@ -200,6 +200,7 @@ class Orchestrator:
             self.relief.owes_look = True  # also should this fail
             done = advance_ready(self.advancing, until=self.relief.until(until), sweep=self._sweep)
             self.relief.owes_look = done.more or done.rest > 0
+            self.relief.note_drain(more=done.more)
         counts = Counter(steps=done.steps, instances=done.instances, tasks=done.tasks)
         if done.rest:
             self.dispatcher.ring_in(done.rest)

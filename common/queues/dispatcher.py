@@ -43,16 +43,20 @@ class Drained:
 
 
 class Looks:
-    """When to take up what nobody has rung for: each `every` seconds, 0: never. For who asks the clock, and sees what waits with it."""
+    """When to take up what nobody has rung for: each `every` seconds, 0: never. For who asks the clock, and sees what waits with it.
 
-    def __init__(self, every: float) -> None:
+    A look may come `early`, to be one with that at the clock: who goes round less often would else wait for another round.
+    """
+
+    def __init__(self, every: float, *, early: float = TOGETHER) -> None:
         self._every = every
+        self._early = early
         self._at = time.monotonic()
 
     def is_time(self) -> bool:
         """Is it time? Then the next time is so many seconds later."""
         now = time.monotonic()
-        if self._every == 0 or now < self._at - TOGETHER:
+        if self._every == 0 or now < self._at - self._early:
             return False
         self._at = now + self._every
         return True

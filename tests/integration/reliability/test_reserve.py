@@ -16,6 +16,7 @@ from common.ids import InstanceId
 from common.lifecycle import InstanceStatus
 from common.queues import doorbell
 from orchestrator import duty
+from orchestrator import reserve as reserve_module
 from orchestrator.advance import advance_ready
 from orchestrator.advancing import Advancing
 from orchestrator.duty import Orchestrator
@@ -138,8 +139,22 @@ def test_where_the_first_is_gone_it_finds_everything_by_itself(site: Site) -> No
     site.await_started(MANY)
 
 
-def test_what_came_for_those_that_it_held_is_not_left_lying(site: Site) -> None:
+def test_a_crowd_is_stepped_to_its_end_however_long_a_batch_takes(site: Site) -> None:
+    """Nobody else is there, and it looks by itself once."""
+    reserve = site.begin("reserve", NEVER, reserve=True)
+    faults.arm("before_commit", lambda: time.sleep(2 * RELIEF))
+    site.start_together(MANY)
+
+    reserve._relieve()
+
+    site.await_started(MANY)
+
+
+def test_what_came_for_those_that_it_held_is_not_left_lying(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first passed them by, because they were locked, and sleeps: nobody else would look for a minute."""
+    monkeypatch.setattr(reserve_module, "DRAINS", 1)
     held, go_on, is_in_reserve = threading.Event(), threading.Event(), threading.Event()
 
     def step() -> None:

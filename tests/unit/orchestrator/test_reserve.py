@@ -6,7 +6,7 @@ import pytest
 
 from common.db import RESERVE_QUEUE
 from orchestrator import reserve
-from orchestrator.reserve import RELIEF, Crowd, Relief
+from orchestrator.reserve import DRAINS, RELIEF, Crowd, Relief
 
 
 class Bells:
@@ -39,6 +39,19 @@ def test_a_call_is_good_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     relief = Relief(in_reserve=True)
 
     relief.begin()
+
+    for _ in range(DRAINS):
+        assert not relief.is_over, "however long a batch takes"
+        relief.note_drain(more=True)
+    assert relief.is_over
+
+
+def test_who_finds_nothing_more_does_not_go_on_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reserve, "RELIEF", -1.0)
+    relief = Relief(in_reserve=True)
+
+    relief.begin()
+    relief.note_drain(more=False)
 
     assert relief.is_over
 
