@@ -28,6 +28,11 @@ LONG_QUEUE = 20
 """Rows of one page that are a flood's, whatever was done of it so far."""
 CROWD = 50
 """Instances beyond a whole batch that are worth another process's batch."""
+LONG_LAP = 1_000
+"""Instances that had their turn, after which a tenant's lap begins anew, once it has also taken `LAP_SECONDS`."""
+LAP_SECONDS = 3.0
+"""Where more comes than is stepped, a lap would go on for as long as the flood does, and what comes for those who had their turn would wait for
+that. Not after so many instances alone: a giant inbox at the front is gone through anew by each lap."""
 SHARED_PAGE = PageRoom(100, 100)
 """Beside a flood a batch is of a few, but nobody's rows are hidden by those of his that others hold."""
 
@@ -39,11 +44,19 @@ class Lap:
     after: int = 0
     seen: set[InstanceId] = field(default_factory=set)
     found: bool = False
+    began_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_long(self) -> bool:
+        """Is it time to begin anew, although its rows do not end here? Not where nothing was to be had: who begins anew for that would never rest."""
+        is_late = time.monotonic() - self.began_at >= LAP_SECONDS
+        return self.found and is_late and len(self.seen) >= LONG_LAP
 
 
 @dataclass
 class Sweep:
-    """The way through the inbox, of each tenant by itself: a lap ends where its rows do, whatever others still have waiting.
+    """The way through the inbox, of each tenant by itself: a lap ends where its rows do, whatever others still have waiting,
+    or once it has gone on for long.
 
     A sweep may outlast a drain: who keeps it goes on where it stopped, so that those behind get their turn too.
     With more tenants than a page has room for they come in rounds; `found`: something was, in this round.
@@ -179,9 +192,9 @@ class Sweep:
             lap.found |= found
             lap.seen.update(one for one, of in chosen.tenants.items() if of == tenant_id and one not in left)
             has_left = any(chosen.tenants.get(one) == tenant_id for one in left)
-            if end is None and not has_left:
+            if lap.is_long or (end is None and not has_left):
                 self._end(tenant_id)
-            elif not has_left and end is not None:
+            elif end is not None and not has_left:
                 lap.after = end
         for tenant_id in [
             one for one in self.laps if one not in chosen.ends and chosen.has_visited(one, self.turn_after)

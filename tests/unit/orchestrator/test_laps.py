@@ -92,3 +92,61 @@ def test_while_somebody_quiet_is_expected_there_is_no_crowd() -> None:
         assert time.monotonic() < deadline
 
     assert not sweep.choose(page(rows(250))).is_crowd
+
+
+class Flood:
+    """An inbox into which a batch comes with each one that is stepped, and a clock by which each takes a tenth of a second."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sweep = Sweep()
+        self.inbox: list[ReadyRow] = []
+        self._last, self._now = 0, time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: self._now)
+
+    def come(self, instance_id: InstanceId) -> None:
+        self._last += 1
+        self.inbox.append(ReadyRow(self._last, instance_id, TENANT, NOW))
+
+    def batch(
+        self, *, comes: int = BATCH.alone, are_free: bool = True, left: int = 0
+    ) -> tuple[list[InstanceId], bool]:
+        """Who is stepped of the next page, and whether another pass must follow. Nobody is, where others hold them; so many are `left`."""
+        for _ in range(comes):
+            self.come(InstanceId(new_id()))
+        after, room = self.sweep.passed.get(TENANT, 0), self.sweep.page_room
+        chosen = self.sweep.choose(page([row for row in self.inbox if row.id > after][: room.together], room))
+        stepped = chosen.ids[: len(chosen.ids) - left]
+        self._now += 0.1
+        if are_free:
+            self.inbox = [row for row in self.inbox if row.instance_id not in stepped]
+        return stepped, self.sweep.note(
+            chosen, found=are_free and bool(stepped), left=chosen.ids[len(stepped) :]
+        )
+
+
+@pytest.mark.parametrize("left", [0, 30])
+def test_who_had_his_turn_does_not_wait_for_the_end_of_a_flood(
+    monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    flood, again = Flood(monkeypatch), InstanceId(new_id())
+    flood.come(again)
+    for _ in range(5):
+        flood.batch(comes=2 * BATCH.alone)
+    flood.come(again)
+
+    waited = next((at for at in range(500) if again in flood.batch(left=left)[0]), None)
+
+    assert waited is not None, "a lap ends, although rows come as fast as they are stepped"
+    assert waited < 50
+
+
+def test_a_lap_in_which_nothing_was_to_be_had_is_gone_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others hold everybody: who stopped after each thousand would see nobody behind them."""
+    flood = Flood(monkeypatch)
+    seen, more = flood.batch(comes=50 * BATCH.alone, are_free=False)
+
+    while more:
+        ids, more = flood.batch(comes=0, are_free=False)
+        seen += ids
+
+    assert len(set(seen)) == len(seen) == 50 * BATCH.alone
