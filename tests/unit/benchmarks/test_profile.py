@@ -3,11 +3,11 @@
 import pytest
 
 from benchmarks.profile import MARK, read_log, shares
-from common.store import claims
+from common.store import coming_tasks
 
 
 def test_statements_are_named_as_in_the_store_and_by_their_words_otherwise() -> None:
-    known = claims._NEXT.text("postgresql").replace("\n", "\n\t")
+    known = coming_tasks._COMING["postgresql"].text("postgresql").replace("\n", "\n\t")
     log = (
         f"{MARK}|LOG:  database system is ready\n"
         f"{MARK}signalbox-task-runner|LOG:  duration: 0.100 ms  parse _pg3_1: {known}\n"
@@ -21,7 +21,7 @@ def test_statements_are_named_as_in_the_store_and_by_their_words_otherwise() -> 
     found = read_log(log)
 
     assert {name: (one.count, one.ms) for name, one in found.items()} == {
-        "task-runner: claims.next": (1, pytest.approx(1.85)),
+        "task-runner: coming_tasks.coming": (1, pytest.approx(1.85)),
         "orchestrator: COMMIT": (2, 6.0),
         "bench: INSERT INTO inbox, FROM instances": (1, 1.0),
     }
