@@ -240,3 +240,20 @@ def test_reading_and_resting_keep_what_the_connection_has_prepared(
 
     assert prepared_after(Database.looking) >= 1
     assert prepared_after(Database.reading) >= 1
+
+
+def test_a_connection_that_was_closed_while_it_rested_is_replaced(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "PING_AFTER", -1.0)
+    database = Database.open(postgres_url)
+    try:
+        with database.reading() as tx:
+            driver = tx.connection.driver_connection
+        assert driver is not None
+        driver.close()
+
+        with database.reading() as tx:
+            assert tx.exec_driver_sql("SELECT 1").scalar_one() == 1
+    finally:
+        database.dispose()
