@@ -20,8 +20,8 @@ Of a backlog on PostgreSQL the fourth step is another thread's (`behind.py`), an
 a sweep comes when everything is saved.
 
 A batch that the database refuses is rolled back and each of its instances stepped alone; one that is refused
-alone gets the incident `engine.rejected` (`alone.py`). While a process of this duty has died within the last minute, instances with
-rows older than that death are stepped alone after a committed strike; the third strike is the incident `engine.poison`.
+alone gets the incident `engine.rejected` (`alone.py`). While a process of this duty has died within the last minute, it is noted of instances
+with rows older than that death, before they are stepped, that they may be at fault for the next one (`suspects.py`).
 
 Who is chosen, and when a sweep is over, is told in `laps.py`; the transaction of steps 2 to 4 in `locked.py`, a single instance's way
 through its rows in `stepping.py`.
@@ -48,13 +48,14 @@ from common.store import inbox
 from common.store.inbox import Page
 from common.store.ready import Ready, lock_and_read
 from orchestrator.advancing import Advancing
-from orchestrator.alone import each_alone, step_suspect
+from orchestrator.alone import each_alone
 from orchestrator.answers import store
 from orchestrator.batch import LostRace
 from orchestrator.behind import PATIENCE, WORTH, Behind
 from orchestrator.laps import BATCH, Chosen, Sweep
 from orchestrator.locked import Unsaved, advance_locked, lock_free, save_stepped, step_locked
-from orchestrator.passed import NOTHING, Pass
+from orchestrator.passed import NOTHING, Pass, in_all
+from orchestrator.suspects import step_suspects
 
 log = structlog.get_logger("signalbox.orchestrator")
 
@@ -325,7 +326,7 @@ def _saved(
 
 
 def _careful_pass(advancing: Advancing, sweep: Sweep, death: datetime) -> Pass:
-    """A pass within a minute of an unexplained death: instances that the dead process may have held go alone.
+    """A pass within a minute of an unexplained death: with care for instances that the dead process may have held (`suspects.py`).
 
     Suspect is who has a row from before the death; a backlog that nobody died on strikes nobody.
     """
@@ -333,17 +334,11 @@ def _careful_pass(advancing: Advancing, sweep: Sweep, death: datetime) -> Pass:
     chosen = sweep.choose(page)
     if chosen.rest:
         return Pass(rest=chosen.rest)
+    if chosen.is_crowd:
+        advancing.on_crowd()
     suspected = {row.instance_id for row in page.rows if row.accepted_at <= death}
     clear = [one for one in chosen.ids if one not in suspected]
-    suspects = [one for one in chosen.ids if one in suspected]
     done = _stepped(advancing, lambda tx: lock_free(tx, clear)) if clear else NOTHING
-    careful = [step_suspect(advancing, one) for one in suspects]
-    touched = tuple(one for one, steps in zip(suspects, careful, strict=True) if steps is not None)
-    advanced = done.instances + len(touched)
-    return Pass(
-        done.steps + sum(steps or 0 for steps in careful),
-        advanced,
-        done.tasks,
-        sweep.note(chosen, found=advanced > 0, left=done.left),
-        done.changed + touched,
-    )
+    careful = step_suspects(advancing, [one for one in chosen.ids if one in suspected])
+    both = in_all([done, careful])
+    return replace(both, more=sweep.note(chosen, found=both.instances > 0, left=both.left))

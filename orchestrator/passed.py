@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import field
+from itertools import chain
 
 from common.ids import InstanceId, LeaseToken, TaskId
 from common.store.places import Place
@@ -46,3 +47,17 @@ class Pass:
 
 
 NOTHING = Pass()
+
+
+def in_all(done: Sequence[Pass]) -> Pass:
+    """What several transactions of one pass did, each of whose commits was noted."""
+    return Pass(
+        steps=sum(one.steps for one in done),
+        instances=sum(one.instances for one in done),
+        tasks=sum(one.tasks for one in done),
+        changed=tuple(chain.from_iterable(one.changed for one in done)),
+        left=tuple(chain.from_iterable(one.left for one in done)),
+        answered=frozenset(chain.from_iterable(one.answered for one in done)),
+        starts_items=any(one.starts_items for one in done),
+        due_in=min((one.due_in for one in done if one.due_in is not None), default=None),
+    )

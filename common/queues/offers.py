@@ -165,7 +165,8 @@ class Offers:
                 for gone in [one for one, standing in self._standing.items() if standing.until < now]:
                     del self._standing[gone]  # steps that ask for light handlers alone take none up
                 if offer.credit:
-                    until = now + KEPT_SECONDS
+                    # No longer than a lease: who has lost one is dead or frozen, and its offers are all from before that.
+                    until = now + min(KEPT_SECONDS, offer.lease.total_seconds())
                     self._standing[offer.worker] = _Standing(offer, offer.credit, until)
                     self._are_light |= bool(offer.light)
                 else:

@@ -294,10 +294,3 @@ _ANSWERS = select(_c.id, _c.instance_id, _c.body).where(among(_c.instance_id, "i
 def read_answers(tx: Connection, instance_ids: Sequence[str]) -> list[tuple[int, InstanceId, str]]:
     """(id, instance, body) of the unconsumed answers of tasks and children, parked ones too."""
     return [(row[0], row[1], row[2]) for row in tx.execute(_ANSWERS, {"ids": list(instance_ids)})]
-
-
-def count_waiting(tx: Connection, instance_id: str) -> int:
-    """How many unconsumed, unparked rows an instance has."""
-    return tx.execute(
-        select(func.count()).select_from(inbox).where(_c.instance_id == instance_id, ~_c.parked)
-    ).scalar_one()

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Text, bindparam, func, select, update
+from sqlalchemy import Connection, Text, bindparam, case, cast, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from common.clock import database_now
 from common.db.prepared import Prepared
 from common.db.rows import Writes, insert_rows
-from common.db.tables import definitions, instances
-from common.db.types import among
+from common.db.tables import definitions, inbox, instances
+from common.db.types import IdList, among
 from common.ids import DefinitionId, InstanceId, TenantId
 from common.lifecycle import FINAL, LIVE, InstanceStatus
 from common.store.limits import limited_types_text, read_limited_types
@@ -97,24 +97,52 @@ def save(writes: Writes, rows: Sequence[Mapping[str, Any]]) -> None:
     writes.update(instances, rows, match=(("id", "id"), ("sequence", "read_sequence")))
 
 
-_STRIKE = update(instances).where(among(_c.id, "ids")).values(strikes=_c.strikes + 1)
+DOUBTED = -1
+"""In place of a count of strikes: it was about to be stepped together with others, and no step of it has been saved since."""
+_HAS_ROWS = exists().where(inbox.c.instance_id == _c.id, ~inbox.c.parked)
+_DOUBT = (
+    update(instances)
+    .where(among(_c.id, "ids"), _c.strikes == 0, _HAS_ROWS)
+    .values(strikes=DOUBTED)
+    .returning(_c.id)
+)
+_STRIKE = (
+    update(instances)
+    .where(_c.id == bindparam("one"), _HAS_ROWS)
+    .values(strikes=case((_c.strikes < 0, 1), else_=_c.strikes + 1))
+    .returning(_c.strikes)
+)
 
 
-def strike(tx: Connection, ids: Sequence[str]) -> None:
-    """Count one more try that may end this process; `save` sets the count back."""
-    tx.execute(_STRIKE, {"ids": ids})
+def doubt(tx: Connection, ids: Sequence[InstanceId]) -> set[InstanceId]:
+    """Note of instances that are about to be stepped together that one of them may end this process; `save` takes it back.
+
+    Returns those of which it was noted: who has something to be stepped, and neither a strike nor such a note from before.
+    """
+    return set(tx.execute(_DOUBT, {"ids": ids}).scalars())
 
 
-_TURN = select(func.pg_try_advisory_xact_lock(func.hashtextextended(bindparam("id", type_=Text()), 0)))
+def strike(tx: Connection, instance_id: InstanceId) -> int | None:
+    """Count one more try of an instance alone, which may end this process; `save` sets the count back.
+
+    Returns how many there are now; None, and counts nothing, where there is nothing to be stepped: no step would take that strike back.
+    """
+    return tx.execute(_STRIKE, {"one": instance_id}).scalar_one_or_none()
 
 
-def take_turn(tx: Connection, instance_id: InstanceId) -> bool:
-    """Take the turn to strike and step a suspected instance, until `tx` ends; False when another process has it.
+_asked = select(func.unnest(bindparam("ids", type_=IdList())).label("id")).subquery("asked")
+_TURNS = select(_asked.c.id).where(
+    func.pg_try_advisory_xact_lock(func.hashtextextended(cast(_asked.c.id, Text), 0))
+)
 
-    An advisory lock, because a strike must be committed before the step, and a row lock ends with its commit. On SQLite
+
+def take_turns(tx: Connection, ids: Sequence[InstanceId]) -> set[InstanceId]:
+    """Take the turns to strike and step suspected instances, until `tx` ends; returns those that no other process has.
+
+    Advisory locks, because a strike must be committed before the step, and a row lock ends with its commit. On SQLite
     nobody else steps beside us.
     """
-    return tx.dialect.name == "sqlite" or bool(tx.execute(_TURN, {"id": instance_id}).scalar_one())
+    return set(ids) if tx.dialect.name == "sqlite" else set(tx.execute(_TURNS, {"ids": ids}).scalars())
 
 
 BUSINESS_KEY = next(index for index in instances.indexes if index.name == "uq_instances_business_key")

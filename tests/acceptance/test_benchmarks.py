@@ -1,10 +1,10 @@
-"""The benchmarks of growth, idling, payloads and tenants in small: they fill, measure and tell what they say they do."""
+"""The benchmarks of growth, idling, payloads, tenants and crashes in small: they fill, measure and tell what they say they do."""
 
 import re
 
 import pytest
 
-from benchmarks import floor, growth, http, idle, payloads, profile, scale, tenants
+from benchmarks import crash, floor, growth, http, idle, payloads, profile, scale, tenants
 
 
 def test_growth_compares_sizes_that_are_there() -> None:
@@ -73,6 +73,16 @@ def test_many_tenants_are_measured_beside_one_with_as_many_workflows() -> None:
         assert many[figure] > 0
         assert one[figure] > 0
         assert ratios[figure] == pytest.approx(many[figure] / one[figure], rel=0.02, abs=0.02)
+
+
+def test_a_crash_amid_a_backlog_is_measured_beside_a_backlog_without() -> None:
+    report = crash.measure(600, 1, "orchestrator", is_postgres=False)
+
+    killed, nobody = report["medians"]
+    assert (killed["killed"], nobody["killed"]) == ("orchestrator", "nobody")
+    for row in (killed, nobody):
+        assert row["before, a second"] > 0
+        assert row["after, a second"] > 0
 
 
 def test_scale_measures_with_more_workers_and_simulates_many(monkeypatch: pytest.MonkeyPatch) -> None:

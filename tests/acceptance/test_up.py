@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.support.processes import Processes
-from tests.support.up_command import HELLO, PARTS, Up, family, start_up
+from tests.support.up_command import HELLO, PARTS, Up, command_line, family, start_up
 from tests.support.waiting import wait_until
 
 
@@ -55,7 +55,7 @@ def test_no_password_stands_in_the_arguments_of_a_process(up: Up) -> None:
     secrets = {password, (up.data / "secret").read_text().strip(), (up.data / "key").read_text().strip()}
 
     for process in family(up.child.pid):
-        assert not secrets & set(" ".join(process.cmdline()).split()), process
+        assert not secrets & set(" ".join(command_line(process)).split()), process
 
 
 def test_a_second_up_in_the_same_folder_is_refused(up: Up) -> None:

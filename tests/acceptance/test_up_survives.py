@@ -12,7 +12,17 @@ from signalbox.cli.exits import Exit
 from signalbox.folder import DataFolder
 from signalbox.stack import READY_SECONDS
 from tests.support.processes import Processes
-from tests.support.up_command import HELLO, PARTS, STOP_SECONDS, UP_SECONDS, Up, family, living, start_up
+from tests.support.up_command import (
+    HELLO,
+    PARTS,
+    STOP_SECONDS,
+    UP_SECONDS,
+    Up,
+    command_line,
+    family,
+    living,
+    start_up,
+)
 from tests.support.waiting import wait_until
 
 
@@ -67,11 +77,8 @@ def test_on_postgresql_a_second_orchestrator_is_in_reserve_and_comes_back_as_tha
     assert f"pid {up.pids()['orchestrator-2']}, in reserve" in up.child.log()
     up.json("apply", str(HELLO))
 
-    def commands() -> list[list[str]]:
-        return [one.cmdline() for one in psutil.Process(up.child.pid).children(recursive=True)]
-
-    def in_reserve() -> list[list[str]]:
-        return [one for one in commands() if "workflow-orchestrator-reserve" in one]
+    def in_reserve() -> list[psutil.Process]:
+        return [one for one in family(up.child.pid) if "workflow-orchestrator-reserve" in command_line(one)]
 
     wait_until(lambda: len(in_reserve()) == 1, what="one in reserve", seconds=20)
     os.kill(up.pids()["orchestrator-2"], signal.SIGKILL)
@@ -183,7 +190,7 @@ def test_it_begins_without_standard_files_and_in_an_environment_of_any_bytes(pro
     child.wait_until_ready((data / "url").exists, what="it to be up", seconds=UP_SECONDS)
 
     family_of_it = family(child.pid)
-    assert len([one for one in family_of_it if "signalbox.fork_server" in one.cmdline()]) == 1
+    assert len([one for one in family_of_it if "signalbox.fork_server" in command_line(one)]) == 1
     assert not (data / "logs" / "fork-server.log").exists(), "the first one has ended, and nobody was forked"
 
     child.terminate(seconds=STOP_SECONDS)
@@ -194,7 +201,7 @@ def test_a_stop_is_obeyed_while_whoever_forks_is_frozen(processes: Processes) ->
     child = processes.start("up", "signalbox", "up")
 
     def forks() -> list[psutil.Process]:
-        return [one for one in family(child.pid) if "signalbox.fork_server" in one.cmdline()]
+        return [one for one in family(child.pid) if "signalbox.fork_server" in command_line(one)]
 
     [frozen] = wait_until(forks, what="the process that forks")
     frozen.suspend()  # while it loads

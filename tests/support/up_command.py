@@ -67,6 +67,14 @@ def family(pid: int) -> list[psutil.Process]:
     return [root, *root.children(recursive=True)]
 
 
+def command_line(process: psutil.Process) -> list[str]:
+    """Its arguments; none of one that has ended, which may be between our finding it and our asking."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
 def living(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Those that still run; a zombie that nobody has reaped yet runs no more."""
     found = []

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
+from sqlalchemy import event
 
 from common import faults
 from common.commands.control import cancel_instance
@@ -18,6 +19,7 @@ from common.lifecycle import InstanceStatus
 from common.store import instances
 from orchestrator.advance import advance_pass, advance_ready
 from orchestrator.laps import Sweep
+from orchestrator.suspects import TOGETHER
 from tests.integration.engine.documents import COUNTER, ON_SQLITE
 from tests.support.engine import Engine
 
@@ -82,6 +84,96 @@ def test_only_the_instance_that_was_being_stepped_is_struck(engine: Engine) -> N
         engine.advance()
 
     assert strikes(engine) == [1, 0, 0, 0]
+
+
+MANY = 30
+
+
+def test_of_many_one_that_is_deadly_is_found_out_and_the_others_cost_one_death_together(
+    engine: Engine,
+) -> None:
+    """They are stepped together first; after a death among them alone, and nobody is struck who was not being stepped."""
+    others = [engine.start(COUNTER, business_key="0")]
+    others += [engine.start("counter", business_key=str(n)) for n in range(1, MANY // 2)]
+    deadly = engine.start("counter", business_key="deadly")
+    others += [engine.start("counter", business_key=str(n)) for n in range(MANY // 2, MANY)]
+    dies_in_step("deadly")
+    after_a_death(engine)
+
+    with pytest.raises(FaultInjected):
+        engine.advance()
+    assert strikes(engine) == [instances.DOUBTED] * TOGETHER + [0] * (MANY + 1 - TOGETHER)
+    with pytest.raises(FaultInjected):
+        engine.advance()
+    assert sorted(engine.execute("SELECT strikes, count(*) FROM instances GROUP BY strikes"))[1:] == [
+        (0, MANY // 2 + MANY + 1 - TOGETHER),
+        (1, 1),
+    ]
+    with pytest.raises(FaultInjected):
+        engine.advance()
+    engine.advance()
+
+    assert engine.status(deadly) is FAILED
+    assert {engine.status(one) for one in others} == {WAITING}
+    assert codes(engine) == ["engine.poison"]
+    assert strikes(engine) == [0] * (MANY + 1)
+
+
+def test_of_many_one_that_the_database_refuses_costs_only_itself(engine: Engine) -> None:
+    engine.start(COUNTER, business_key="0")
+    for n in range(1, MANY):
+        engine.start("counter", business_key=str(n))
+    refused = engine.start("counter", business_key="refused")
+
+    def refuse() -> None:
+        raise ValueError("a value that cannot be stored")
+
+    faults.arm("in_step", refuse, subject="refused")
+    after_a_death(engine)
+
+    engine.advance()
+
+    assert engine.status(refused) is FAILED
+    assert codes(engine) == ["engine.rejected"]
+    assert strikes(engine) == [0] * (MANY + 1)
+
+
+def test_it_is_noted_once_of_those_who_are_stepped_together(engine: Engine) -> None:
+    engine.start(COUNTER)
+    for _ in range(1, 2 * TOGETHER):
+        engine.start("counter")
+    after_a_death(engine)
+
+    noted: list[str] = []
+    event.listen(
+        engine.database.engine,
+        "before_cursor_execute",
+        lambda _c, _cursor, statement, *_: noted.append(statement) if "SET strikes" in statement else None,
+    )
+
+    done = advance_pass(engine.advancing, Sweep())
+
+    assert done.instances == 2 * TOGETHER
+    assert len(noted) == 2, noted
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("many", [1, MANY])
+def test_timers_that_a_suspect_arms_are_told_of(engine: Engine, many: int) -> None:
+    """Nobody rings for them: who is not told looks too late."""
+    due: list[float] = []
+    engine.apply(
+        {"id": "waits", "initial": "a", "states": {"a": {"after": {"30": "b"}}, "b": {"type": "final"}}}
+    )
+    for _ in range(many):
+        engine.start("waits")
+    after_a_death(engine)
+    engine.advancing = replace(engine.advancing, on_due=due.append)
+
+    advance_pass(engine.advancing, Sweep())
+
+    assert len(due) == 1
+    assert 0 < due[0] <= 0.03
 
 
 @ON_SQLITE
@@ -173,6 +265,7 @@ def test_processes_that_step_the_same_suspects_at_once_strike_nobody_to_death(
 
     assert codes(engine) == []
     assert {engine.status(one) for one in started} == {WAITING}
+    assert strikes(engine) == [0] * len(started)
 
 
 def test_a_suspect_that_somebody_else_is_about_to_step_is_left_to_him(postgres_engine: Engine) -> None:
@@ -182,7 +275,7 @@ def test_a_suspect_that_somebody_else_is_about_to_step_is_left_to_him(postgres_e
     after_a_death(engine)
 
     with engine.database.reading() as turn:
-        assert instances.take_turn(turn, suspect)
+        assert instances.take_turns(turn, [suspect]) == {suspect}
         done = advance_pass(engine.advancing, Sweep())
 
     assert done.instances == 0

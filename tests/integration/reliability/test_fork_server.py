@@ -70,7 +70,7 @@ class Forking:
 
         def said() -> str | None:
             self.supervisor.tick()
-            lines = self.supervisor.log_path(name).read_text().splitlines()
+            *lines, _begun = self.supervisor.log_path(name).read_text().split("\n")
             return lines[life] if len(lines) > life else None
 
         line = wait_until(said, what=f"{name} to tell what it is", seconds=20.0)

@@ -112,6 +112,19 @@ def test_who_did_not_hear_or_does_not_renew_is_forgotten(monkeypatch: pytest.Mon
     assert heard.take(TENANT, "HTTP", "") is None
 
 
+def test_an_offer_is_kept_no_longer_than_the_lease_that_it_brings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task whose lease its dead runner has lost would be leased to him again."""
+    passed = 0.0
+    monkeypatch.setattr(offers.time, "monotonic", lambda: passed)
+    heard = Offers()
+    heard.hear([offer(a_worker(), 7, lease=timedelta(seconds=2)).to_bytes()])
+
+    passed = 1.9
+    assert heard.take(TENANT, "HTTP", "") is not None
+    passed = 2.1
+    assert heard.take(TENANT, "HTTP", "") is None
+
+
 def test_an_offer_of_nobody_that_is_known_is_passed_over_and_each_is_asked_about_once() -> None:
     runner, stranger = a_worker(), a_worker()
     asked: list[WorkerId] = []
