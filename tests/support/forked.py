@@ -6,7 +6,7 @@ first thing that they do. What runs is what `celery -A … worker` runs, with an
 log of its own; only the libraries were loaded before. How a worker starts and ends when asked is for others to test:
 `multiprocessing` ends its processes without calling what is registered for the end.
 
-A command is what the script `signalbox` or `python -m` calls, with arguments, an environment, a folder and three standard streams of its own.
+So it is with the API, which is `python -m api`. A command is what the script `signalbox` or `python -m` calls, with arguments, an environment, a folder and three standard streams of its own.
 
 The process that forks them belongs to this pytest process, and ends with it, however that ends.
 """
@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import runpy
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -30,6 +32,8 @@ from tests.support.processes import Child, Processes, plain_environment, worker_
 from tests.support.waiting import wait_until
 
 LIBRARIES = [
+    "api.app",
+    "api.server",
     "celery.bin.celery",
     "celery.apps.worker",
     "celery.worker.consumer",
@@ -104,6 +108,11 @@ def doomed_task_runner(processes: Processes, *, fault: str) -> Child:
     return forked_task_runner(processes, env={"SIGNALBOX_FAULTS": fault})
 
 
+def forked_api(processes: Processes, *, env: Mapping[str, str]) -> Child:
+    """The HTTP API as `python -m api` serves it, where and how `env` says."""
+    return _forked(processes, "api", _run_module, ("api",), env)
+
+
 def forked_command(
     arguments: Sequence[str], *, env: Mapping[str, str], folder: Path, stdin: str, seconds: float
 ) -> subprocess.CompletedProcess[str]:
@@ -143,14 +152,27 @@ def _run_to_its_end(
 
 def _worker(processes: Processes, app: str, queue: str, env: Mapping[str, str]) -> Child:
     argv = worker_command(app, queue, number=len(processes.children))
-    log_path = processes.folder / f"{len(processes.children):02d}-{queue}.log"
+    return _forked(processes, queue, _run_celery, argv, env)
+
+
+def _forked(
+    processes: Processes,
+    name: str,
+    run: Callable[[Sequence[str], _Surroundings], None],
+    argv: Sequence[str],
+    env: Mapping[str, str],
+) -> Child:
+    log_path = processes.folder / f"{len(processes.children):02d}-{name}.log"
     log_path.touch()
-    environment = plain_environment(processes.folder, {**processes.env, **env})
-    process = _context().Process(
-        target=_run, args=(argv, environment, processes.folder, log_path), daemon=True
+    surroundings = _Surroundings(
+        plain_environment(processes.folder, {**processes.env, **env}),
+        processes.folder,
+        log_path,
+        resource.getrlimit(resource.RLIMIT_NOFILE),
     )
+    process = _context().Process(target=run, args=(argv, surroundings), daemon=True)
     process.start()
-    child = Child(queue, Forked(process), log_path)
+    child = Child(name, Forked(process), log_path)
     processes.children.append(child)
     wait_until(lambda: _leads_group(child), what=f"{child.name} to lead a group of its own")
     return child
@@ -171,13 +193,33 @@ def _context() -> ForkServerContext:
     return context
 
 
-def _run(argv: Sequence[str], env: Mapping[str, str], folder: Path, log_path: Path) -> None:
+@dataclass(frozen=True)
+class _Surroundings:
+    """What a child of pytest would have from it, or be given by `spawn`."""
+
+    env: Mapping[str, str]
+    folder: Path
+    log_path: Path
+    descriptors: tuple[int, int]
+
+    def become(self, argv: Sequence[str]) -> None:
+        log = os.open(self.log_path, os.O_WRONLY | os.O_APPEND)
+        resource.setrlimit(resource.RLIMIT_NOFILE, self.descriptors)
+        _become(argv, self.env, self.folder, (os.open(os.devnull, os.O_RDONLY), log, log))
+
+
+def _run_celery(argv: Sequence[str], surroundings: _Surroundings) -> None:
     """The life of a forked worker."""
-    log = os.open(log_path, os.O_WRONLY | os.O_APPEND)
-    _become(argv, env, folder, (os.open(os.devnull, os.O_RDONLY), log, log))
+    surroundings.become(argv)
     from celery.__main__ import main  # noqa: PLC0415 - in the process that becomes a worker
 
     main()
+
+
+def _run_module(argv: Sequence[str], surroundings: _Surroundings) -> None:
+    """The life of a forked `python -m MODULE`."""
+    surroundings.become(argv)
+    runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
 
 
 def _run_command(

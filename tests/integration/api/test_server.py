@@ -6,7 +6,6 @@ import resource
 import shutil
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +31,7 @@ from signalbox.ports import LOOPBACK, free_port
 from tests.integration.api.conftest import APPROVAL
 from tests.integration.engine.documents import ON_SQLITE
 from tests.support.engine import Engine
+from tests.support.forked import forked_api
 from tests.support.processes import Child, Processes
 from tests.support.waiting import wait_until
 
@@ -64,7 +64,7 @@ def start_server(processes: Processes, env: Mapping[str, str], key: str) -> Serv
     """Start the server at a port of its own, and wait until it answers."""
     port = free_port()
     at = {"PYTHONPATH": ROOT, "SIGNALBOX_PORT": str(port), "SIGNALBOX_LOG_FORMAT": "json"}
-    child = processes.start("api", sys.executable, "-m", "api", env={**at, **env})
+    child = forked_api(processes, env={**at, **env})
     server = Server(child, port, key)
     with server.client() as client:
         child.wait_until_ready(lambda: answers(client), what="the server to answer", seconds=60)
@@ -319,7 +319,7 @@ def test_a_wrong_setting_is_said_in_one_line_before_anything_starts(
     changes, said = REFUSED[name]
     env = {"PYTHONPATH": ROOT, "DATABASE_URL": sqlite_url, "SIGNALBOX_SECRET": make_secret(), **changes}
 
-    child = processes.start("api", sys.executable, "-m", "api", env=env)
+    child = forked_api(processes, env=env)
 
     assert child.wait(seconds=60) == 2
     (line,) = child.log_path.read_text("utf-8").splitlines()
@@ -343,7 +343,7 @@ def test_a_port_that_cannot_be_had_is_said_in_one_line(
     port = {"SIGNALBOX_HOST": host, "SIGNALBOX_PORT": str(shared.port)}
     env = {"PYTHONPATH": ROOT, "DATABASE_URL": sqlite_url, "SIGNALBOX_SECRET": make_secret(), **port}
 
-    child = processes.start("api", sys.executable, "-m", "api", env=env)
+    child = forked_api(processes, env=env)
 
     assert child.wait(seconds=60) == 2
     (line,) = child.log_path.read_text("utf-8").splitlines()
@@ -356,7 +356,7 @@ def test_it_does_not_serve_a_schema_older_than_itself(processes: Processes, tmp_
     Database.open(url).dispose()
     env = {"PYTHONPATH": ROOT, "DATABASE_URL": url, "SIGNALBOX_SECRET": make_secret()}
 
-    child = processes.start("api", sys.executable, "-m", "api", env=env)
+    child = forked_api(processes, env=env)
 
     assert child.wait(seconds=60) == 2
     assert "signalbox db upgrade" in child.log_tail()
@@ -373,7 +373,7 @@ def test_a_database_that_is_away_is_told_and_waited_for(
         "SIGNALBOX_PORT": str(port),
         "REDIS_URL": f"redis://{LOOPBACK}:{dead}",
     }
-    child = processes.start("api", sys.executable, "-m", "api", env=env)
+    child = forked_api(processes, env=env)
     with httpx2.Client(
         base_url=f"http://{LOOPBACK}:{port}", timeout=20, trust_env=False, verify=False
     ) as client:
