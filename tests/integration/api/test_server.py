@@ -6,6 +6,7 @@ import resource
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -389,17 +390,25 @@ def test_a_database_that_is_away_is_told_and_waited_for(
     assert str(dead) not in ready.text + asked.text, "addresses are for the log"
 
 
-def test_plain_gunicorn_serves_it_too(processes: Processes, sqlite_url: str) -> None:
+@pytest.mark.parametrize("by", ["gunicorn", "an interpreter of its own"])
+def test_plain_gunicorn_and_an_interpreter_of_its_own_serve_it_too(
+    processes: Processes, sqlite_url: str, by: str
+) -> None:
     port = free_port()
     env = {
         "PYTHONPATH": ROOT,
         "DATABASE_URL": sqlite_url,
         "SIGNALBOX_SECRET": make_secret(),
+        "SIGNALBOX_PORT": str(port),
         "REDIS_URL": "memory://localhost",
     }
     bind = f"{LOOPBACK}:{port}"
-    command = ("gunicorn", "--no-control-socket", "--worker-class", "gthread", "--threads", "8", "-b", bind)
-    child = processes.start("gunicorn", *command, "api.wsgi:app", env=env)
+    command = (
+        ("gunicorn", "--no-control-socket", "--worker-class", "gthread", "--threads", "8", "-b", bind, "api.wsgi:app")
+        if by == "gunicorn"
+        else (sys.executable, "-m", "api")
+    )  # fmt: skip
+    child = processes.start("api", *command, env=env)
     with httpx2.Client(base_url=f"http://{bind}", timeout=20, trust_env=False, verify=False) as client:
         child.wait_until_ready(lambda: answers(client), what="the server to answer", seconds=60)
 
